@@ -1,0 +1,112 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The ``ptdiffseg`` command: finds a command's module, runs it, and words what goes wrong."""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+import importlib
+import sys
+
+# Each module has add_arguments(parser) and run(args) -> int, and is imported only when its
+# command is called: that keeps `ptdiffseg --help` instant.
+COMMANDS = {
+    'demo': ('demo', 'drive through changing weather, segment it in a live node, write a report'),
+    'predict': ('predict', 'images, a folder, a video or a bag -> masks and overlays'),
+    'record': ('record', "write the town's drive as a rosbag2 with ground truth"),
+    'replay': ('replay', 'play a rosbag2 as live ROS 2 topics, with /clock on demand'),
+    'pretrain': ('pretrain', 'train the small text-to-image backbone from nothing'),
+    'train': ('train', 'train a segmentation head with prompt randomization'),
+    'evaluate': ('evaluate', 'mIoU of a segmenter per weather condition and per class'),
+}
+# What brings a module that is not installed, by the name Python misses.
+EXTRAS = {
+    'rclpy': 'ros', 'sensor_msgs': 'ros', 'rosgraph_msgs': 'ros', 'std_msgs': 'ros',
+    'rosbags': 'demo', 'av': 'demo', 'tqdm': 'demo', 'accelerate': 'train',
+}
+USER_ERROR, INTERRUPTED = 2, 130
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Name the defaults that say something: not None, not False."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or action.default is False
+        return action.help if silent else super()._get_help_string(action)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+    try:
+        return version('ptdiffseg_ros')
+    except PackageNotFoundError:
+        return 'not installed'
+
+
+def _parser(called: str | None) -> argparse.ArgumentParser:
+    """Return the parser; only the command that is called knows its own arguments."""
+    parser = argparse.ArgumentParser(
+        prog='ptdiffseg', allow_abbrev=False,
+        description='Semantic segmentation with prompted diffusion features, for ROS 2.',
+        epilog='"ptdiffseg COMMAND --help" explains a command.')
+    parser.add_argument('--version', action='store_true', help='say the version and leave')
+    commands = parser.add_subparsers(dest='command', metavar='COMMAND')
+    for name, (module, help_line) in COMMANDS.items():
+        command = commands.add_parser(
+            name, help=help_line, description=help_line[0].upper() + help_line[1:] + '.',
+            formatter_class=_HelpFormatter, allow_abbrev=False)
+        if name == called:
+            implementation = importlib.import_module(f'ptdiffseg_ros.commands.{module}')
+            implementation.add_arguments(command)
+            command.set_defaults(run=implementation.run)
+        command.add_argument(
+            '--debug', action='store_true', help='show where an error comes from')
+    return parser
+
+
+def _explain(error: Exception) -> str | None:
+    """Return one line for an error that the user can mend; None for one of our own making."""
+    if isinstance(error, ModuleNotFoundError):
+        root = (error.name or '').partition('.')[0]
+        extra = EXTRAS.get(root)
+        return extra and (
+            f'this command needs {root}, which is not installed here: '
+            f"pip install 'ptdiffseg_ros[{extra}]'")
+    # The errors this package defines, and the file system's, say what to do about them.
+    if isinstance(error, OSError) or type(error).__module__.partition('.')[0] == 'ptdiffseg_ros':
+        return ' '.join(str(error).split()) or type(error).__name__
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """
+    Run one command.
+
+    :param argv: the arguments; those of the process by default.
+    :returns: 0; 2 where the user has something to mend; 130 after Ctrl-C; else as the command
+        says.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser(next((word for word in argv if not word.startswith('-')), None))
+    args = parser.parse_args(argv)
+    if args.version:
+        print('ptdiffseg', _version())
+        return 0
+    if args.command is None:
+        parser.print_help()
+        return USER_ERROR
+    try:
+        return int(args.run(args))
+    except KeyboardInterrupt:
+        print(f'ptdiffseg {args.command}: interrupted', file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        explanation = _explain(error)
+        if explanation is None or args.debug:
+            raise
+        print(f'ptdiffseg {args.command}: error: {explanation}', file=sys.stderr)
+        return USER_ERROR
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,53 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The commands of ``ptdiffseg``, one module each, and the argument types that they share.
+
+A module has ``add_arguments(parser)`` and ``run(args) -> int`` and imports nothing heavy at its
+top, so that asking for help is instant.
+"""
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+
+class CommandError(ValueError):
+    """An argument that cannot be worked with; the message says what is allowed."""
+
+
+def number(
+        low: float, high: float = float('inf'), *, above: bool = False,
+        kind: type[int] | type[float] = float) -> Callable[[str], float]:
+    """
+    Return an argparse type: a number from low to high.
+
+    :param above: low itself is not allowed.
+    :param kind: int or float.
+    """
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = float('nan')
+        if not (low < value if above else low <= value) or not value <= high:
+            what = 'a whole number' if kind is int else 'a number'
+            bounds = f'above {low:g}' if above else f'of at least {low:g}'
+            if high < float('inf'):
+                bounds += f' and at most {high:g}'
+            raise argparse.ArgumentTypeError(f'{text!r} is not {what} {bounds}')
+        return value
+    return parse
+
+
+def image_size(text: str) -> tuple[int, int]:
+    """Parse ``HEIGHTxWIDTH`` in pixels, each from 16 to 4096; an argparse type."""
+    height, _, width = text.lower().partition('x')
+    try:
+        size = int(height), int(width)
+    except ValueError:
+        size = 0, 0
+    if not all(16 <= side <= 4096 for side in size):
+        raise argparse.ArgumentTypeError(
+            f'{text!r} is not HEIGHTxWIDTH with 16 to 4096 pixels each, such as 128x256')
+    return size

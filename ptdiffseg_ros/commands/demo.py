@@ -1,0 +1,37 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``ptdiffseg demo``: the main job from end to end, and a report about it."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ptdiffseg_ros.commands import number
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument(
+        '--out', type=Path, default=Path('demo_report'), metavar='DIR',
+        help='folder of the report; what an earlier demo left there is replaced')
+    parser.add_argument(
+        '--seconds', type=number(13, 600), default=60.0,
+        help='length of the drive, from 13 to 600')
+    parser.add_argument(
+        '--fps', type=number(1, 30), default=5.0, help='frames per second of the recording')
+    parser.add_argument(
+        '--seed', type=number(0, kind=int), default=0, help='the same seed, the same drive')
+    parser.add_argument(
+        '--model', default='micro', help='"micro", or the folder of another segmenter')
+    parser.add_argument(
+        '--json', type=Path, metavar='FILE', help='write the summary to this file, too')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo."""
+    from ptdiffseg_ros.demo.run import DemoOptions, run_demo
+
+    run_demo(DemoOptions(
+        out=args.out, seconds=args.seconds, fps=args.fps, seed=args.seed, model=args.model,
+        json=args.json))
+    return 0

@@ -1,0 +1,51 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Where a figure comes from, and the JSON files that figures are kept in."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+import importlib.metadata
+import json
+import os
+from pathlib import Path
+import platform
+import subprocess
+from typing import Any
+
+
+def commit() -> str:
+    """Return ``git describe`` of the source tree, or the package's version outside of one."""
+    source = Path(__file__).resolve().parents[2]
+    if (source / '.git').exists():
+        describe = ['git', '-C', str(source), 'describe', '--always', '--dirty', '--tags']
+        try:
+            said = subprocess.run(describe, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            pass  # A source tree on a machine without git: the version has to do.
+        else:
+            if said.returncode == 0:
+                return said.stdout.strip()
+    try:
+        return importlib.metadata.version('ptdiffseg_ros')
+    except importlib.metadata.PackageNotFoundError:
+        return 'unknown'
+
+
+def machine() -> str:
+    """Return the processor, the number of cores this process may use, and the system."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        names = (
+            line.partition(':')[2].strip() for line in cpuinfo.read_text().splitlines()
+            if line.startswith('model name'))
+        model = next(names, model)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    return f'{model}, {cores} cores, {platform.system()}, Python {platform.python_version()}'
+
+
+def write_json(path: str | Path, figures: Mapping[str, Any]) -> None:
+    """Write figures as indented JSON; the folder is made where it is missing."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(figures, indent=2, allow_nan=False) + '\n')
