@@ -1,0 +1,161 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Image messages as RGB arrays.
+
+Nothing here imports ROS: a message is anything with the fields of `sensor_msgs/Image` or
+`sensor_msgs/CompressedImage`, so the messages that `rosbags` reads decode as well.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import io
+from typing import Any
+
+import cv2
+import numpy as np
+from PIL import Image as Picture
+
+MAX_PIXELS = 2 ** 26  # 8192 x 8192: beyond any camera, short of what exhausts the memory
+
+
+class ImageError(ValueError):
+    """An image message that cannot be decoded; says which value, what is allowed, the remedy."""
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How an encoding lays its samples out in a row, and what turns them into RGB."""
+
+    channels: int
+    to_rgb: int | None  # an OpenCV conversion code; None: it is RGB already
+    bits: int = 8
+    even_width: bool = False
+    even_height: bool = False
+    half_rows: int = 2  # rows in `data` per two rows of the image: 3 for planar 4:2:0
+
+
+# OpenCV names a Bayer pattern by the 2x2 block that starts at the SECOND row and column, ROS by
+# the one that starts at the first: RGGB here is OpenCV's "BayerBG".
+_BAYER = {
+    'bayer_rggb': cv2.COLOR_BayerBG2RGB,
+    'bayer_bggr': cv2.COLOR_BayerRG2RGB,
+    'bayer_gbrg': cv2.COLOR_BayerGR2RGB,
+    'bayer_grbg': cv2.COLOR_BayerGB2RGB,
+}
+_UYVY = _Layout(2, cv2.COLOR_YUV2RGB_UYVY, even_width=True)
+_YUYV = _Layout(2, cv2.COLOR_YUV2RGB_YUY2, even_width=True)
+
+_LAYOUTS = {
+    **{f'rgb{bits}': _Layout(3, None, bits) for bits in (8, 16)},
+    **{f'bgr{bits}': _Layout(3, cv2.COLOR_BGR2RGB, bits) for bits in (8, 16)},
+    **{f'rgba{bits}': _Layout(4, cv2.COLOR_RGBA2RGB, bits) for bits in (8, 16)},
+    **{f'bgra{bits}': _Layout(4, cv2.COLOR_BGRA2RGB, bits) for bits in (8, 16)},
+    **{f'mono{bits}': _Layout(1, cv2.COLOR_GRAY2RGB, bits) for bits in (8, 16)},
+    **{f'{name}{bits}': _Layout(1, code, bits) for name, code in _BAYER.items()
+       for bits in (8, 16)},
+    # Matrices without a colour space: OpenCV's own order, blue first, as cv_bridge reads them.
+    **{f'{bits}UC1': _Layout(1, cv2.COLOR_GRAY2RGB, bits) for bits in (8, 16)},
+    **{f'{bits}UC3': _Layout(3, cv2.COLOR_BGR2RGB, bits) for bits in (8, 16)},
+    **{f'{bits}UC4': _Layout(4, cv2.COLOR_BGRA2RGB, bits) for bits in (8, 16)},
+    'yuv422': _UYVY, 'uyvy': _UYVY,
+    'yuv422_yuy2': _YUYV, 'yuyv': _YUYV,
+    'nv12': _Layout(1, cv2.COLOR_YUV2RGB_NV12, even_width=True, even_height=True, half_rows=3),
+    'nv21': _Layout(1, cv2.COLOR_YUV2RGB_NV21, even_width=True, even_height=True, half_rows=3),
+}
+ENCODINGS = tuple(_LAYOUTS)
+
+
+def decode(message: Any) -> np.ndarray:
+    """
+    Turn a `sensor_msgs/Image` into RGB, (H, W, 3) uint8.
+
+    `step` (padded rows) and `is_bigendian` are honoured; of 16 bits the upper 8 are kept. An
+    image that is RGB without padding is returned as a view of `message.data`, not as a copy.
+    Raises ImageError for an encoding, size, step or amount of data that does not fit.
+    """
+    width, height, step = int(message.width), int(message.height), int(message.step)
+    _check_size(width, height)
+    layout = _LAYOUTS.get(message.encoding)
+    if layout is None:
+        return _decode_by_cv_bridge(message)
+    if layout.even_width and width % 2 or layout.even_height and height % 2:
+        raise ImageError(
+            f'{width} x {height} pixels cannot be {message.encoding}, whose colour is shared by '
+            'neighbouring pixels: an even size is needed; check the camera driver')
+    row_bytes = width * layout.channels * layout.bits // 8
+    if step < row_bytes:
+        raise ImageError(
+            f'step is {step} bytes but a row of {width} pixels in {message.encoding} has '
+            f'{row_bytes}: step must be at least that; check the camera driver')
+    rows = height * layout.half_rows // 2
+    if len(message.data) < step * rows:
+        raise ImageError(
+            f'data has {len(message.data)} bytes, {step * rows} are needed (step {step} x {rows} '
+            'rows): the image was cut short; check the camera driver and the transport')
+
+    samples = np.frombuffer(message.data, np.uint8, step * rows).reshape(rows, step)[:, :row_bytes]
+    if layout.bits == 16:  # the upper byte is all that 8-bit RGB keeps of a sample
+        samples = samples[:, (0 if message.is_bigendian else 1)::2]
+    return _to_rgb(samples.reshape(rows, width, layout.channels), layout.to_rgb)
+
+
+def decode_compressed(message: Any) -> np.ndarray:
+    """
+    Turn a `sensor_msgs/CompressedImage` (jpeg or png) into RGB, (H, W, 3) uint8.
+
+    Raises ImageError where the data is damaged, cut short, too large or of another format.
+    """
+    try:
+        with Picture.open(io.BytesIO(message.data), formats=('JPEG', 'PNG')) as picture:
+            _check_size(*picture.size)
+            samples = _samples(picture)
+    except ImageError:
+        raise
+    except Exception as error:  # a parser of foreign bytes: whatever it trips over is bad input
+        raise ImageError(
+            f'compressed image of format {message.format!r} and {len(message.data)} bytes is not '
+            f'a whole jpeg or png ({error}): publish jpeg or png, or use the raw image '
+            '(parameter compressed:=false)') from error
+    # image_transport compresses a Bayer image as it is and keeps the pattern's name in front.
+    pattern = message.format.partition(';')[0].strip().rstrip('0123456789')
+    if samples.ndim == 2:
+        return _to_rgb(samples, _BAYER.get(pattern, cv2.COLOR_GRAY2RGB))
+    return samples
+
+
+def _check_size(width: int, height: int) -> None:
+    if width < 1 or height < 1 or width * height > MAX_PIXELS:
+        raise ImageError(
+            f'an image of {width} x {height} pixels: at least 1 x 1 and at most {MAX_PIXELS} '
+            'pixels are allowed; check the camera driver')
+
+
+def _to_rgb(samples: np.ndarray, code: int | None) -> np.ndarray:
+    """Convert (H, W) or (H, W, C) uint8 by an OpenCV code; None only makes it contiguous."""
+    samples = np.ascontiguousarray(samples)
+    return samples if code is None else cv2.cvtColor(samples, code)
+
+
+def _samples(picture: Picture.Image) -> np.ndarray:
+    """Read a picture as grey (H, W) or RGB (H, W, 3) uint8."""
+    if picture.mode == 'L':
+        return np.array(picture)
+    if picture.mode.startswith('I'):  # 16-bit grey
+        return (np.asarray(picture) >> 8).astype(np.uint8)
+    return np.array(picture if picture.mode == 'RGB' else picture.convert('RGB'))
+
+
+def _decode_by_cv_bridge(message: Any) -> np.ndarray:
+    """Leave an encoding that is not in ENCODINGS to cv_bridge, where that is installed."""
+    problem = (f'encoding {message.encoding!r} is not known; known are {", ".join(ENCODINGS)}, '
+               'and jpeg or png as a compressed image')
+    try:
+        from cv_bridge import CvBridge
+    except Exception as error:  # the PyPI package of that name fails in other ways than absence
+        raise ImageError(f'{problem}; for others install cv_bridge') from error
+    try:
+        return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, 'rgb8'))
+    except Exception as error:  # CvBridgeError, cv2.error, or a plain TypeError
+        raise ImageError(f'{problem}; cv_bridge cannot convert it either: {error}') from error

@@ -1,0 +1,193 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A recording becomes live topics, for machines where ``ros2 bag play`` is not at hand."""
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+import importlib
+import time
+from typing import Any, Protocol
+
+from builtin_interfaces.msg import Time
+import rclpy
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock
+
+IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+
+
+class ReplayError(RuntimeError):
+    """A recording that cannot be played, or nobody who listens."""
+
+
+class Recording(Protocol):
+    """What the player needs of a recording; ``data.bags.Bag`` is one."""
+
+    path: Any
+    is_ros2: bool
+    start_ns: int
+    end_ns: int
+
+    @property
+    def topics(self) -> Mapping[str, str]:
+        """Return the message type of each topic."""
+
+    def qos(self, topic: str) -> tuple[bool, bool]:
+        """Return whether a topic was recorded as (reliable, transient local)."""
+
+    def raw_messages(
+            self, topics: Collection[str] | None = None) -> Iterator[tuple[int, str, bytes]]:
+        """Yield (time in ns, topic, serialized message) in order."""
+
+
+class Player:
+    """
+    Publish a recording's messages as they are, at their own pace times ``rate``.
+
+    :param topics: the topics to play; all that have a message class here by default.
+    :param clock_hz: publish ``/clock`` that often, and before every message.
+    :param before: called as ``before(topic, time_ns)`` just before each message is published.
+        As long as it does not return, the recording's time stands still.
+    :raises ReplayError: a topic is not in the recording, or none can be played.
+    """
+
+    def __init__(
+            self, node: Node, recording: Recording, *, rate: float = 1.0,
+            topics: Collection[str] | None = None, clock_hz: float | None = None,
+            before: Callable[[str, int], object] | None = None) -> None:
+        if not recording.is_ros2:
+            raise ReplayError(
+                f'{recording.path} is a ROS 1 bag; convert it first: rosbags-convert --src '
+                f'{recording.path} --dst FOLDER')
+        if missing := sorted(set(topics or ()) - set(recording.topics)):
+            raise ReplayError(
+                f'{recording.path} has no topic {missing[0]!r}; it has '
+                f'{", ".join(recording.topics) or "none at all"}')
+        self._node, self._recording, self._before = node, recording, before
+        self._publishers = {}
+        for topic in recording.topics if topics is None else topics:
+            kind = _message_class(recording.topics[topic])
+            if kind is None:
+                node.get_logger().warning(
+                    f'{topic} is not played: {recording.topics[topic]} is not installed here')
+                continue
+            reliable, latched = recording.qos(topic)
+            self._publishers[topic] = node.create_publisher(kind, topic, QoSProfile(
+                depth=10,
+                reliability=(
+                    ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT),
+                durability=(
+                    DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)))
+        if not self._publishers:
+            raise ReplayError(f'{recording.path} has no topic that can be played here')
+        self._clock = node.create_publisher(Clock, '/clock', 10) if clock_hz else None
+        self._tick_s = 1 / clock_hz if clock_hz else float('inf')
+        self._rate = rate
+        self._anchor = time.monotonic(), recording.start_ns
+
+    @property
+    def rate(self) -> float:
+        """Return how many times as fast as it was recorded the recording plays."""
+        return self._rate
+
+    @rate.setter
+    def rate(self, rate: float) -> None:
+        """Change the speed from here on; it may be changed while playing."""
+        self._anchor = time.monotonic(), self._now_ns()
+        self._rate = rate
+
+    def wait_for_subscribers(self, timeout_s: float, topics: Collection[str] = ()) -> None:
+        """
+        Wait until somebody listens to each of these topics.
+
+        :param topics: every played image topic by default.
+        :raises ReplayError: the time is up; the message says which topic nobody listens to.
+        """
+        topics = topics or [
+            t for t in self._publishers if self._recording.topics[t] in IMAGE_TYPES]
+        deadline = time.monotonic() + timeout_s
+        while alone := [t for t in topics if not self._publishers[t].get_subscription_count()]:
+            if time.monotonic() > deadline:
+                raise ReplayError(
+                    f'nobody has subscribed to {alone[0]} within {timeout_s:g} s; is the '
+                    'subscriber up, under that topic and in the same ROS_DOMAIN_ID?')
+            time.sleep(0.02)  # DDS discovery has no event that rclpy passes on.
+
+    def play(self) -> int:
+        """Play the recording once, from start to end; return how many messages were sent."""
+        self._anchor = time.monotonic(), self._recording.start_ns
+        sent = 0
+        for time_ns, topic, data in self._recording.raw_messages(self._publishers):
+            self._wait_until(time_ns)
+            if self._before is not None:
+                now_ns = self._now_ns()
+                self._before(topic, time_ns)
+                self._anchor = time.monotonic(), now_ns
+            self._publish_clock(time_ns)
+            self._publishers[topic].publish(bytes(data))
+            sent += 1
+        return sent
+
+    def finish(self, timeout_s: float = 5.0) -> None:
+        """Wait until every reliable subscriber has what was sent."""
+        for publisher in self._publishers.values():
+            publisher.wait_for_all_acked(Duration(seconds=timeout_s))
+
+    def _now_ns(self) -> int:
+        """Return the recording's time now, in nanoseconds."""
+        wall, bag_ns = self._anchor
+        return bag_ns + round((time.monotonic() - wall) * self._rate * 1e9)
+
+    def _wait_until(self, time_ns: int) -> None:
+        """Sleep until a time of the recording, ticking the clock on the way."""
+        while (left_s := (time_ns - self._now_ns()) / 1e9 / self._rate) > 0:
+            if left_s > self._tick_s:
+                self._publish_clock(self._now_ns())
+            time.sleep(min(left_s, self._tick_s))
+
+    def _publish_clock(self, time_ns: int) -> None:
+        if self._clock is not None:
+            seconds, nanoseconds = divmod(time_ns, 10**9)
+            self._clock.publish(Clock(clock=Time(sec=seconds, nanosec=nanoseconds)))
+
+
+def replay(
+        recording: Recording, *, rate: float = 1.0, loop: bool = False,
+        topics: Collection[str] | None = None, clock_hz: float | None = None,
+        wait_s: float = 0.0, before: Callable[[str, int], object] | None = None) -> int:
+    """
+    Play a recording from a node of its own, ``/ptdiffseg_replay``.
+
+    :param loop: play until interrupted.
+    :param wait_s: wait that long for subscribers to the image topics; 0 does not wait.
+    :returns: how many messages were sent.
+    :raises ReplayError: see ``Player``, and nobody has subscribed in time.
+    """
+    # Without rclpy's own handlers Ctrl-C is a plain KeyboardInterrupt, also while sleeping.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node('ptdiffseg_replay')
+    try:
+        player = Player(
+            node, recording, rate=rate, topics=topics, clock_hz=clock_hz, before=before)
+        if wait_s:
+            player.wait_for_subscribers(wait_s)
+        sent = player.play()
+        while loop:
+            sent += player.play()
+        player.finish()
+        return sent
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def _message_class(kind: str) -> type | None:
+    """Return the class of a type such as ``sensor_msgs/msg/Image``; None if not installed."""
+    package, _, name = kind.partition('/msg/')
+    try:
+        return getattr(importlib.import_module(f'{package}.msg'), name, None)
+    except ModuleNotFoundError:
+        return None

@@ -1,0 +1,89 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that owns the device, the newest-frame slots it takes from, and a rate limit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import Generic, TypeVar
+
+FrameT = TypeVar('FrameT')
+ResultT = TypeVar('ResultT')
+
+
+class Worker(Generic[FrameT]):
+    """
+    One thread that runs jobs in order and, between them, `process` on the newest frames.
+
+    Each camera has a slot that holds its newest frame only: what the thread cannot keep up with
+    is replaced, so the age of a frame never grows. `process(frames)` gets one frame per camera
+    that had any and must handle its own exceptions.
+    """
+
+    def __init__(self, process: Callable[[dict[str, FrameT]], None]) -> None:
+        self._process = process
+        self._newest: dict[str, FrameT] = {}
+        self._lock = Lock()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix='device')
+
+    def offer(self, camera: str, frame: FrameT) -> bool:
+        """Put a frame into its camera's slot; True if one that still waited there is dropped."""
+        with self._lock:
+            idle = not self._newest
+            replaced = camera in self._newest
+            self._newest[camera] = frame
+        if idle:  # otherwise the thread already has been told
+            self._thread.submit(self._process_newest)
+        return replaced
+
+    def _process_newest(self) -> None:
+        with self._lock:
+            frames, self._newest = self._newest, {}
+        if frames:
+            self._process(frames)
+
+    def run(self, job: Callable[[], ResultT]) -> ResultT:
+        """Run a job on the thread, after what is under way, and return (or raise) its outcome."""
+        return self._thread.submit(job).result()
+
+    def clear(self) -> None:
+        """Forget the frames that wait."""
+        with self._lock:
+            self._newest = {}
+
+    def drain(self) -> None:
+        """Forget the frames that wait and return when the one under way is done."""
+        self.clear()
+        self.run(lambda: None)
+
+    def stop(self) -> None:
+        """Forget the frames that wait and end the thread, after the one under way."""
+        self.clear()
+        self._thread.shutdown()
+
+
+class RateLimit:
+    """
+    Admit at most a given number of frames per second on average, by any clock.
+
+    A frame may come a fifth of a period early, so a camera whose rate equals the limit loses no
+    frame to jitter.
+    """
+
+    def __init__(self) -> None:
+        self._due: float | None = None
+
+    def admits(self, now_s: float, rate_hz: float) -> bool:
+        """Say whether a frame that comes now is taken; 0 Hz is no limit."""
+        if rate_hz <= 0.0:
+            return True
+        period = 1.0 / rate_hz
+        early = 0.2 * period
+        if self._due is None or self._due - now_s > 2.0 * period:  # the clock went back: a new bag
+            self._due = now_s
+        if now_s < self._due - early:
+            return False
+        self._due = max(self._due, now_s - early) + period
+        return True
