@@ -28,10 +28,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Play the bag."""
+    from ptdiffseg_ros.data.bags import Bag
     from ptdiffseg_ros.ros.replay import replay
+    from tqdm import tqdm
 
-    sent = replay(
-        args.bag, rate=args.rate, loop=args.loop, topics=args.topics, clock_hz=args.clock,
-        wait_s=args.wait)
+    with Bag(args.bag) as bag:
+        total = None if args.loop else sum(bag.count(t) for t in args.topics or bag.topics)
+        with tqdm(total=total, desc='replaying', unit='message') as bar:
+            sent = replay(
+                bag, rate=args.rate, loop=args.loop, topics=args.topics, clock_hz=args.clock,
+                wait_s=args.wait, before=lambda *_: bar.update())
     print(f'{args.bag}: {sent} messages sent')
     return 0
