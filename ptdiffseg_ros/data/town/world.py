@@ -1,0 +1,110 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of the town: independent samples and drives."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+import numpy as np
+
+from ptdiffseg_ros.data.town.render import Camera, paint
+from ptdiffseg_ros.data.town.scene import generator, Street
+from ptdiffseg_ros.data.town.weather import apply, Weather
+
+SPLITS = {'train': 0, 'val': 10_000_000, 'test': 20_000_000}
+"""Where the seeds of each split begin: `sample(SPLITS['test'] + i)`."""
+
+_SMALLEST = 16
+
+
+@dataclass(frozen=True)
+class Frame:
+    """
+    One picture with its truth.
+
+    :param image: (H, W, 3) uint8 RGB
+    :param labels: (H, W) uint8, Cityscapes' trainIds
+    :param depth: (H, W) float32, metres along the optical axis, inf in the sky
+    :param weather: what it was taken in
+    """
+
+    image: np.ndarray
+    labels: np.ndarray
+    depth: np.ndarray
+    weather: Weather
+
+
+def _check(seed: int, size: tuple[int, int]) -> None:
+    if seed < 0:
+        raise ValueError(f'seed is {seed}; use 0 or more')
+    if len(size) != 2 or min(size) < _SMALLEST:
+        raise ValueError(f'size is {size}; use (height, width), each at least {_SMALLEST} pixels')
+
+
+def _take(street: Street, camera: Camera, time: float, weather: Weather, moment: int) -> Frame:
+    view = paint(street, camera, time)
+    image = apply(view, weather, moment)
+    return Frame((image * 255 + .5).astype(np.uint8), view.labels, view.depth, weather)
+
+
+def sample(seed: int, weather: Weather = Weather(), size: tuple[int, int] = (128, 256)) -> Frame:
+    """
+    Return an independent scene; the same seed is the same scene under every weather.
+
+    :param seed: 0 or more; see SPLITS
+    :param weather: what it is seen in
+    :param size: height and width, at least 16 each
+    :raises ValueError: if the seed or the size is out of range
+    """
+    _check(seed, size)
+    rng = generator(seed, 9)
+    street = Street(seed, 8.)
+    time = float(rng.uniform(20, 120))
+    camera = Camera(
+        x=street.lane + rng.uniform(-.7, .7), y=rng.uniform(1.3, 2.0), z=8. * time,
+        yaw=rng.uniform(-.09, .09), horizon=rng.uniform(.42, .54), size=size)
+    return _take(street, camera, time, weather, 0)
+
+
+class Drive:
+    """
+    A drive along one street, coherent in time.
+
+    Any frame can be had in any order, and is always the same.
+
+    :param seed: 0 or more
+    :param size: height and width of frames, at least 16 each
+    :param speed_mps: of the camera, metres per second, 0 or more
+    :raises ValueError: if one of them is out of range
+    """
+
+    def __init__(self, seed: int, size: tuple[int, int] = (128, 256),
+                 speed_mps: float = 8.0) -> None:
+        _check(seed, size)
+        if not 0 <= speed_mps < math.inf:
+            raise ValueError(f'speed_mps is {speed_mps}; use 0 or more metres per second')
+        self.seed, self.size, self.speed_mps = seed, size, speed_mps
+        self._street = Street(seed, speed_mps)
+        rng = generator(seed, 10)
+        self._height = float(rng.uniform(1.4, 1.8))
+        self._horizon = float(rng.uniform(.45, .51))
+        self._phases = rng.uniform(0, 2 * math.pi, 4)
+
+    def frame(self, time_s: float, weather: Weather = Weather()) -> Frame:
+        """
+        Return what the camera sees.
+
+        :param time_s: seconds since the start, 0 or more
+        :param weather: what it is seen in
+        :raises ValueError: if the time is negative or not finite
+        """
+        if not 0 <= time_s < math.inf:
+            raise ValueError(f'time_s is {time_s}; use 0 or more seconds')
+        sway = [math.sin(time_s * rate + phase)
+                for rate, phase in zip((.31, .23, 1.9, .13), self._phases)]
+        camera = Camera(
+            x=self._street.lane + .35 * sway[0], y=self._height + .015 * sway[2],
+            z=self.speed_mps * time_s, yaw=.035 * sway[1] + .015 * sway[3],
+            horizon=self._horizon + .004 * sway[2], size=self.size)
+        return _take(self._street, camera, time_s, weather, int(round(time_s * 1000)))
