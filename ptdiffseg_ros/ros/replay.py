@@ -99,6 +99,10 @@ class Player:
         self._anchor = time.monotonic(), self._now_ns()
         self._rate = rate
 
+    def subscriber_count(self, topic: str) -> int:
+        """Return how many subscribers a played topic has."""
+        return int(self._publishers[topic].get_subscription_count())
+
     def wait_for_subscribers(self, timeout_s: float, topics: Collection[str] = ()) -> None:
         """
         Wait until somebody listens to each of these topics.
@@ -109,7 +113,7 @@ class Player:
         topics = topics or [
             t for t in self._publishers if self._recording.topics[t] in IMAGE_TYPES]
         deadline = time.monotonic() + timeout_s
-        while alone := [t for t in topics if not self._publishers[t].get_subscription_count()]:
+        while alone := [t for t in topics if not self.subscriber_count(t)]:
             if time.monotonic() > deadline:
                 raise ReplayError(
                     f'nobody has subscribed to {alone[0]} within {timeout_s:g} s; is the '

@@ -1,0 +1,138 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""How the node is doing: counts, times, and why no image arrives."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import qos_check_compatible, QoSCompatibility, QoSProfile, ReliabilityPolicy
+
+WINDOW_S = 10.0  # rate and percentiles are of the last seconds
+
+
+class Timing(NamedTuple):
+    """One published mask."""
+
+    at_s: float  # monotonic time of publishing
+    age_s: float  # of the frame by its stamp and the node clock, when its mask went out
+    model_ms: float
+    overhead_ms: float  # from receiving the frame to publishing its mask, less the model's time
+
+
+@dataclass
+class Statistics:
+    """Counts since the node was configured, and the timings of the last seconds."""
+
+    received: int = 0
+    segmented: int = 0
+    replaced: int = 0  # dropped for a newer frame before the worker was free
+    limited: int = 0  # dropped by max_rate_hz
+    stale: int = 0  # dropped by max_frame_age_s
+    failed: int = 0  # could not be decoded or segmented
+    last_failure: str = ''
+    timings: deque[Timing] = field(default_factory=lambda: deque(maxlen=1000))
+    reported: tuple[int, int] = (0, 0)
+
+    def fail(self, reason: str) -> None:
+        """Count a frame that gave no mask."""
+        self.failed += 1
+        self.last_failure = reason
+
+    def since_last_report(self) -> tuple[int, int]:
+        """Count the frames that failed and that were segmented since this was last asked."""
+        before, self.reported = self.reported, (self.failed, self.segmented)
+        return self.failed - before[0], self.segmented - before[1]
+
+    def values(self, now_s: float) -> dict[str, Any]:
+        """Return what diagnostics show, for humans and for tools."""
+        values: dict[str, Any] = {
+            'frames received': self.received,
+            'frames segmented': self.segmented,
+            'dropped: newer frame came': self.replaced,
+            'dropped: max_rate_hz': self.limited,
+            'dropped: max_frame_age_s': self.stale,
+            'errors': self.failed,
+        }
+        if self.last_failure:
+            values['last error'] = self.last_failure
+        recent = [timing for timing in self.timings.copy() if now_s - timing.at_s <= WINDOW_S]
+        values['rate (Hz)'] = f'{len(recent) / WINDOW_S:.1f}'
+        if recent:
+            values['frame age (s)'] = f'{recent[-1].age_s:.3f}'
+            for name in ('model_ms', 'overhead_ms'):
+                p50, p95 = np.percentile([getattr(timing, name) for timing in recent], (50, 95))
+                label = name.replace('_ms', ' (ms)')
+                values[f'{label} p50'] = f'{p50:.1f}'
+                values[f'{label} p95'] = f'{p95:.1f}'
+        return values
+
+
+def memory(device: Any) -> dict[str, str]:
+    """Say how much memory the model's device (a torch.device) and this process use."""
+    values = {}
+    if device.type == 'cuda':
+        import torch  # loaded with the model already
+        values['device memory (MB)'] = f'{torch.cuda.memory_allocated(device) / 2 ** 20:.0f}'
+        values['device memory reserved (MB)'] = (
+            f'{torch.cuda.memory_reserved(device) / 2 ** 20:.0f}')
+    statm = Path('/proc/self/statm')
+    if statm.exists():  # Linux
+        pages = int(statm.read_text().split()[1])
+        values['process memory (MB)'] = f'{pages * os.sysconf("SC_PAGE_SIZE") / 2 ** 20:.0f}'
+    return values
+
+
+def diagnostic_array(node: Node, level: bytes, message: str, hardware: str,
+                     values: Mapping[str, Any]) -> DiagnosticArray:
+    """Build the message for /diagnostics."""
+    status = DiagnosticStatus(
+        level=level, name=f'{node.get_name()}: segmentation', message=message,
+        hardware_id=hardware,
+        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
+    array = DiagnosticArray(status=[status])
+    array.header.stamp = node.get_clock().now().to_msg()
+    return array
+
+
+def explain_silence(node: Node, topic: str, type_name: str, qos: QoSProfile) -> str:
+    """
+    Say why no message of a type (`sensor_msgs/msg/Image`) may arrive on a topic, and the remedy.
+
+    :param topic: the resolved name that the node subscribes to
+    :param qos: what the subscription asks for
+    """
+    publishers = node.get_publishers_info_by_topic(topic)
+    if not publishers:
+        others = sorted(name for name, types in node.get_topic_names_and_types()
+                        if type_name in types and node.count_publishers(name)
+                        and not name.startswith(f'{node.get_fully_qualified_name()}/'))
+        found = f'there are {", ".join(others)}' if others else (
+            f'nobody publishes any {type_name} that this node can see: check the camera driver '
+            'and ROS_DOMAIN_ID')
+        return (f'nobody publishes {topic}; {found}. Remap image_raw '
+                '(image_topic:=... with the launch file)')
+    if all(info.topic_type != type_name for info in publishers):
+        return (f'{topic} carries {publishers[0].topic_type}, not {type_name}. Remap image_raw '
+                'without the transport suffix and choose with the parameter compressed')
+    refusals = [reason for compatibility, reason in
+                (qos_check_compatible(info.qos_profile, qos) for info in publishers
+                 if info.topic_type == type_name)
+                if compatibility == QoSCompatibility.ERROR]
+    if len(refusals) == len(publishers):
+        remedy = ('set image_qos to sensor_data' if qos.reliability == ReliabilityPolicy.RELIABLE
+                  else 'change the QoS of the publisher')
+        return (f'the publisher of {topic} offers a QoS that does not match what this node asks '
+                f'for ({refusals[0].rstrip("; ")}): {remedy}')
+    return (f'{topic} has a publisher that matches, but it sends nothing, or its messages are lost '
+            'on the way: check the camera driver; a best-effort image larger than the '
+            'shared-memory segment of Fast DDS is lost without a word, so use the profile in '
+            'config/ (FASTDDS_DEFAULT_PROFILES_FILE) or set image_qos to reliable')

@@ -1,0 +1,245 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Images as cameras send them, and as they should not, become RGB or a clear error."""
+
+from __future__ import annotations
+
+import array
+import io
+import sys
+from types import SimpleNamespace
+import zlib
+
+import cv2
+from hypothesis import given, settings, strategies as st
+import numpy as np
+from PIL import Image as Picture
+import pytest
+
+from ptdiffseg_ros.ros import images
+from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
+
+CHANNELS = {'rgb': 3, 'bgr': 3, 'rgba': 4, 'bgra': 4, 'mono': 1, 'bayer_rggb': 1,
+            'bayer_bggr': 1, 'bayer_gbrg': 1, 'bayer_grbg': 1}
+
+
+def oracle(image_message: SimpleNamespace) -> np.ndarray:
+    """Decode by rosbags-image, which knows neither `step` nor endianness on single bytes."""
+    return pytest.importorskip('rosbags.image').message_to_cvimage(image_message, 'rgb8')
+
+
+def message(pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False,
+            **changes) -> SimpleNamespace:
+    """Lay (H, W) or (H, W, C) samples out as a sensor_msgs/Image with padded rows."""
+    if pixels.dtype == np.uint16:
+        pixels = pixels.astype('>u2' if big else '<u2')
+    rows = np.frombuffer(pixels.tobytes(), np.uint8).reshape(pixels.shape[0], -1)
+    padded = np.pad(rows, ((0, 0), (0, padding)), constant_values=77)
+    fields = {'width': pixels.shape[1], 'height': pixels.shape[0], 'encoding': encoding,
+              'step': padded.shape[1], 'is_bigendian': int(big),
+              'data': array.array('B', padded.tobytes())}
+    return SimpleNamespace(**{**fields, **changes})
+
+
+def picture(height: int = 24, width: int = 32) -> np.ndarray:
+    """Return a smooth coloured RGB image, (H, W, 3) uint8."""
+    y, x = np.mgrid[0:height, 0:width]
+    return np.stack([40 + 5 * x, 60 + 6 * y, 200 - 3 * x], axis=-1).clip(0, 255).astype(np.uint8)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(CHANNELS)), st.sampled_from([8, 16]), st.integers(2, 20),
+       st.integers(2, 20), st.integers(0, 7), st.booleans(), st.integers(0, 2 ** 32 - 1))
+def test_every_layout_decodes_as_the_oracle_does(kind, bits, width, height, padding, big, seed):
+    dtype = np.uint8 if bits == 8 else np.uint16
+    shape = (height, width) + ((CHANNELS[kind],) if CHANNELS[kind] > 1 else ())
+    pixels = np.random.default_rng(seed).integers(0, 2 ** bits, shape, dtype)
+    if kind.startswith('bayer'):  # demosaicing rounds 8 and 16 bits apart on noise
+        pixels = np.full(shape, seed % 2 ** bits, dtype)
+
+    ours = decode(message(pixels, f'{kind}{bits}', padding, big))
+
+    theirs = oracle(message(pixels, f'{kind}{bits}'))
+    assert ours.shape == (height, width, 3) and ours.dtype == np.uint8
+    assert ours.flags.c_contiguous
+    assert np.abs(ours.astype(int) - theirs).max() <= bits // 16  # 16 bits: rounded or cut
+
+
+@pytest.mark.parametrize('pattern', ['rggb', 'bggr', 'gbrg', 'grbg'])
+@pytest.mark.parametrize('bits', [8, 16])
+def test_bayer_patterns_are_named_by_their_first_two_rows(pattern, bits):
+    color = np.array([200, 100, 50])
+    mosaic = np.zeros((16, 16), np.uint8)
+    for name, (dy, dx) in zip(pattern, [(0, 0), (0, 1), (1, 0), (1, 1)]):
+        mosaic[dy::2, dx::2] = color['rgb'.index(name)]
+    if bits == 16:
+        mosaic = mosaic.astype(np.uint16) * 256
+
+    assert (decode(message(mosaic, f'bayer_{pattern}{bits}')) == color).all()
+
+
+@pytest.mark.parametrize('encoding, order', [
+    ('yuv422', 'uyvy'), ('uyvy', 'uyvy'), ('yuv422_yuy2', 'yuyv'), ('yuyv', 'yuyv')])
+def test_yuv422_kinds_give_the_colours_that_went_in(encoding, order):
+    rgb = np.full((8, 16, 3), (180, 90, 40), np.uint8)
+    # Studio range BT.601, as cameras send it.
+    r, g, b = (rgb[0, 0] / 255.0).tolist()
+    y = 16 + 65.481 * r + 128.553 * g + 24.966 * b
+    u = 128 - 37.797 * r - 74.203 * g + 112.0 * b
+    v = 128 + 112.0 * r - 93.786 * g - 18.214 * b
+    chroma = {'u': u, 'v': v}
+    pair = [round(y if name == 'y' else chroma[name]) for name in order]
+    packed = np.tile(np.array(pair, np.uint8), (8, 8)).reshape(8, 16, 2)
+
+    assert np.abs(decode(message(packed, encoding, padding=6)).astype(int) - rgb).max() <= 3
+
+
+@pytest.mark.parametrize('encoding', ['nv12', 'nv21'])
+def test_planar_yuv_honours_padded_rows(encoding):
+    planes = np.random.default_rng(0).integers(0, 255, (12, 16), np.uint8)  # 8 rows + 4 of colour
+    padded = message(planes, encoding, padding=5, height=8)
+
+    code = getattr(cv2, f'COLOR_YUV2RGB_{encoding.upper()}')
+    assert (decode(padded) == cv2.cvtColor(planes, code)).all()
+
+
+@pytest.mark.parametrize('encoding, meant', [
+    ('8UC1', 'mono8'), ('16UC1', 'mono16'), ('8UC3', 'bgr8'), ('8UC4', 'bgra8')])
+def test_plain_matrices_are_read_as_opencv_orders_them(encoding, meant):
+    channels = int(encoding[-1])
+    pixels = np.random.default_rng(0).integers(
+        0, 255, (6, 8, channels), np.uint16 if encoding[:2] == '16' else np.uint8)
+
+    assert (decode(message(pixels, encoding)) == decode(message(pixels, meant))).all()
+
+
+def test_the_data_may_be_any_buffer():
+    pixels = picture()
+    for data in (pixels.tobytes(), np.frombuffer(pixels.tobytes(), np.uint8),
+                 array.array('B', pixels.tobytes()), memoryview(pixels.tobytes())):
+        assert (decode(message(pixels, 'rgb8', data=data)) == pixels).all()
+
+
+def test_rgb_without_padding_is_not_copied():
+    plain = message(picture(), 'rgb8')
+
+    assert np.shares_memory(decode(plain), np.frombuffer(plain.data, np.uint8))
+
+
+@pytest.mark.parametrize('changes, named', [
+    ({'encoding': 'rgb9'}, ['rgb9', 'rgb8', 'bayer_rggb8', 'cv_bridge']),
+    ({'encoding': ''}, ["''", 'rgb8']),
+    ({'width': 0}, ['0 x 24']),
+    ({'height': 0}, ['32 x 0']),
+    ({'width': 2 ** 31, 'height': 2 ** 31}, ['2147483648', 'at most']),
+    ({'step': 95}, ['95', '96']),
+    ({'step': 0}, ['step is 0', '96']),
+    ({'data': b'short'}, ['5 bytes', '2304']),
+    ({'data': b''}, ['0 bytes', '2304']),
+    ({'encoding': 'yuv422', 'width': 31}, ['31 x 24', 'even']),
+    ({'encoding': 'nv12', 'height': 23}, ['32 x 23', 'even']),
+])
+def test_a_wrong_message_is_refused_with_the_value_and_what_is_allowed(changes, named):
+    with pytest.raises(ImageError) as caught:
+        decode(message(picture(), **{'encoding': 'rgb8', **changes}))
+    for words in named:
+        assert words in str(caught.value)
+
+
+def test_other_encodings_go_to_cv_bridge_where_it_is_installed(monkeypatch):
+    class CvBridge:
+        def imgmsg_to_cv2(self, message, encoding):
+            assert encoding == 'rgb8'
+            if message.encoding != '32FC1':
+                raise TypeError('no such encoding')
+            return np.full((message.height, message.width, 3), 9, np.uint8)
+
+    monkeypatch.setitem(sys.modules, 'cv_bridge',
+                        SimpleNamespace(CvBridge=CvBridge))
+
+    assert (decode(message(picture(), '32FC1')) == 9).all()
+    with pytest.raises(ImageError, match='no such encoding'):
+        decode(message(picture(), 'nonsense'))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([*images.ENCODINGS, 'x']), st.integers(0, 40), st.integers(0, 40),
+       st.integers(0, 200), st.integers(0, 255), st.binary(max_size=2000))
+def test_arbitrary_fields_give_an_image_or_an_image_error(encoding, width, height, step, big,
+                                                          data):
+    wild = SimpleNamespace(width=width, height=height, step=step, encoding=encoding,
+                           is_bigendian=big, data=data)
+    try:
+        assert decode(wild).shape == (height, width, 3)
+    except ImageError:
+        pass
+
+
+def compressed(pixels: np.ndarray, kind: str, form: str | None = None) -> SimpleNamespace:
+    """Compress RGB or grey pixels as a sensor_msgs/CompressedImage."""
+    buffer = io.BytesIO()
+    Picture.fromarray(pixels).save(buffer, kind)
+    return SimpleNamespace(format=form or kind, data=array.array('B', buffer.getvalue()))
+
+
+def test_png_comes_back_exactly_and_jpeg_nearly():
+    pixels = picture()
+
+    assert (decode_compressed(compressed(pixels, 'png', 'rgb8; png compressed bgr8')) ==
+            pixels).all()
+    jpeg = decode_compressed(compressed(pixels, 'jpeg', 'rgb8; jpeg compressed bgr8'))
+    assert np.abs(jpeg.astype(int) - pixels).mean() < 8
+
+
+def test_compressed_images_decode_as_the_oracle_does():
+    jpeg = compressed(picture(), 'jpeg')
+
+    assert np.abs(decode_compressed(jpeg).astype(int) - oracle(jpeg)).max() <= 2
+
+
+def test_compressed_grey_alpha_and_16_bits_become_rgb():
+    grey = picture()[..., 0]
+    alpha = np.dstack([picture(), grey])
+
+    for pixels in (grey, grey.astype(np.uint16) * 256):
+        rgb = decode_compressed(compressed(pixels, 'png'))
+        assert rgb.shape == (24, 32, 3) and (rgb[..., 1] == grey).all()
+    assert (decode_compressed(compressed(alpha, 'png')) == picture()).all()
+
+
+def test_compressed_bayer_is_demosaiced():
+    mosaic = np.zeros((16, 16), np.uint8)
+    mosaic[::2, ::2], mosaic[::2, 1::2], mosaic[1::2, ::2], mosaic[1::2, 1::2] = 200, 100, 100, 50
+
+    rgb = decode_compressed(compressed(mosaic, 'png', 'bayer_rggb8; png compressed '))
+    assert (rgb == (200, 100, 50)).all()
+
+
+@pytest.mark.parametrize('kind', ['jpeg', 'png'])
+def test_a_damaged_compressed_image_is_refused(kind):
+    whole = compressed(picture(240, 320), kind)
+    for data in (b'', b'no image', whole.data[:30], whole.data[:len(whole.data) // 2]):
+        with pytest.raises(ImageError, match=rf'{kind}.*{len(data)} bytes.*publish jpeg or png'):
+            decode_compressed(SimpleNamespace(format=kind, data=data))
+
+
+def test_a_compressed_image_of_absurd_size_is_refused_before_it_is_unpacked():
+    small = compressed(np.zeros((8, 8), np.uint8), 'png')
+    data = bytearray(small.data.tobytes())
+    data[16:24] = (60000).to_bytes(4, 'big') * 2  # width and height in the png's header
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, 'big')
+
+    with pytest.raises(ImageError):
+        decode_compressed(SimpleNamespace(format='png', data=bytes(data)))
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(max_size=200), st.integers(0, 600), st.text(max_size=12),
+       st.sampled_from(['jpeg', 'png']))
+def test_arbitrary_bytes_give_an_image_or_an_image_error(junk, at, form, kind):
+    data = bytearray(compressed(picture(), kind).data.tobytes())
+    data[at:at + len(junk)] = junk
+    try:
+        assert decode_compressed(SimpleNamespace(format=form, data=bytes(data))).shape[2] == 3
+    except ImageError:
+        pass
