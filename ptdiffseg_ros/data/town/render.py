@@ -9,6 +9,7 @@ table, to its class, its plane (so its depth), its texture, and what weather doe
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 import math
@@ -31,6 +32,8 @@ TEXELS = 16           # of the fine texture per metre
 PERIOD = 1024.        # metres; every texture repeats in whole parts of it
 _TILE = 512
 _SHIFT = 4
+
+Point = tuple[float, float, float]
 
 # columns of a surface's row: class, plane (3), texture weights (4), coarse, upright, snow, glow (3)
 _COLUMNS = 14
@@ -60,17 +63,6 @@ class Camera:
         """Return the vanishing point (u, v) of level straight-ahead rays, canvas pixels."""
         return self.size[1] * SCALE / 2, self.size[0] * SCALE * self.horizon
 
-    def to_camera(self, points: np.ndarray) -> np.ndarray:
-        """Turn world points (..., 3) into camera axes: right, up, ahead."""
-        cos, sin = math.cos(self.yaw), math.sin(self.yaw)
-        dx, dz = points[..., 0] - self.x, points[..., 2] - self.z
-        return np.stack([dx * cos - dz * sin, points[..., 1] - self.y, dx * sin + dz * cos], -1)
-
-    def project(self, points: np.ndarray) -> np.ndarray:
-        """Project points (..., 3) in camera axes to canvas pixels (..., 2)."""
-        scale = self.focal / points[..., 2]
-        u, v = self.center
-        return np.stack([u + points[..., 0] * scale, v - points[..., 1] * scale], -1)
 
 
 @dataclass(frozen=True)
@@ -138,11 +130,19 @@ def look_up(table: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 class Canvas:
-    """A canvas with its table of surfaces."""
+    """
+    A canvas with its table of surfaces.
+
+    Single polygons go through plain floats, which for four corners is many times faster than
+    arrays; rows of windows and the like go through arrays.
+    """
 
     def __init__(self, camera: Camera, sky: tuple[Color, Color]) -> None:
         height, width = camera.size
         self.camera = camera
+        self.cos, self.sin = math.cos(camera.yaw), math.sin(camera.yaw)
+        self.focal = camera.focal
+        self.u, self.v = camera.center
         self.buffer = np.zeros((height * SCALE, width * SCALE, 4), np.uint16)
         share = np.clip(np.arange(height * SCALE) / max(camera.center[1], 1), 0, 1) ** 1.3
         top, low = np.array(sky[0]), np.array(sky[1])
@@ -159,65 +159,82 @@ class Canvas:
                           *(_GLOWS[glow] if glow else (0., 0., 0.))))
         return len(self.rows) - 1
 
-    def plane(self, points: np.ndarray) -> tuple[float, float, float]:
-        """Return the plane through the first three world points."""
-        a, b, c = self.camera.to_camera(points[:3])
-        normal = np.cross(b - a, c - a)
-        offset = float(normal @ a)
-        if abs(offset) < 1e-9:
-            return 0., 0., 1. / max(float(a[2]), NEAR)
-        return tuple(float(part) for part in normal / offset)  # type: ignore[return-value]
+    def to_camera(self, x: float, y: float, z: float) -> Point:
+        """Turn a world point into camera axes: right, up, ahead."""
+        dx, dz = x - self.camera.x, z - self.camera.z
+        return (dx * self.cos - dz * self.sin, y - self.camera.y, dx * self.sin + dz * self.cos)
 
-    def _clip(self, points: np.ndarray) -> np.ndarray:
+    def plane(self, points: Sequence[Point]) -> tuple[float, float, float]:
+        """Return the plane through the first three world points."""
+        a, b, c = (self.to_camera(*point) for point in points[:3])
+        p0, p1, p2 = b[0] - a[0], b[1] - a[1], b[2] - a[2]
+        q0, q1, q2 = c[0] - a[0], c[1] - a[1], c[2] - a[2]
+        n0, n1, n2 = p1 * q2 - p2 * q1, p2 * q0 - p0 * q2, p0 * q1 - p1 * q0
+        offset = n0 * a[0] + n1 * a[1] + n2 * a[2]
+        if abs(offset) < 1e-9:
+            return 0., 0., 1. / max(a[2], NEAR)
+        return n0 / offset, n1 / offset, n2 / offset
+
+    @staticmethod
+    def _clip(points: list[Point]) -> list[Point]:
         """Cut a polygon in camera axes at the near plane."""
         kept = []
-        for here, there in zip(points, np.roll(points, -1, axis=0)):
+        for here, there in zip(points, points[1:] + points[:1]):
             if here[2] >= NEAR:
                 kept.append(here)
             if (here[2] >= NEAR) != (there[2] >= NEAR):
                 share = (NEAR - here[2]) / (there[2] - here[2])
-                kept.append(here + share * (there - here))
-        return np.array(kept)
+                kept.append((here[0] + share * (there[0] - here[0]),
+                             here[1] + share * (there[1] - here[1]), NEAR))
+        return kept
 
-    def polygon(self, points: np.ndarray, color: Color, surface: int) -> None:
-        """Paint one convex polygon, world points (N, 3)."""
-        points = self.camera.to_camera(points)
-        nearest = points[:, 2].min()
-        if nearest < NEAR:
-            if points[:, 2].max() <= NEAR:
+    def polygon(self, points: Sequence[Point], color: Color, surface: int) -> None:
+        """Paint one convex polygon, world points."""
+        seen = [self.to_camera(*point) for point in points]
+        depths = [point[2] for point in seen]
+        if min(depths) < NEAR:
+            if max(depths) <= NEAR:
                 return
-            points = self._clip(points)
-            if len(points) < 3:
+            seen = self._clip(seen)
+            if len(seen) < 3:
                 return
-        self.fill(self.camera.project(points), color, surface)
+        corners = []
+        for x, y, z in seen:
+            scale = self.focal / z
+            corners.append((self.u + x * scale, self.v - y * scale))
+        self.fill(corners, color, surface)
 
     def polygons(self, points: np.ndarray, color: Color, surface: int) -> None:
-        """Paint polygons of one colour, world points (N, M, 3)."""
+        """Paint polygons of one colour, world points (N, M, 3); those too near are left out."""
         if not len(points):
             return
-        points = self.camera.to_camera(points)
-        points = points[points[..., 2].min(1) > NEAR]
-        corners = np.rint(self.camera.project(points) * (1 << _SHIFT)).astype(np.int32)
+        dx, dz = points[..., 0] - self.camera.x, points[..., 2] - self.camera.z
+        ahead = dx * self.sin + dz * self.cos
+        scale = self.focal / np.where(ahead > NEAR, ahead, np.inf)
+        corners = np.empty((*ahead.shape, 2))
+        corners[..., 0] = self.u + (dx * self.cos - dz * self.sin) * scale
+        corners[..., 1] = self.v - (points[..., 1] - self.camera.y) * scale
+        pixels = np.rint(corners * (1 << _SHIFT)).astype(np.int32)
         ink = (*color, surface)
-        for corner in corners:
+        for corner in pixels[ahead.min(1) > NEAR]:
             cv2.fillConvexPoly(self.buffer, corner, ink, cv2.LINE_8, _SHIFT)
 
-    def fill(self, corners: np.ndarray, color: Color, surface: int) -> None:
-        """Paint one convex polygon, canvas pixels (N, 2)."""
-        corners = np.clip(corners, -30000, 30000)
-        cv2.fillConvexPoly(self.buffer, np.rint(corners * (1 << _SHIFT)).astype(np.int32),
-                           (*color, surface), cv2.LINE_8, _SHIFT)
+    def fill(self, corners: Sequence[tuple[float, float]], color: Color, surface: int) -> None:
+        """Paint one convex polygon, canvas pixels."""
+        pixels = np.array([(round(min(max(u, -30000.), 30000.) * 16),
+                            round(min(max(v, -30000.), 30000.) * 16)) for u, v in corners],
+                          np.int32)
+        cv2.fillConvexPoly(self.buffer, pixels, (*color, surface), cv2.LINE_8, _SHIFT)
 
 
 class Board:
     """A flat thing that faces the camera: shapes in metres about a point on the ground."""
 
     def __init__(self, canvas: Canvas, x: float, z: float) -> None:
-        at = canvas.camera.to_camera(np.array([x, 0., z]))
-        self.canvas, self.depth = canvas, float(at[2])
-        self.scale = canvas.camera.focal / max(self.depth, NEAR)
-        u, v = canvas.camera.project(at)
-        self.u, self.v = float(u), float(v)
+        right, up, self.depth = canvas.to_camera(x, 0., z)
+        self.canvas = canvas
+        self.scale = canvas.focal / max(self.depth, NEAR)
+        self.u, self.v = canvas.u + right * self.scale, canvas.v - up * self.scale
         half = 3.5 * self.scale
         self.seen = self.depth > NEAR + .5 and -half < self.u < canvas.buffer.shape[1] + half
 
@@ -245,8 +262,12 @@ class Board:
 
     def shape(self, points: tuple[tuple[float, float], ...], color: Color, surface: int) -> None:
         """Paint a convex polygon."""
-        corners = np.array(points) * (self.scale, -self.scale) + (self.u, self.v)
-        self.canvas.fill(corners, color, surface)
+        self.canvas.fill([(x * self.scale + self.u, y * -self.scale + self.v) for x, y in points],
+                         color, surface)
+
+
+_TRIM = np.array([[0, -.14, -.12], [0, -.14, .12], [0, .14, .12], [0, .14, -.12]])
+_WHEEL = [(math.cos(a), math.sin(a)) for a in (k * math.pi / 4 + .39 for k in range(8))]
 
 
 def _shade(color: Color, factor: float) -> Color:
@@ -254,9 +275,9 @@ def _shade(color: Color, factor: float) -> Color:
             min(color[2] * factor, 255.))
 
 
-def _level(x0: float, x1: float, z0: float, z1: float, y: float = 0.) -> np.ndarray:
+def _level(x0: float, x1: float, z0: float, z1: float) -> tuple[Point, ...]:
     """Return a rectangle on the ground."""
-    return np.array([[x0, y, z0], [x1, y, z0], [x1, y, z1], [x0, y, z1]])
+    return (x0, 0., z0), (x1, 0., z0), (x1, 0., z1), (x0, 0., z1)
 
 
 def _ground(canvas: Canvas, street: Street) -> None:
@@ -340,12 +361,14 @@ def _skyline(canvas: Canvas, street: Street) -> None:
         key = (block * 7919 + street.seed * 31) % 1009
         x0, height = block * 20. - shift, 6 + key % 17
         built = key % 3 == 0
-        box = np.array([[x0, -6], [x0 + 20.5, -6], [x0 + 20.5, height], [x0, height]])
-        if not built:
-            box = np.array([[x0 - 3, -6], [x0 + 23, -6], [x0 + 18, height * .7],
-                            [x0 + 10, height * .8], [x0 + 3, height * .6]])
+        box: tuple[tuple[float, float], ...]
+        if built:
+            box = (x0, -6), (x0 + 20.5, -6), (x0 + 20.5, height), (x0, height)
+        else:
+            box = ((x0 - 3, -6), (x0 + 23, -6), (x0 + 18, height * .7),
+                   (x0 + 10, height * .8), (x0 + 3, height * .6))
         haze = (170., 178., 176.) if built else _shade(style.skyline, 1.)
-        canvas.fill(box * (scale, -scale) + (u, v), _shade(haze, .9 + key % 10 / 50),
+        canvas.fill([(x * scale + u, y * -scale + v) for x, y in box], _shade(haze, .9 + key % 10 / 50),
                     house if built else leaf)
 
 
@@ -353,22 +376,22 @@ def _building(canvas: Canvas, thing: Building, street: Street) -> None:
     light = street.style.sun[thing.side > 0]
     x, out = thing.x, thing.x + thing.side * 10.
     near, far, top = thing.near, thing.far, thing.height
-    front = np.array([[x, 0, near], [x, 0, far], [x, top, far], [x, top, near]])
-    end = np.array([[x, 0, near], [out, 0, near], [out, top, near], [x, top, near]])
+    front = ((x, 0, near), (x, 0, far), (x, top, far), (x, top, near))
+    end = ((x, 0, near), (out, 0, near), (out, top, near), (x, top, near))
     texture = (.06, 0, .16 * thing.bricks, 0)
     wall = _shade(thing.wall, light)
     if thing.ridge:
         ridge_x = x + thing.side * 4.5
-        roof = np.array([[x, top, near], [x, top, far], [ridge_x, top + thing.ridge, far],
-                         [ridge_x, top + thing.ridge, near]])
+        roof = ((x, top, near), (x, top, far), (ridge_x, top + thing.ridge, far),
+                         (ridge_x, top + thing.ridge, near))
         number = canvas.surface(BUILDING, canvas.plane(roof), (.05, 0, .14, 0), .1, snow=1.)
         canvas.polygon(roof, _shade(thing.roof, light), number)
     plane = canvas.plane(front)
     number = canvas.surface(BUILDING, plane, texture, .08)
     end_number = canvas.surface(BUILDING, canvas.plane(end), texture, .08)
     if thing.ridge:
-        gable = np.array([[x, top, near], [out, top, near],
-                          [x + thing.side * 4.5, top + thing.ridge, near]])
+        gable = ((x, top, near), (out, top, near),
+                          (x + thing.side * 4.5, top + thing.ridge, near))
         canvas.polygon(gable, _shade(wall, .84), end_number)
     canvas.polygon(end, _shade(wall, .84), end_number)
     canvas.polygon(front, wall, number)
@@ -376,12 +399,11 @@ def _building(canvas: Canvas, thing: Building, street: Street) -> None:
     snowy = canvas.surface(BUILDING, plane, snow=.6)
     canvas.polygons(thing.bands, _shade(thing.frame, light), snowy)
     if near - canvas.camera.z < 60:
-        grow = np.array([[0, -.14, -.12], [0, -.14, .12], [0, .14, .12], [0, .14, -.12]])
-        canvas.polygons(thing.windows + grow, _shade(thing.frame, light), plain)
+        canvas.polygons(thing.windows + _TRIM, _shade(thing.frame, light), plain)
     canvas.polygons(thing.windows[~thing.lit], thing.glass, plain)
     warm = canvas.surface(BUILDING, plane, glow='warm')
     canvas.polygons(thing.windows[thing.lit], thing.glass, warm)
-    if len(thing.shop):
+    if thing.shop:
         canvas.polygon(thing.shop, _shade(thing.glass, 1.15), warm if thing.lit.any() else plain)
         canvas.polygon(thing.awning, _shade(thing.awning_color, light), snowy)
     canvas.polygon(thing.door, _shade(thing.door_color, light), plain)
@@ -391,9 +413,9 @@ def _hedge(canvas: Canvas, thing: Hedge, street: Street) -> None:
     light = street.style.sun[thing.side > 0]
     x, out = thing.x, thing.x + thing.side * .9
     near, far, top = thing.near, thing.far, thing.height
-    front = np.array([[x, 0, near], [x, 0, far], [x, top, far], [x, top, near]])
-    end = np.array([[x, 0, near], [out, 0, near], [out, top, near], [x, top, near]])
-    lid = np.array([[x, top, near], [x, top, far], [out, top, far], [out, top, near]])
+    front = ((x, 0, near), (x, 0, far), (x, top, far), (x, top, near))
+    end = ((x, 0, near), (out, 0, near), (out, top, near), (x, top, near))
+    lid = ((x, top, near), (x, top, far), (out, top, far), (out, top, near))
     leaves = (.05, 0, 0, .32)
     for points, shade, snow in ((lid, 1.2, 1.), (front, .9 * light, .25), (end, .8, .25)):
         number = canvas.surface(VEGETATION, canvas.plane(points), leaves, .1, snow=snow)
@@ -535,6 +557,12 @@ def _person(canvas: Canvas, thing: Person, street: Street) -> None:
     board.rect(-.068 * h, .068 * h, .945 * h, 1.005 * h, thing.hair, number)
 
 
+def _narrowed(quad: tuple[Point, ...], inset: float) -> tuple[Point, ...]:
+    """Return a flank's quad with its upper corners moved in."""
+    a, b, c, d = quad
+    return a, b, (c[0] - inset, c[1], c[2]), (d[0] - inset, d[1], d[2])
+
+
 def _vehicle(canvas: Canvas, thing: Vehicle, street: Street) -> None:
     x, half = thing.x, thing.width / 2
     near, far = thing.near, thing.near + thing.length
@@ -553,15 +581,15 @@ def _vehicle(canvas: Canvas, thing: Vehicle, street: Street) -> None:
     glass = (44., 56., 68.)
 
     def across(z: float, y0: float, y1: float, x0: float = -1., x1: float = 1.,
-               top_in: float = 1., lean: float = 0.) -> np.ndarray:
-        return np.array([[x + x0 * half, y0, z], [x + x1 * half, y0, z],
-                         [x + x1 * half * top_in, y1, z + lean],
-                         [x + x0 * half * top_in, y1, z + lean]])
+               top_in: float = 1., lean: float = 0.) -> tuple[Point, ...]:
+        return ((x + x0 * half, y0, z), (x + x1 * half, y0, z),
+                         (x + x1 * half * top_in, y1, z + lean),
+                         (x + x0 * half * top_in, y1, z + lean))
 
     def along(z0: float, z1: float, y0: float, y1: float, in0: float = 0.,
-              in1: float = 0.) -> np.ndarray:
-        return np.array([[flank_x, y0, z0], [flank_x, y0, z1], [flank_x, y1, z1 - in1],
-                         [flank_x, y1, z0 + in0]])
+              in1: float = 0.) -> tuple[Point, ...]:
+        return ((flank_x, y0, z0), (flank_x, y0, z1), (flank_x, y1, z1 - in1),
+                         (flank_x, y1, z0 + in0))
 
     face_plane = canvas.plane(across(near, 0, 1))
     if near < canvas.camera.z + NEAR:
@@ -581,7 +609,7 @@ def _vehicle(canvas: Canvas, thing: Vehicle, street: Street) -> None:
     inset = .0 if bus else .12
     cabin = along(near + (0. if bus else thing.length * .06), far - (0. if bus else
                   thing.length * .08), belt, top, slope_near, slope_far)
-    cabin[2:, 0] -= side * inset
+    cabin = _narrowed(cabin, side * inset)
     canvas.polygon(cabin, dark, flank)
     if bus:
         count = 5
@@ -593,16 +621,14 @@ def _vehicle(canvas: Canvas, thing: Vehicle, street: Street) -> None:
     else:
         pane = along(near + thing.length * .06 + .25, far - thing.length * .08 - .25, belt,
                      top - .12, slope_near, slope_far)
-        pane[2:, 0] -= side * inset * .9
-        canvas.polygon(pane, glass, flank)
-        canvas.polygon(cabin[[3, 2, 2, 3]] + np.array([[0, -.09, 0], [0, -.09, 0], [0, 0, 0],
-                                                       [0, 0, 0]]), dark, flank_top)
+        canvas.polygon(_narrowed(pane, side * inset * .9), glass, flank)
+        low = [(px, py - .09, pz) for px, py, pz in cabin[3:1:-1]]
+        canvas.polygon((*low, cabin[2], cabin[3]), dark, flank_top)
     radius = .46 if bus else .33
-    ring = np.array([[math.cos(a), math.sin(a)] for a in np.arange(8) * math.pi / 4 + .39])
     for at in (near + thing.length * .18, far - thing.length * .2):
         for size, paint in ((1., tyre), (.5, hub)):
-            wheel = np.stack([np.full(8, flank_x), radius * (1 + size * ring[:, 1]),
-                              at + radius * size * ring[:, 0]], -1)
+            wheel = [(flank_x, radius * (1 + size * up), at + radius * size * ahead)
+                     for ahead, up in _WHEEL]
             canvas.polygon(wheel, paint, flank)
     # the end that faces the camera
     if near < canvas.camera.z + NEAR:

@@ -16,6 +16,7 @@ import math
 import numpy as np
 
 Color = tuple[float, float, float]
+Quad = tuple[tuple[float, float, float], ...]
 
 CELL = 16.0
 """Length of a cell of the street's sides, metres."""
@@ -68,10 +69,10 @@ class Building:
     lit: np.ndarray       # (N,) bool: lit at night
     glass: Color
     frame: Color
-    door: np.ndarray      # (4, 3)
+    door: Quad
     door_color: Color
-    shop: np.ndarray      # (4, 3) shop window, or (0, 3)
-    awning: np.ndarray    # (4, 3) or (0, 3)
+    shop: Quad            # the shop's window, empty where there is none
+    awning: Quad
     awning_color: Color
     bands: np.ndarray     # (M, 4, 3) cornice and floor bands
 
@@ -269,14 +270,14 @@ def _building(rng: np.random.Generator, style: Style, sign: int, front: float,
     y, z = (part.ravel() for part in np.meshgrid(floors, z, indexing='ij'))
     windows = _wall_quads(x, z - wide / 2, z + wide / 2, y, y + tall)
     door_z = near + (int(rng.integers(columns)) + 0.5) * (far - near) / columns
-    door = np.array([[x, 0, door_z - .7], [x, 0, door_z + .7], [x, 2.3, door_z + .7],
-                     [x, 2.3, door_z - .7]])
-    none = np.zeros((0, 3))
-    shop, awning = none, none
+    door = ((x, 0., door_z - .7), (x, 0., door_z + .7), (x, 2.3, door_z + .7),
+            (x, 2.3, door_z - .7))
+    shop: Quad = ()
+    awning: Quad = ()
     if shop_floor:
         a, b = near + .8, far - .8
-        shop = np.array([[x, .5, a], [x, .5, b], [x, 2.5, b], [x, 2.5, a]])
-        awning = np.array([[x, 2.5, a], [x, 2.5, b], [x, 3.1, b], [x, 3.1, a]])
+        shop = (x, .5, a), (x, .5, b), (x, 2.5, b), (x, 2.5, a)
+        awning = (x, 2.5, a), (x, 2.5, b), (x, 3.1, b), (x, 3.1, a)
     levels = [height - .35] + [k * storey for k in range(1, storeys)] * (rng.random() < 0.4)
     levels = np.array(levels)
     bands = _wall_quads(x, np.full_like(levels, near), np.full_like(levels, far), levels,
