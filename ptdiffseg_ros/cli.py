@@ -74,7 +74,7 @@ def _explain(error: Exception) -> str | None:
             f"pip install 'ptdiffseg_ros[{extra}]'")
     # The errors this package defines, and the file system's, say what to do about them.
     if isinstance(error, OSError) or type(error).__module__.partition('.')[0] == 'ptdiffseg_ros':
-        return ' '.join(str(error).split()) or type(error).__name__
+        return str(error).strip() or type(error).__name__
     return None
 
 

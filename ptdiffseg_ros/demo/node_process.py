@@ -1,0 +1,119 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The segmenter node as a process of its own, and where its DDS settings come from."""
+from __future__ import annotations
+
+from collections.abc import Mapping
+import json
+import os
+from pathlib import Path
+import random
+import signal
+import socket
+import subprocess
+import sys
+from types import TracebackType
+
+TAIL_LINES = 30
+
+
+class DemoError(RuntimeError):
+    """The demo cannot go on; the message says why."""
+
+
+def free_domain_id(rng: random.Random) -> int:
+    """
+    Return a ROS_DOMAIN_ID, 1..100, that no process of this machine uses.
+
+    Nobody else's topics are then heard in the demo, nor the demo's by anybody else.
+    """
+    for domain in rng.sample(range(1, 101), 100):
+        # The first participant of a domain listens for discovery at this port (RTPS 9.6.1.1).
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(('', 7400 + 250 * domain + 10))
+            except OSError:
+                continue
+            return domain
+    raise DemoError('every ROS_DOMAIN_ID from 1 to 100 is in use on this machine')
+
+
+def fastdds_profile() -> Path | None:
+    """Return the Fast DDS profile of this package, from the source tree or where it installs."""
+    name = Path('config', 'fastdds.xml')
+    share = Path('share', 'ptdiffseg_ros')
+    prefixes = [sys.prefix, *os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)]
+    places = [Path(__file__).resolve().parents[2], *(Path(p) / share for p in prefixes if p)]
+    return next((place / name for place in places if (place / name).is_file()), None)
+
+
+def dds_environment(domain: int) -> dict[str, str]:
+    """
+    Return the variables that both ends of the demo's topics need.
+
+    A Fast DDS profile that the user has chosen is left alone.
+    """
+    chosen = {'ROS_DOMAIN_ID': str(domain)}
+    profile = fastdds_profile()
+    if profile is not None and 'FASTRTPS_DEFAULT_PROFILES_FILE' not in os.environ:
+        chosen['FASTDDS_DEFAULT_PROFILES_FILE'] = os.environ.get(
+            'FASTDDS_DEFAULT_PROFILES_FILE', str(profile))
+    return chosen
+
+
+class NodeProcess:
+    """
+    Run the segmenter node in a ``with`` statement; it is gone at the end of it.
+
+    :param model: the parameter ``model``.
+    :param image_topic: what the node's ``image_raw`` is remapped to.
+    :param log: where the node's output goes.
+    :param environment: variables besides those of this process.
+    """
+
+    def __init__(
+            self, model: str, image_topic: str, log: Path,
+            environment: Mapping[str, str]) -> None:
+        self.log = log
+        # JSON is YAML: a folder called 1e3 or "yes" stays a string.
+        arguments = [
+            '-r', f'image_raw:={image_topic}', '-p', f'model:={json.dumps(model)}',
+            '-p', 'image_qos:=reliable', '-p', 'use_sim_time:=true']
+        with log.open('w') as output:
+            self._process = subprocess.Popen(
+                [sys.executable, '-m', 'ptdiffseg_ros.ros.node', '--ros-args', *arguments],
+                stdout=output, stderr=subprocess.STDOUT,
+                env={**os.environ, **environment, 'PYTHONUNBUFFERED': '1'},
+                # Ctrl-C in the terminal is for the demo, which then stops the node itself.
+                start_new_session=True)
+
+    def __enter__(self) -> NodeProcess:
+        """Return the process itself."""
+        return self
+
+    def __exit__(
+            self, kind: type[BaseException] | None, error: BaseException | None,
+            traceback: TracebackType | None) -> None:
+        """Stop the node: politely first."""
+        for number, patience_s in ((signal.SIGINT, 10), (signal.SIGTERM, 3), (signal.SIGKILL, 5)):
+            if self._process.poll() is not None:
+                return
+            self._process.send_signal(number)
+            try:
+                self._process.wait(patience_s)
+            except subprocess.TimeoutExpired:
+                continue
+
+    def check(self) -> None:
+        """
+        Return if the node is alive.
+
+        :raises DemoError: it has died; the message has the end of its log.
+        """
+        if (status := self._process.poll()) is not None:
+            raise DemoError(f'the node ended with status {status}. {self.last_words()}')
+
+    def last_words(self) -> str:
+        """Return the end of the node's log."""
+        lines = self.log.read_text(errors='replace').splitlines()[-TAIL_LINES:]
+        return f'The end of {self.log}:\n' + '\n'.join(lines or ['(nothing)'])

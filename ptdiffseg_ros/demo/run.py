@@ -1,0 +1,259 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The demo from end to end: record, segment in a live node, score, report."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+import os
+from pathlib import Path
+import random
+import signal
+import threading
+import time
+from typing import Any
+
+import numpy as np
+from ptdiffseg_ros.data.bags import Bag, FRAME_ID, IMAGE_TOPIC, record_drive
+from ptdiffseg_ros.data.results import commit, machine, write_json
+from ptdiffseg_ros.data.schedule import CHANGES, WeatherSchedule
+from ptdiffseg_ros.demo.consumer import MaskConsumer
+from ptdiffseg_ros.demo.node_process import (
+    dds_environment, DemoError, free_domain_id, NodeProcess)
+from ptdiffseg_ros.demo.report import write_report
+from ptdiffseg_ros.demo.review import Review, review
+from ptdiffseg_ros.ros.replay import Player
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from tqdm import tqdm
+
+SEGMENTER = '/segmenter'
+CLOCK_HZ = 200.0
+START_PATIENCE_S = 180.0  # a cold disk, a large model
+FRAME_PATIENCE_S = 20.0
+CALIBRATION_FRAMES = 12
+WARM_UP_FRAMES = 2
+# The replay leaves this much room above the time that a frame usually takes at most.
+HEADROOM = 1.3
+ENOUGH = 0.99
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the demo is to do; see ``ptdiffseg demo --help``."""
+
+    out: Path
+    seconds: float = 60.0
+    fps: float = 5.0
+    seed: int = 0
+    model: str = 'micro'
+    json: Path | None = None
+
+
+@dataclass
+class Pace:
+    """
+    Play at a speed that the machine can follow.
+
+    The first frames are sent one by one, each after the mask of the one before. How long they
+    take sets the speed for the rest, which are sent as a camera sends them: by the clock. Only
+    when two masks are still missing does the recording stand still until one has come, because
+    the node would replace the frame that waits by the next (a hold).
+    """
+
+    node: NodeProcess
+    consumer: MaskConsumer
+    fps: float
+    progress: Any
+    sent: dict[int, float] = field(default_factory=dict)
+    holds: int = 0
+    calibrated: bool = False
+
+    def __post_init__(self) -> None:
+        self.player: Player | None = None
+        self._given_up: set[int] = set()
+
+    def before(self, topic: str, time_ns: int) -> None:
+        """Wait for room, and note when an image goes out; the player calls it."""
+        if topic != IMAGE_TOPIC:
+            return
+        waited = self.wait(1 if self.calibrated else 0)
+        self.holds += waited and self.calibrated
+        if not self.calibrated and len(self.sent) == CALIBRATION_FRAMES:
+            self._calibrate()
+        self.progress.update()
+        self.sent[time_ns] = time.monotonic()
+
+    def wait(self, most_missing: int) -> bool:
+        """Wait until at most that many masks are missing; return whether that took time."""
+        deadline = time.monotonic() + FRAME_PATIENCE_S
+        waited = False
+        with self.consumer.arrived:
+            while len(missing := self._missing()) > most_missing:
+                self.node.check()
+                if time.monotonic() > deadline:
+                    self._given_up.update(missing)
+                    break
+                waited = True
+                self.consumer.arrived.wait(0.1)
+        return waited
+
+    def _missing(self) -> list[int]:
+        # Only the newest few can be missing, unless they have been given up.
+        newest = list(self.sent)[-8:]
+        return [t for t in newest if t not in self.consumer.masks and t not in self._given_up]
+
+    def _calibrate(self) -> None:
+        assert self.player is not None
+        times = [
+            self.consumer.masks[t].at - sent_at
+            for t, sent_at in list(self.sent.items())[WARM_UP_FRAMES:] if t in self.consumer.masks]
+        if not times:
+            raise DemoError(
+                f'no mask came back for the first {CALIBRATION_FRAMES} images. '
+                f'{self.node.last_words()}')
+        slowest_s = HEADROOM * float(np.percentile(times, 95))
+        self.player.rate = min(1.0, 1 / (self.fps * slowest_s))
+        self.consumer.forget_times()
+        self.calibrated = True
+
+
+def run_demo(options: DemoOptions) -> dict[str, Any]:
+    """
+    Record a drive, have a node segment it live, and write the report.
+
+    :returns: the summary that is also in ``summary.json``.
+    :raises DemoError: the node does not come up, dies, or loses frames.
+    """
+    options.out.mkdir(parents=True, exist_ok=True)
+    with _terminate_as_interrupt():
+        bag_path = options.out / 'drive'
+        schedule = WeatherSchedule(options.seconds, CHANGES)
+        record_drive(
+            bag_path, schedule, fps=options.fps, seed=options.seed, overwrite=True,
+            progress=lambda frames: tqdm(frames, 'recording the drive', unit='frame'))
+        with Bag(bag_path) as bag:
+            pace, rate = _segment_live(bag, options)
+            with tqdm(total=bag.count(IMAGE_TOPIC), desc='scoring the masks') as bar:
+                scores = review(
+                    bag, pace.consumer.masks, pace.sent, options.out / 'overlay.mp4',
+                    options.fps, bar.update)
+        summary = _summary(options, pace, rate, scores)
+        write_json(options.out / 'summary.json', summary)
+        if options.json is not None:
+            write_json(options.json, summary)
+        write_report(options.out, summary, scores)
+    sent, received = summary['frames_sent'], summary['masks_received']
+    print(f'{received} of {sent} frames came back as masks; mIoU ' + ', '.join(
+        f'{name} {value:.1%}' for name, value in summary['miou'].items() if value is not None))
+    print(f'the report is in {options.out / "index.html"}')
+    if received < ENOUGH * sent:
+        raise DemoError(
+            f'only {received} of {sent} frames came back as masks; is the machine busy with '
+            f'other work? {options.out / "node.log"} has the words of the node')
+    return summary
+
+
+def _segment_live(bag: Bag, options: DemoOptions) -> tuple[Pace, float]:
+    """Play the bag to a node of its own; return what was sent and received, and how fast."""
+    environment = dds_environment(free_domain_id(random.Random()))
+    os.environ.update(environment)
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        with NodeProcess(
+                options.model, IMAGE_TOPIC, options.out / 'node.log', environment) as process:
+            consumer_node = rclpy.create_node('demo_consumer')
+            consumer = MaskConsumer(consumer_node, SEGMENTER)
+            with tqdm(total=bag.count(IMAGE_TOPIC), desc='segmenting live', unit='frame') as bar:
+                pace = Pace(process, consumer, options.fps, bar)
+                player = Player(
+                    rclpy.create_node('demo_player'), bag, clock_hz=CLOCK_HZ, before=pace.before)
+                pace.player = player
+                with _spinning(consumer_node):
+                    _wait_for_node(player, process, consumer)
+                    player.play()
+                    pace.wait(0)
+            process.check()
+    finally:
+        rclpy.try_shutdown()
+    return pace, player.rate
+
+
+def _wait_for_node(player: Player, process: NodeProcess, consumer: MaskConsumer) -> None:
+    """Return once the node takes images: it subscribes to them when it is active."""
+    deadline = time.monotonic() + START_PATIENCE_S
+    while not player.subscriber_count(IMAGE_TOPIC):
+        process.check()
+        if consumer.problem:
+            raise DemoError(f'the node cannot start: {consumer.problem}. {process.last_words()}')
+        if time.monotonic() > deadline:
+            raise DemoError(
+                f'the node is not active after {START_PATIENCE_S:g} s. {process.last_words()}')
+        time.sleep(0.05)
+
+
+@contextmanager
+def _spinning(node: Any) -> Iterator[None]:
+    """Take a node's messages in on a thread of their own."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        executor.shutdown()
+        thread.join(5)
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM end the demo as Ctrl-C does, so that the node never stays behind."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _summary(
+        options: DemoOptions, pace: Pace, rate: float, scores: Review) -> dict[str, Any]:
+    masks, sent = pace.consumer.masks, pace.sent
+    # A mask counts when it carries the stamp and the frame of an image that was sent.
+    good = [t for t in sent if t in masks and masks[t].frame_id == FRAME_ID]
+    measured = [t for t in list(sent)[CALIBRATION_FRAMES:] if t in masks]
+    return {
+        'frames_sent': len(sent),
+        'masks_received': len(good),
+        'miou': {name: _finite(m.miou()) for name, m in scores.steady.items()},
+        'latency_ms': _quantiles([(masks[t].at - sent[t]) * 1000 for t in measured]),
+        # The node reports ages by the recording's clock, which runs at this rate.
+        'age_ms': _quantiles([age / rate for age in pace.consumer.age_ms]),
+        'processing_ms': _quantiles(pace.consumer.processing_ms),
+        'model': options.model,
+        'seed': options.seed,
+        'commit': commit(),
+        'machine': machine(),
+        'seconds': options.seconds,
+        'fps': options.fps,
+        'rate': round(rate, 3),
+        'holds': pace.holds,
+        'frames': {name: scores.frames[name] for name in scores.steady},
+        'frames_changing': scores.frames_changing,
+        'miou_changing': _finite(scores.changing.miou()),
+        'class_iou': {
+            name: {c.name: _finite(iou) for c, iou in zip(matrix.classes, matrix.iou())}
+            for name, matrix in scores.steady.items()},
+    }
+
+
+def _quantiles(values: list[float]) -> dict[str, float | None]:
+    """Return the median and the 95th percentile; None where nothing was measured."""
+    return {
+        f'p{q}': round(float(np.percentile(values, q)), 2) if values else None for q in (50, 95)}
+
+
+def _finite(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None
