@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 import math
 
 import cv2
@@ -35,8 +35,9 @@ _SHIFT = 4
 
 Point = tuple[float, float, float]
 
-# columns of a surface's row: class, plane (3), texture weights (4), coarse, upright, snow, glow (3)
-_COLUMNS = 14
+# columns of a surface's row
+_LABEL, _PLANE, _TEXTURE, _COARSE, _UPRIGHT, _SNOW, _GLOW = (
+    0, (1, 2, 3), (4, 5, 6, 7), 8, 9, 10, (11, 12, 13))
 _GLOWS = {
     'warm': (1., .78, .38), 'head': (1., .96, .84), 'tail': (1., .08, .05),
     'red': (1., .1, .06), 'amber': (1., .62, .08), 'green': (.1, 1., .45), 'lamp': (1., .84, .55)}
@@ -67,18 +68,30 @@ class Camera:
 
 @dataclass(frozen=True)
 class View:
-    """What the weather needs to know of a picture; maps are (H, W) or (H, W, 3)."""
+    """What the weather needs to know of a picture; maps are (H, W), colours (3, H, W) RGB."""
 
     street: Street
     camera: Camera
     image: np.ndarray     # float32, 0 to 1, in clear weather
-    labels: np.ndarray
+    labels: np.ndarray    # uint8
     depth: np.ndarray     # metres, inf in the sky
     sky: np.ndarray       # share of sky in a pixel, 0 to 1
-    snow: np.ndarray      # how much snow would lie here, 0 to 1
-    glow: np.ndarray      # light given off at night, RGB
-    where: np.ndarray     # world position of each pixel; the sky's is meaningless
+    x: np.ndarray         # where in the world; meaningless in the sky
+    y: np.ndarray
+    z: np.ndarray         # less whole PERIODs
+    surfaces: np.ndarray  # number of each pixel's surface
+    table: np.ndarray     # (columns, surfaces)
     lamps: np.ndarray     # (N, 2) x and z of street lamps
+
+    @cached_property
+    def snow(self) -> np.ndarray:
+        """Return how much snow would lie here, 0 to 1."""
+        return self.table[_SNOW][self.surfaces]
+
+    @cached_property
+    def glow(self) -> np.ndarray:
+        """Return the light given off at night, (3, H, W)."""
+        return np.stack([self.table[column][self.surfaces] for column in _GLOW])
 
 
 @lru_cache(maxsize=1)
@@ -122,10 +135,20 @@ def coarse_tile() -> np.ndarray:
     return np.clip(total / (2 * total.std()), -1.3, 1.3)
 
 
+@lru_cache(maxsize=1)
+def medium_tile() -> np.ndarray:
+    """Return grain and leaves alone, (512, 512, 2), for a second look at a larger scale."""
+    return np.ascontiguousarray(tile()[..., ::3])
+
+
+def _wrap(texels: np.ndarray) -> np.ndarray:
+    """Return the remainder by the tile's size; much faster than np.mod, and the same."""
+    return texels - np.floor(texels * np.float32(1 / _TILE)) * np.float32(_TILE)
+
+
 def look_up(table: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Return a tile's values at texel coordinates, repeated without end."""
-    u, v = np.broadcast_arrays(np.mod(u, _TILE).astype(np.float32),
-                               np.mod(v, _TILE).astype(np.float32))
+    """Return a tile's values at float32 texel coordinates, repeated without end."""
+    u, v = np.broadcast_arrays(_wrap(u), _wrap(v))
     return cv2.remap(table, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
 
 
@@ -188,6 +211,14 @@ class Canvas:
                              here[1] + share * (there[1] - here[1]), NEAR))
         return kept
 
+    def sees(self, x0: float, x1: float, z0: float, z1: float) -> bool:
+        """Return whether anything that stands on a rectangle may be in the picture."""
+        corners = [self.to_camera(x, 0., z) for x, _, z in _level(x0, x1, z0, z1)]
+        reach = self.u / self.focal
+        return not (all(x < -reach * z for x, _, z in corners)
+                    or all(x > reach * z for x, _, z in corners)
+                    or all(z < NEAR for _, _, z in corners))
+
     def polygon(self, points: Sequence[Point], color: Color, surface: int) -> None:
         """Paint one convex polygon, world points."""
         seen = [self.to_camera(*point) for point in points]
@@ -221,9 +252,10 @@ class Canvas:
 
     def fill(self, corners: Sequence[tuple[float, float]], color: Color, surface: int) -> None:
         """Paint one convex polygon, canvas pixels."""
-        pixels = np.array([(round(min(max(u, -30000.), 30000.) * 16),
-                            round(min(max(v, -30000.), 30000.) * 16)) for u, v in corners],
-                          np.int32)
+        pixels = np.array(
+            [(round((u if -30000. < u < 30000. else math.copysign(30000., u)) * 16),
+              round((v if -30000. < v < 30000. else math.copysign(30000., v)) * 16))
+             for u, v in corners], np.int32)
         cv2.fillConvexPoly(self.buffer, pixels, (*color, surface), cv2.LINE_8, _SHIFT)
 
 
@@ -375,6 +407,8 @@ def _skyline(canvas: Canvas, street: Street) -> None:
 def _building(canvas: Canvas, thing: Building, street: Street) -> None:
     light = street.style.sun[thing.side > 0]
     x, out = thing.x, thing.x + thing.side * 10.
+    if not canvas.sees(x - thing.side * .5, out, thing.near - .5, thing.far + .5):
+        return
     near, far, top = thing.near, thing.far, thing.height
     front = ((x, 0, near), (x, 0, far), (x, top, far), (x, top, near))
     end = ((x, 0, near), (out, 0, near), (out, top, near), (x, top, near))
@@ -412,6 +446,8 @@ def _building(canvas: Canvas, thing: Building, street: Street) -> None:
 def _hedge(canvas: Canvas, thing: Hedge, street: Street) -> None:
     light = street.style.sun[thing.side > 0]
     x, out = thing.x, thing.x + thing.side * .9
+    if not canvas.sees(x, out, thing.near, thing.far):
+        return
     near, far, top = thing.near, thing.far, thing.height
     front = ((x, 0, near), (x, 0, far), (x, top, far), (x, top, near))
     end = ((x, 0, near), (out, 0, near), (out, top, near), (x, top, near))
@@ -443,7 +479,7 @@ def _tree(canvas: Canvas, thing: Tree, street: Street) -> None:
             w = wide * (1 - step / 4.8)
             board.shape(((-w, a), (w, a), (w * .1, b), (-w * .1, b)),
                         _shade(color, .72 + .1 * step), frosted)
-    for (x, y, radius), shade in zip(thing.blobs, thing.shades):
+    for (x, y, radius), shade in zip(thing.blobs.tolist(), thing.shades.tolist()):
         board.circle(x, y, radius, _shade(color, shade), top if shade > .85 else body)
 
 
@@ -566,7 +602,8 @@ def _narrowed(quad: tuple[Point, ...], inset: float) -> tuple[Point, ...]:
 def _vehicle(canvas: Canvas, thing: Vehicle, street: Street) -> None:
     x, half = thing.x, thing.width / 2
     near, far = thing.near, thing.near + thing.length
-    if far < canvas.camera.z + NEAR + 1:
+    if far < canvas.camera.z + NEAR + 1 or not canvas.sees(
+            x - half - .5, x + half + .5, near - .5, far + .5):
         return
     label = BUS if thing.kind == 'bus' else CAR
     side = -1. if x > canvas.camera.x else 1.      # the flank that faces the camera
@@ -714,44 +751,47 @@ def _develop(canvas: Canvas, street: Street) -> View:
     """Turn a canvas into a picture with its maps."""
     camera, style = canvas.camera, street.style
     height, width = camera.size
-    table = np.array(canvas.rows, np.float32)
-    surfaces = canvas.buffer[::SCALE, ::SCALE, 3]
-    maps = table[surfaces]                                         # (H, W, 14)
+    table = np.ascontiguousarray(np.array(canvas.rows, np.float32).T)   # (columns, surfaces)
+    surfaces = canvas.buffer[::SCALE, ::SCALE, 3].astype(np.intp)
+    across, up, ahead = (table[column][surfaces] for column in _PLANE)
     ray_x, ray_y = rays(camera)
-    inverse = maps[..., 1] * ray_x + maps[..., 2] * ray_y + maps[..., 3]
+    inverse = across * ray_x + up * ray_y + ahead
     sky = surfaces == 0
-    depth = np.where(sky, np.inf, 1. / np.clip(inverse, 1 / 600., 1.)).astype(np.float32)
-    reach = np.where(sky, 600., depth).astype(np.float32)
+    depth = np.where(sky, np.float32(np.inf), 1 / np.clip(inverse, 1 / 600., 1.))
+    reach = np.where(sky, np.float32(600.), depth)
     cos, sin = math.cos(camera.yaw), math.sin(camera.yaw)
     x = camera.x + reach * (ray_x * cos + sin)
     # whole periods of the textures are left out, to keep single precision fine far down the road
     z = camera.z % PERIOD + reach * (cos - ray_x * sin)
     y = camera.y + reach * ray_y
 
-    upright = maps[..., 9]
+    upright = table[_UPRIGHT][surfaces]
     u = x + z * upright                                            # along what stands upright
     v = np.where(upright > 0, y, z)
     fade = np.minimum(9. / reach, 1.)
-    fine = look_up(tile(), u * TEXELS, v * TEXELS)                 # (H, W, 4)
-    medium = look_up(tile(), u * TEXELS / 4 + 97, v * TEXELS / 4 + 31)
+    fine = cv2.split(look_up(tile(), u * TEXELS, v * TEXELS))
+    grain, leaves = cv2.split(look_up(medium_tile(), u * TEXELS / 4 + 97, v * TEXELS / 4 + 31))
     smooth = look_up(coarse_tile(), u * 2, v * 2)
-    weights = maps[..., 4:8]
-    texture = (weights * fine).sum(-1) * fade
-    texture += (weights[..., 0] * medium[..., 0] * .6 + weights[..., 3] * medium[..., 3] * .5)
-    texture += maps[..., 8] * smooth
+    weights = [table[column][surfaces] for column in _TEXTURE]
+    texture = weights[0] * fine[0]
+    for weight, pattern in zip(weights[1:], fine[1:]):
+        texture += weight * pattern
+    texture *= fade
+    texture += weights[0] * grain * .6 + weights[3] * leaves * .5
+    texture += table[_COARSE][surfaces] * smooth
 
-    planes = cv2.resize(canvas.buffer, (width, height), interpolation=cv2.INTER_AREA)
-    image = planes[..., :3].astype(np.float32) * np.float32(1 / 255)
-    image *= 1 + texture[..., None]
-    image *= np.array(style.tint, np.float32)
+    planes = cv2.split(cv2.resize(canvas.buffer, (width, height), interpolation=cv2.INTER_AREA))
+    image = np.stack(planes[:3]).astype(np.float32) * np.float32(1 / 255)
+    image *= 1 + texture
+    image *= np.array(style.tint, np.float32)[:, None, None]
     open_sky = (canvas.buffer[..., 3] == 0).astype(np.uint8) * 255
     share = cv2.resize(open_sky, (width, height), interpolation=cv2.INTER_AREA).astype(
         np.float32) / 255
     _clouds(image, share, camera, street)
     return View(
         street=street, camera=camera, image=np.clip(image, 0, 1), depth=depth,
-        labels=maps[..., 0].astype(np.uint8), sky=share, snow=maps[..., 10],
-        glow=maps[..., 11:14], where=np.stack([x, y, z], -1),
+        labels=table[_LABEL].astype(np.uint8)[surfaces], sky=share, x=x, y=y, z=z,
+        surfaces=surfaces, table=table,
         lamps=np.array(canvas.lamps, np.float32).reshape(-1, 2))
 
 
@@ -765,5 +805,5 @@ def _clouds(image: np.ndarray, share: np.ndarray, camera: Camera, street: Street
     cover = street.style.clouds
     alpha = np.clip((noise * .9 + cover * 2.2 - .75) * 1.1, 0, 1) * .85 * share
     bright = .95 - .12 * np.clip(noise + cover - .5, 0, 1)
-    cloud = np.stack([bright, bright, bright * 1.01], -1)
-    image += alpha[..., None] * (cloud - image)
+    cloud = np.stack([bright, bright, bright * 1.01])
+    image += alpha * (cloud - image)

@@ -47,9 +47,10 @@ def generator(seed: int, *purpose: int) -> np.random.Generator:
 def _pick(rng: np.random.Generator, colors: tuple[Color, ...], spread: float = 14.) -> Color:
     """Return one of the colours, a little off."""
     red, green, blue = colors[int(rng.integers(len(colors)))]
-    shift, offs = rng.uniform(-spread, spread), rng.uniform(-spread / 2, spread / 2, 3)
-    return (min(max(red + shift + offs[0], 8.), 250.), min(max(green + shift + offs[1], 8.), 250.),
-            min(max(blue + shift + offs[2], 8.), 250.))
+    shift, *own = (2 * spread * (rng.random(4) - .5)).tolist()
+    return (min(max(red + shift + own[0] / 2, 8.), 250.),
+            min(max(green + shift + own[1] / 2, 8.), 250.),
+            min(max(blue + shift + own[2] / 2, 8.), 250.))
 
 
 @dataclass(frozen=True)
@@ -246,9 +247,11 @@ def draw_style(rng: np.random.Generator) -> Style:
 def _wall_quads(x: float, z0: np.ndarray, z1: np.ndarray, y0: np.ndarray,
                 y1: np.ndarray) -> np.ndarray:
     """Return (N, 4, 3) quads on the plane x."""
-    xs = np.full_like(z0, x)
-    return np.stack([np.stack([xs, y0, z0], -1), np.stack([xs, y0, z1], -1),
-                     np.stack([xs, y1, z1], -1), np.stack([xs, y1, z0], -1)], 1)
+    quads = np.empty((len(z0), 4, 3))
+    quads[..., 0] = x
+    quads[:, :2, 1], quads[:, 2:, 1] = y0[:, None], y1[:, None]
+    quads[:, ::3, 2], quads[:, 1:3, 2] = z0[:, None], z1[:, None]
+    return quads
 
 
 def _building(rng: np.random.Generator, style: Style, sign: int, front: float,

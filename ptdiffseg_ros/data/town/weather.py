@@ -84,7 +84,7 @@ def _mix(image: np.ndarray, other: np.ndarray | float, share: np.ndarray | float
 
 def apply(view: View, weather: Weather, moment: int) -> np.ndarray:
     """
-    Return the picture in a weather, float32 (H, W, 3), 0 to 1.
+    Return the picture in a weather, float32 (3, H, W), 0 to 1.
 
     :param view: the clear picture and its maps
     :param weather: the intensities
@@ -120,8 +120,14 @@ def apply(view: View, weather: Weather, moment: int) -> np.ndarray:
     return np.clip(image, 0, 1)
 
 
-def _grey(rng_tone: float, level: float) -> np.ndarray:
-    return np.array([level - .012, level, level + .014 + .01 * rng_tone], np.float32)
+def _rgb(red: float, green: float, blue: float) -> np.ndarray:
+    """Return a colour that spreads over a picture, (3, 1, 1)."""
+    return np.array([[[red]], [[green]], [[blue]]], np.float32)
+
+
+def _grey(tone: float, level: float) -> np.ndarray:
+    """Return a grey of the sky; tone, -1 to 1, makes it warmer or colder."""
+    return _rgb(level - .012, level, level + .014 + .01 * tone)
 
 
 def _overcast(view: View, image: np.ndarray, weather: Weather, tone: np.ndarray) -> np.ndarray:
@@ -132,16 +138,16 @@ def _overcast(view: View, image: np.ndarray, weather: Weather, tone: np.ndarray)
     ray_x, ray_y = rays(view.camera)
     noise = look_up(coarse_tile(), (ray_x + view.camera.yaw) * 30 + view.street.seed % 499,
                     40 / (np.maximum(ray_y, 0) + .25))
-    sky = _grey(float(tone[1]), level) * (1 + .07 * noise[..., None])
-    image = _mix(image, sky, view.sky[..., None] * strength)
-    luma = image.mean(-1, keepdims=True)
+    sky = _grey(float(tone[1]), level) * (1 + .07 * noise)
+    image = _mix(image, sky, view.sky * strength)
+    luma = (image[0] + image[1] + image[2]) / 3
     image = _mix(image, luma, .35 * max(rain, .7 * snow) * strength)
     return image * (1 - .42 * rain - .12 * snow * (1 - rain))
 
 
 def _snow_cover(view: View, image: np.ndarray, snow: float, tone: np.ndarray) -> np.ndarray:
     """Lay snow on what faces up; wheels have left tracks in the road's."""
-    x, z = view.where[..., 0], view.where[..., 2]
+    x, z = view.x, view.z
     wide = look_up(coarse_tile(), x * .9 + 40 * float(tone[2]), z * .5)
     detail = look_up(coarse_tile(), x * 5, z * 5)
     lies = 2.1 * snow - .55 + .42 * wide + .1 * detail + .45 * (view.snow - .9)
@@ -157,14 +163,14 @@ def _snow_cover(view: View, image: np.ndarray, snow: float, tone: np.ndarray) ->
     cover = _smooth(lies - .62 * track * (1.25 - snow), 0., .6) * np.minimum(view.snow * 1.1, 1)
     cover *= min(snow / .15, 1.) * (.97 - .1 * road)
     light = .84 + .05 * float(tone[3]) + .05 * wide + .025 * detail - .13 * track
-    white = np.stack([light * .97, light * .985, light * 1.01], -1)
-    return _mix(image, white, cover[..., None])
+    white = np.stack([light * .97, light * .985, light * 1.01])
+    return _mix(image, white, cover)
 
 
 def _wet(view: View, image: np.ndarray, rain: float) -> np.ndarray:
     """Darken what is wet on the ground."""
     wet = np.where(view.labels <= 1, .42, np.where(view.labels == SKY, 0., .12)) * rain
-    return image * (1 - wet[..., None]).astype(np.float32)
+    return image * (1 - wet).astype(np.float32)
 
 
 def _night(view: View, image: np.ndarray, weather: Weather, ambient: float) -> np.ndarray:
@@ -172,26 +178,24 @@ def _night(view: View, image: np.ndarray, weather: Weather, ambient: float) -> n
     night = weather.night
     ray_x, ray_y = rays(view.camera)
     reach = np.minimum(view.depth, 400.)
-    y = view.where[..., 1]
+    y = view.y
     beam = np.exp(-(ray_x / .34) ** 2) * _smooth(2.3 - y - .012 * reach, 0., 2.2)
     beam = beam * _smooth(reach, 3., 8.) / (1 + (reach / 18) ** 2) * (view.labels != SKY)
-    warm = np.array([1., .95, .84], np.float32)
-    light = ambient * np.array([.82, .94, 1.22], np.float32) + (
-        .8 * night * beam)[..., None] * warm
+    light = ambient * _rgb(.82, .94, 1.22) + .8 * night * beam * _rgb(1., .95, .84)
     pools = np.zeros_like(reach)
     base = view.camera.z - view.camera.z % PERIOD
     for x, z in view.lamps:
-        away = (view.where[..., 0] - x) ** 2 + (view.where[..., 2] + base - z) ** 2
+        away = (view.x - x) ** 2 + (view.z + base - z) ** 2
         pools += np.exp(-away / 40.) * (y < 6.)
     pools = np.minimum(pools, 1.) * (view.labels != SKY)
-    light = light + (.4 * night * pools)[..., None] * np.array([1., .82, .55], np.float32)
+    light = light + .4 * night * pools * _rgb(1., .82, .55)
     day = 1 - min(night / .4, 1.)
     light = _mix(light, 1., day * day)
     # night's sky is darker than the ground's share of the day
-    light = light * (1 - .55 * night * view.sky)[..., None]
+    light = light * (1 - .55 * night * view.sky)
     image = image * light.astype(np.float32)
     lit = view.glow * min(night / .3, 1.)
-    strength = lit.max(-1, keepdims=True)
+    strength = lit.max(0)
     return _mix(image, lit * .95, strength * .93)
 
 
@@ -199,12 +203,12 @@ def _bloom(view: View, image: np.ndarray, weather: Weather) -> np.ndarray:
     """Let lamps and windows shine beyond their edges, more so in fog."""
     height, width = view.labels.shape
     size = (max(width // 2, 1), max(height // 2, 1))
-    small = cv2.resize(view.glow, size, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(cv2.merge(tuple(view.glow)), size, interpolation=cv2.INTER_AREA)
     near = cv2.GaussianBlur(small, (0, 0), .008 * width)
     wide = cv2.GaussianBlur(cv2.resize(near, (size[0] // 2, size[1] // 2)), (0, 0), .015 * width)
     halo = cv2.resize(near, (width, height)) * .7 + cv2.resize(wide, (width, height)) * (
         1. + .6 * weather.fog)
-    return image + halo * weather.night * (1 - .35 * weather.fog)
+    return image + np.stack(cv2.split(halo)) * weather.night * (1 - .35 * weather.fog)
 
 
 def _reflections(view: View, image: np.ndarray, rain: float, moment: int) -> np.ndarray:
@@ -213,18 +217,18 @@ def _reflections(view: View, image: np.ndarray, rain: float, moment: int) -> np.
     horizon = view.camera.horizon * height
     ground = (view.labels <= 1).astype(np.float32)
     rows, columns = np.mgrid[:height, :width].astype(np.float32)
-    x, z = view.where[..., 0], view.where[..., 2]
+    x, z = view.x, view.z
     ripple = look_up(coarse_tile(), x * 9 + moment * 1.7, z * 4.5)
     puddle = look_up(coarse_tile(), x * 1.1 + 77, z * .5)
     # rows above the picture show its uppermost row again: the mirror reaches the picture's foot
     mirrored = np.maximum(2 * horizon - rows * .96 - .04 * horizon + ripple * height * .02, 0.)
-    source = cv2.blur(image, (1, max(int(height * .05), 1) | 1))
+    source = cv2.blur(cv2.merge(tuple(image)), (1, max(int(height * .05), 1) | 1))
     mirror = cv2.remap(source, columns + ripple * width * .006, mirrored, cv2.INTER_LINEAR,
                        borderMode=cv2.BORDER_REPLICATE)
     below = np.clip((rows - horizon) / height, 0, 1)
     grazing = .55 + .35 * np.exp(-below * 7)
     share = ground * rain * grazing * (.62 + .38 * _smooth(puddle, -.5, .6))
-    return _mix(image, mirror, share[..., None])
+    return _mix(image, np.stack(cv2.split(mirror)), share)
 
 
 def extinction(weather: Weather) -> float:
@@ -234,12 +238,12 @@ def extinction(weather: Weather) -> float:
 
 
 def airlight(weather: Weather, ambient: float, tone: np.ndarray) -> np.ndarray:
-    """Return the light of the air itself, RGB."""
+    """Return the light of the air itself, (3, 1, 1) RGB."""
     total = extinction(weather)
     fog = (total - .016 * weather.rain - .02 * weather.snow) / max(total, 1e-9)
     level = fog * (.74 + .06 * float(tone[0])) + (1 - fog) * (
         .64 - .2 * weather.rain + .06 * float(tone[0]))
-    night = np.array([.82, .93, 1.1], np.float32) if weather.night else np.float32(1)
+    night = _rgb(.82, .93, 1.1) if weather.night else np.float32(1)
     return _grey(float(tone[1]), level) * ambient * night
 
 
@@ -250,7 +254,7 @@ def _air(view: View, image: np.ndarray, weather: Weather, ambient: float,
     if b == 0:
         return image
     reach = np.minimum(view.depth, 600.)
-    clear = np.exp(-np.float32(b) * reach)[..., None]
+    clear = np.exp(-np.float32(b) * reach)
     return image * clear + airlight(weather, ambient, tone) * (1 - clear)
 
 
@@ -277,7 +281,7 @@ def _flakes(view: View, image: np.ndarray, snow: float, ambient: float,
         for a, b, size, ink in zip(start, stop, thick, shade.tolist()):
             cv2.line(layer, a, b, ink, size, cv2.LINE_AA, _SHIFT)
     layer = cv2.GaussianBlur(layer, (0, 0), .55 * unit)
-    share = layer.astype(np.float32)[..., None] / 255
+    share = layer.astype(np.float32) / 255
     return _mix(image, np.float32(.93) * min(ambient * 2.2, 1.), share * .92)
 
 
@@ -305,7 +309,7 @@ def _streaks(view: View, image: np.ndarray, rain: float, ambient: float,
         start, stop = np.rint(at * 16).astype(int).tolist(), np.rint(ends * 16).astype(int).tolist()
         for a, b, ink in zip(start, stop, shade):
             cv2.line(layer, a, b, ink, thick, cv2.LINE_AA, _SHIFT)
-    share = layer.astype(np.float32)[..., None] / 255
+    share = layer.astype(np.float32) / 255
     image = _mix(image, np.float32(.8) * min(ambient * 2., 1.), share * .8)
     drops = np.zeros((height, width), np.uint8)
     for _ in range(int(round(9 * rain * area))):
@@ -314,8 +318,8 @@ def _streaks(view: View, image: np.ndarray, rain: float, ambient: float,
                    cv2.LINE_AA)
     if drops.any():
         # a drop shows the scene upside down; a strong blur from elsewhere looks the same this small
-        seen = cv2.blur(image, (max(int(12 * unit), 1),) * 2)[::-1]
-        mask = cv2.GaussianBlur(drops, (0, 0), .8 * unit).astype(np.float32)[..., None] / 255
+        seen = np.stack(cv2.split(cv2.blur(cv2.merge(tuple(image)), (max(int(12 * unit), 1),) * 2)[::-1]))
+        mask = cv2.GaussianBlur(drops, (0, 0), .8 * unit).astype(np.float32) / 255
         image = _mix(image, _mix(image, seen, .7) * 1.06, mask * .75)
     return image
 
@@ -323,7 +327,9 @@ def _streaks(view: View, image: np.ndarray, rain: float, ambient: float,
 def _sensor(view: View, image: np.ndarray, night: float, moment: int) -> np.ndarray:
     """Add the noise of a sensor at high gain, of light and of read-out."""
     rng = generator(view.street.seed, 7, moment)
-    noise = rng.standard_normal(image.shape, np.float32)
-    bright = rng.standard_normal(image.shape[:2], np.float32)[..., None]
+    height, width = view.labels.shape
+    # drawn pixel by pixel, as a colour sensor is read
+    noise = np.stack(cv2.split(rng.standard_normal((height, width, 3), np.float32)))
+    bright = rng.standard_normal((height, width), np.float32)
     sigma = night * (.012 + .05 * np.sqrt(np.maximum(image, 0)))
-    return image + (.75 * noise + .65 * bright) * sigma.astype(np.float32)
+    return image + (.75 * noise + .65 * bright) * sigma

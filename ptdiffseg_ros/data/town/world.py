@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import math
 
+import cv2
 import numpy as np
 
 from ptdiffseg_ros.data.town.render import Camera, paint
@@ -45,7 +46,8 @@ def _check(seed: int, size: tuple[int, int]) -> None:
 def _take(street: Street, camera: Camera, time: float, weather: Weather, moment: int) -> Frame:
     view = paint(street, camera, time)
     image = apply(view, weather, moment)
-    return Frame((image * 255 + .5).astype(np.uint8), view.labels, view.depth, weather)
+    pixels = (image * 255 + .5).astype(np.uint8)
+    return Frame(cv2.merge(tuple(pixels)), view.labels, view.depth, weather)
 
 
 def sample(seed: int, weather: Weather = Weather(), size: tuple[int, int] = (128, 256)) -> Frame:
