@@ -4,10 +4,10 @@
 Segment the images of a bag: the segmenter, `ros2 bag play` and, if wished, RViz.
 
 The bag is played once the segmenter is active, so that no frame is missed while the model
-loads, and it gives the time (/clock).
+loads, and it gives the time (/clock). The arguments of segmenter.launch.py (`namespace`,
+`params_file`, `autostart`, `log_level`) are this file's too.
 """
 
-from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
@@ -22,9 +22,7 @@ from launch_ros.event_handlers import OnStateTransition
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-PASSED_ON = (
-    'namespace', 'params_file', 'use_sim_time', 'image_topic', 'autostart', 'log_level',
-)
+from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -37,23 +35,13 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'rate',
             default_value='1.0',
-            description='Speed of the replay; below 1 where the machine is too slow for the camera',
+            description='Speed of the replay; below 1 where the machine is slower than the camera',
         ),
         DeclareLaunchArgument(
             'rviz',
             default_value='false',
             choices=['true', 'false'],
             description='Show the overlay and the colour mask in RViz',
-        ),
-        DeclareLaunchArgument(
-            'namespace',
-            default_value='',
-            description='Namespace of the node, and so of all its topics and services',
-        ),
-        DeclareLaunchArgument(
-            'params_file',
-            default_value=PathJoinSubstitution([share, 'config', 'segmenter.yaml']),
-            description="YAML file with the node's parameters",
         ),
         DeclareLaunchArgument(
             'use_sim_time',
@@ -66,18 +54,6 @@ def generate_launch_description() -> LaunchDescription:
             default_value='/camera/image_raw',
             description="The camera's image topic in the bag",
         ),
-        DeclareLaunchArgument(
-            'autostart',
-            default_value='true',
-            choices=['true', 'false'],
-            description='Configure and activate the node; false leaves that to a manager',
-        ),
-        DeclareLaunchArgument(
-            'log_level',
-            default_value='info',
-            choices=['debug', 'info', 'warn', 'error', 'fatal'],
-            description="Lowest severity of the node's log",
-        ),
     ]
 
     play = ExecuteProcess(
@@ -87,23 +63,29 @@ def generate_launch_description() -> LaunchDescription:
         ],
         output='screen',
     )
+    # Arguments that are not named here reach the included file by their own names.
     segmenter = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(
             PathJoinSubstitution([share, 'launch', 'segmenter.launch.py'])
         ),
-        launch_arguments=[(name, LaunchConfiguration(name)) for name in PASSED_ON],
+        launch_arguments=[
+            (name, LaunchConfiguration(name)) for name in ('use_sim_time', 'image_topic')
+        ],
     )
     rviz = Node(
         package='rviz2',
         executable='rviz2',
         arguments=['-d', PathJoinSubstitution([share, 'config', 'segmenter.rviz'])],
         parameters=[{'use_sim_time': ParameterValue(use_sim_time, value_type=bool)}],
+        remappings=[('/camera/image_raw', LaunchConfiguration('image_topic'))],
         condition=IfCondition(LaunchConfiguration('rviz')),
     )
     return LaunchDescription([
         *arguments,
         # Registered before the node starts: its first transition must not be missed.
-        RegisterEventHandler(OnStateTransition(goal_state='active', entities=[play])),
+        RegisterEventHandler(
+            OnStateTransition(goal_state='active', entities=[play], handle_once=True)
+        ),
         segmenter,
         rviz,
     ])

@@ -7,7 +7,6 @@ The node configures and activates itself (its parameter `autostart`); it is a la
 LifecycleNode, so that a launch file which includes this one can follow its transitions.
 """
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.substitutions import (
     EnvironmentVariable,
@@ -17,6 +16,8 @@ from launch.substitutions import (
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+
+from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:
@@ -45,7 +46,7 @@ def generate_launch_description() -> LaunchDescription:
         DeclareLaunchArgument(
             'image_topic',
             default_value='image_raw',
-            description="The camera's image topic; its compressed kind is <image_topic>/compressed",
+            description="The camera's topic; its compressed kind is <image_topic>/compressed",
         ),
         DeclareLaunchArgument(
             'autostart',

@@ -1,0 +1,65 @@
+# The whole set-up, from nothing: one virtual environment, .venv. Beside a sourced ROS 2 it uses
+# the installation's rclpy and messages; elsewhere it takes them from PyPI.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+
+ROS := $(shell [ -n "$${ROS_DISTRO:-}" ] && $(PYTHON) -c 'import rclpy' 2>/dev/null && echo "$$ROS_DISTRO")
+# Its name tells what the environment was made for: sourcing another ROS 2 makes it anew.
+STAMP := $(VENV)/installed-$(or $(ROS),pypi)
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint build colcon clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## Make the virtual environment .venv; the other targets do so too
+
+demo: $(STAMP) ## Drive through changing weather, segmented over DDS; leaves demo_report/
+	$(BIN)/ptdiffseg demo --out demo_report
+
+test: lint ## Lint, then run all tests
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## Check style and types (ruff, mypy)
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+build: $(STAMP) ## Build with colcon, as in a workspace
+	$(BIN)/colcon build --base-paths .
+
+colcon: build ## Run the quick tests through colcon, and see that it ran some
+	$(BIN)/colcon test --base-paths . --event-handlers console_cohesion+ \
+		--pytest-args -m linter
+	$(BIN)/colcon test-result --all --verbose | tee build/test_summary.txt
+	@grep -Eq '^Summary: [1-9]' build/test_summary.txt || { echo 'colcon ran no test' >&2; exit 1; }
+
+clean: ## Remove the environment and all that was built
+	rm -rf $(VENV) build install log *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(STAMP): setup.py config/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo \
+		"Python 3.10 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+		"Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@[ -n "$(ROS)" ] || $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 14))' || { echo \
+		"PyPI has ROS 2 for Python 3.10 to 3.13; $(PYTHON) is $$($(PYTHON) --version)." \
+		"Name another (make PYTHON=python3.12 $(MAKECMDGOALS)) or source a ROS 2." >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
+		"$(PYTHON) cannot make virtual environments: install the package python3-venv" \
+		"(sudo apt install python3-venv) and try again." >&2; exit 1; }
+	@[ -e $(STAMP) ] || $(PYTHON) -m venv --clear $(if $(ROS),--system-site-packages) $(VENV)
+	@echo "Installing into $(VENV) with $(or $(ROS:%=ROS 2 %),ROS 2 from PyPI): some minutes ..."
+	@if [ -n "$(ROS)" ]; then \
+		grep -E '^(torch|diffusers|transformers|tokenizers|huggingface_hub|safetensors|accelerate)=' \
+			config/constraints.txt; \
+		$(PYTHON) -c 'import numpy; print(f"numpy=={numpy.__version__}")'; \
+	else cat config/constraints.txt; fi > $(VENV)/constraints.txt
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt \
+		-e '.[demo,test,train$(if $(ROS),,$(comma)ros)]'
+	@touch $(STAMP)
+
+comma := ,

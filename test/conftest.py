@@ -1,0 +1,26 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Keep the test session's DDS traffic, threads and transport to itself."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import zlib
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _domain_id() -> int:
+    """Return a ROS domain of 1..100 that differs between sessions and between xdist's workers."""
+    session = os.environ.get('PYTEST_XDIST_TESTRUNUID') or os.urandom(16).hex()
+    worker = os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw')
+    return (zlib.crc32(session.encode()) + int(worker)) % 100 + 1
+
+
+# Set here, before any test module imports rclpy or torch: both read them once. A live robot in the
+# user's own domain neither hears the tests nor disturbs them.
+os.environ['ROS_DOMAIN_ID'] = str(_domain_id())
+os.environ['FASTDDS_DEFAULT_PROFILES_FILE'] = str(ROOT / 'config' / 'fastdds.xml')
+os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('HF_HUB_OFFLINE', '1')
