@@ -14,10 +14,9 @@ import cv2
 from hypothesis import given, settings, strategies as st
 import numpy as np
 from PIL import Image as Picture
-import pytest
-
 from ptdiffseg_ros.ros import images
 from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
+import pytest
 
 CHANNELS = {'rgb': 3, 'bgr': 3, 'rgba': 4, 'bgra': 4, 'mono': 1, 'bayer_rggb': 1,
             'bayer_bggr': 1, 'bayer_gbrg': 1, 'bayer_grbg': 1}

@@ -132,7 +132,7 @@ def explain_silence(node: Node, topic: str, type_name: str, qos: QoSProfile) -> 
                   else 'change the QoS of the publisher')
         return (f'the publisher of {topic} offers a QoS that does not match what this node asks '
                 f'for ({refusals[0].rstrip("; ")}): {remedy}')
-    return (f'{topic} has a publisher that matches, but it sends nothing, or its messages are lost '
-            'on the way: check the camera driver; a best-effort image larger than the '
+    return (f'{topic} has a publisher that matches, but it sends nothing, or its messages are '
+            'lost on the way: check the camera driver; a best-effort image larger than the '
             'shared-memory segment of Fast DDS is lost without a word, so use the profile in '
             'config/ (FASTDDS_DEFAULT_PROFILES_FILE) or set image_qos to reliable')

@@ -16,6 +16,18 @@ from typing import Any, TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
+from ptdiffseg_ros.model.errors import PromptError, SegmenterError
+from ptdiffseg_ros.ros.diagnostics import (
+    diagnostic_array,
+    explain_silence,
+    memory,
+    Statistics,
+    Timing,
+)
+from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
+from ptdiffseg_ros.ros.outputs import Outputs
+from ptdiffseg_ros.ros.parameters import Parameters, Settings
+from ptdiffseg_ros.ros.worker import RateLimit, Worker
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -24,13 +36,6 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
-
-from ptdiffseg_ros.ros.diagnostics import (
-    diagnostic_array, explain_silence, memory, Statistics, Timing)
-from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
-from ptdiffseg_ros.ros.outputs import Outputs
-from ptdiffseg_ros.ros.parameters import Parameters, Settings
-from ptdiffseg_ros.ros.worker import RateLimit, Worker
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -125,8 +130,7 @@ class SegmenterNode(LifecycleNode):
     def on_configure(self) -> None:
         """Load the model."""
         if self.parameters.refused:
-            raise TransitionFailure('; '.join(
-                f'parameter {name}: {reason}' for name, reason in self.parameters.refused.items()))
+            raise TransitionFailure('; '.join(self.parameters.refused.values()))
         self.worker = Worker(self._process)
         try:
             self.worker.run(self._load)
@@ -169,8 +173,7 @@ class SegmenterNode(LifecycleNode):
         self._release()
 
     def _load(self) -> None:
-        from ptdiffseg_ros.model.prompts import PromptError
-        from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterError
+        from ptdiffseg_ros.model.segmenter import PromptedSegmenter  # torch: seconds to import
         settings = self.settings
         self.get_logger().info(f'loading model {settings.model!r}')
         try:
@@ -284,8 +287,8 @@ class SegmenterNode(LifecycleNode):
             hint = ('use_sim_time is true: is /clock of the same bag or simulation as the images? '
                     'For a live camera set use_sim_time to false')
         elif age_s > 0:
-            hint = ('for a bag or a simulation set use_sim_time to true and let it publish /clock; '
-                    'for a camera check that its driver stamps with the time of day')
+            hint = ('for a bag or a simulation set use_sim_time to true and let it publish '
+                    '/clock; for a camera check that its driver stamps with the time of day')
         else:
             hint = 'synchronise the clocks of the machines (chrony, PTP)'
         self.get_logger().warning(
@@ -358,11 +361,13 @@ class SegmenterNode(LifecycleNode):
 
     def _check(self, settings: Settings) -> None:
         """Refuse (ValueError) a sentence that the text encoder cannot take."""
-        if self.worker is None or settings.scene_prompt == self.settings.scene_prompt:
-            return
         segmenter = self.segmenter
-        assert segmenter is not None
-        self.worker.run(lambda: segmenter.context(settings.scene_prompt or None))
+        if segmenter is None or not settings.scene_prompt:
+            return
+        from ptdiffseg_ros.model.prompts import tokenize
+        backbone = segmenter.backbone
+        tokenize(settings.scene_prompt, backbone.tokenizer,
+                 backbone.text_encoder.config.max_position_embeddings)
 
     def _apply(self, settings: Settings, changed: tuple[str, ...]) -> None:
         late = [name for name in changed if Settings.late(name)]
@@ -451,6 +456,10 @@ def main(args: list[str] | None = None) -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if rclpy.ok():
+            raise
+        # A signal ended the context while rclpy was about to wait or to publish.
     finally:
         if node is not None:
             node.close()

@@ -11,12 +11,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+from ptdiffseg_ros.data.labels import IGNORE, LabelClass, palette
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Float64, Header, String
-
-from ptdiffseg_ros.data.labels import IGNORE, LabelClass, palette
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
@@ -129,7 +128,7 @@ def colorize(mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
 
 
 def blend(image: np.ndarray, colors: np.ndarray, mask: np.ndarray, alpha: float) -> np.ndarray:
-    """Lay class colours over an image, (H, W, 3) uint8; pixels without a class stay as they are."""
+    """Lay class colours over an image, (H, W, 3) uint8; unlabelled pixels stay as they are."""
     blended = cv2.addWeighted(image, 1.0 - alpha, colors, alpha, 0.0)
     return np.where((mask == IGNORE)[..., np.newaxis], image, blended)
 

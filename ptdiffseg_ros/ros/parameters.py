@@ -10,11 +10,11 @@ refused with the reason.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, Field, field, fields, replace
 from typing import Any
 
 from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
-from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
+from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -72,19 +72,31 @@ class Settings:
 
     def __post_init__(self) -> None:
         for item in fields(self):
-            value, choices = getattr(self, item.name), item.metadata['choices']
-            most = item.metadata['most']
-            if choices and value not in choices:
-                raise ValueError(f'{item.name} is {value!r}, allowed are {", ".join(choices)}')
-            if item.default and value == '':
-                raise ValueError(f'{item.name} is empty; {item.metadata["description"]}')
-            if most is not None and not 0.0 <= value <= most:
-                raise ValueError(f'{item.name} is {value}, allowed is 0.0 to {most}')
+            value = getattr(self, item.name)
+            if not _fits(value, item):
+                raise ValueError(f'{item.name} is {value!r}, allowed is {_allowed(item)}')
 
     @staticmethod
     def late(name: str) -> bool:
         """Say whether a change of this parameter waits for the next configure."""
         return bool(Settings.__dataclass_fields__[name].metadata['late'])
+
+
+def _fits(value: Any, item: Field[Any]) -> bool:
+    most, choices = item.metadata['most'], item.metadata['choices']
+    if most is not None:
+        return type(value) in (int, float) and 0.0 <= value <= most
+    return type(value) is type(item.default) and (
+        value in choices if choices else value != '' or item.default == '')
+
+
+def _allowed(item: Field[Any]) -> str:
+    most, choices = item.metadata['most'], item.metadata['choices']
+    if most is not None:
+        return f'a number from 0.0 to {most}'
+    if choices:
+        return ' or '.join(choices)
+    return 'true or false' if type(item.default) is bool else 'text'
 
 
 class Parameters:
@@ -116,10 +128,9 @@ class Parameters:
         try:
             value = node.declare_parameter(name, default, descriptor).value
             self.settings = replace(self.settings, **{name: value})
-        except (InvalidParameterTypeException, InvalidParameterValueException,
-                ValueError) as error:
+        except (InvalidParameterValueException, ValueError) as error:
             remedy = 'start the node again' if descriptor.read_only else 'set it, then configure'
-            self.refused[name] = f'{error} (wanted: {descriptor.additional_constraints}; {remedy})'
+            self.refused[name] = f'{error}; {remedy}'
             if node.has_parameter(name):
                 node.undeclare_parameter(name)
             node.declare_parameter(name, default, descriptor, ignore_override=True)
@@ -139,6 +150,8 @@ class Parameters:
 
     def _take(self, parameters: list[Parameter]) -> None:
         changed = self._changed(parameters)
+        if not changed:  # another parameter of the node, such as use_sim_time
+            return
         self.settings = replace(self.settings, **changed)
         for name in changed:
             self.refused.pop(name, None)
@@ -153,10 +166,11 @@ def describe(name: str) -> ParameterDescriptor:
             'Takes effect at the next configure.' if data['late'] else 'Takes effect at once.')
     descriptor = ParameterDescriptor(
         description=f'{data["description"]} {when}', read_only=data['fixed'],
-        additional_constraints=f'one of {", ".join(data["choices"])}' if data['choices'] else
-        {bool: 'true or false', str: 'text'}.get(type(item.default), ''))
+        additional_constraints=_allowed(item),
+        # Types are checked by Settings, whose reasons name the value and what is allowed, and
+        # which takes 10 for 10.0.
+        dynamic_typing=True)
     if data['most'] is not None:
-        descriptor.additional_constraints = f'a number with a decimal point, 0.0 to {data["most"]}'
-        descriptor.floating_point_range = [FloatingPointRange(from_value=0.0,
-                                                              to_value=data['most'])]
+        descriptor.floating_point_range = [
+            FloatingPointRange(from_value=0.0, to_value=data['most'])]
     return descriptor

@@ -1,0 +1,191 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What tests of the running node share: its process, and a peer that talks to it over DDS."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any
+
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+import numpy as np
+from rcl_interfaces.srv import GetParameters, SetParameters
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import Image
+
+PATIENCE_S = 60.0  # a deadline for a loaded machine, not an expectation
+
+CONFIGURE = Transition.TRANSITION_CONFIGURE
+ACTIVATE = Transition.TRANSITION_ACTIVATE
+DEACTIVATE = Transition.TRANSITION_DEACTIVATE
+CLEANUP = Transition.TRANSITION_CLEANUP
+
+
+class Process:
+    """A Python process whose output is kept, and which never outlives the test."""
+
+    def __init__(self, *arguments: str) -> None:
+        environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1',
+                       'PYTHONPATH': os.pathsep.join(
+                           [str(Path(__file__).parent.parent), str(Path(__file__).parent),
+                            os.environ.get('PYTHONPATH', '')])}
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, env=environment)
+        self._lines: list[str] = []
+        self._grown = threading.Condition()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with self._grown:
+                self._lines.append(line)
+                self._grown.notify_all()
+        with self._grown:
+            self._grown.notify_all()
+
+    @property
+    def output(self) -> str:
+        """All that the process has written so far."""
+        with self._grown:
+            return ''.join(self._lines)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def wait_for_output(self, words: str, times: int = 1) -> str:
+        """Return the output once it contains the words so many times."""
+        with self._grown:
+            found = self._grown.wait_for(
+                lambda: ''.join(self._lines).count(words) >= times
+                or not self._reader.is_alive(), PATIENCE_S)
+            output = ''.join(self._lines)
+        assert found and output.count(words) >= times, f'{words!r} is not in:\n{output}'
+        return output
+
+    def memory_mb(self) -> float:
+        """Return the resident memory."""
+        pages = int(Path(f'/proc/{self.pid}/statm').read_text().split()[1])
+        return pages * os.sysconf('SC_PAGE_SIZE') / 2 ** 20
+
+    def end(self, by: int = signal.SIGINT) -> int:
+        """Send a signal and return the exit code."""
+        self._process.send_signal(by)
+        try:
+            return self._process.wait(PATIENCE_S)
+        finally:
+            self._process.kill()
+            self._reader.join(PATIENCE_S)
+
+
+def start_segmenter(model: Path | str, **parameters: Any) -> Process:
+    """Start the node as its own process."""
+    settings = {'model': str(model), 'device': 'cpu', **parameters}
+    arguments = []
+    for name, value in settings.items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        arguments += ['-p', f'{name}:={text}']
+    return Process('-m', 'ptdiffseg_ros.ros.node', '--ros-args', *arguments)
+
+
+class Peer:
+    """Another ROS node, in the test's own process and context."""
+
+    def __init__(self, name: str = 'peer') -> None:
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        self.node = rclpy.create_node(name, context=self.context)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def spin_until(self, condition: Callable[[], Any], doing: Callable[[], Any] | None = None,
+                   every_s: float = 0.1, patience_s: float = PATIENCE_S) -> bool:
+        """
+        Work on callbacks until a condition holds; False if it never did.
+
+        `doing` is called again and again meanwhile: publishing until the answer comes needs no
+        guess of how long discovery takes.
+        """
+        deadline = time.monotonic() + patience_s
+        again = 0.0
+        while not condition():
+            now = time.monotonic()
+            if now > deadline:
+                return False
+            if doing is not None and now >= again:
+                doing()
+                again = now + every_s
+            self._executor.spin_once(timeout_sec=0.02)
+        return True
+
+    def listen(self, message_type: type, topic: str, qos: Any = 10) -> list[Any]:
+        """Subscribe and return the list that messages are appended to."""
+        heard: list[Any] = []
+        self.node.create_subscription(message_type, topic, heard.append, qos)
+        return heard
+
+    def call(self, service_type: type, name: str, request: Any) -> Any:
+        """Call a service and return its answer."""
+        client = self.node.create_client(service_type, name)
+        try:
+            assert self.spin_until(client.service_is_ready), f'no service {name}'
+            future = client.call_async(request)
+            assert self.spin_until(future.done), f'no answer from {name}'
+            return future.result()
+        finally:
+            self.node.destroy_client(client)
+
+    def set_parameter(self, name: str, value: Any) -> Any:
+        """Set a parameter of the segmenter and return the SetParametersResult."""
+        request = SetParameters.Request(parameters=[Parameter(name, value=value)
+                                                    .to_parameter_msg()])
+        return self.call(SetParameters, '/segmenter/set_parameters', request).results[0]
+
+    def get_parameter(self, name: str) -> Any:
+        """Read a parameter of the segmenter."""
+        values = self.call(GetParameters, '/segmenter/get_parameters',
+                           GetParameters.Request(names=[name])).values
+        return rclpy.parameter.parameter_value_to_python(values[0])
+
+    def change_state(self, transition: int) -> bool:
+        """Ask the segmenter for a transition; say whether it was made."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        return self.call(ChangeState, '/segmenter/change_state', request).success
+
+    def state(self) -> str:
+        """Return the segmenter's lifecycle state."""
+        return self.call(GetState, '/segmenter/get_state',
+                         GetState.Request()).current_state.label
+
+
+def image(pixels: np.ndarray, encoding: str = 'rgb8', stamp: tuple[int, int] = (1, 0),
+          frame_id: str = 'camera') -> Image:
+    """Wrap (H, W) or (H, W, C) uint8 as a camera would."""
+    message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding,
+                    step=pixels[0].size, data=array.array('B', pixels.tobytes()))
+    message.header.frame_id = frame_id
+    message.header.stamp.sec, message.header.stamp.nanosec = stamp
+    return message

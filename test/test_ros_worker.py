@@ -1,0 +1,121 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The thread that owns the device takes the newest frames, and no more than the rate allows."""
+
+from __future__ import annotations
+
+import threading
+
+from hypothesis import given, strategies as st
+from ptdiffseg_ros.ros.worker import RateLimit, Worker
+import pytest
+
+PATIENCE_S = 30.0
+
+
+class Bench:
+    """A worker whose `process` waits to be let go, and records what it got."""
+
+    def __init__(self) -> None:
+        self.taken: list[dict[str, int]] = []
+        self.begun = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+        self.worker: Worker[int] = Worker(self._process)
+
+    def _process(self, frames: dict[str, int]) -> None:
+        self.taken.append(frames)
+        self.begun.release()
+        assert self.go.acquire(timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def bench():
+    bench = Bench()
+    yield bench
+    bench.go.release(1000)
+    bench.worker.stop()
+
+
+def test_under_overload_the_newest_frame_wins_and_drops_are_told(bench):
+    assert not bench.worker.offer('front', 0)
+    assert bench.begun.acquire(timeout=PATIENCE_S)  # 0 is under way
+
+    replaced = [bench.worker.offer('front', frame) for frame in (1, 2, 3)]
+    bench.go.release()
+    assert bench.begun.acquire(timeout=PATIENCE_S)
+
+    assert replaced == [False, True, True]
+    assert bench.taken == [{'front': 0}, {'front': 3}]
+
+
+def test_each_camera_has_its_own_newest_frame(bench):
+    bench.worker.offer('front', 0)
+    assert bench.begun.acquire(timeout=PATIENCE_S)
+
+    for camera, frame in (('front', 1), ('rear', 2), ('rear', 3)):
+        bench.worker.offer(camera, frame)
+    bench.go.release()
+    assert bench.begun.acquire(timeout=PATIENCE_S)
+
+    assert bench.taken[1] == {'front': 1, 'rear': 3}
+
+
+def test_a_job_runs_between_frames_on_the_same_thread(bench):
+    bench.worker.offer('front', 0)
+    bench.go.release(2)
+    first = bench.worker.run(threading.get_ident)
+    bench.worker.offer('front', 1)
+
+    assert first == bench.worker.run(threading.get_ident) != threading.get_ident()
+    assert bench.taken == [{'front': 0}, {'front': 1}]
+
+
+def test_a_job_raises_to_its_caller(bench):
+    def job():
+        raise ValueError('no device')
+
+    with pytest.raises(ValueError, match='no device'):
+        bench.worker.run(job)
+
+
+def test_drain_forgets_what_waits_and_returns_when_nothing_is_under_way(bench):
+    bench.worker.offer('front', 0)
+    assert bench.begun.acquire(timeout=PATIENCE_S)
+    bench.worker.offer('front', 1)
+    bench.go.release()
+
+    bench.worker.drain()
+
+    assert bench.taken[0] == {'front': 0}
+    if len(bench.taken) == 1:  # 1 was forgotten; else the thread was as quick as to take it
+        bench.worker.offer('front', 2)
+        assert bench.begun.acquire(timeout=PATIENCE_S)
+        assert bench.taken[1] == {'front': 2}
+
+
+@given(st.floats(1.0, 100.0), st.lists(st.floats(0.0, 0.2), max_size=300), st.floats(0.0, 1e9))
+def test_the_rate_is_never_exceeded_on_average(rate_hz, gaps, begin_s):
+    limit, now_s, admitted = RateLimit(), begin_s, 0
+    for gap_s in gaps:
+        now_s += gap_s
+        admitted += limit.admits(now_s, rate_hz)
+    assert admitted <= (now_s - begin_s) * rate_hz + 2
+
+
+def test_a_camera_as_fast_as_the_limit_loses_no_frame_to_jitter():
+    limit = RateLimit()
+    jitter = [0.0, 0.004, -0.009, 0.007, -0.008, 0.0, 0.009, -0.009, 0.003, -0.005]
+    assert all(limit.admits(100.0 + 0.1 * i + jitter[i % 10], 10.0) for i in range(200))
+
+
+def test_the_average_of_a_faster_camera_meets_the_limit():
+    limit = RateLimit()
+    admitted = sum(limit.admits(i / 30.0, 20.0) for i in range(300))
+    assert 195 <= admitted <= 202
+
+
+def test_no_limit_and_a_clock_that_goes_back_admit():
+    limit = RateLimit()
+    assert all(limit.admits(5.0, 0.0) for _ in range(5))
+    assert limit.admits(1000.0, 1.0) and not limit.admits(1000.1, 1.0)
+    assert limit.admits(3.0, 1.0)  # the bag began again
