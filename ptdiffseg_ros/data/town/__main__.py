@@ -11,7 +11,6 @@ import argparse
 
 import cv2
 import numpy as np
-
 from ptdiffseg_ros.data.labels import palette, TOWN
 from ptdiffseg_ros.data.town import sample, SPLITS, Weather, WEATHERS
 

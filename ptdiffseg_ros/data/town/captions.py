@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import numpy as np
-
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.town.weather import Weather
 from ptdiffseg_ros.data.town.world import Frame

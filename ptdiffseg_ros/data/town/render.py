@@ -16,9 +16,19 @@ import math
 
 import cv2
 import numpy as np
-
 from ptdiffseg_ros.data.town.scene import (
-    Building, CELL, Color, Hedge, Person, Post, Side, Street, Thing, Tree, Vehicle)
+    Building,
+    CELL,
+    Color,
+    Hedge,
+    Person,
+    Post,
+    Side,
+    Street,
+    Thing,
+    Tree,
+    Vehicle,
+)
 
 (ROAD, SIDEWALK, BUILDING, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY, PERSON, CAR, BUS) = (
     0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 13, 15)
@@ -270,9 +280,12 @@ class Board:
         half = 3.5 * self.scale
         self.seen = self.depth > NEAR + .5 and -half < self.u < canvas.buffer.shape[1] + half
 
-    def surface(self, label: int, **more) -> int:
+    def surface(self, label: int,
+                texture: tuple[float, float, float, float] = (0., 0., 0., 0.),
+                coarse: float = 0., snow: float = 0., glow: str = '') -> int:
         """Add a surface at the board's depth."""
-        return self.canvas.surface(label, (0., 0., 1. / self.depth), **more)
+        return self.canvas.surface(label, (0., 0., 1. / self.depth), texture, coarse, snow=snow,
+                                   glow=glow)
 
     def rect(self, left: float, right: float, low: float, high: float, color: Color,
              surface: int) -> None:
@@ -399,9 +412,9 @@ def _skyline(canvas: Canvas, street: Street) -> None:
         else:
             box = ((x0 - 3, -6), (x0 + 23, -6), (x0 + 18, height * .7),
                    (x0 + 10, height * .8), (x0 + 3, height * .6))
-        haze = (170., 178., 176.) if built else _shade(style.skyline, 1.)
-        canvas.fill([(x * scale + u, y * -scale + v) for x, y in box], _shade(haze, .9 + key % 10 / 50),
-                    house if built else leaf)
+        haze = (170., 178., 176.) if built else style.skyline
+        canvas.fill([(x * scale + u, y * -scale + v) for x, y in box],
+                    _shade(haze, .9 + key % 10 / 50), house if built else leaf)
 
 
 def _building(canvas: Canvas, thing: Building, street: Street) -> None:
@@ -522,8 +535,8 @@ def _sign(board: Board, thing: Post, y: float) -> None:
     else:
         back, ink = ((blue, white), (yellow, dark), (white, dark))[kind]
         board.rect(-size * 1.5, size * 1.5, y - size * .7, y + size * .7, back, number)
-        for line in (-.3, .2):
-            board.rect(-size * 1.1, size * .9, y + size * line, y + size * (line + .2), ink, number)
+        for line in (y - size * .3, y + size * .2):
+            board.rect(-size * 1.1, size * .9, line, line + size * .2, ink, number)
 
 
 def _post(canvas: Canvas, thing: Post, street: Street) -> None:
@@ -593,115 +606,142 @@ def _person(canvas: Canvas, thing: Person, street: Street) -> None:
     board.rect(-.068 * h, .068 * h, .945 * h, 1.005 * h, thing.hair, number)
 
 
-def _narrowed(quad: tuple[Point, ...], inset: float) -> tuple[Point, ...]:
-    """Return a flank's quad with its upper corners moved in."""
-    a, b, c, d = quad
-    return a, b, (c[0] - inset, c[1], c[2]), (d[0] - inset, d[1], d[2])
+@dataclass(frozen=True)
+class _Body:
+    """A vehicle's box: where its parts lie, in metres."""
+
+    thing: Vehicle
+    side: float           # which flank faces the camera, -1 or 1
+
+    @property
+    def bus(self) -> bool:
+        return self.thing.kind == 'bus'
+
+    @property
+    def floor(self) -> float:
+        return .3 if self.bus else .24
+
+    @property
+    def belt(self) -> float:
+        """Return the height at which the windows begin."""
+        return 1.15 if self.bus else self.thing.height * .58
+
+    @property
+    def inset(self) -> float:
+        """Return by how much each side of the roof stands in."""
+        return 0. if self.bus else .12
+
+    @property
+    def bonnet(self) -> float:
+        """Return how far the cabin begins behind the near end."""
+        return 0. if self.bus else self.thing.length * .06
+
+    def across(self, z: float, y0: float, y1: float, x0: float = -1., x1: float = 1.,
+               narrow: float = 1., lean: float = 0.) -> tuple[Point, ...]:
+        """Return a quad across the vehicle; x0 and x1 are in halves of its width."""
+        x, half = self.thing.x, self.thing.width / 2
+        return ((x + x0 * half, y0, z), (x + x1 * half, y0, z),
+                (x + x1 * half * narrow, y1, z + lean), (x + x0 * half * narrow, y1, z + lean))
+
+    def along(self, z0: float, z1: float, y0: float, y1: float, in0: float = 0., in1: float = 0.,
+              inset: float = 0.) -> tuple[Point, ...]:
+        """Return a quad on the flank, its upper edge shorter by in0 and in1 and further in."""
+        x = self.thing.x + self.side * (self.thing.width / 2)
+        upper = x - self.side * inset
+        return (x, y0, z0), (x, y0, z1), (upper, y1, z1 - in1), (upper, y1, z0 + in0)
+
+
+_GLASS, _TYRE, _HUB = (44., 56., 68.), (26., 26., 28.), (120., 122., 126.)
 
 
 def _vehicle(canvas: Canvas, thing: Vehicle, street: Street) -> None:
-    x, half = thing.x, thing.width / 2
+    half = thing.width / 2
     near, far = thing.near, thing.near + thing.length
     if far < canvas.camera.z + NEAR + 1 or not canvas.sees(
-            x - half - .5, x + half + .5, near - .5, far + .5):
+            thing.x - half - .5, thing.x + half + .5, near - .5, far + .5):
         return
-    label = BUS if thing.kind == 'bus' else CAR
-    side = -1. if x > canvas.camera.x else 1.      # the flank that faces the camera
-    flank_x = x + side * half
-    light = .5 + .5 * street.style.sun[side < 0]
-    bus = thing.kind == 'bus'
-    floor = .3 if bus else .24
-    belt = 1.15 if bus else thing.height * .58
-    top = thing.height
-    slope_near, slope_far = thing.slope
-    color, dark = thing.color, _shade(thing.color, .72 * light)
-    glass = (44., 56., 68.)
-
-    def across(z: float, y0: float, y1: float, x0: float = -1., x1: float = 1.,
-               top_in: float = 1., lean: float = 0.) -> tuple[Point, ...]:
-        return ((x + x0 * half, y0, z), (x + x1 * half, y0, z),
-                         (x + x1 * half * top_in, y1, z + lean),
-                         (x + x0 * half * top_in, y1, z + lean))
-
-    def along(z0: float, z1: float, y0: float, y1: float, in0: float = 0.,
-              in1: float = 0.) -> tuple[Point, ...]:
-        return ((flank_x, y0, z0), (flank_x, y0, z1), (flank_x, y1, z1 - in1),
-                         (flank_x, y1, z0 + in0))
-
-    face_plane = canvas.plane(across(near, 0, 1))
-    if near < canvas.camera.z + NEAR:
-        face_plane = (0., 0., 1.)
-    flank_plane = canvas.plane(along(near, far, 0, 1))
-    ground = canvas.plane(_level(0, 1, near, near + 1))
-    shadow = canvas.surface(ROAD, ground, upright=False, snow=.2)
-    flank = canvas.surface(label, flank_plane)
-    flank_top = canvas.surface(label, flank_plane, snow=.9)
-    face = canvas.surface(label, face_plane)
-    face_top = canvas.surface(label, face_plane, snow=.95)
-    canvas.polygon(_level(x - half - .12, x + half + .12, near - .2, far + .1),
+    body = _Body(thing, -1. if thing.x > canvas.camera.x else 1.)
+    shadow = canvas.surface(ROAD, canvas.plane(_level(0, 1, near, near + 1)), upright=False,
+                            snow=.2)
+    canvas.polygon(_level(thing.x - half - .12, thing.x + half + .12, near - .2, far + .1),
                    _shade(street.style.asphalt, .42), shadow)
-    # flank: wheels, body, cabin, windows
-    tyre, hub = (26., 26., 28.), (120., 122., 126.)
-    canvas.polygon(along(near, far, floor, belt), dark, flank)
-    inset = .0 if bus else .12
-    cabin = along(near + (0. if bus else thing.length * .06), far - (0. if bus else
-                  thing.length * .08), belt, top, slope_near, slope_far)
-    cabin = _narrowed(cabin, side * inset)
+    _flank(canvas, body, .72 * (.5 + .5 * street.style.sun[body.side < 0]))
+    if near >= canvas.camera.z + NEAR:
+        _end(canvas, body)
+
+
+def _flank(canvas: Canvas, body: _Body, light: float) -> None:
+    """Paint the side that faces the camera: body, cabin, windows, wheels."""
+    thing = body.thing
+    near, far, top, belt = thing.near, thing.near + thing.length, thing.height, body.belt
+    label, dark = BUS if body.bus else CAR, _shade(thing.color, light)
+    plane = canvas.plane(body.along(near, far, 0, 1))
+    flank = canvas.surface(label, plane)
+    roof = canvas.surface(label, plane, snow=.9)
+    canvas.polygon(body.along(near, far, body.floor, belt), dark, flank)
+    z0, z1 = near + body.bonnet, far - (0. if body.bus else thing.length * .08)
+    cabin = body.along(z0, z1, belt, top, *thing.slope, body.inset)
     canvas.polygon(cabin, dark, flank)
-    if bus:
+    if body.bus:
         count = 5
         step = (thing.length - .6) / count
-        panes = np.array([along(near + .4 + k * step, near + .2 + (k + 1) * step, 1.35, top - .55)
-                          for k in range(count)])
-        canvas.polygons(panes, glass, flank)
-        canvas.polygon(along(near, far, top - .22, top), _shade(dark, 1.1), flank_top)
+        panes = [body.along(near + .4 + k * step, near + .2 + (k + 1) * step, 1.35, top - .55)
+                 for k in range(count)]
+        canvas.polygons(np.array(panes), _GLASS, flank)
+        canvas.polygon(body.along(near, far, top - .22, top), _shade(dark, 1.1), roof)
     else:
-        pane = along(near + thing.length * .06 + .25, far - thing.length * .08 - .25, belt,
-                     top - .12, slope_near, slope_far)
-        canvas.polygon(_narrowed(pane, side * inset * .9), glass, flank)
-        low = [(px, py - .09, pz) for px, py, pz in cabin[3:1:-1]]
-        canvas.polygon((*low, cabin[2], cabin[3]), dark, flank_top)
-    radius = .46 if bus else .33
+        pane = body.along(z0 + .25, z1 - .25, belt, top - .12, *thing.slope, body.inset * .9)
+        canvas.polygon(pane, _GLASS, flank)
+        edge = [(x, y - .09, z) for x, y, z in cabin[3:1:-1]]
+        canvas.polygon((*edge, cabin[2], cabin[3]), dark, roof)
+    radius = .46 if body.bus else .33
+    x = cabin[0][0]
     for at in (near + thing.length * .18, far - thing.length * .2):
-        for size, paint in ((1., tyre), (.5, hub)):
-            wheel = [(flank_x, radius * (1 + size * up), at + radius * size * ahead)
+        for size, paint in ((1., _TYRE), (.5, _HUB)):
+            wheel = [(x, radius * (1 + size * up), at + radius * size * ahead)
                      for ahead, up in _WHEEL]
             canvas.polygon(wheel, paint, flank)
-    # the end that faces the camera
-    if near < canvas.camera.z + NEAR:
-        return
-    canvas.polygon(across(near, 0., .4, -.96, -.62), tyre, face)
-    canvas.polygon(across(near, 0., .4, .62, .96), tyre, face)
-    if not bus:  # the cabin stands behind the bonnet or boot; it shares its edge with the flank's
-        base, narrow = near + thing.length * .06, 1 - inset / half
-        screen = canvas.surface(label, canvas.plane(across(base, belt, top, lean=slope_near)))
-        canvas.polygon(across(near, belt, belt, lean=thing.length * .06), _shade(color, 1.1),
-                       face_top)
-        canvas.polygon(across(base, belt, top, -1., 1., narrow, slope_near), _shade(color, .9),
-                       screen)
-        canvas.polygon(across(base + .06 * slope_near, belt + .03, top - .11, -.88, .88,
-                              narrow, slope_near * .8), glass, screen)
-        canvas.polygon(across(base + slope_near * .9, top - .08, top, -narrow, narrow, 1.,
-                              slope_near * .1), _shade(color, 1.05), face_top)
-        canvas.polygon(across(near, belt - .05, belt), _shade(color, 1.1), face_top)
-    canvas.polygon(across(near, floor, belt - (0. if bus else .05)), color, face)
-    canvas.polygon(across(near, floor, floor + .17), _shade(color, .55), face)
-    if bus:
+
+
+def _end(canvas: Canvas, body: _Body) -> None:
+    """Paint the end that faces the camera, a front or a rear."""
+    thing, across = body.thing, body.across
+    near, top, floor, belt, color = thing.near, thing.height, body.floor, body.belt, thing.color
+    label = BUS if body.bus else CAR
+    plane = canvas.plane(across(near, 0, 1))
+    face = canvas.surface(label, plane)
+    edge = canvas.surface(label, plane, snow=.95)
+    for x0, x1 in ((-.96, -.62), (.62, .96)):
+        canvas.polygon(across(near, 0., .4, x0, x1), _TYRE, face)
+    if body.bus:
+        canvas.polygon(across(near, floor, belt), color, face)
+        canvas.polygon(across(near, floor, floor + .17), _shade(color, .55), face)
         canvas.polygon(across(near, belt, top), color, face)
-        low = 1.2 if not thing.rear else 1.7
-        canvas.polygon(across(near, low, top - .6, -.9, .9), glass, face)
-        sign = canvas.surface(label, face_plane, glow='' if thing.rear else 'amber')
-        canvas.polygon(across(near, top - .5, top - .2, -.6, .6), (40., 40., 40.), sign)
-        canvas.polygon(across(near, top - .12, top), _shade(color, 1.1), face_top)
-    plate = (236., 236., 226.)
-    canvas.polygon(across(near, floor + .2, floor + .34, -.26, .26), plate, face)
-    y = .78 if bus else belt - .2
-    name = 'tail' if thing.rear else 'head'
-    lamp = canvas.surface(label, face_plane, glow=name if thing.moving else '')
+        sill = 1.7 if thing.rear else 1.2
+        canvas.polygon(across(near, sill, top - .6, -.9, .9), _GLASS, face)
+        line = canvas.surface(label, plane, glow='' if thing.rear else 'amber')
+        canvas.polygon(across(near, top - .5, top - .2, -.6, .6), (40., 40., 40.), line)
+        canvas.polygon(across(near, top - .12, top), _shade(color, 1.1), edge)
+    else:  # the cabin stands behind the bonnet or boot; it shares its edge with the flank's
+        lean = thing.slope[0]
+        base, narrow = near + body.bonnet, 1 - body.inset / (thing.width / 2)
+        screen = canvas.surface(label, canvas.plane(across(base, belt, top, lean=lean)))
+        canvas.polygon(across(near, belt, belt, lean=body.bonnet), _shade(color, 1.1), edge)
+        canvas.polygon(across(base, belt, top, -1., 1., narrow, lean), _shade(color, .9), screen)
+        canvas.polygon(across(base + .06 * lean, belt + .03, top - .11, -.88, .88, narrow,
+                              lean * .8), _GLASS, screen)
+        canvas.polygon(across(base + lean * .9, top - .08, top, -narrow, narrow, 1., lean * .1),
+                       _shade(color, 1.05), edge)
+        canvas.polygon(across(near, belt - .05, belt), _shade(color, 1.1), edge)
+        canvas.polygon(across(near, floor, belt - .05), color, face)
+        canvas.polygon(across(near, floor, floor + .17), _shade(color, .55), face)
+    canvas.polygon(across(near, floor + .2, floor + .34, -.26, .26), (236., 236., 226.), face)
+    y = .78 if body.bus else belt - .2
+    glow = ('tail' if thing.rear else 'head') if thing.moving else ''
+    lamp = canvas.surface(label, plane, glow=glow)
     paint = (200., 20., 24.) if thing.rear else (250., 248., 232.)
-    for sign_x in (-1, 1):
-        a, b = sorted((sign_x * .95, sign_x * .66))
-        canvas.polygon(across(near, y - .11, y + .1, a, b), paint, lamp)
+    for x0, x1 in ((-.95, -.66), (.66, .95)):
+        canvas.polygon(across(near, y - .11, y + .1, x0, x1), paint, lamp)
     if not thing.rear:
         canvas.polygon(across(near, y - .12, y + .06, -.45, .45), (40., 42., 46.), face)
 
@@ -739,7 +779,7 @@ def paint(street: Street, camera: Camera, time: float) -> View:
 
 
 def rays(camera: Camera) -> tuple[np.ndarray, np.ndarray]:
-    """Return the rays (x, y) of picture pixels at depth 1, (1, W) and (H, 1) float32."""
+    """Return x (1, W) and y (H, 1), float32, of the rays through pixels at depth 1."""
     height, width = camera.size
     focal = camera.focal / SCALE
     x = (np.arange(width, dtype=np.float32) + .5 - width / 2) / focal

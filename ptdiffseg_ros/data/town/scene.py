@@ -9,7 +9,7 @@ street can be had in any order. Vehicles and walkers stand in cells of lanes tha
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 import math
 
@@ -26,6 +26,8 @@ _WALLS = (
     (186, 156, 118), (214, 190, 140), (140, 136, 134), (164, 128, 120), (172, 176, 164),
     (222, 206, 186), (146, 120, 104), (190, 140, 110), (160, 150, 170), (150, 166, 172))
 _ROOFS = ((128, 62, 48), (96, 66, 58), (86, 84, 88), (110, 96, 88), (146, 84, 60))
+_DOORS = ((96, 60, 40), (60, 70, 60), (110, 30, 30), (50, 56, 80))
+_AWNINGS = ((170, 50, 50), (50, 90, 140), (60, 120, 80), (200, 160, 70))
 _CARS = (
     (196, 30, 34), (34, 70, 170), (228, 228, 230), (150, 154, 160), (36, 38, 42),
     (96, 100, 106), (210, 130, 30), (40, 110, 70), (120, 24, 40), (226, 196, 60), (60, 130, 190))
@@ -152,6 +154,7 @@ class Vehicle:
 
 
 Thing = Building | Tree | Hedge | Post | Person | Vehicle
+_Draw = Callable[[np.random.Generator, float], Iterator[Thing]]
 
 
 @dataclass(frozen=True)
@@ -236,7 +239,7 @@ def draw_style(rng: np.random.Generator) -> Style:
         grass=(rng.uniform(92, 132), rng.uniform(136, 164), rng.uniform(58, 84)),
         texture=(float(rng.uniform(0.5, 1.2)), float(rng.uniform(0.6, 1.3)),
                  float(rng.uniform(0.7, 1.3))),
-        sky=sky, clouds=clouds, sun=(light, light * shade)[::1 if rng.random() < 0.5 else -1],
+        sky=sky, clouds=clouds, sun=(light, light * shade) if rng.random() < 0.5 else (light * shade, light),
         tint=(exposure * (1 + tone), exposure, exposure * (1 - tone)),
         junction=int(rng.integers(5)) if rng.random() < 0.7 else -1,
         edge_lines=bool(rng.random() < 0.5), tall=float(rng.uniform(0.6, 1.35)),
@@ -269,8 +272,8 @@ def _building(rng: np.random.Generator, style: Style, sign: int, front: float,
     wide, tall = rng.uniform(0.4, 0.72) * (far - near) / columns, rng.uniform(0.42, 0.66) * storey
     z = near + (np.arange(columns) + 0.5) * (far - near) / columns
     shop_floor = rng.random() < 0.4
-    floors = np.arange(1 if shop_floor else 0, storeys) * storey + 0.32 * storey
-    y, z = (part.ravel() for part in np.meshgrid(floors, z, indexing='ij'))
+    sills = np.arange(1 if shop_floor else 0, storeys) * storey + 0.32 * storey
+    y, z = (part.ravel() for part in np.meshgrid(sills, z, indexing='ij'))
     windows = _wall_quads(x, z - wide / 2, z + wide / 2, y, y + tall)
     door_z = near + (int(rng.integers(columns)) + 0.5) * (far - near) / columns
     door = ((x, 0., door_z - .7), (x, 0., door_z + .7), (x, 2.3, door_z + .7),
@@ -281,21 +284,21 @@ def _building(rng: np.random.Generator, style: Style, sign: int, front: float,
         a, b = near + .8, far - .8
         shop = (x, .5, a), (x, .5, b), (x, 2.5, b), (x, 2.5, a)
         awning = (x, 2.5, a), (x, 2.5, b), (x, 3.1, b), (x, 3.1, a)
-    levels = [height - .35] + [k * storey for k in range(1, storeys)] * (rng.random() < 0.4)
-    levels = np.array(levels)
+    floors = [k * storey for k in range(1, storeys)] if rng.random() < 0.4 else []
+    levels = np.array([height - .35, *floors])
     bands = _wall_quads(x, np.full_like(levels, near), np.full_like(levels, far), levels,
                         levels + np.where(levels > height - 1, .35, .16))
     dark = rng.uniform(40, 90)
     bright = wall[0] + wall[1] + wall[2] > 450
     trim = 0.78 if bright else 1.25
+    red, green, blue = (min(part * trim, 245.) for part in wall)
     return Building(
         side=sign, x=x, near=near, far=far, height=height, wall=wall,
         roof=_pick(rng, _ROOFS), ridge=pitch, bricks=float(rng.uniform(0.4, 1.4)),
         windows=windows, lit=rng.random(len(windows)) < rng.uniform(0.12, 0.45),
-        glass=(dark, dark + 14, dark + 28), frame=tuple(min(c * trim, 245.) for c in wall),
-        door=door, door_color=_pick(rng, ((96, 60, 40), (60, 70, 60), (110, 30, 30), (50, 56, 80))),
-        shop=shop, awning=awning,
-        awning_color=_pick(rng, ((170, 50, 50), (50, 90, 140), (60, 120, 80), (200, 160, 70))),
+        glass=(dark, dark + 14, dark + 28), frame=(red, green, blue),
+        door=door, door_color=_pick(rng, _DOORS), shop=shop, awning=awning,
+        awning_color=_pick(rng, _AWNINGS),
         bands=bands)
 
 
@@ -324,7 +327,8 @@ def _tree(rng: np.random.Generator, x: float, z: float, size: float = 1.) -> Tre
     shades[0] = .72
     blobs[1:] = blobs[1:][np.argsort(shades[1:])]
     shades[1:] = np.sort(shades[1:])
-    return Tree(x, z, (height + .6 * size, rng.uniform(.26, .4) * size), blobs, shades, color, None)
+    trunk = (height + .6 * size, rng.uniform(.26, .4) * size)
+    return Tree(x, z, trunk, blobs, shades, color, None)
 
 
 def _post(rng: np.random.Generator, side: int, x: float, z: float, junction: bool) -> Post:
@@ -392,7 +396,8 @@ class Street:
             return self._cells[key]
         rng = generator(self.seed, *key)
         style, side, sign = self.style, self.style.sides[right], (-1, 1)[right]
-        start, things = cell * CELL, []
+        start = cell * CELL
+        things: list[Thing] = []
         junction = self.is_junction(cell)
         kind = rng.random()
         if not junction and kind < .84:
@@ -431,8 +436,8 @@ class Street:
                                 start + at, junction))
         return self._remember(key, tuple(things))
 
-    def _lane(self, key: tuple[int, ...], draw, length: float, drift: float, near: float,
-              far: float) -> Iterator[tuple[Thing, np.random.Generator]]:
+    def _lane(self, key: tuple[int, ...], draw: _Draw, length: float, drift: float, near: float,
+              far: float) -> Iterator[Thing]:
         """Yield what `draw` places in the cells of a lane that has moved by `drift`."""
         first, last = (int(math.floor((end - drift) / length)) for end in (near, far))
         for cell in range(first, last + 1):

@@ -8,13 +8,10 @@ Every effect fades in from nothing with its intensity, so that intensity 0 is th
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-import math
 
 import cv2
 import numpy as np
-
-from ptdiffseg_ros.data.town.render import (
-    coarse_tile, look_up, PERIOD, rays, ROAD, SKY, View)
+from ptdiffseg_ros.data.town.render import coarse_tile, look_up, PERIOD, rays, ROAD, SKY, View
 from ptdiffseg_ros.data.town.scene import generator
 
 WEATHERS = ('clear', 'fog', 'night', 'rain', 'snow')
@@ -120,6 +117,11 @@ def apply(view: View, weather: Weather, moment: int) -> np.ndarray:
     return np.clip(image, 0, 1)
 
 
+def _planes(picture: np.ndarray) -> np.ndarray:
+    """Turn (H, W, 3) into (3, H, W)."""
+    return np.stack(cv2.split(picture))
+
+
 def _rgb(red: float, green: float, blue: float) -> np.ndarray:
     """Return a colour that spreads over a picture, (3, 1, 1)."""
     return np.array([[[red]], [[green]], [[blue]]], np.float32)
@@ -208,7 +210,7 @@ def _bloom(view: View, image: np.ndarray, weather: Weather) -> np.ndarray:
     wide = cv2.GaussianBlur(cv2.resize(near, (size[0] // 2, size[1] // 2)), (0, 0), .015 * width)
     halo = cv2.resize(near, (width, height)) * .7 + cv2.resize(wide, (width, height)) * (
         1. + .6 * weather.fog)
-    return image + np.stack(cv2.split(halo)) * weather.night * (1 - .35 * weather.fog)
+    return image + _planes(halo) * weather.night * (1 - .35 * weather.fog)
 
 
 def _reflections(view: View, image: np.ndarray, rain: float, moment: int) -> np.ndarray:
@@ -228,7 +230,7 @@ def _reflections(view: View, image: np.ndarray, rain: float, moment: int) -> np.
     below = np.clip((rows - horizon) / height, 0, 1)
     grazing = .55 + .35 * np.exp(-below * 7)
     share = ground * rain * grazing * (.62 + .38 * _smooth(puddle, -.5, .6))
-    return _mix(image, np.stack(cv2.split(mirror)), share)
+    return _mix(image, _planes(mirror), share)
 
 
 def extinction(weather: Weather) -> float:
@@ -258,6 +260,14 @@ def _air(view: View, image: np.ndarray, weather: Weather, ambient: float,
     return image * clear + airlight(weather, ambient, tone) * (1 - clear)
 
 
+_SHIFT = 4            # fractional bits of OpenCV's fixed-point coordinates
+
+
+def _fixed(points: np.ndarray) -> list[list[int]]:
+    """Return points (N, 2) in fixed point."""
+    return np.rint(points * (1 << _SHIFT)).astype(int).tolist()
+
+
 def _flakes(view: View, image: np.ndarray, snow: float, ambient: float,
             moment: int) -> np.ndarray:
     """Let flakes fall: many small far ones, few large near ones, with a little motion."""
@@ -276,16 +286,13 @@ def _flakes(view: View, image: np.ndarray, snow: float, ambient: float,
         length = trail * unit * rng.uniform(.4, 1.2, number)
         shade = bright * rng.uniform(.7, 1., number)
         ends = at + np.stack([wind * length, length], -1)
-        start, stop = np.rint(at * 16).astype(int).tolist(), np.rint(ends * 16).astype(int).tolist()
+        start, stop = _fixed(at), _fixed(ends)
         thick = np.maximum(np.rint(radius * 2), 1).astype(int).tolist()
         for a, b, size, ink in zip(start, stop, thick, shade.tolist()):
             cv2.line(layer, a, b, ink, size, cv2.LINE_AA, _SHIFT)
     layer = cv2.GaussianBlur(layer, (0, 0), .55 * unit)
     share = layer.astype(np.float32) / 255
-    return _mix(image, np.float32(.93) * min(ambient * 2.2, 1.), share * .92)
-
-
-_SHIFT = 4
+    return _mix(image, .93 * min(ambient * 2.2, 1.), share * .92)
 
 
 def _streaks(view: View, image: np.ndarray, rain: float, ambient: float,
@@ -306,19 +313,20 @@ def _streaks(view: View, image: np.ndarray, rain: float, ambient: float,
         ends = at + np.stack([np.sin(angle) * length, np.cos(angle) * length], -1)
         shade = (bright * rng.uniform(.4, 1., number) * (.6 + .4 * rain)).tolist()
         thick = max(int(round(size * unit)), 1)
-        start, stop = np.rint(at * 16).astype(int).tolist(), np.rint(ends * 16).astype(int).tolist()
+        start, stop = _fixed(at), _fixed(ends)
         for a, b, ink in zip(start, stop, shade):
             cv2.line(layer, a, b, ink, thick, cv2.LINE_AA, _SHIFT)
     share = layer.astype(np.float32) / 255
-    image = _mix(image, np.float32(.8) * min(ambient * 2., 1.), share * .8)
+    image = _mix(image, .8 * min(ambient * 2., 1.), share * .8)
     drops = np.zeros((height, width), np.uint8)
     for _ in range(int(round(9 * rain * area))):
         center = np.rint(rng.uniform(0, 1, 2) * (width, height)).astype(int).tolist()
         cv2.circle(drops, center, max(int(round(rng.uniform(1.5, 4.5) * unit)), 1), 255, -1,
                    cv2.LINE_AA)
     if drops.any():
-        # a drop shows the scene upside down; a strong blur from elsewhere looks the same this small
-        seen = np.stack(cv2.split(cv2.blur(cv2.merge(tuple(image)), (max(int(12 * unit), 1),) * 2)[::-1]))
+        # a drop shows the scene upside down; blurred, for it is out of focus
+        blur = max(int(12 * unit), 1)
+        seen = _planes(cv2.blur(cv2.merge(tuple(image)), (blur, blur))[::-1])
         mask = cv2.GaussianBlur(drops, (0, 0), .8 * unit).astype(np.float32) / 255
         image = _mix(image, _mix(image, seen, .7) * 1.06, mask * .75)
     return image
@@ -329,7 +337,7 @@ def _sensor(view: View, image: np.ndarray, night: float, moment: int) -> np.ndar
     rng = generator(view.street.seed, 7, moment)
     height, width = view.labels.shape
     # drawn pixel by pixel, as a colour sensor is read
-    noise = np.stack(cv2.split(rng.standard_normal((height, width, 3), np.float32)))
+    noise = _planes(rng.standard_normal((height, width, 3), np.float32))
     bright = rng.standard_normal((height, width), np.float32)
     sigma = night * (.012 + .05 * np.sqrt(np.maximum(image, 0)))
     return image + (.75 * noise + .65 * bright) * sigma

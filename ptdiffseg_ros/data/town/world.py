@@ -8,7 +8,6 @@ import math
 
 import cv2
 import numpy as np
-
 from ptdiffseg_ros.data.town.render import Camera, paint
 from ptdiffseg_ros.data.town.scene import generator, Street
 from ptdiffseg_ros.data.town.weather import apply, Weather
