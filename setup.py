@@ -28,7 +28,8 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (f'share/{PACKAGE}', ['package.xml']),
         (f'share/{PACKAGE}/launch', glob('launch/*.launch.py')),
-        (f'share/{PACKAGE}/config', glob('config/*')),
+        (f'share/{PACKAGE}/config', [
+            path for kind in ('rviz', 'xml', 'yaml') for path in glob(f'config/*.{kind}')]),
     ],
     zip_safe=False,
     python_requires='>=3.10',
