@@ -23,7 +23,7 @@ class LabelClass:
     """
 
     name: str
-    id: int
+    id: int  # noqa: A003 (Cityscapes' own word)
     color: tuple[int, int, int]
 
     def __post_init__(self) -> None:

@@ -75,7 +75,6 @@ class Camera:
         return self.size[1] * SCALE / 2, self.size[0] * SCALE * self.horizon
 
 
-
 @dataclass(frozen=True)
 class View:
     """What the weather needs to know of a picture; maps are (H, W), colours (3, H, W) RGB."""
@@ -430,7 +429,7 @@ def _building(canvas: Canvas, thing: Building, street: Street) -> None:
     if thing.ridge:
         ridge_x = x + thing.side * 4.5
         roof = ((x, top, near), (x, top, far), (ridge_x, top + thing.ridge, far),
-                         (ridge_x, top + thing.ridge, near))
+                (ridge_x, top + thing.ridge, near))
         number = canvas.surface(BUILDING, canvas.plane(roof), (.05, 0, .14, 0), .1, snow=1.)
         canvas.polygon(roof, _shade(thing.roof, light), number)
     plane = canvas.plane(front)
@@ -438,7 +437,7 @@ def _building(canvas: Canvas, thing: Building, street: Street) -> None:
     end_number = canvas.surface(BUILDING, canvas.plane(end), texture, .08)
     if thing.ridge:
         gable = ((x, top, near), (out, top, near),
-                          (x + thing.side * 4.5, top + thing.ridge, near))
+                 (x + thing.side * 4.5, top + thing.ridge, near))
         canvas.polygon(gable, _shade(wall, .84), end_number)
     canvas.polygon(end, _shade(wall, .84), end_number)
     canvas.polygon(front, wall, number)
