@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 import sys
 import time
@@ -84,14 +85,16 @@ def _pictures(files: list[Path]) -> Source:
 
     stems = Counter(f.stem for f in files)
     return Source(
-        ((f.stem if stems[f.stem] == 1 else f.name, lambda f=f: read_picture(f))
+        ((f.stem if stems[f.stem] == 1 else f.name, partial(read_picture, f))
          for f in files), len(files))
 
 
 def _video(path: Path) -> Source:
+    import numpy as np
+
     from ptdiffseg_ros.data.video import frame_rate, read_frames
 
-    frames = ((f'{i:06d}', lambda frame=frame: frame)
+    frames = ((f'{i:06d}', partial(np.asarray, frame))
               for i, (_, frame) in enumerate(read_frames(path)))
     return Source(frames, None, frame_rate(path))
 
@@ -103,7 +106,7 @@ def _bag(path: Path, topic: str | None, stack: ExitStack) -> Source:
     bag = stack.enter_context(Bag(path))
     topic = bag.camera_topic(topic)
     read = decode_compressed if bag.topics[topic].endswith('CompressedImage') else decode
-    frames = ((str(stamp_ns(message)), lambda message=message: read(message))
+    frames = ((str(stamp_ns(message)), partial(read, message))
               for _, _, message in bag.messages([topic]))
     count, seconds = bag.count(topic), (bag.end_ns - bag.start_ns) / 1e9
     return Source(frames, count, max(1.0, min(60.0, count / seconds)) if seconds else 10.0)
@@ -116,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.data.pictures import overlay, PictureError, write_png
     from ptdiffseg_ros.data.results import commit, write_json
     from ptdiffseg_ros.data.video import VideoWriter
-    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SMALLEST_SIDE
     from ptdiffseg_ros.ros.images import ImageError
     from tqdm import tqdm
 
@@ -138,6 +141,10 @@ def run(args: argparse.Namespace) -> int:
         for name, load in tqdm(source.frames, 'predicting', source.count, unit='frame'):
             try:
                 image = load()
+                if min(image.shape[:2]) < SMALLEST_SIDE:
+                    raise PictureError(
+                        f'it has {image.shape[0]}x{image.shape[1]} pixels, and {SMALLEST_SIDE}x'
+                        f'{SMALLEST_SIDE} are the least')
             except (PictureError, ImageError) as error:
                 skipped.append(f'{name}: {error}')
                 continue
@@ -171,7 +178,7 @@ def run(args: argparse.Namespace) -> int:
             'skipped': skipped, 'class_shares': _shares(pixels, classes),
             'unlabelled_share': float(pixels[IGNORE] / pixels.sum()),
             'processing_ms': {'p50': p50, 'p95': p95}, 'images': images})
-    print(f'{args.out}: {len(images)} masks, {p50:g} ms each (p95 {p95:g})')
+    print(f'{args.out}: frames segmented: {len(images)}, {p50:g} ms each (p95 {p95:g})')
     return 0
 
 

@@ -241,7 +241,13 @@ def _camera_info(store: Any, header: Any, size: tuple[int, int]) -> Any:
 
 def _qos(latched: bool) -> Any:
     from rosbags.interfaces import (
-        Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime)
+        Qos,
+        QosDurability,
+        QosHistory,
+        QosLiveliness,
+        QosReliability,
+        QosTime,
+    )
 
     forever = QosTime(9223372036, 854775807)
     return Qos(

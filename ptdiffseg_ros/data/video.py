@@ -29,7 +29,8 @@ def read_frames(path: str | Path) -> Iterator[tuple[float, NDArray[np.uint8]]]:
             if not container.streams.video:
                 raise VideoError(f'{path} has no video stream')
             for i, frame in enumerate(container.decode(video=0)):
-                yield i if frame.time is None else frame.time, frame.to_ndarray(format='rgb24')
+                time_s = i if frame.time is None else frame.time
+                yield time_s, np.asarray(frame.to_ndarray(format='rgb24'), np.uint8)
     except av.FFmpegError as error:
         raise VideoError(f'{path} cannot be read as a video: {error}') from error
 
@@ -62,13 +63,13 @@ class VideoWriter:
 
         h264 = 'libx264' in av.codecs_available
         self.path = Path(path).with_suffix('.mp4' if h264 else '.webm')
-        self._container = av.open(
-            str(self.path), 'w', options={'movflags': '+faststart'} if h264 else {})
+        options = {'movflags': '+faststart'} if h264 else {}
+        self._container = av.open(str(self.path), 'w', options=options)
         rate = Fraction(fps).limit_denominator(1000)
         self._stream: Any = self._container.add_stream(
             'libx264' if h264 else 'libvpx-vp9', rate=rate)
         self._stream.pix_fmt = 'yuv420p'
-        self._stream.options = {'crf': str(quality)} | ({} if h264 else {'b:v': '0'})
+        self._stream.options = {'crf': str(quality), **({} if h264 else {'b:v': '0'})}
         self._size: tuple[int, int] | None = None
 
     def write(self, frame: NDArray[np.uint8]) -> None:

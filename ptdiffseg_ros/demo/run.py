@@ -19,8 +19,7 @@ from ptdiffseg_ros.data.bags import Bag, FRAME_ID, IMAGE_TOPIC, record_drive
 from ptdiffseg_ros.data.results import commit, machine, write_json
 from ptdiffseg_ros.data.schedule import CHANGES, WeatherSchedule
 from ptdiffseg_ros.demo.consumer import MaskConsumer
-from ptdiffseg_ros.demo.node_process import (
-    dds_environment, DemoError, free_domain_id, NodeProcess)
+from ptdiffseg_ros.demo.node_process import dds_environment, DemoError, free_domain_id, NodeProcess
 from ptdiffseg_ros.demo.report import write_report
 from ptdiffseg_ros.demo.review import Review, review
 from ptdiffseg_ros.ros.replay import Player
