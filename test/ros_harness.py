@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable
+import itertools
 import os
 from pathlib import Path
 import signal
@@ -15,6 +16,7 @@ import threading
 import time
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
@@ -23,8 +25,11 @@ import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
+from std_srvs.srv import SetBool
 
 PATIENCE_S = 60.0  # a deadline for a loaded machine, not an expectation
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
@@ -89,11 +94,14 @@ class Process:
     def end(self, by: int = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
         self._process.send_signal(by)
-        try:
-            return self._process.wait(PATIENCE_S)
-        finally:
-            self._process.kill()
-            self._reader.join(PATIENCE_S)
+        code = self._process.wait(PATIENCE_S)
+        self._reader.join(PATIENCE_S)
+        return code
+
+    def kill(self) -> None:
+        """Leave nothing behind, whatever happened."""
+        self._process.kill()
+        self._process.wait()
 
 
 def start_segmenter(model: Path | str, **parameters: Any) -> Process:
@@ -189,3 +197,52 @@ def image(pixels: np.ndarray, encoding: str = 'rgb8', stamp: tuple[int, int] = (
     message.header.frame_id = frame_id
     message.header.stamp.sec, message.header.stamp.nanosec = stamp
     return message
+
+
+def change(message: Any, fields: dict[str, Any]) -> None:
+    """Set fields of a message."""
+    for name, value in fields.items():
+        setattr(message, name, value)
+
+
+class Consumer(Peer):
+    """A peer that sends images and listens to what becomes of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.camera = self.node.create_publisher(Image, 'image_raw', 1)
+        self.masks: list[Image] = self.listen(Image, '/segmenter/mask')
+        self.health: list[DiagnosticArray] = self.listen(DiagnosticArray, '/diagnostics')
+        self.stamps = itertools.count(1)
+
+    def segment(self, pixels: np.ndarray = PIXELS, encoding: str = 'rgb8',
+                **fields: Any) -> Image:
+        """Publish an image, under a stamp of its own, until its mask comes; return the mask."""
+        message = image(pixels, encoding, stamp=(next(self.stamps), 42))
+        change(message, fields)
+        stamp = message.header.stamp
+        assert self.spin_until(
+            lambda: self.masks and self.masks[-1].header.stamp == stamp,
+            lambda: self.camera.publish(message)), 'no mask came'
+        return self.masks[-1]
+
+    def values(self) -> dict[str, str]:
+        """Return the values of the next diagnostics."""
+        self.health.clear()
+        assert self.spin_until(lambda: self.health), 'no diagnostics came'
+        return {item.key: item.value for item in self.health[0].status[0].values}
+
+    def fail(self, reason: str, fields: dict[str, Any]) -> None:
+        """Publish an image with some fields changed until the diagnostics tell that reason."""
+        message = image(PIXELS)
+        change(message, fields)
+        errors = int(self.values()['errors'])
+        self.health.clear()
+        assert self.spin_until(
+            lambda: self.health and reason in str(self.health[-1].status[0].values),
+            lambda: self.camera.publish(message), every_s=0.5), f'no word of {reason!r}'
+        assert int(self.values()['errors']) > errors
+
+    def enable(self, data: bool) -> SetBool.Response:
+        """Call ~/enable."""
+        return self.call(SetBool, '/segmenter/enable', SetBool.Request(data=data))

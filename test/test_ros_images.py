@@ -147,6 +147,7 @@ def test_a_wrong_message_is_refused_with_the_value_and_what_is_allowed(changes, 
 
 def test_other_encodings_go_to_cv_bridge_where_it_is_installed(monkeypatch):
     class CvBridge:
+
         def imgmsg_to_cv2(self, message, encoding):
             assert encoding == 'rgb8'
             if message.encoding != '32FC1':

@@ -37,7 +37,7 @@ class Declared:
         if self.unwanted and settings.scene_prompt == self.unwanted:
             raise ValueError('too many words')
 
-    def set(self, **values: object):
+    def change(self, **values: object):
         return self.node.set_parameters_atomically(
             [Parameter(name, value=value) for name, value in values.items()])
 
@@ -85,7 +85,7 @@ def test_a_wrong_value_at_the_start_is_remembered_until_a_right_one_is_set(decla
     assert name in declared.parameters.refused[name]
     assert declared.parameters.settings == Settings()
     assert declared.node.get_parameter(name).value == default
-    assert declared.set(**{name: default}).successful
+    assert declared.change(**{name: default}).successful
     assert declared.parameters.refused == {}
 
 
@@ -94,7 +94,7 @@ def test_a_wrong_value_is_refused_with_a_reason_and_nothing_changes(declare, nam
     declared = declare()
     before = {item.name: declared.node.get_parameter(item.name).value for item in fields(Settings)}
 
-    result = declared.set(**{'overlay_alpha': 0.9, name: value})
+    result = declared.change(**{'overlay_alpha': 0.9, name: value})
 
     assert not result.successful
     assert name in result.reason
@@ -106,18 +106,18 @@ def test_a_wrong_value_is_refused_with_a_reason_and_nothing_changes(declare, nam
 def test_a_refusal_names_the_value_and_what_is_allowed(declare):
     declared = declare()
 
-    assert declared.set(dtype='int8').reason == (
+    assert declared.change(dtype='int8').reason == (
         "dtype is 'int8', allowed is auto or float32 or float16 or bfloat16")
-    assert declared.set(min_confidence='high').reason == (
+    assert declared.change(min_confidence='high').reason == (
         "min_confidence is 'high', allowed is a number from 0.0 to 1.0")
     for part in ('min_confidence', '2.0', '1.0'):
-        assert part in declared.set(min_confidence=2.0).reason
+        assert part in declared.change(min_confidence=2.0).reason
 
 
 def test_a_right_value_is_applied_once_and_whole_numbers_do(declare):
     declared = declare()
 
-    assert declared.set(max_rate_hz=10, scene_prompt='a foggy driving scene').successful
+    assert declared.change(max_rate_hz=10, scene_prompt='a foggy driving scene').successful
 
     (settings, changed), = declared.applied
     assert settings == declared.parameters.settings
@@ -129,7 +129,7 @@ def test_the_nodes_own_check_refuses_as_well(declare):
     declared = declare()
     declared.unwanted = 'word ' * 100
 
-    assert declared.set(scene_prompt='word ' * 100).reason == 'too many words'
+    assert declared.change(scene_prompt='word ' * 100).reason == 'too many words'
     assert declared.parameters.settings == Settings()
 
 
@@ -138,21 +138,21 @@ def test_without_the_post_set_callback_of_later_releases_values_are_applied_as_w
     monkeypatch.delattr(ros_harness.rclpy.node.Node, 'add_post_set_parameters_callback')
     declared = declare()
 
-    assert declared.set(min_confidence=0.5).successful
+    assert declared.change(min_confidence=0.5).successful
     assert declared.parameters.settings.min_confidence == 0.5
-    assert not declared.set(min_confidence='x').successful
+    assert not declared.change(min_confidence='x').successful
     assert len(declared.applied) == 1
 
 
 def test_a_fixed_parameter_cannot_be_set(declare):
-    assert 'autostart' in declare().set(autostart=False).reason
+    assert 'autostart' in declare().change(autostart=False).reason
 
 
 def test_parameters_of_others_are_left_alone(declare):
     declared = declare()
     declared.node.declare_parameter('other', 1)
 
-    assert declared.set(other=2).successful
+    assert declared.change(other=2).successful
     assert declared.applied == []
 
 

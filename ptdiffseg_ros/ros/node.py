@@ -115,7 +115,7 @@ class SegmenterNode(LifecycleNode):
 
     @property
     def settings(self) -> Settings:
-        """The parameters in force."""
+        """Return the parameters in force."""
         return self.parameters.settings
 
     # Lifecycle

@@ -47,7 +47,7 @@ class Settings:
         choices=('auto', 'float32', 'float16', 'bfloat16'), late=True)
     scene_prompt: str = _parameter(
         '', "A sentence that says how the scene looks, e.g. 'a foggy driving scene'. Conditions "
-        "the next frame. Empty: the sentence the segmenter was trained with.")
+        'the next frame. Empty: the sentence the segmenter was trained with.')
     image_qos: str = _parameter(
         'sensor_data', "'sensor_data' (best effort) matches every publisher; 'reliable' resends "
         'what was lost, from publishers that are reliable.', choices=('sensor_data', 'reliable'))
