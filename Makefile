@@ -48,6 +48,10 @@ $(STAMP): setup.py config/constraints.txt
 	@[ -n "$(ROS)" ] || $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 14))' || { echo \
 		"PyPI has ROS 2 for Python 3.10 to 3.13; $(PYTHON) is $$($(PYTHON) --version)." \
 		"Name another (make PYTHON=python3.12 $(MAKECMDGOALS)) or source a ROS 2." >&2; exit 1; }
+	@[ -n "$(ROS)" -o -z "$${ROS_DISTRO:-}" ] || { echo \
+		"ROS 2 $$ROS_DISTRO is sourced, but $(PYTHON) cannot import its rclpy." \
+		"Name the Python that it was made for (make PYTHON=/usr/bin/python3 $(MAKECMDGOALS))" \
+		"or use a shell where no ROS 2 is sourced." >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
 		"$(PYTHON) cannot make virtual environments: install the package python3-venv" \
 		"(sudo apt install python3-venv) and try again." >&2; exit 1; }
