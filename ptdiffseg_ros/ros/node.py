@@ -393,6 +393,7 @@ class SegmenterNode(LifecycleNode):
                             f'{self.statistics.segmented} frames segmented')
         self.enabled = request.data
         self.last_frame_s = time.monotonic()
+        self.silence = ''
         if not self.enabled and self.worker is not None:
             self.worker.clear()
         self.get_logger().info(response.message)
@@ -402,12 +403,14 @@ class SegmenterNode(LifecycleNode):
         self._warn_of_silence()
         level, message = self._health()
         segmenter = self.segmenter
-        values: dict[str, Any] = {'model': self.settings.model,
-                                  'scene prompt': self.settings.scene_prompt or '(the source)'}
-        values.update(self.statistics.values(time.monotonic()))
+        values: dict[str, Any] = {'model': self.settings.model}
+        hardware = ''
         if segmenter is not None:
+            values['scene prompt'] = (
+                self.settings.scene_prompt or segmenter.config.source_scene_prompt)
             values.update(memory(segmenter.device))
-        hardware = str(segmenter.device) if segmenter is not None else ''
+            hardware = str(segmenter.device)
+        values.update(self.statistics.values(time.monotonic()))
         self.diagnostics.publish(diagnostic_array(self, level, message, hardware, values))
 
     def _warn_of_silence(self) -> None:
