@@ -7,6 +7,8 @@ The node configures and activates itself (its parameter `autostart`); it is a la
 LifecycleNode, so that a launch file which includes this one can follow its transitions.
 """
 
+import os
+
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.substitutions import (
     EnvironmentVariable,
@@ -23,7 +25,6 @@ from launch import LaunchDescription
 def generate_launch_description() -> LaunchDescription:
     """Describe the node, its arguments and the transport that large images need."""
     config = PathJoinSubstitution([FindPackageShare('ptdiffseg_ros'), 'config'])
-    fastdds_profile = PathJoinSubstitution([config, 'fastdds.xml'])
     image_topic = LaunchConfiguration('image_topic')
 
     arguments = [
@@ -62,11 +63,15 @@ def generate_launch_description() -> LaunchDescription:
         ),
     ]
 
-    # A profile that the user has chosen stays. Humble's Fast DDS knows only the older name.
-    transport = [
-        SetEnvironmentVariable(name, EnvironmentVariable(name, default_value=fastdds_profile))
-        for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
-    ]
+    # A profile that the user has chosen stays. Humble's Fast DDS knows the older name only.
+    old = os.environ.get('ROS_DISTRO') == 'humble'
+    profile = 'FASTRTPS_DEFAULT_PROFILES_FILE' if old else 'FASTDDS_DEFAULT_PROFILES_FILE'
+    transport = SetEnvironmentVariable(
+        profile,
+        EnvironmentVariable(
+            profile, default_value=PathJoinSubstitution([config, 'fastdds.xml'])
+        ),
+    )
 
     node = LifecycleNode(
         package='ptdiffseg_ros',
@@ -89,4 +94,4 @@ def generate_launch_description() -> LaunchDescription:
         ],
         ros_arguments=['--log-level', LaunchConfiguration('log_level')],
     )
-    return LaunchDescription([*arguments, *transport, node])
+    return LaunchDescription([*arguments, transport, node])
