@@ -8,6 +8,7 @@ loads, and it gives the time (/clock). The arguments of segmenter.launch.py (`na
 `params_file`, `autostart`, `log_level`) are this file's too.
 """
 
+from launch import LaunchDescription
 from launch.actions import (
     DeclareLaunchArgument,
     ExecuteProcess,
@@ -21,8 +22,6 @@ from launch_ros.actions import Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
-
-from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:

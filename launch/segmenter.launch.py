@@ -9,6 +9,7 @@ LifecycleNode, so that a launch file which includes this one can follow its tran
 
 import os
 
+from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.substitutions import (
     EnvironmentVariable,
@@ -18,8 +19,6 @@ from launch.substitutions import (
 from launch_ros.actions import LifecycleNode
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
-
-from launch import LaunchDescription
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -6,11 +6,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import pytest
-
 from ptdiffseg_ros.data.labels import CITYSCAPES, palette
 from ptdiffseg_ros.data.pictures import overlay, PictureError, read_picture, write_png
 from ptdiffseg_ros.data.video import frame_rate, read_frames, VideoError, VideoWriter
+import pytest
 
 COLORS = palette(CITYSCAPES)
 

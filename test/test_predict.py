@@ -9,8 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-import pytest
-
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.bags import record_drive
 from ptdiffseg_ros.data.labels import TOWN
@@ -19,6 +17,7 @@ from ptdiffseg_ros.data.schedule import WeatherSchedule
 from ptdiffseg_ros.data.town import sample
 from ptdiffseg_ros.data.video import read_frames, VideoWriter
 from ptdiffseg_ros.model.testing import tiny_segmenter
+import pytest
 
 IDS = [c.id for c in TOWN]
 
