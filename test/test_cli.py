@@ -90,7 +90,7 @@ def test_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     (['record', 'x', '--seed', '1.5'], "'1.5' is not a whole number of at least 0"),
     (['record', 'x', '--size', '128'], 'HEIGHTxWIDTH'),
     (['record', 'x', '--size', '8x8'], '16 to 4096'),
-    (['demo', '--seconds', '5'], 'at least 13'),
+    (['demo', '--seconds', '5'], 'at least 6'),
     (['replay', 'x', '--rate', 'nan'], 'above 0'),
     (['record'], 'OUT'),
     (['record', 'x', '--colour', 'red'], '--colour'),

@@ -19,7 +19,7 @@ from ptdiffseg_ros.data.schedule import WeatherSchedule
 from ptdiffseg_ros.data.town import Drive
 
 SIZE = 48, 80
-SCHEDULE = WeatherSchedule(3.0, ('clear', 'fog'), ramp_s=1.0)
+SCHEDULE = WeatherSchedule(3.0, ('clear', 'fog'), ramp_s=0.5)
 FPS = 4.0
 
 
@@ -84,7 +84,7 @@ def test_weather_is_said_at_the_start_and_at_each_change(recorded: Path) -> None
         said = [((t - START_NS) / 1e9, m.data) for t, _, m in bag.messages([WEATHER_TOPIC])]
         assert bag.qos(WEATHER_TOPIC) == (True, True)
         assert bag.qos(IMAGE_TOPIC) == (True, False)
-    assert said == [(0.0, 'clear'), (1.25, 'clear to fog'), (2.0, 'fog')]
+    assert said == [(0.0, 'clear'), (1.5, 'clear to fog'), (1.75, 'fog')]
 
 
 def test_labels_and_weather_come_before_their_image(recorded: Path) -> None:

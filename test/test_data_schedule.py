@@ -56,13 +56,23 @@ def test_without_a_ramp_the_weather_changes_at_once() -> None:
     assert sudden.condition(0.99) == 'clear' and sudden.condition(1.01) == 'rain'
 
 
+def test_in_a_short_drive_every_weather_still_has_its_time() -> None:
+    short = WeatherSchedule(6.0)
+    assert [short.condition(i + 0.5) for i in range(6)] == list(CHANGES)
+    assert short.condition(1.17) == 'fog' and short.condition(1.1) == 'clear to fog'
+
+
+def test_a_ramp_below_zero_is_refused() -> None:
+    with pytest.raises(ScheduleError, match='ramp_s'):
+        WeatherSchedule(60.0, ramp_s=-1)
+
+
 @pytest.mark.parametrize(('seconds', 'names', 'intensity', 'words'), [
     (60, ('clear', 'hail'), 0.7, "'hail'.*clear, fog, night, rain, snow"),
     (60, (), 0.7, 'at least one'),
     (0, ('clear',), 0.7, 'more than 0'),
     (60, ('fog',), 0, 'intensity'),
     (60, ('fog',), 1.5, 'intensity'),
-    (6, CHANGES, 0.7, 'drive longer'),
 ])
 def test_nonsense_is_refused_with_a_remedy(
         seconds: float, names: tuple[str, ...], intensity: float, words: str) -> None:

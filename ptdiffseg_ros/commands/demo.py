@@ -15,10 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--out', type=Path, default=Path('demo_report'), metavar='DIR',
         help='folder of the report; what an earlier demo left there is replaced')
     parser.add_argument(
-        '--seconds', type=number(13, 600), default=60.0,
-        help='length of the drive, from 13 to 600')
+        '--seconds', type=number(6, 600), default=60.0,
+        help='length of the drive, from 6 to 600')
     parser.add_argument(
-        '--fps', type=number(1, 30), default=5.0, help='frames per second of the recording')
+        '--fps', type=number(3, 30), default=5.0,
+        help='frames per second of the recording, from 3 to 30')
     parser.add_argument(
         '--seed', type=number(0, kind=int), default=0, help='the same seed, the same drive')
     parser.add_argument(

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ptdiffseg_ros.data.schedule import WeatherSchedule
 from ptdiffseg_ros.data.town import Drive
+from ptdiffseg_ros.data.town.render import VIEW
 
 IMAGE_TOPIC = '/camera/image_raw'
 CAMERA_INFO_TOPIC = '/camera/camera_info'
@@ -228,9 +229,9 @@ def _image(store: Any, header: Any, pixels: NDArray[np.uint8], encoding: str) ->
 
 
 def _camera_info(store: Any, header: Any, size: tuple[int, int]) -> Any:
-    """Return the town's ideal pinhole camera: no distortion, principal point in the middle."""
+    """Return the town's camera: a pinhole without distortion that looks straight ahead."""
     height, width = size
-    focal, cx, cy = 0.9 * width, width / 2, height / 2
+    focal, cx, cy = VIEW * width, width / 2, height / 2
     zeros = np.zeros
     return store.types['sensor_msgs/msg/CameraInfo'](
         header, height, width, 'plumb_bob', zeros(5),

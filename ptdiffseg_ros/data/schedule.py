@@ -23,9 +23,10 @@ class WeatherSchedule:
     :param seconds: length of the drive.
     :param names: the weathers in order, each one of ``WEATHERS``.
     :param intensity: how strong every weather is between its changes, in (0, 1].
-    :param ramp_s: how long a change takes, in seconds. It is centred on the border of two
-        shares; half-way through it both weathers are there at half strength.
-    :raises ScheduleError: a name or a figure is out of range, or a share is shorter than a ramp.
+    :param ramp_s: how long a change takes, in seconds, but never longer than a third of a share.
+        It is centred on the border of two shares; half-way through it both weathers are there at
+        half strength.
+    :raises ScheduleError: a name or a figure is out of range.
     """
 
     seconds: float
@@ -42,11 +43,8 @@ class WeatherSchedule:
             raise ScheduleError('a schedule needs at least one weather and more than 0 seconds')
         if not 0 < self.intensity <= 1:
             raise ScheduleError(f'intensity must be above 0 and at most 1, not {self.intensity}')
-        if self.ramp_s < 0 or (len(self.names) > 1 and self.share_s <= self.ramp_s):
-            raise ScheduleError(
-                f'{len(self.names)} weathers in {self.seconds:g} s leave {self.share_s:g} s each, '
-                f'which must be longer than the {self.ramp_s:g} s that a change takes; drive '
-                'longer or name fewer weathers')
+        if not self.ramp_s >= 0:
+            raise ScheduleError(f'ramp_s must be at least 0 seconds, not {self.ramp_s}')
 
     @property
     def share_s(self) -> float:
@@ -59,8 +57,8 @@ class WeatherSchedule:
         border = int(np.clip(round(time_s / self.share_s), 1, last)) if last else 0
         if not border:
             return self.names[0], self.names[0], 0.0
-        half = max(self.ramp_s / 2, 1e-9)
-        x = float(np.clip((time_s - border * self.share_s) / half / 2 + 0.5, 0, 1))
+        change_s = max(min(self.ramp_s, self.share_s / 3), 1e-9)
+        x = float(np.clip((time_s - border * self.share_s) / change_s + 0.5, 0, 1))
         return self.names[border - 1], self.names[border], x * x * (3 - 2 * x)
 
     def at(self, time_s: float) -> Weather:

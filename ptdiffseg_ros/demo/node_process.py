@@ -94,15 +94,19 @@ class NodeProcess:
     def __exit__(
             self, kind: type[BaseException] | None, error: BaseException | None,
             traceback: TracebackType | None) -> None:
-        """Stop the node: politely first."""
-        for number, patience_s in ((signal.SIGINT, 10), (signal.SIGTERM, 3), (signal.SIGKILL, 5)):
-            if self._process.poll() is not None:
-                return
-            self._process.send_signal(number)
-            try:
-                self._process.wait(patience_s)
-            except subprocess.TimeoutExpired:
-                continue
+        """Stop the node, politely first; a second Ctrl-C meanwhile does not leave it behind."""
+        try:
+            for number, patience_s in ((signal.SIGINT, 10), (signal.SIGTERM, 3)):
+                if self._process.poll() is not None:
+                    return
+                self._process.send_signal(number)
+                try:
+                    self._process.wait(patience_s)
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            self._process.kill()
+            self._process.wait()
 
     def check(self) -> None:
         """
