@@ -11,10 +11,9 @@ import sys
 import time
 from types import SimpleNamespace
 
-import pytest
-
 from ptdiffseg_ros import cli
 from ptdiffseg_ros.commands import CommandError
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -8,15 +8,23 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from ptdiffseg_ros.data.bags import (
+    Bag,
+    BagError,
+    CAMERA_INFO_TOPIC,
+    FRAME_ID,
+    IMAGE_TOPIC,
+    LABELS_TOPIC,
+    record_drive,
+    stamp_ns,
+    START_NS,
+    WEATHER_TOPIC,
+)
+from ptdiffseg_ros.data.schedule import WeatherSchedule
+from ptdiffseg_ros.data.town import Drive
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores
-
-from ptdiffseg_ros.data.bags import (
-    Bag, BagError, CAMERA_INFO_TOPIC, FRAME_ID, IMAGE_TOPIC, LABELS_TOPIC, record_drive, stamp_ns,
-    START_NS, WEATHER_TOPIC)
-from ptdiffseg_ros.data.schedule import WeatherSchedule
-from ptdiffseg_ros.data.town import Drive
 
 SIZE = 48, 80
 SCHEDULE = WeatherSchedule(3.0, ('clear', 'fog'), ramp_s=0.5)

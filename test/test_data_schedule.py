@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from hypothesis import given, strategies as st
-import pytest
-
 from ptdiffseg_ros.data.schedule import CHANGES, ScheduleError, WeatherSchedule
 from ptdiffseg_ros.data.town import Weather
+import pytest
 
 MINUTE = WeatherSchedule(60.0)
 

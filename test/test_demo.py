@@ -12,10 +12,6 @@ import random
 import socket
 
 import numpy as np
-import pytest
-import ros_harness
-from ros_harness import Process
-
 from ptdiffseg_ros.data.bags import Bag, IMAGE_TOPIC
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.pictures import read_picture
@@ -23,6 +19,9 @@ from ptdiffseg_ros.data.video import read_frames
 from ptdiffseg_ros.demo import node_process
 from ptdiffseg_ros.demo.node_process import dds_environment, fastdds_profile, free_domain_id
 from ptdiffseg_ros.model.testing import tiny_segmenter
+import pytest
+import ros_harness
+from ros_harness import Process
 
 FRAMES = 24
 

@@ -9,18 +9,24 @@ import time
 from typing import Any
 
 import numpy as np
+from ptdiffseg_ros.data.bags import (
+    Bag,
+    CAMERA_INFO_TOPIC,
+    IMAGE_TOPIC,
+    LABELS_TOPIC,
+    record_drive,
+    stamp_ns,
+    START_NS,
+    WEATHER_TOPIC,
+)
+from ptdiffseg_ros.data.schedule import WeatherSchedule
+from ptdiffseg_ros.ros.replay import Player, ReplayError
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_harness import Peer, Process
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
-
-from ptdiffseg_ros.data.bags import (
-    Bag, CAMERA_INFO_TOPIC, IMAGE_TOPIC, LABELS_TOPIC, record_drive, stamp_ns, START_NS,
-    WEATHER_TOPIC)
-from ptdiffseg_ros.data.schedule import WeatherSchedule
-from ptdiffseg_ros.ros.replay import Player, ReplayError
 
 FRAMES = 6
 RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)

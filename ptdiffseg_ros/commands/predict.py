@@ -91,7 +91,6 @@ def _pictures(files: list[Path]) -> Source:
 
 def _video(path: Path) -> Source:
     import numpy as np
-
     from ptdiffseg_ros.data.video import frame_rate, read_frames
 
     frames = ((f'{i:06d}', partial(np.asarray, frame))
