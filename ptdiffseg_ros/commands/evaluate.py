@@ -1,0 +1,69 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``ptdiffseg evaluate``: mIoU of a segmenter per weather condition and per class."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ptdiffseg_ros.commands import number
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    whole = number(1, kind=int)
+    parser.add_argument(
+        '--model', default='micro', help='"micro", or the folder of another segmenter')
+    parser.add_argument(
+        '--conditions', nargs='+', metavar='NAME',
+        help='of clear, fog, night, rain and snow; by default all')
+    parser.add_argument('--frames', type=whole, default=100, help='frames per condition')
+    parser.add_argument(
+        '--split', default='val', choices=('train', 'val', 'test'),
+        help='scenes to measure on; settings are chosen on val, figures are quoted from test')
+    parser.add_argument(
+        '--scene-prompt', metavar='SENTENCE',
+        help='the scene prompt for every frame, or "matching" for that of each condition; by '
+        "default the model's source prompt")
+    parser.add_argument(
+        '--recognition', type=number(0, kind=int), default=0, metavar='FRAMES',
+        help='also name the weather of so many frames by denoising error')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures to a file')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate, and print a table."""
+    from ptdiffseg_ros.data.results import commit, machine, write_json
+    from ptdiffseg_ros.data.town import WEATHERS
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+    from ptdiffseg_ros.train.evaluate import evaluate, recognise_weather
+
+    segmenter = PromptedSegmenter.from_pretrained(args.model, args.device)
+    figures = evaluate(
+        segmenter, tuple(args.conditions or WEATHERS), args.frames, args.split,
+        args.scene_prompt)
+    if args.recognition:
+        figures['recognition'] = recognise_weather(segmenter, args.recognition, args.split)
+    print(_table(figures))
+    if args.json:
+        write_json(args.json, {
+            'command': 'evaluate', 'model': segmenter.name, 'commit': commit(),
+            'machine': machine(), **figures})
+    return 0
+
+
+def _table(figures: dict[str, Any]) -> str:
+    conditions = figures['conditions']
+    names = list(next(iter(conditions.values()))['iou'])
+    width = max(map(len, [*names, 'adverse mean']))
+    lines = [' ' * width + ''.join(f'{c:>8}' for c in conditions)]
+    rows = [('mIoU', [c['miou'] for c in conditions.values()])]
+    rows += [(name, [c['iou'][name] for c in conditions.values()]) for name in names]
+    lines += [f'{name:<{width}}' + ''.join(f'{v:8.1f}' for v in row) for name, row in rows]
+    if figures['adverse_mean'] is not None:
+        lines.append(f'{"adverse mean":<{width}}{figures["adverse_mean"]:8.1f}')
+    if 'recognition' in figures:
+        lines.append(f'weather named right: {figures["recognition"]["accuracy"]:.1f} %')
+    return '\n'.join(lines)

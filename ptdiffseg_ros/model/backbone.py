@@ -1,0 +1,253 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The frozen text-to-image diffusion backbone: image -> latents -> feature pyramid."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+import json
+from pathlib import Path
+from typing import Any
+
+from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from ptdiffseg_ros.model.errors import SegmenterError
+import torch
+from torch import nn, Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+AUTOENCODERS = {'AutoencoderKL': AutoencoderKL, 'AutoencoderTiny': AutoencoderTiny}
+
+
+class DiffusionBackbone(nn.Module):
+    """
+    Hold a latent diffusion model and read features out of its UNet.
+
+    Any folder in the diffusers layout of the Stable Diffusion 1.x and 2.x kind fits, and so does
+    the small embedded model. Nothing here is ever trained by the segmenter (PTDiffSeg: frozen).
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL | AutoencoderTiny,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        scheduler: DDPMScheduler,
+    ) -> None:
+        super().__init__()
+        width = text_encoder.config.hidden_size
+        if unet.config.cross_attention_dim != width:
+            raise SegmenterError(
+                f'the UNet takes text tokens of width {unet.config.cross_attention_dim}, but the '
+                f'text encoder gives {width}: unet/ and text_encoder/ are of different models'
+            )
+        self.vae = vae
+        self.unet = unet
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.scheduler = scheduler
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> DiffusionBackbone:
+        """Load the components in float32 from a local folder; safetensors only, offline."""
+        folder = Path(folder)
+        index = _read_model_index(folder)
+        kind = index.get('vae', [None, None])[1]
+        if kind not in AUTOENCODERS:
+            raise SegmenterError(
+                f'{folder / "model_index.json"}: vae is {kind!r}; allowed are '
+                f'{", ".join(AUTOENCODERS)}'
+            )
+        local: dict[str, Any] = {'local_files_only': True}
+        weights: dict[str, Any] = {
+            **local, 'use_safetensors': True, 'torch_dtype': torch.float32}
+        try:
+            backbone = cls(
+                vae=AUTOENCODERS[kind].from_pretrained(folder / 'vae', **weights),
+                unet=UNet2DConditionModel.from_pretrained(folder / 'unet', **weights),
+                text_encoder=CLIPTextModel.from_pretrained(folder / 'text_encoder', **weights),
+                tokenizer=CLIPTokenizer.from_pretrained(folder / 'tokenizer', **local),
+                scheduler=DDPMScheduler.from_pretrained(folder / 'scheduler', **local),
+            )
+        except SegmenterError:
+            raise
+        except Exception as error:  # the libraries raise many kinds for a damaged folder
+            raise SegmenterError(
+                f'cannot load the diffusion backbone in {folder}: {error}. It needs the folders '
+                'unet, vae, text_encoder, tokenizer and scheduler in the diffusers layout, with '
+                'weights as .safetensors'
+            ) from error
+        return backbone.eval().requires_grad_(False)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the diffusers layout; weights in the dtype that the components have now."""
+        folder = Path(folder)
+        self.unet.save_pretrained(folder / 'unet')
+        self.vae.save_pretrained(folder / 'vae')
+        self.text_encoder.save_pretrained(folder / 'text_encoder')
+        self.tokenizer.save_pretrained(folder / 'tokenizer')
+        self.scheduler.save_pretrained(folder / 'scheduler')
+        index = {
+            '_class_name': 'StableDiffusionPipeline',
+            'feature_extractor': [None, None],
+            'safety_checker': [None, None],
+            'requires_safety_checker': False,
+            'scheduler': ['diffusers', type(self.scheduler).__name__],
+            'text_encoder': ['transformers', 'CLIPTextModel'],
+            'tokenizer': ['transformers', 'CLIPTokenizer'],
+            'unet': ['diffusers', 'UNet2DConditionModel'],
+            'vae': ['diffusers', type(self.vae).__name__],
+        }
+        (folder / 'model_index.json').write_text(json.dumps(index, indent=2) + '\n')
+
+    @property
+    def vae_stride(self) -> int:
+        """Pixels per latent cell (8 for Stable Diffusion, 4 for the embedded model)."""
+        if isinstance(self.vae, AutoencoderTiny):
+            return 2 ** (len(self.vae.config.encoder_block_out_channels) - 1)
+        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+
+    @property
+    def stride(self) -> int:
+        """Pixels that one cell of the UNet's coarsest level covers; images are padded to it."""
+        return self.vae_stride * 2 ** (len(self.unet.config.block_out_channels) - 1)
+
+    @property
+    def text_width(self) -> int:
+        """Width d of a text token (768 for SD 1.5, 1024 for SD 2.1)."""
+        return int(self.text_encoder.config.hidden_size)
+
+    def default_taps(self) -> tuple[str, ...]:
+        """Name the last feature map of every decoder level, coarse to fine."""
+        taps = []
+        for i, block in enumerate(self.unet.up_blocks):
+            last = len(block.resnets) - 1
+            kind = 'attentions' if getattr(block, 'attentions', None) else 'resnets'
+            taps.append(f'up_blocks.{i}.{kind}.{last}')
+        return tuple(taps)
+
+    def tap_channels(self, taps: Sequence[str]) -> list[int]:
+        """Give the channels of each tap; a name that is not a tap is refused."""
+        channels = {'latents': self.unet.config.in_channels, 'mid_block':
+                    self.unet.config.block_out_channels[-1]}
+        for i, block in enumerate(self.unet.up_blocks):
+            for j, resnet in enumerate(block.resnets):
+                channels[f'up_blocks.{i}.resnets.{j}'] = resnet.out_channels
+                if getattr(block, 'attentions', None):
+                    channels[f'up_blocks.{i}.attentions.{j}'] = resnet.out_channels
+        unknown = [tap for tap in taps if tap not in channels]
+        if unknown or not taps:
+            raise SegmenterError(
+                f'unknown taps {unknown}; this UNet has {", ".join(channels)}')
+        return [channels[tap] for tap in taps]
+
+    def encode(self, images: Tensor) -> Tensor:
+        """
+        Encode images (B, 3, H, W) in [-1, 1], H and W multiples of `stride`, to scaled latents.
+
+        The mode of the posterior is taken, never a sample, so that features are deterministic,
+        and latents are scaled by the autoencoder's own factor.
+        """
+        images = images.to(self.vae.dtype)
+        if isinstance(self.vae, AutoencoderTiny):
+            latents = self.vae.encode(images).latents
+        else:
+            latents = self.vae.encode(images).latent_dist.mode()
+        shift = getattr(self.vae.config, 'shift_factor', None) or 0.0
+        return ((latents - shift) * self.vae.config.scaling_factor).to(self.unet.dtype)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode scaled latents (B, c, h, w) to images (B, 3, H, W) in [-1, 1]."""
+        shift = getattr(self.vae.config, 'shift_factor', None) or 0.0
+        unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + shift
+        return self.vae.decode(unscaled).sample.clamp(-1, 1)
+
+    def features(
+        self, latents: Tensor, context: Tensor, timestep: int, taps: Sequence[str]
+    ) -> list[Tensor]:
+        """
+        Walk the UNet once and return the feature maps named by `taps`, in their order.
+
+        latents (B, c, h, w), scaled, no noise added; context (B or 1, tokens, d); timestep in
+        [0, 999]. The walk is written out, rather than hooked, so that it compiles, can be read,
+        and ends at the last tap. It gives what diffusers' own forward gives.
+        """
+        taken: dict[str, Tensor] = {}
+        left = set(taps)
+
+        def take(name: str, value: Tensor) -> bool:
+            if name in left:
+                taken[name] = value
+                left.discard(name)
+            return not left
+
+        unet = self.unet
+        context = context.to(latents.dtype).expand(len(latents), -1, -1)
+        steps = torch.full((len(latents),), timestep, device=latents.device)
+        temb = unet.time_embedding(unet.time_proj(steps).to(latents.dtype))
+        if take('latents', latents):
+            return [taken[tap] for tap in taps]
+
+        hidden = unet.conv_in(latents)
+        skips = [hidden]
+        for block in unet.down_blocks:
+            if getattr(block, 'has_cross_attention', False):
+                hidden, outputs = block(hidden, temb, encoder_hidden_states=context)
+            else:
+                hidden, outputs = block(hidden, temb)
+            skips.extend(outputs)
+
+        hidden = unet.mid_block(hidden, temb, encoder_hidden_states=context)
+        if take('mid_block', hidden):
+            return [taken[tap] for tap in taps]
+
+        for i, block in enumerate(unet.up_blocks):
+            attentions = getattr(block, 'attentions', None)
+            for j, resnet in enumerate(block.resnets):
+                hidden = resnet(torch.cat([hidden, skips.pop()], dim=1), temb)
+                if take(f'up_blocks.{i}.resnets.{j}', hidden):
+                    return [taken[tap] for tap in taps]
+                if attentions:
+                    hidden = attentions[j](
+                        hidden, encoder_hidden_states=context, return_dict=False)[0]
+                    if take(f'up_blocks.{i}.attentions.{j}', hidden):
+                        return [taken[tap] for tap in taps]
+            if block.upsamplers:
+                # The size of the next skip, not a factor of two: odd sizes stay exact.
+                hidden = block.upsamplers[0](hidden, skips[-1].shape[-2:])
+        raise SegmenterError(f'taps {sorted(left)} are not in this UNet')
+
+    def denoising_error(
+        self, latents: Tensor, contexts: Sequence[Tensor], timestep: int, noise: Tensor
+    ) -> Tensor:
+        """
+        Measure how well each context explains each frame: lower is better.
+
+        latents and noise (B, c, h, w), contexts P times (1, tokens, d) -> mean squared error
+        (B, P) of the UNet's prediction at `timestep`, the same noise for every context.
+        """
+        steps = torch.full((len(latents),), timestep, device=latents.device)
+        noisy = self.scheduler.add_noise(latents, noise, steps)
+        if self.scheduler.config.prediction_type == 'v_prediction':
+            target = self.scheduler.get_velocity(latents, noise, steps)
+        else:
+            target = noise
+        errors = []
+        for context in contexts:
+            tokens = context.to(latents.dtype).expand(len(latents), -1, -1)
+            prediction = self.unet(noisy, steps, tokens).sample
+            errors.append((prediction - target).float().pow(2).mean(dim=(1, 2, 3)))
+        return torch.stack(errors, dim=1)
+
+
+def _read_model_index(folder: Path) -> dict[str, Any]:
+    path = folder / 'model_index.json'
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise SegmenterError(
+            f'{folder} is no diffusion model: {path.name} is missing. Give a folder in the '
+            'diffusers layout (unet, vae, text_encoder, tokenizer, scheduler, model_index.json)'
+        ) from error
+    except (OSError, ValueError, TypeError) as error:
+        raise SegmenterError(f'{path} cannot be read: {error}') from error

@@ -1,0 +1,76 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Category prompts and scene prompts: the text condition [C ; s] of the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ptdiffseg_ros.model.errors import PromptError
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel, CLIPTokenizer
+
+CATEGORY_TEMPLATES = (
+    'a photo of a {}',
+    'a driving scene with a {}',
+    'a street with a {}',
+    'a clear driving scene with a {}',
+    'a foggy driving scene with a {}',
+    'a night driving scene with a {}',
+    'a rainy driving scene with a {}',
+    'a snowy driving scene with a {}',
+)
+SCENE_PROMPTS = (
+    'a clear driving scene',
+    'a foggy driving scene',
+    'a night driving scene',
+    'a rainy driving scene',
+    'a snowy driving scene',
+)
+
+
+def tokenize(sentence: str, tokenizer: CLIPTokenizer, limit: int) -> list[int]:
+    """
+    Turn a sentence into token ids with begin and end marks, never padded and never cut.
+
+    Raises PromptError for a sentence that is blank or longer than `limit` tokens.
+    """
+    if not sentence.strip():
+        raise PromptError('the scene prompt is blank; give a sentence, e.g. '
+                          f'{SCENE_PROMPTS[0]!r}')
+    ids = list(tokenizer(sentence, truncation=False, padding=False)['input_ids'])
+    if len(ids) > limit:
+        raise PromptError(
+            f'the sentence has {len(ids)} tokens (begin and end marks included) and the text '
+            f'encoder takes {limit}: shorten {sentence[:60]!r}...'
+        )
+    return ids
+
+
+@torch.no_grad()
+def encode_sentence(
+    sentence: str, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
+) -> Tensor:
+    """Encode a sentence to its tokens (S, d), begin and end marks included, no padding."""
+    limit = int(text_encoder.config.max_position_embeddings)
+    ids = tokenize(sentence, tokenizer, limit)
+    batch = torch.tensor([ids], device=text_encoder.device)  # (1, S)
+    return text_encoder(batch).last_hidden_state[0]  # (S, d)
+
+
+def category_prompts(
+    names: Sequence[str],
+    templates: Sequence[str],
+    tokenizer: CLIPTokenizer,
+    text_encoder: CLIPTextModel,
+) -> Tensor:
+    """Encode class names to (K, d): the end-of-text output, averaged over the templates."""
+    rows = []
+    for name in names:
+        ends = [
+            encode_sentence(template.format(name), tokenizer, text_encoder)[-1]
+            for template in templates
+        ]
+        rows.append(torch.stack(ends).mean(dim=0))
+    return torch.stack(rows)

@@ -1,0 +1,44 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Choose the device and the number format."""
+
+from __future__ import annotations
+
+from ptdiffseg_ros.model.errors import SegmenterError
+import torch
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+def choose_device(name: str = 'auto') -> torch.device:
+    """Resolve 'auto' (CUDA where there is one), 'cpu', 'cuda' or 'cuda:N'."""
+    if name == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise SegmenterError(
+            f'device {name!r} is unknown; use auto, cpu, cuda or cuda:N') from error
+    if device.type not in ('cpu', 'cuda'):
+        raise SegmenterError(f'device {name!r} is not supported; use auto, cpu, cuda or cuda:N')
+    count = torch.cuda.device_count()
+    if device.type == 'cuda' and (device.index or 0) >= count:
+        raise SegmenterError(
+            f'device {name!r} is not on this machine, which has {count} CUDA devices; use cpu')
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """
+    Resolve 'auto', 'float32', 'bfloat16' or 'float16'.
+
+    Automatic is bfloat16 on CUDA and float32 on a CPU: half precision there is slower on many
+    processors, and float16 is refused because its kernels are incomplete.
+    """
+    if name == 'auto':
+        return torch.float32 if device.type == 'cpu' else torch.bfloat16
+    if name not in DTYPES:
+        raise SegmenterError(f'dtype {name!r} is unknown; use auto, {", ".join(DTYPES)}')
+    if name == 'float16' and device.type == 'cpu':
+        raise SegmenterError('dtype float16 needs a CUDA device; on a CPU use float32')
+    return DTYPES[name]

@@ -1,0 +1,318 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The prompted segmenter: frames and a text condition in, class masks out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+import json
+import os
+from pathlib import Path
+import shutil
+from typing import Any
+
+import numpy as np
+from ptdiffseg_ros.data.labels import LabelClass
+from ptdiffseg_ros.model.backbone import DiffusionBackbone
+from ptdiffseg_ros.model.errors import PromptError, SegmenterError
+from ptdiffseg_ros.model.head import SegmentationHead
+from ptdiffseg_ros.model.prompts import category_prompts, encode_sentence
+from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
+from safetensors.torch import load_file, save_file
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+MICRO = 'micro'
+MICRO_FOLDER = Path(__file__).resolve().parents[1] / 'assets' / 'micro' / 'segmenter'
+SMALLEST_SIDE = 16
+
+
+@dataclass(frozen=True)
+class SegmenterConfig:
+    """
+    Say what a segmenter is made of; the contents of segmenter.json.
+
+    `backbone` is a folder, relative to the segmenter's own; `input_size` (h, w) in pixels sets
+    the area that frames are scaled to, their shape being kept; `timestep` is in [0, 999]; `taps`
+    name UNet feature maps, coarse to fine.
+    """
+
+    backbone: str
+    classes: tuple[LabelClass, ...]
+    category_templates: tuple[str, ...]
+    scene_prompts: tuple[str, ...]
+    source_scene_prompt: str
+    input_size: tuple[int, int]
+    timestep: int
+    taps: tuple[str, ...]
+    head_width: int
+    category_context: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise SegmenterError('a segmenter needs at least one class')
+        ids = [c.id for c in self.classes]
+        if len(set(ids)) != len(ids):
+            raise SegmenterError(f'class ids {ids} are not unique')
+        if not 0 <= self.timestep <= 999:
+            raise SegmenterError(f'timestep is {self.timestep}; allowed are 0 to 999')
+        if min(self.input_size) < SMALLEST_SIDE:
+            raise SegmenterError(
+                f'input_size is {self.input_size}; a side has at least {SMALLEST_SIDE} pixels')
+        bad = [t for t in self.category_templates if t.count('{}') != 1]
+        if bad or not self.category_templates:
+            raise SegmenterError(
+                f'category templates {bad} need exactly one {{}} for the class name')
+
+    @classmethod
+    def from_json(cls, text: str) -> SegmenterConfig:
+        """Parse segmenter.json; a missing, unknown or ill-typed entry is named."""
+        values: dict[str, Any] = json.loads(text)
+        values['classes'] = tuple(
+            LabelClass(str(c['name']), int(c['id']), tuple(c['color']))
+            for c in values['classes'])
+        for name in ('category_templates', 'scene_prompts', 'taps', 'input_size'):
+            values[name] = tuple(values[name])
+        return cls(**values)
+
+    def to_json(self) -> str:
+        """Write what `from_json` reads."""
+        return json.dumps(asdict(self), indent=2) + '\n'
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """
+    The answer for one frame.
+
+    class_ids (H, W) uint8, the classes' public ids; confidence (H, W) uint8, the largest
+    class probability times 255; latents (c, h, w), what the backbone made of the frame.
+    """
+
+    class_ids: np.ndarray
+    confidence: np.ndarray
+    latents: Tensor
+
+
+class PromptedSegmenter:
+    """Segment frames with a frozen diffusion backbone under a context of prompts."""
+
+    def __init__(
+        self, config: SegmenterConfig, backbone: DiffusionBackbone, head: SegmentationHead,
+        name: str = 'segmenter',
+    ) -> None:
+        self.config = config
+        self.backbone = backbone
+        self.head = head
+        self.name = name
+        self.device = torch.device('cpu')
+        self._ids = torch.tensor([c.id for c in config.classes], dtype=torch.uint8)
+        self._categories = self._encode_categories()
+
+    # -- folders ---------------------------------------------------------------------------
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | Path = MICRO, device: str = 'auto', dtype: str = 'auto'
+    ) -> PromptedSegmenter:
+        """
+        Load a segmenter folder, or the embedded model for 'micro'.
+
+        Raises SegmenterError with the reason and the remedy when the folder is missing, damaged
+        or does not fit together, or the device is not there.
+        """
+        chosen = choose_device(device)
+        number_format = choose_dtype(dtype, chosen)
+        name = Path(folder).name or str(folder)
+        path = MICRO_FOLDER if str(folder) == MICRO else Path(folder).expanduser()
+        config = _read_config(path)
+        backbone = DiffusionBackbone.from_pretrained((path / config.backbone).resolve())
+        head = SegmentationHead(
+            backbone.tap_channels(config.taps), len(config.classes), config.head_width)
+        _load_head(head, path / 'head.safetensors')
+        try:
+            segmenter = cls(config, backbone, head.eval().requires_grad_(False), name)
+            segmenter.context()
+        except PromptError as error:
+            raise SegmenterError(f'{path / "segmenter.json"}: {error}') from error
+        return segmenter.to(chosen, number_format)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """
+        Write config and head (float16) to a folder; the backbone stays where it is.
+
+        The folder appears whole or not at all; an old one of the same name is replaced.
+        """
+        folder = Path(folder)
+        partial = folder.with_name(folder.name + '.partial')
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        (partial / 'segmenter.json').write_text(self.config.to_json())
+        weights = {k: v.detach().half().cpu().contiguous()
+                   for k, v in self.head.state_dict().items()}
+        save_file(weights, partial / 'head.safetensors')
+        if folder.exists():
+            for path in partial.iterdir():
+                os.replace(path, folder / path.name)
+            partial.rmdir()
+        else:
+            os.replace(partial, folder)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> PromptedSegmenter:
+        """Move to a device; the autoencoder stays in float32 where the rest is float16."""
+        self.device = device
+        self.backbone.to(device=device, dtype=dtype)
+        if dtype == torch.float16:  # Stable Diffusion's autoencoder overflows in float16
+            self.backbone.vae.to(dtype=torch.float32)
+        self.backbone.to(memory_format=torch.channels_last)
+        self.head.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        self._ids = self._ids.to(device)
+        self._categories = self._categories.to(device=device, dtype=dtype)
+        return self
+
+    # -- text ------------------------------------------------------------------------------
+
+    def _encode_categories(self) -> Tensor:
+        if not self.config.category_context:
+            return torch.empty(0, self.backbone.text_width)
+        return category_prompts(
+            [c.name for c in self.config.classes], self.config.category_templates,
+            self.backbone.tokenizer, self.backbone.text_encoder)
+
+    def encode_scene(self, sentence: str) -> Tensor:
+        """Encode a scene sentence to its tokens (S, d). Raises PromptError if it is too long."""
+        return encode_sentence(sentence, self.backbone.tokenizer, self.backbone.text_encoder)
+
+    def context(self, scene: str | Tensor | None = None) -> Tensor:
+        """
+        Build the context [C ; s], (1, K+S, d), from a sentence or scene tokens (S, d).
+
+        None stands for the source scene prompt, '' for none at all (categories only).
+        """
+        if scene is None:
+            scene = self.config.source_scene_prompt
+        if isinstance(scene, str):
+            tokens = self.encode_scene(scene) if scene else self._categories[:0]
+        else:
+            tokens = scene
+        if tokens.ndim != 2 or tokens.shape[1] != self.backbone.text_width:
+            raise PromptError(
+                f'scene tokens have the shape {tuple(tokens.shape)}; this model takes '
+                f'(S, {self.backbone.text_width})')
+        context = torch.cat([self._categories, tokens.to(self._categories)])
+        if not len(context):
+            raise PromptError('no category prompts and no scene prompt: nothing to attend to')
+        return context[None]  # (1, K+S, d)
+
+    # -- images ----------------------------------------------------------------------------
+
+    def working_size(self, height: int, width: int) -> tuple[int, int]:
+        """Scale a frame's size to the area of `input_size`, keeping its shape."""
+        if (height, width) == self.config.input_size:
+            return height, width
+        area = self.config.input_size[0] * self.config.input_size[1]
+        scale = (area / (height * width)) ** 0.5
+        return (max(SMALLEST_SIDE, round(height * scale)),
+                max(SMALLEST_SIDE, round(width * scale)))
+
+    def preprocess(self, frames: np.ndarray) -> Tensor:
+        """Scale (B, H, W, 3) uint8 RGB to the working size: (B, 3, h, w) in [-1, 1]."""
+        images = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
+        images = images.permute(0, 3, 1, 2)  # channels last already, as a view
+        size = self.working_size(*images.shape[-2:])
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size=size, mode='bilinear', antialias=True,
+                                   align_corners=False)
+        return images.to(self.backbone.vae.dtype).div(127.5).sub(1.0)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Pad images (B, 3, h, w) at the right and bottom to the stride, and encode them."""
+        stride = self.backbone.stride
+        down, right = (-images.shape[-2]) % stride, (-images.shape[-1]) % stride
+        if down or right:
+            images = F.pad(images, (0, right, 0, down), mode='replicate')
+        return self.backbone.encode(images)
+
+    def logits(self, latents: Tensor, context: Tensor) -> Tensor:
+        """Map latents (B, c, h, w) under a context (B or 1, T, d) to logits (B, K, h', w')."""
+        features = self.backbone.features(
+            latents, context, self.config.timestep, self.config.taps)
+        return self.head(features)
+
+    @torch.no_grad()
+    def segment(self, frames: Sequence[np.ndarray], context: Tensor) -> list[Segmentation]:
+        """
+        Segment RGB uint8 frames (H, W, 3), of any sizes from 16 pixels, under a context.
+
+        Frames of one size go through the model as one batch; each answer has the size of its
+        frame. no_grad, not inference_mode: the latents may later be tuned on.
+        """
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, frame in enumerate(frames):
+            _check_frame(frame)
+            groups.setdefault(frame.shape[:2], []).append(index)
+        answers: dict[int, Segmentation] = {}
+        for size, members in groups.items():
+            batch = np.stack([frames[i] for i in members])
+            images = self.preprocess(batch)
+            latents = self.encode(images)
+            logits = self.logits(latents, context).float()
+            ids, confidence = self._classify(logits, latents, images.shape[-2:], size)
+            for row, index in enumerate(members):
+                answers[index] = Segmentation(ids[row], confidence[row], latents[row])
+        return [answers[i] for i in range(len(frames))]
+
+    def _classify(
+        self, logits: Tensor, latents: Tensor, working: Sequence[int], size: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        # Logit cells per working pixel, exactly, so that the padding is cropped to the pixel.
+        stride = self.backbone.vae_stride
+        padded = (latents.shape[-2] * stride, latents.shape[-1] * stride)
+        if tuple(working) != padded:
+            logits = F.interpolate(logits, size=padded, mode='bilinear', align_corners=False)
+            logits = logits[..., :working[0], :working[1]]
+        if logits.shape[-2:] != size:
+            logits = F.interpolate(logits, size=size, mode='bilinear', align_corners=False)
+        best, index = logits.max(dim=1)  # (B, H, W)
+        probability = 1.0 / (logits - best[:, None]).exp_().sum(dim=1)
+        confidence = (probability * 255.0).round_().to(torch.uint8)
+        return self._ids[index].cpu().numpy(), confidence.cpu().numpy()
+
+
+def _check_frame(frame: np.ndarray) -> None:
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(
+            f'a frame has the shape {frame.shape} and dtype {frame.dtype}; '
+            'it must be (H, W, 3) uint8 RGB')
+    if min(frame.shape[:2]) < SMALLEST_SIDE:
+        raise ValueError(
+            f'a frame is {frame.shape[1]} x {frame.shape[0]} pixels; '
+            f'the smallest side allowed is {SMALLEST_SIDE}')
+
+
+def _read_config(folder: Path) -> SegmenterConfig:
+    path = folder / 'segmenter.json'
+    if not path.is_file():
+        raise SegmenterError(
+            f'{folder} is no segmenter: {path.name} is missing. Give a folder made by '
+            f'`ptdiffseg train`, or {MICRO!r} for the embedded model')
+    try:
+        return SegmenterConfig.from_json(path.read_text())
+    except SegmenterError as error:
+        raise SegmenterError(f'{path}: {error}') from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise SegmenterError(f'{path} is damaged: {error}. Copy the folder anew') from error
+
+
+def _load_head(head: SegmentationHead, path: Path) -> None:
+    try:
+        weights = load_file(path)
+        if not all(torch.isfinite(value).all() for value in weights.values()):
+            raise ValueError('it holds numbers that are not finite')
+        head.load_state_dict({k: v.float() for k, v in weights.items()})
+    except Exception as error:  # safetensors and torch raise kinds of their own
+        raise SegmenterError(
+            f'{path} is missing, damaged, or of another head: {error}. Copy the folder anew'
+        ) from error

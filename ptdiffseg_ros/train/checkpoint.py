@@ -1,0 +1,76 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Training state on disk: one safetensors file, replaced atomically, never a pickle."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from ptdiffseg_ros.train.errors import TrainingError
+from safetensors import safe_open
+from safetensors.torch import save_file
+import torch
+from torch import nn, Tensor
+
+
+def flatten_state(
+    modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
+) -> dict[str, Tensor]:
+    """Collect the tensors of modules, and of an AdamW optimizer, under slash-separated names."""
+    tensors = {}
+    for name, module in modules.items():
+        for key, value in module.state_dict().items():
+            tensors[f'{name}/{key}'] = value
+    if optimizer is not None:
+        for index, entry in optimizer.state_dict()['state'].items():
+            for key, value in entry.items():
+                tensors[f'optimizer/{index}/{key}'] = value
+    return tensors
+
+
+def restore_state(
+    tensors: dict[str, Tensor],
+    modules: dict[str, nn.Module],
+    optimizer: torch.optim.Optimizer | None = None,
+) -> None:
+    """Put back what `flatten_state` collected."""
+    for name, module in modules.items():
+        prefix = f'{name}/'
+        module.load_state_dict(
+            {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)})
+    if optimizer is not None:
+        state: dict[int, dict[str, Tensor]] = {}
+        for name, value in tensors.items():
+            if name.startswith('optimizer/'):
+                _, index, key = name.split('/')
+                state.setdefault(int(index), {})[key] = value
+        full = optimizer.state_dict()
+        full['state'] = state
+        optimizer.load_state_dict(full)
+
+
+def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors and JSON-able facts to `path`; an interruption leaves the old file whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + '.partial')
+    own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(own, partial, metadata={'facts': json.dumps(facts)})
+    with open(partial, 'rb') as handle:
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read what `save_state` wrote. Raises TrainingError for a file that is none of ours."""
+    try:
+        with safe_open(str(path), framework='pt') as handle:
+            facts = json.loads((handle.metadata() or {})['facts'])
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+    except Exception as error:  # safetensors raises its own kinds for damaged files
+        raise TrainingError(
+            f'{path} is no checkpoint of this package ({error}); delete it to start anew'
+        ) from error
+    return tensors, facts

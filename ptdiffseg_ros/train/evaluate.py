@@ -1,0 +1,110 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Measure a segmenter on the town: mIoU per condition, and weather named by the backbone."""
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.metrics import ConfusionMatrix
+from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.errors import TrainingError
+import torch
+from tqdm import tqdm
+
+ADVERSE = tuple(name for name in town.WEATHERS if name != 'clear')
+MATCHING = 'matching'
+
+
+def condition_frames(
+        condition: str, count: int, split: str, size: tuple[int, int]) -> Iterator[town.Frame]:
+    """
+    Yield `count` frames of a condition; the same scenes for every condition of a split.
+
+    The intensity of each frame is uniform in [0.4, 1], drawn from its number.
+    """
+    if split not in town.SPLITS:
+        raise TrainingError(f'split is {split!r}; allowed are {", ".join(town.SPLITS)}')
+    for i in range(count):
+        seed = town.SPLITS[split] + i
+        weather = town.draw_weather(condition, np.random.default_rng(seed))
+        yield town.sample(seed, weather, size)
+
+
+def evaluate(
+        segmenter: PromptedSegmenter, conditions: Sequence[str] = town.WEATHERS,
+        frames: int = 100, split: str = 'val', scene: str | None = None, batch: int = 8
+) -> dict[str, Any]:
+    """
+    Return mIoU and IoU per class, in percent, for each condition, and the adverse mean.
+
+    scene: the scene prompt for every frame (None: the segmenter's source prompt), or 'matching'
+    for the pool's prompt of each condition.
+    """
+    unknown = [c for c in conditions if c not in town.WEATHERS]
+    if unknown:
+        raise TrainingError(f'conditions {unknown}; allowed are {", ".join(town.WEATHERS)}')
+    names = [c.name for c in segmenter.config.classes]
+    per_condition: dict[str, Any] = {}
+    for condition in conditions:
+        sentence = scene
+        if scene == MATCHING:
+            sentence = SCENE_PROMPTS[town.WEATHERS.index(condition)]
+        context = segmenter.context(sentence)
+        matrix = ConfusionMatrix(segmenter.config.classes)
+        held: list[town.Frame] = []
+        source = condition_frames(condition, frames, split, segmenter.config.input_size)
+        for n, frame in enumerate(tqdm(source, condition, total=frames), 1):
+            held.append(frame)
+            if len(held) == batch or n == frames:
+                answers = segmenter.segment([f.image for f in held], context)
+                for truth, answer in zip(held, answers):
+                    matrix.update(truth.labels, answer.class_ids)
+                held = []
+        per_condition[condition] = {
+            'miou': round(100 * matrix.miou(), 2),
+            'iou': {n: round(100 * float(v), 2) for n, v in zip(names, matrix.iou())}}
+    adverse = [per_condition[c]['miou'] for c in ADVERSE if c in per_condition]
+    return {
+        'conditions': per_condition,
+        'adverse_mean': round(float(np.mean(adverse)), 2) if adverse else None,
+        'frames_per_condition': frames, 'split': split,
+        'scene': scene or segmenter.config.source_scene_prompt}
+
+
+@torch.inference_mode()
+def recognise_weather(
+        segmenter: PromptedSegmenter, frames: int = 200, split: str = 'val',
+        timesteps: Sequence[int] = (200,), batch: int = 10) -> dict[str, Any]:
+    """
+    Name the weather of frames by the backbone's own denoising error, and count what is right.
+
+    The frames are spread evenly over the conditions. For each frame the scene prompt with the
+    lowest error wins, under the same noise for every prompt. Nothing is trained for it.
+    """
+    per_condition = max(1, frames // len(town.WEATHERS))
+    backbone = segmenter.backbone
+    # Captions, not class lists, are what the error was trained under: the sentence alone.
+    contexts = [segmenter.encode_scene(sentence)[None] for sentence in SCENE_PROMPTS]
+    confusion = np.zeros((len(town.WEATHERS),) * 2, int)
+    for row, condition in enumerate(tqdm(town.WEATHERS, 'weather')):
+        source = list(
+            condition_frames(condition, per_condition, split, segmenter.config.input_size))
+        for start in range(0, len(source), batch):
+            images = np.stack([f.image for f in source[start:start + batch]])
+            latents = segmenter.encode(segmenter.preprocess(images))
+            total = torch.zeros(len(latents), len(contexts))
+            for timestep in timesteps:
+                generator = torch.Generator().manual_seed(timestep + 1000 * start)
+                noise = torch.randn(latents.shape, generator=generator).to(latents)
+                total += backbone.denoising_error(latents, contexts, timestep, noise).cpu()
+            for answer in total.argmin(dim=1).tolist():
+                confusion[row, answer] += 1
+    return {
+        'accuracy': round(100 * float(np.trace(confusion) / confusion.sum()), 2),
+        'confusion': {w: dict(zip(town.WEATHERS, map(int, line)))
+                      for w, line in zip(town.WEATHERS, confusion)},
+        'frames': int(confusion.sum()), 'split': split, 'timesteps': list(timesteps)}

@@ -1,0 +1,137 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Features of a frozen backbone, computed once for every epoch and every ablation."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.losses import IGNORE_INDEX
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+# Clear frames for the head start here in the train split, away from the frames that the
+# backbone was pretrained on.
+FIRST_HEAD_FRAME = 1_000_000
+
+
+class ClearFrames:
+    """Labelled clear frames of the town: image (H, W, 3) uint8 and class indices (H, W)."""
+
+    def __init__(self, segmenter: PromptedSegmenter, count: int, seed: int = 0) -> None:
+        self.count = count
+        self.size = segmenter.config.input_size
+        self.first = town.SPLITS['train'] + FIRST_HEAD_FRAME + seed * count
+        self.name = f'town-clear-{self.first}-{count}-{self.size[0]}x{self.size[1]}'
+        self._index = np.full(256, IGNORE_INDEX, np.int16)
+        for index, label in enumerate(segmenter.config.classes):
+            self._index[label.id] = index
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        frame = town.sample(self.first + i, size=self.size)
+        return frame.image, self._index[frame.labels]
+
+
+class CachedFeatures:
+    """
+    Feature pyramids of (frame, scene prompt) pairs, float16, memory-mapped from a folder.
+
+    They lie under a name that follows from everything they depend on, so that other settings
+    never read them; a run that was interrupted starts its cache anew.
+    """
+
+    def __init__(
+            self, segmenter: PromptedSegmenter, frames: ClearFrames, scenes: Sequence[str],
+            folder: Path, batch: int = 16) -> None:
+        contexts = [segmenter.context(scene) for scene in scenes]
+        self.folder = folder / _key(segmenter, frames.name, contexts)
+        self.levels = len(segmenter.config.taps)
+        if not (self.folder / 'done.json').exists():
+            self._fill(segmenter, frames, contexts, batch)
+        self._features = [
+            np.load(self.folder / f'level{i}.npy', mmap_mode='r') for i in range(self.levels)]
+        self._labels = np.load(self.folder / 'labels.npy', mmap_mode='r')
+
+    @torch.inference_mode()
+    def _fill(
+            self, segmenter: PromptedSegmenter, frames: ClearFrames, contexts: list[Tensor],
+            batch: int) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        maps: list[np.memmap] = []
+        labels = np.lib.format.open_memmap(
+            self.folder / 'labels.npy', 'w+', np.int16, (len(frames), *frames.size))
+        config = segmenter.config
+        for start in tqdm(range(0, len(frames), batch), 'features'):
+            rows = slice(start, min(start + batch, len(frames)))
+            images, truths = zip(*(frames[i] for i in range(rows.start, rows.stop)))
+            labels[rows] = np.stack(truths)
+            latents = segmenter.encode(segmenter.preprocess(np.stack(images)))
+            for p, context in enumerate(contexts):
+                pyramid = segmenter.backbone.features(
+                    latents, context, config.timestep, config.taps)
+                if not maps:
+                    maps = [
+                        np.lib.format.open_memmap(
+                            self.folder / f'level{i}.npy', 'w+', np.float16,
+                            (len(contexts), len(frames), *level.shape[1:]))
+                        for i, level in enumerate(pyramid)]
+                for level, stored in zip(pyramid, maps):
+                    stored[p, rows] = level.half().cpu().numpy()
+        for stored in (*maps, labels):
+            stored.flush()
+        (self.folder / 'done.json').write_text(json.dumps({'frames': frames.name}))
+
+    def pyramid(self, prompt: int, rows: np.ndarray) -> list[Tensor]:
+        """Give the pyramid of these frames under one prompt, float32, levels (B, c, h, w)."""
+        return [
+            torch.from_numpy(level[prompt, rows]).float()
+            .contiguous(memory_format=torch.channels_last) for level in self._features]
+
+    def labels(self, rows: np.ndarray) -> Tensor:
+        """Give class indices (B, H, W) int64 of these frames."""
+        return torch.from_numpy(self._labels[rows]).long()
+
+
+class LiveFeatures:
+    """The same as `CachedFeatures`, computed at every call: what caching is measured against."""
+
+    def __init__(
+            self, segmenter: PromptedSegmenter, frames: ClearFrames, scenes: Sequence[str]
+    ) -> None:
+        self.segmenter = segmenter
+        self.frames = frames
+        self.contexts = [segmenter.context(scene) for scene in scenes]
+
+    @torch.no_grad()
+    def pyramid(self, prompt: int, rows: np.ndarray) -> list[Tensor]:
+        """Give the pyramid of these frames under one prompt, float32, levels (B, c, h, w)."""
+        config = self.segmenter.config
+        images = np.stack([self.frames[int(i)][0] for i in rows])
+        latents = self.segmenter.encode(self.segmenter.preprocess(images))
+        pyramid = self.segmenter.backbone.features(
+            latents, self.contexts[prompt], config.timestep, config.taps)
+        return [level.float() for level in pyramid]
+
+    def labels(self, rows: np.ndarray) -> Tensor:
+        """Give class indices (B, H, W) int64 of these frames."""
+        return torch.from_numpy(np.stack([self.frames[int(i)][1] for i in rows])).long()
+
+
+def _key(segmenter: PromptedSegmenter, frames: str, contexts: Sequence[Tensor]) -> str:
+    digest = hashlib.sha256(frames.encode())
+    config = segmenter.config
+    digest.update(json.dumps([config.timestep, config.taps, config.input_size]).encode())
+    parts = [*contexts, *segmenter.backbone.vae.state_dict().values(),
+             *segmenter.backbone.unet.state_dict().values()]
+    for tensor in parts:
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:24]

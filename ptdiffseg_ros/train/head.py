@@ -1,0 +1,140 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Train the segmentation head on a frozen, prompted backbone."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+import math
+import os
+from pathlib import Path
+import time
+from typing import Any
+
+import numpy as np
+from ptdiffseg_ros.data.labels import TOWN
+from ptdiffseg_ros.model.backbone import DiffusionBackbone
+from ptdiffseg_ros.model.head import SegmentationHead
+from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
+from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
+from ptdiffseg_ros.train.errors import TrainingError
+from ptdiffseg_ros.train.features import CachedFeatures, ClearFrames, LiveFeatures
+from ptdiffseg_ros.train.losses import prompt_randomization_loss, segmentation_loss
+import torch
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Say how a head is trained; the text side included. Rates are per step."""
+
+    frames: int = 1500
+    steps: int = 1500
+    batch: int = 8
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-3
+    warmup_steps: int = 50
+    prompt_randomization: bool = True
+    consistency_weight: float = 1.0
+    category_context: bool = True
+    scene_prompts: tuple[str, ...] = SCENE_PROMPTS
+    source_scene_prompt: str = SCENE_PROMPTS[0]
+    timestep: int = 100
+    taps: tuple[str, ...] = ()
+    head_width: int = 96
+    input_size: tuple[int, int] = (128, 256)
+    save_every: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ('frames', 'steps', 'batch', 'head_width', 'save_every'):
+            if getattr(self, name) < 1:
+                raise TrainingError(f'{name} is {getattr(self, name)}; it must be at least 1')
+        if self.batch > self.frames:
+            raise TrainingError(
+                f'batch is {self.batch} but there are only {self.frames} frames')
+        if self.prompt_randomization and len(self.scene_prompts) < 2:
+            raise TrainingError(
+                'prompt randomization draws two scene prompts, but the pool has '
+                f'{len(self.scene_prompts)}; add one or turn it off')
+
+
+def train_head(
+        config: TrainConfig, backbone_folder: Path, out: Path, cache: Path | None = None,
+        resume: bool = False) -> dict[str, Any]:
+    """
+    Train a head and save the segmenter to `out`; return the figures of the run.
+
+    With `cache`, features are computed once and kept in that folder. Every step draws from its
+    own seed: a run that was interrupted and resumed gives the same head as one that was not.
+    """
+    state = out.with_name(out.name + '.state.safetensors')
+    if state.exists() and not resume:
+        raise TrainingError(
+            f'{state} holds an earlier run; give --resume to go on, or delete it')
+    segmenter = new_segmenter(config, backbone_folder, out)
+    scenes = config.scene_prompts if config.prompt_randomization else (
+        config.source_scene_prompt,)
+    frames = ClearFrames(segmenter, config.frames)
+    features = (LiveFeatures(segmenter, frames, scenes) if cache is None
+                else CachedFeatures(segmenter, frames, scenes, cache))
+    head = segmenter.head.train().requires_grad_(True)
+    optimizer = torch.optim.AdamW(
+        head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    first, seconds = 0, 0.0
+    if state.exists():
+        tensors, facts = load_state(state)
+        restore_state(tensors, {'head': head}, optimizer)
+        first, seconds = facts['step'], facts['seconds']
+    bar = tqdm(range(first, config.steps), 'head', initial=first, total=config.steps)
+    for step in bar:
+        begun = time.monotonic()
+        rng = np.random.default_rng((config.seed, step))
+        rows = np.sort(rng.choice(config.frames, config.batch, replace=False))
+        labels = features.labels(rows)
+        if config.prompt_randomization:
+            i, j = rng.choice(len(scenes), 2, replace=False)
+            loss = prompt_randomization_loss(
+                head(features.pyramid(i, rows)), head(features.pyramid(j, rows)), labels,
+                config.consistency_weight)
+        else:
+            loss = segmentation_loss(head(features.pyramid(0, rows)), labels)
+        for group in optimizer.param_groups:
+            group['lr'] = config.learning_rate * _rate(step, config)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        seconds += time.monotonic() - begun
+        if step % 20 == 0:
+            bar.set_postfix(loss=f'{loss.item():.3f}')
+        if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
+            save_state(state, flatten_state({'head': head}, optimizer),
+                       {'step': step + 1, 'seconds': seconds})
+    head.eval().requires_grad_(False)
+    segmenter.save_pretrained(out)
+    state.unlink(missing_ok=True)
+    return {**asdict(config), 'seconds_per_step': seconds / config.steps,
+            'head_parameters': sum(p.numel() for p in head.parameters())}
+
+
+def new_segmenter(config: TrainConfig, backbone_folder: Path, out: Path) -> PromptedSegmenter:
+    """Put an untrained head, from the seed, on a backbone; `out` is where it will be saved."""
+    backbone = DiffusionBackbone.from_pretrained(backbone_folder)
+    taps: Sequence[str] = config.taps or backbone.default_taps()
+    settings = SegmenterConfig(
+        backbone=os.path.relpath(backbone_folder.resolve(), out.resolve()), classes=TOWN,
+        category_templates=CATEGORY_TEMPLATES, scene_prompts=config.scene_prompts,
+        source_scene_prompt=config.source_scene_prompt, input_size=config.input_size,
+        timestep=config.timestep, taps=tuple(taps), head_width=config.head_width,
+        category_context=config.category_context)
+    torch.manual_seed(config.seed)
+    head = SegmentationHead(backbone.tap_channels(taps), len(TOWN), config.head_width)
+    segmenter = PromptedSegmenter(settings, backbone, head, out.name)
+    return segmenter.to(torch.device('cpu'), torch.float32)
+
+
+def _rate(step: int, config: TrainConfig) -> float:
+    """Give the factor of the learning rate: linear warm-up, then a half cosine to zero."""
+    warm = min(1.0, (step + 1) / config.warmup_steps)
+    return warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))
