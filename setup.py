@@ -34,11 +34,12 @@ setup(
     zip_safe=False,
     python_requires='>=3.10',
     install_requires=[
+        'accelerate',  # diffusers loads weights with it
         'diffusers>=0.30',
         'numpy>=1.21',
         'opencv-python-headless>=4.5',
+        'pillow',
         'safetensors>=0.4',
-        'setuptools',
         'torch>=2.2',
         'tqdm',
         'transformers>=4.40',
@@ -60,8 +61,8 @@ setup(
             'ros-std-srvs',
             'PyYAML',
         ],
-        'demo': ['av', 'jinja2', 'matplotlib', 'rosbags'],
-        'train': ['accelerate'],
+        'demo': ['av', 'jinja2', 'rosbags'],
+        'train': ['tokenizers'],
         # colcon runs the tests only where this extra names pytest.
         'test': [
             'colcon-common-extensions',

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 import re
 
 from catkin_pkg.package import parse_package
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 import ptdiffseg_ros
 import pytest
 
@@ -24,11 +26,35 @@ def test_one_version_everywhere() -> None:
                      (ROOT / 'CHANGELOG.rst').read_text(), re.M)
 
 
+def pins() -> list[Requirement]:
+    """Return the lines of the constraints file."""
+    lines = (ROOT / 'config' / 'constraints.txt').read_text().splitlines()
+    return [Requirement(line) for line in lines if line and not line.startswith('#')]
+
+
+def dependencies() -> list[Requirement]:
+    """Return what setup.py requires, the extras included."""
+    call = next(node for node in ast.walk(ast.parse((ROOT / 'setup.py').read_text()))
+                if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'setup')
+    keywords = {item.arg: item.value for item in call.keywords}
+    extras = ast.literal_eval(keywords['extras_require'])
+    assert {'ros', 'demo', 'test', 'train'} <= set(extras)
+    assert 'pytest' in extras['test'], 'colcon test runs no test without it, and says OK'
+    required = ast.literal_eval(keywords['install_requires'])
+    return [Requirement(line) for line in sum(extras.values(), required)]
+
+
 @pytest.mark.linter
 def test_every_constraint_is_one_exact_release() -> None:
     """A range in the constraints file would make two set-ups differ."""
-    lines = (ROOT / 'config' / 'constraints.txt').read_text().splitlines()
-    pins = [Requirement(line) for line in lines if line and not line.startswith('#')]
-    assert len(pins) == len({pin.name.lower() for pin in pins}) > 30
-    for pin in pins:
+    assert len(pins()) == len({pin.name.lower() for pin in pins()})
+    for pin in pins():
         assert [item.operator for item in pin.specifier] == ['=='], str(pin)
+
+
+@pytest.mark.linter
+def test_every_dependency_is_constrained_to_a_release_it_allows() -> None:
+    """What setup.py names without a pin would be whatever is newest on the day."""
+    releases = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins()}
+    for dependency in dependencies():
+        assert dependency.specifier.contains(releases[canonicalize_name(dependency.name)])
