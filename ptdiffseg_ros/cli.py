@@ -20,9 +20,12 @@ COMMANDS = {
     'evaluate': ('evaluate', 'mIoU of a segmenter per weather condition and per class'),
 }
 # What brings a module that is not installed, by the name Python misses.
-EXTRAS = {
-    'rclpy': 'ros', 'sensor_msgs': 'ros', 'rosgraph_msgs': 'ros', 'std_msgs': 'ros',
-    'rosbags': 'demo', 'av': 'demo', 'tqdm': 'demo', 'accelerate': 'train',
+_ROS = "source a ROS 2 installation, or pip install 'ptdiffseg_ros[ros]'"
+_DEMO = "pip install 'ptdiffseg_ros[demo]'"
+REMEDIES = {
+    'rclpy': _ROS, 'builtin_interfaces': _ROS, 'diagnostic_msgs': _ROS, 'rosgraph_msgs': _ROS,
+    'sensor_msgs': _ROS, 'std_msgs': _ROS, 'rosbags': _DEMO, 'av': _DEMO, 'jinja2': _DEMO,
+    'accelerate': "pip install 'ptdiffseg_ros[train]'",
 }
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -68,10 +71,8 @@ def _explain(error: Exception) -> str | None:
     """Return one line for an error that the user can mend; None for one of our own making."""
     if isinstance(error, ModuleNotFoundError):
         root = (error.name or '').partition('.')[0]
-        extra = EXTRAS.get(root)
-        return extra and (
-            f'this command needs {root}, which is not installed here: '
-            f"pip install 'ptdiffseg_ros[{extra}]'")
+        remedy = REMEDIES.get(root)
+        return remedy and f'this command needs {root}, which is not installed here: {remedy}'
     # The errors this package defines, and the file system's, say what to do about them.
     if isinstance(error, OSError) or type(error).__module__.partition('.')[0] == 'ptdiffseg_ros':
         return str(error).strip() or type(error).__name__

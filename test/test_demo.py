@@ -161,11 +161,14 @@ def test_fastdds_profile_is_found_and_the_users_own_is_left_alone(
         monkeypatch: pytest.MonkeyPatch) -> None:
     profile = fastdds_profile()
     assert profile is not None and 'segment_size' in profile.read_text()
+    monkeypatch.delenv('ROS_DISTRO', raising=False)
     monkeypatch.delenv('FASTDDS_DEFAULT_PROFILES_FILE', raising=False)
     assert dds_environment(7) == {
         'ROS_DOMAIN_ID': '7', 'FASTDDS_DEFAULT_PROFILES_FILE': str(profile)}
     monkeypatch.setenv('FASTDDS_DEFAULT_PROFILES_FILE', 'mine.xml')
     assert dds_environment(7)['FASTDDS_DEFAULT_PROFILES_FILE'] == 'mine.xml'
+    monkeypatch.setenv('ROS_DISTRO', 'humble')
+    assert dds_environment(7)['FASTRTPS_DEFAULT_PROFILES_FILE'] == str(profile)
 
 
 def test_pace_gives_up_on_a_mask_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,13 +51,15 @@ def dds_environment(domain: int) -> dict[str, str]:
     """
     Return the variables that both ends of the demo's topics need.
 
-    A Fast DDS profile that the user has chosen is left alone.
+    A Fast DDS profile that the user has chosen stays.
     """
     chosen = {'ROS_DOMAIN_ID': str(domain)}
-    profile = fastdds_profile()
-    if profile is not None and 'FASTRTPS_DEFAULT_PROFILES_FILE' not in os.environ:
-        chosen['FASTDDS_DEFAULT_PROFILES_FILE'] = os.environ.get(
-            'FASTDDS_DEFAULT_PROFILES_FILE', str(profile))
+    # Humble's Fast DDS knows the older name only.
+    old = os.environ.get('ROS_DISTRO') == 'humble'
+    variable = 'FASTRTPS_DEFAULT_PROFILES_FILE' if old else 'FASTDDS_DEFAULT_PROFILES_FILE'
+    profile = os.environ.get(variable) or fastdds_profile()
+    if profile is not None:
+        chosen[variable] = str(profile)
     return chosen
 
 
