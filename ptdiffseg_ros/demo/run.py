@@ -239,6 +239,7 @@ def _summary(
         'fps': options.fps,
         'rate': round(rate, 3),
         'holds': pace.holds,
+        'calibration_frames': min(CALIBRATION_FRAMES, len(sent)),
         'frames': {name: scores.frames[name] for name in scores.steady},
         'frames_changing': scores.frames_changing,
         'miou_changing': _finite(scores.changing.miou()),
