@@ -141,6 +141,7 @@ def test_interrupt_takes_the_node_along(tmp_path: Path, model: str) -> None:
 
 def test_a_node_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
     class DeadNode(node_process.NodeProcess):
+
         def __init__(self) -> None:
             super().__init__('micro', 'not a topic name', tmp_path / 'node.log', {})
 

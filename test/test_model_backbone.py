@@ -108,8 +108,10 @@ def test_the_better_explanation_has_the_lower_denoising_error(backbone, monkeypa
               if backbone.scheduler.config.prediction_type == 'v_prediction' else noise)
 
     class Answer:
+
         def __init__(self, sample):
             self.sample = sample
+
     monkeypatch.setattr(backbone.unet, 'forward',
                         lambda x, t, c: Answer(target if c.mean() > 0.5 else target + 1))
     errors = backbone.denoising_error(latents, [wrong, right], 300, noise)

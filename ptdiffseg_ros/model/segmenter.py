@@ -166,8 +166,10 @@ class PromptedSegmenter:
         self.backbone.to(device=device, dtype=dtype)
         if dtype == torch.float16:  # Stable Diffusion's autoencoder overflows in float16
             self.backbone.vae.to(dtype=torch.float32)
-        self.backbone.to(memory_format=torch.channels_last)
-        self.head.to(device=device, dtype=dtype, memory_format=torch.channels_last)
+        # torch's annotations lack Module.to(memory_format=...).
+        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.head.to(device=device, dtype=dtype)
+        self.head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._ids = self._ids.to(device)
         self._categories = self._categories.to(device=device, dtype=dtype)
         return self
@@ -236,7 +238,7 @@ class PromptedSegmenter:
         return self.backbone.encode(images)
 
     def logits(self, latents: Tensor, context: Tensor) -> Tensor:
-        """Map latents (B, c, h, w) under a context (B or 1, T, d) to logits (B, K, h', w')."""
+        """Map latents (B, c, h, w) under a context (B or 1, T, d) to scores (B, K, h', w')."""
         features = self.backbone.features(
             latents, context, self.config.timestep, self.config.taps)
         return self.head(features)

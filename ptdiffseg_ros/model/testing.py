@@ -51,8 +51,8 @@ def tiny_backbone(folder: str | Path, kind: str) -> DiffusionBackbone:
             encoder_block_out_channels=(8,) * 3, decoder_block_out_channels=(8,) * 3,
             num_encoder_blocks=(1, 1, 1), num_decoder_blocks=(1, 1, 1))
         channels: tuple[int, ...] = (16, 32, 32)
-        down = ('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D')
-        up = ('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D')
+        down: tuple[str, ...] = ('DownBlock2D', 'CrossAttnDownBlock2D', 'CrossAttnDownBlock2D')
+        up: tuple[str, ...] = ('CrossAttnUpBlock2D', 'CrossAttnUpBlock2D', 'UpBlock2D')
         layers = 1
     else:
         vae = AutoencoderKL(
