@@ -81,6 +81,7 @@ setup(
             'pydocstyle',
             'pytest',
             'pytest-timeout',
+            'rosbags-image',  # the oracle of image decoding
             'ruff',
         ],
     },

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import array
+import atexit
 from collections.abc import Callable
 import itertools
 import os
@@ -52,6 +53,7 @@ class Process:
         self._grown = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
+        atexit.register(self.kill)
 
     def _read(self) -> None:
         assert self._process.stdout is not None
@@ -94,9 +96,12 @@ class Process:
     def end(self, by: int = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
         self._process.send_signal(by)
-        code = self._process.wait(PATIENCE_S)
-        self._reader.join(PATIENCE_S)
-        return code
+        try:
+            code = self._process.wait(PATIENCE_S)
+            self._reader.join(PATIENCE_S)
+            return code
+        finally:
+            self.kill()
 
     def kill(self) -> None:
         """Leave nothing behind, whatever happened."""

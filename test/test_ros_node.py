@@ -160,20 +160,23 @@ def test_a_new_sentence_conditions_the_next_frame(segmenter, consumer):
 
 
 def test_enable_stops_and_resumes_the_masks(segmenter, consumer):
-    consumer.segment()
-    off = consumer.enable(False)
-    assert off.success and off.message.startswith('enabled -> disabled, ')
-    consumer.values()  # long after any mask under way
-    consumer.masks.clear()
-    consumer.health.clear()
-    assert consumer.spin_until(  # a second of images
-        lambda: len(consumer.health) > 1, lambda: consumer.camera.publish(image(PIXELS)))
-    assert 'disabled' in consumer.health[-1].status[0].message
-    assert consumer.masks == []
+    ignored = image(PIXELS, stamp=(3000, 0))
 
-    on = consumer.enable(True)
+    off = consumer.enable(False)
+    try:
+        consumer.health.clear()
+        assert consumer.spin_until(  # more than a second of images
+            lambda: len(consumer.health) > 2, lambda: consumer.camera.publish(ignored))
+        disabled = consumer.health[-1].status[0].message
+        consumer.values()  # and a second for what is under way
+    finally:
+        on = consumer.enable(True)
+
+    assert off.success and off.message.startswith('enabled -> disabled, ')
+    assert 'disabled' in disabled
     assert on.success and on.message.startswith('disabled -> enabled, ')
     consumer.segment()
+    assert all(mask.header.stamp.sec != 3000 for mask in consumer.masks)
 
 
 def test_bad_images_are_told_and_good_ones_among_them_get_masks(segmenter, consumer):

@@ -95,8 +95,8 @@ def diagnostic_array(node: Node, level: bytes, message: str, hardware: str,
                      values: Mapping[str, Any]) -> DiagnosticArray:
     """Build the message for /diagnostics."""
     status = DiagnosticStatus(
-        level=level, name=f'{node.get_name()}: segmentation', message=message,
-        hardware_id=hardware,
+        level=level, name=f'{node.get_fully_qualified_name().lstrip("/")}: segmentation',
+        message=message, hardware_id=hardware,
         values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
     array = DiagnosticArray(status=[status])
     array.header.stamp = node.get_clock().now().to_msg()
