@@ -23,7 +23,10 @@ setup(
     license='Apache-2.0',
     keywords=['ROS', 'segmentation', 'diffusion'],
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
-    package_data={PACKAGE: ['py.typed', 'assets/**/*', 'demo/*.html']},
+    # One pattern for each depth: the setuptools of Ubuntu 22.04 do not know '**'.
+    package_data={
+        PACKAGE: ['py.typed', 'assets/*/*', 'assets/*/*/*', 'assets/*/*/*/*', 'demo/*.html'],
+    },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
         (f'share/{PACKAGE}', ['package.xml']),

@@ -32,11 +32,16 @@ def pins() -> list[Requirement]:
     return [Requirement(line) for line in lines if line and not line.startswith('#')]
 
 
-def dependencies() -> list[Requirement]:
-    """Return what setup.py requires, the extras included."""
+def setup_keywords() -> dict[str | None, ast.expr]:
+    """Return the arguments of setup.py's call of setup()."""
     call = next(node for node in ast.walk(ast.parse((ROOT / 'setup.py').read_text()))
                 if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'setup')
-    keywords = {item.arg: item.value for item in call.keywords}
+    return {item.arg: item.value for item in call.keywords}
+
+
+def dependencies() -> list[Requirement]:
+    """Return what setup.py requires, the extras included."""
+    keywords = setup_keywords()
     extras = ast.literal_eval(keywords['extras_require'])
     assert {'ros', 'demo', 'test', 'train'} <= set(extras)
     assert 'pytest' in extras['test'], 'colcon test runs no test without it, and says OK'
@@ -58,3 +63,17 @@ def test_every_dependency_is_constrained_to_a_release_it_allows() -> None:
     releases = {canonicalize_name(pin.name): next(iter(pin.specifier)).version for pin in pins()}
     for dependency in dependencies():
         assert dependency.specifier.contains(releases[canonicalize_name(dependency.name)])
+
+
+@pytest.mark.linter
+def test_every_file_of_the_package_is_installed() -> None:
+    """The embedded model and the report's template are no modules: setup.py must name them."""
+    table = setup_keywords()['package_data']
+    assert isinstance(table, ast.Dict)
+    package = ROOT / 'ptdiffseg_ros'
+    installed = {path for pattern in ast.literal_eval(table.values[0])
+                 for path in package.glob(pattern) if path.is_file()}
+    present = {path for path in package.rglob('*') if path.is_file()
+               and path.suffix not in {'.py', '.pyc'} and not path.name.startswith('.')}
+    assert package / 'py.typed' in installed
+    assert present == installed
