@@ -22,7 +22,7 @@ HUES = {
 CHANGING = '#9994'
 WINDOW_S = 1.0
 # The timeline's drawing area in SVG units.
-WIDTH, HEIGHT, LEFT, TOP = 900, 150, 46, 10
+WIDTH, HEIGHT, LEFT, RIGHT, TOP = 900, 150, 60, 20, 10
 
 
 def write_report(out: Path, summary: Mapping[str, Any], scores: Review) -> None:
@@ -94,7 +94,7 @@ def _timeline(
         unit: str) -> str:
     """Return an SVG of values over time, coloured by condition; values are cut at the top."""
     def x(time_s: float) -> float:
-        return LEFT + (WIDTH - LEFT - 8) * time_s / seconds
+        return LEFT + (WIDTH - LEFT - RIGHT) * time_s / seconds
 
     def y(value: float) -> float:
         return TOP + HEIGHT * (1 - min(value, top) / top)
@@ -102,7 +102,7 @@ def _timeline(
     parts = []
     for level in (0, top / 2, top):
         parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - 8}" y1="{y(level):.1f}" y2="{y(level):.1f}" '
+            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(level):.1f}" y2="{y(level):.1f}" '
             f'class="grid"/><text x="{LEFT - 6}" y="{y(level) + 4:.1f}" text-anchor="end">'
             f'{level:.0f}{unit}</text>')
     step = max(1, round(seconds / 6))

@@ -57,9 +57,9 @@ class Pace:
     Play at a speed that the machine can follow.
 
     The first frames are sent one by one, each after the mask of the one before. How long they
-    take sets the speed for the rest, which are sent as a camera sends them: by the clock. Only
-    when two masks are still missing does the recording stand still until one has come, because
-    the node would replace the frame that waits by the next (a hold).
+    take sets the speed for the rest, which are sent as a camera sends them: by the clock. Where
+    a mask is late even so, the recording stands still until it has come (a hold): the node keeps
+    only the newest frame that waits, so it would drop one.
     """
 
     node: NodeProcess
@@ -72,37 +72,30 @@ class Pace:
 
     def __post_init__(self) -> None:
         self.player: Player | None = None
-        self._given_up: set[int] = set()
 
     def before(self, topic: str, time_ns: int) -> None:
-        """Wait for room, and note when an image goes out; the player calls it."""
+        """Wait for the mask before, and note when an image goes out; the player calls it."""
         if topic != IMAGE_TOPIC:
             return
-        waited = self.wait(1 if self.calibrated else 0)
-        self.holds += waited and self.calibrated
+        self.holds += self.wait() and self.calibrated
         if not self.calibrated and len(self.sent) == CALIBRATION_FRAMES:
             self._calibrate()
         self.progress.update()
         self.sent[time_ns] = time.monotonic()
 
-    def wait(self, most_missing: int) -> bool:
-        """Wait until at most that many masks are missing; return whether that took time."""
+    def wait(self) -> bool:
+        """Wait for the mask of the newest image, with patience; return whether it was late."""
+        if not self.sent:
+            return False
+        newest = next(reversed(self.sent))
         deadline = time.monotonic() + FRAME_PATIENCE_S
-        waited = False
+        late = False
         with self.consumer.arrived:
-            while len(missing := self._missing()) > most_missing:
+            while newest not in self.consumer.masks and time.monotonic() < deadline:
                 self.node.check()
-                if time.monotonic() > deadline:
-                    self._given_up.update(missing)
-                    break
-                waited = True
+                late = True
                 self.consumer.arrived.wait(0.1)
-        return waited
-
-    def _missing(self) -> list[int]:
-        # Only the newest few can be missing, unless they have been given up.
-        newest = list(self.sent)[-8:]
-        return [t for t in newest if t not in self.consumer.masks and t not in self._given_up]
+        return late
 
     def _calibrate(self) -> None:
         assert self.player is not None
@@ -173,7 +166,7 @@ def _segment_live(bag: Bag, options: DemoOptions) -> tuple[Pace, float]:
                 with _spinning(consumer_node):
                     _wait_for_node(player, process, consumer)
                     player.play()
-                    pace.wait(0)
+                    pace.wait()
             process.check()
     finally:
         rclpy.try_shutdown()
