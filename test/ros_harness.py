@@ -28,7 +28,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
 
-PATIENCE_S = 120.0  # a deadline for a loaded machine, not an expectation
+PATIENCE_S = 240.0  # a deadline for a loaded machine, not an expectation
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 

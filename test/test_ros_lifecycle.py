@@ -22,6 +22,8 @@ from ros_harness import (
 )
 from rosgraph_msgs.msg import Clock
 
+pytestmark = pytest.mark.timeout(1200)  # seconds where a machine is idle
+
 
 @pytest.fixture(scope='module')
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -35,7 +37,6 @@ def consumer() -> Iterator[Consumer]:
     consumer.close()
 
 
-@pytest.mark.timeout(900)  # many transitions: seconds each where the machine is loaded
 def test_a_damaged_model_can_be_replaced_and_transitions_do_not_gather_memory(
         model, tmp_path, consumer):
     damaged = tmp_path / 'damaged'
@@ -77,7 +78,6 @@ def test_a_damaged_model_can_be_replaced_and_transitions_do_not_gather_memory(
         process.kill()
 
 
-@pytest.mark.timeout(900)
 def test_age_is_by_the_node_clock_and_a_start_with_a_wrong_parameter_is_mended(model, consumer):
     process = start_segmenter(
         model, use_sim_time=True, max_frame_age_s=2, min_confidence='high')

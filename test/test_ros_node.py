@@ -21,6 +21,8 @@ from ros_harness import Consumer, image, PIXELS, Process, start_segmenter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64, String
 
+pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
+
 PUBLISH = """
 import sys
 from ros_harness import image, Peer
