@@ -45,7 +45,9 @@ def machine() -> str:
 
 
 def write_json(path: str | Path, figures: Mapping[str, Any]) -> None:
-    """Write figures as indented JSON; the folder is made where it is missing."""
+    """Write figures as indented JSON, whole or not at all; make the folder if need be."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(figures, indent=2, allow_nan=False) + '\n')
+    partial = path.with_name(path.name + '.partial')
+    partial.write_text(json.dumps(figures, indent=2, allow_nan=False) + '\n')
+    os.replace(partial, path)

@@ -4,16 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 import json
 from pathlib import Path
 from typing import Any
 
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+from diffusers.utils import logging as diffusers_logging
 from ptdiffseg_ros.model.errors import SegmenterError
 import torch
 from torch import nn, Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+from transformers.utils import logging as transformers_logging
 
 AUTOENCODERS = {'AutoencoderKL': AutoencoderKL, 'AutoencoderTiny': AutoencoderTiny}
 
@@ -62,13 +65,14 @@ class DiffusionBackbone(nn.Module):
         weights: dict[str, Any] = {
             **local, 'use_safetensors': True, 'torch_dtype': torch.float32}
         try:
-            backbone = cls(
-                vae=AUTOENCODERS[kind].from_pretrained(folder / 'vae', **weights),
-                unet=UNet2DConditionModel.from_pretrained(folder / 'unet', **weights),
-                text_encoder=CLIPTextModel.from_pretrained(folder / 'text_encoder', **weights),
-                tokenizer=CLIPTokenizer.from_pretrained(folder / 'tokenizer', **local),
-                scheduler=DDPMScheduler.from_pretrained(folder / 'scheduler', **local),
-            )
+            with _quiet_libraries():
+                backbone = cls(
+                    vae=AUTOENCODERS[kind].from_pretrained(folder / 'vae', **weights),
+                    unet=UNet2DConditionModel.from_pretrained(folder / 'unet', **weights),
+                    text_encoder=CLIPTextModel.from_pretrained(folder / 'text_encoder', **weights),
+                    tokenizer=CLIPTokenizer.from_pretrained(folder / 'tokenizer', **local),
+                    scheduler=DDPMScheduler.from_pretrained(folder / 'scheduler', **local),
+                )
         except SegmenterError:
             raise
         except Exception as error:  # the libraries raise many kinds for a damaged folder
@@ -238,6 +242,20 @@ class DiffusionBackbone(nn.Module):
             prediction = self.unet(noisy, steps, tokens).sample
             errors.append((prediction - target).float().pow(2).mean(dim=(1, 2, 3)))
         return torch.stack(errors, dim=1)
+
+
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Keep progress bars and remarks on unused config entries out of a node's log."""
+    bars, level = transformers_logging.is_progress_bar_enabled(), diffusers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    diffusers_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        diffusers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _read_model_index(folder: Path) -> dict[str, Any]:

@@ -32,13 +32,14 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """
     Resolve 'auto', 'float32', 'bfloat16' or 'float16'.
 
-    Automatic is bfloat16 on CUDA and float32 on a CPU: half precision there is slower on many
-    processors, and float16 is refused because its kernels are incomplete.
+    Automatic is bfloat16 on CUDA and float32 on a CPU. Nothing else is allowed there: half
+    precision is slower on most processors, and where a virtual machine announces matrix units
+    (AMX) that it does not pass on, bfloat16 ends the process without an error to catch.
     """
     if name == 'auto':
         return torch.float32 if device.type == 'cpu' else torch.bfloat16
     if name not in DTYPES:
         raise SegmenterError(f'dtype {name!r} is unknown; use auto, {", ".join(DTYPES)}')
-    if name == 'float16' and device.type == 'cpu':
-        raise SegmenterError('dtype float16 needs a CUDA device; on a CPU use float32')
+    if name != 'float32' and device.type == 'cpu':
+        raise SegmenterError(f'dtype {name} needs a CUDA device; on a CPU use auto or float32')
     return DTYPES[name]

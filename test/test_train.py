@@ -1,0 +1,286 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Losses, cached features, training of the head, and evaluation."""
+from __future__ import annotations
+
+from dataclasses import replace
+import json
+from pathlib import Path
+
+import numpy as np
+from ptdiffseg_ros import cli
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.labels import TOWN
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
+from ptdiffseg_ros.model.testing import tiny_segmenter
+from ptdiffseg_ros.train import head as head_module
+from ptdiffseg_ros.train.errors import TrainingError
+from ptdiffseg_ros.train.evaluate import condition_frames, evaluate, recognise_weather
+from ptdiffseg_ros.train.features import CachedFeatures, ClearFrames, LiveFeatures
+from ptdiffseg_ros.train.head import train_head, TrainConfig
+from ptdiffseg_ros.train.losses import (
+    consistency_loss,
+    IGNORE_INDEX,
+    prompt_randomization_loss,
+    segmentation_loss,
+)
+import pytest
+from safetensors.torch import load_file
+import torch
+
+SMALL = TrainConfig(
+    frames=6, steps=6, batch=2, head_width=16, input_size=(64, 128), warmup_steps=1, save_every=2)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_segmenter(tmp_path_factory.mktemp('tiny'))
+
+
+@pytest.fixture(scope='module')
+def segmenter(folder: Path) -> PromptedSegmenter:
+    return PromptedSegmenter.from_pretrained(folder, 'cpu')
+
+
+def head_of(out: Path) -> dict[str, torch.Tensor]:
+    return load_file(out / 'head.safetensors')
+
+
+# -- losses --------------------------------------------------------------------------------
+
+def test_predictions_that_agree_cost_no_consistency() -> None:
+    logits = torch.randn(2, 3, 4, 4)
+    everywhere = torch.ones(2, 4, 4, dtype=torch.bool)
+    assert consistency_loss(logits, logits, everywhere).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_consistency_is_the_symmetric_kl_of_two_known_distributions() -> None:
+    p, q = torch.tensor([0.9, 0.1]), torch.tensor([0.5, 0.5])
+    expected = 0.5 * ((p * (p / q).log()).sum() + (q * (q / p).log()).sum())
+    one, two = (d.log().view(1, 2, 1, 1) for d in (p, q))
+    valid = torch.ones(1, 1, 1, dtype=torch.bool)
+    assert consistency_loss(one, two, valid).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_each_prediction_is_pulled_to_the_other_held_fixed() -> None:
+    one = torch.randn(1, 3, 2, 2, requires_grad=True)
+    two = torch.randn(1, 3, 2, 2, requires_grad=True)
+    valid = torch.ones(1, 2, 2, dtype=torch.bool)
+    consistency_loss(one, two, valid).backward()
+    # d/dx 1/2 KL(sg(p) || softmax(x)) = 1/2 (softmax(x) - p), a mean over four pixels.
+    expected = (one.softmax(1) - two.softmax(1)).detach() / 2 / 4
+    assert torch.allclose(one.grad, expected, atol=1e-6)
+    assert torch.allclose(two.grad, -expected, atol=1e-6)
+
+
+def test_pixels_without_a_label_count_nowhere() -> None:
+    torch.manual_seed(0)
+    one, two = torch.randn(2, 1, 3, 4, 4)
+    labels = torch.randint(0, 3, (1, 4, 4))
+    labels[:, :, 2:] = IGNORE_INDEX
+    changed_one, changed_two = one.clone(), two.clone()
+    changed_one[..., 2:] = 7 * torch.randn(1, 3, 4, 2)
+    changed_two[..., 2:] = 7 * torch.randn(1, 3, 4, 2)
+    base = prompt_randomization_loss(one, two, labels)
+    assert torch.allclose(base, prompt_randomization_loss(changed_one, changed_two, labels))
+
+
+def test_lambda_weighs_the_consistency_term() -> None:
+    one, two = torch.randn(2, 1, 3, 4, 4)
+    labels = torch.randint(0, 3, (1, 4, 4))
+    none, full = (prompt_randomization_loss(one, two, labels, w) for w in (0.0, 1.0))
+    supervised = 0.5 * (segmentation_loss(one, labels) + segmentation_loss(two, labels))
+    valid = torch.ones(1, 4, 4, dtype=torch.bool)
+    assert torch.allclose(none, supervised)
+    assert torch.allclose(full - none, consistency_loss(one, two, valid), atol=1e-6)
+
+
+# -- features ------------------------------------------------------------------------------
+
+def test_cached_features_equal_live_ones_and_are_computed_once(
+        segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = ClearFrames(segmenter, 5)
+    scenes = ('a clear driving scene', 'a foggy driving scene')
+    cached = CachedFeatures(segmenter, frames, scenes, tmp_path, batch=2)
+    live = LiveFeatures(segmenter, frames, scenes)
+    rows = np.array([1, 4])
+    for prompt in (0, 1):
+        for ours, theirs in zip(cached.pyramid(prompt, rows), live.pyramid(prompt, rows)):
+            assert torch.allclose(ours, theirs, atol=5e-3, rtol=5e-3)
+    assert torch.equal(cached.labels(rows), live.labels(rows))
+    monkeypatch.setattr(segmenter, 'encode', lambda images: pytest.fail('computed again'))
+    CachedFeatures(segmenter, frames, scenes, tmp_path, batch=2)
+
+
+def test_other_prompts_have_another_cache(segmenter, tmp_path: Path) -> None:
+    frames = ClearFrames(segmenter, 2)
+    one = CachedFeatures(segmenter, frames, ('a clear driving scene',), tmp_path)
+    two = CachedFeatures(segmenter, frames, ('a foggy driving scene',), tmp_path)
+    assert one.folder != two.folder
+
+
+def test_the_head_sees_clear_frames_of_the_train_split_alone(segmenter) -> None:
+    frames = ClearFrames(segmenter, 3)
+    image, labels = frames[2]
+    same = town.sample(frames.first + 2, size=(64, 128))
+    assert np.array_equal(image, same.image)
+    ids = np.array([c.id for c in TOWN])
+    assert np.array_equal(ids[labels], same.labels)
+    assert town.SPLITS['train'] <= frames.first + len(frames) < town.SPLITS['val']
+
+
+# -- training ------------------------------------------------------------------------------
+
+def test_training_lowers_the_loss_and_leaves_the_backbone_alone(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses: list[float] = []
+
+    def watched(first, second, labels, weight):
+        loss = prompt_randomization_loss(first, second, labels, weight)
+        losses.append(loss.item())
+        return loss
+    monkeypatch.setattr(head_module, 'prompt_randomization_loss', watched)
+    backbone = folder.parent / 'backbone'
+    before = load_file(backbone / 'unet' / 'diffusion_pytorch_model.safetensors')
+    train_head(replace(SMALL, steps=100), backbone, tmp_path / 's', tmp_path / 'f')
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
+    after = load_file(backbone / 'unet' / 'diffusion_pytorch_model.safetensors')
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    PromptedSegmenter.from_pretrained(tmp_path / 's', 'cpu')
+
+
+@pytest.mark.parametrize('randomized', [True, False])
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, randomized: bool) -> None:
+    config = replace(SMALL, prompt_randomization=randomized)
+    backbone, cache = folder.parent / 'backbone', tmp_path / 'f'
+    train_head(config, backbone, tmp_path / 'whole', cache)
+
+    class Stop(Exception):
+        pass
+    real = head_module.save_state
+
+    def save_and_stop(path, tensors, facts):
+        real(path, tensors, facts)
+        if facts['step'] == 4:
+            raise Stop
+    monkeypatch.setattr(head_module, 'save_state', save_and_stop)
+    with pytest.raises(Stop):
+        train_head(config, backbone, tmp_path / 'parts', cache)
+    monkeypatch.setattr(head_module, 'save_state', real)
+    with pytest.raises(TrainingError, match='--resume'):
+        train_head(config, backbone, tmp_path / 'parts', cache)
+    train_head(config, backbone, tmp_path / 'parts', cache, resume=True)
+    whole, parts = head_of(tmp_path / 'whole'), head_of(tmp_path / 'parts')
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+    assert not list(tmp_path.glob('*.state.safetensors'))
+
+
+def test_the_seed_decides_the_head(folder: Path, tmp_path: Path) -> None:
+    backbone, cache = folder.parent / 'backbone', tmp_path / 'f'
+    config = replace(SMALL, steps=2)
+    for name, seed in (('a', 0), ('b', 0), ('c', 1)):
+        train_head(replace(config, seed=seed), backbone, tmp_path / name, cache)
+    a, b, c = (head_of(tmp_path / name) for name in 'abc')
+    assert all(torch.equal(a[k], b[k]) for k in a)
+    assert any(not torch.equal(a[k], c[k]) for k in a)
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    ({'batch': 9}, 'batch is 9.*6 frames'), ({'steps': 0}, 'steps is 0'),
+    ({'scene_prompts': ('one',)}, 'draws two')])
+def test_settings_that_cannot_work_are_refused(change, words: str) -> None:
+    with pytest.raises(TrainingError, match=words):
+        replace(SMALL, **change)
+
+
+# -- evaluation ----------------------------------------------------------------------------
+
+class Oracle:
+    """Answers with the truth for clear frames and with road for the rest."""
+
+    def __init__(self, config) -> None:
+        self.config = config
+        self.scenes: list[str | None] = []
+
+    def context(self, scene):
+        self.scenes.append(scene)
+        return torch.zeros(1, 1, 1)
+
+    def segment(self, images, context):
+        truth = {town.sample(town.SPLITS['val'] + i, size=self.config.input_size).image.tobytes():
+                 town.sample(town.SPLITS['val'] + i, size=self.config.input_size).labels
+                 for i in range(3)}
+        return [Segmentation(truth.get(i.tobytes(), np.zeros(i.shape[:2], np.uint8)),
+                             np.zeros(i.shape[:2], np.uint8), torch.zeros(1)) for i in images]
+
+
+def test_evaluation_gives_known_figures_for_a_known_segmenter(segmenter) -> None:
+    oracle = Oracle(segmenter.config)
+    figures = evaluate(oracle, ('clear', 'fog'), frames=3, batch=2)
+    assert figures['conditions']['clear']['miou'] == 100
+    truth = np.stack([f.labels for f in condition_frames('fog', 3, 'val', (64, 128))])
+    fog = figures['conditions']['fog']
+    assert fog['iou']['road'] == pytest.approx(100 * (truth == 0).mean(), abs=0.01)
+    assert fog['iou']['sky'] == 0
+    assert figures['adverse_mean'] == fog['miou']
+    assert oracle.scenes == [None, None]
+    evaluate(oracle, ('fog',), frames=1, scene='matching')
+    assert oracle.scenes[-1] == 'a foggy driving scene'
+
+
+def test_every_condition_shows_the_same_scenes_and_splits_differ() -> None:
+    fog, night, test = (
+        [f.labels for f in condition_frames(c, 2, split, (64, 128))]
+        for c, split in (('fog', 'val'), ('night', 'val'), ('fog', 'test')))
+    assert all(map(np.array_equal, fog, night))
+    assert not any(map(np.array_equal, fog, test))
+
+
+def test_an_unknown_condition_or_split_is_answered_with_what_is_allowed(segmenter) -> None:
+    with pytest.raises(TrainingError, match='hail.*clear, fog'):
+        evaluate(segmenter, ('hail',))
+    with pytest.raises(TrainingError, match='train, val, test'):
+        list(condition_frames('fog', 1, 'holdout', (64, 128)))
+
+
+def test_the_weather_with_the_lowest_denoising_error_is_named(
+        segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def error(latents, contexts, timestep, noise):
+        calls.append(len(contexts))
+        errors = torch.ones(len(latents), len(contexts))
+        errors[:, 2] = 0
+        return errors
+    monkeypatch.setattr(segmenter.backbone, 'denoising_error', error)
+    figures = recognise_weather(segmenter, frames=10)
+    assert figures['accuracy'] == 20
+    assert figures['confusion']['fog'] == {
+        'clear': 0, 'fog': 0, 'night': 2, 'rain': 0, 'snow': 0}
+    assert set(calls) == {5}
+
+
+# -- commands ------------------------------------------------------------------------------
+
+def test_train_and_evaluate_run_from_the_command_line(
+        folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / 'mine'
+    assert cli.main([
+        'train', str(out), '--backbone', str(folder.parent / 'backbone'), '--frames', '4',
+        '--steps', '2', '--batch', '2', '--head-width', '16', '--json',
+        str(tmp_path / 'train.json')]) == 0
+    figures = json.loads((tmp_path / 'train.json').read_text())
+    assert figures['seconds_per_step'] > 0 and figures['seed'] == 0 and figures['commit']
+    assert cli.main([
+        'evaluate', '--model', str(out), '--frames', '2', '--conditions', 'clear', 'snow',
+        '--recognition', '5', '--json', str(tmp_path / 'eval.json')]) == 0
+    figures = json.loads((tmp_path / 'eval.json').read_text())
+    assert set(figures['conditions']) == {'clear', 'snow'}
+    assert 0 <= figures['adverse_mean'] <= 100
+    assert 'traffic light' in capsys.readouterr().out
+
+
+def test_a_bad_argument_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(['evaluate', '--model', str(tmp_path / 'nowhere')]) == 2
+    assert 'segmenter.json is missing' in capsys.readouterr().err

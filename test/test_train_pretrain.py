@@ -1,0 +1,146 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Pretraining of the embedded backbone, on a scale of seconds."""
+from __future__ import annotations
+
+from dataclasses import replace
+import json
+from pathlib import Path
+
+import cv2
+from hypothesis import given, settings, strategies as st
+import numpy as np
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.model.backbone import DiffusionBackbone
+from ptdiffseg_ros.train import pretrain as pretrain_module
+from ptdiffseg_ros.train.checkpoint import load_state, save_state
+from ptdiffseg_ros.train.errors import TrainingError
+from ptdiffseg_ros.train.pretrain import (
+    Captions,
+    draw_sample_grid,
+    learning_rate_at,
+    pretrain,
+    PretrainConfig,
+    training_weather,
+)
+import pytest
+from safetensors.torch import load_file
+import torch
+from transformers import CLIPTokenizer
+
+TINY = PretrainConfig(
+    frames=8, image_size=(32, 64), autoencoder_width=8, autoencoder_steps=3,
+    unet_channels=(16, 16, 16), unet_heads=1, text_width=16, text_layers=1, bpe_merges=50,
+    steps=4, batch=2, save_every=2, workers=1)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return pretrain(TINY, tmp_path_factory.mktemp('pretrained') / 'backbone')
+
+
+def unet_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / 'unet' / 'diffusion_pytorch_model.safetensors')
+
+
+def test_it_leaves_a_whole_backbone_in_half_precision(folder: Path) -> None:
+    backbone = DiffusionBackbone.from_pretrained(folder)
+    latents = backbone.encode(torch.zeros(1, 3, 32, 64))
+    assert torch.isfinite(latents).all()
+    assert all(value.dtype == torch.float16 for value in unet_of(folder).values())
+    assert json.loads((folder / 'pretraining.json').read_text())['steps'] == 4
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(Exception):
+        pass
+    real = pretrain_module.save_state
+
+    def save_and_stop(path, tensors, facts):
+        real(path, tensors, facts)
+        if facts.get('step') == 2:
+            raise Stop
+    monkeypatch.setattr(pretrain_module, 'save_state', save_and_stop)
+    with pytest.raises(Stop):
+        pretrain(TINY, tmp_path / 'b')
+    monkeypatch.setattr(pretrain_module, 'save_state', real)
+    with pytest.raises(TrainingError, match='--resume'):
+        pretrain(TINY, tmp_path / 'b')
+    pretrain(TINY, tmp_path / 'b', resume=True)
+    whole, parts = unet_of(folder), unet_of(tmp_path / 'b')
+    assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+@settings(max_examples=100, deadline=None)
+@given(text=st.text(max_size=40))
+def test_any_text_is_encoded_without_unknown_tokens(folder: Path, text: str) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(folder / 'tokenizer')
+    ids = tokenizer(text)['input_ids']
+    assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
+    if '<|' not in text:  # a text may spell the marks themselves
+        assert tokenizer.eos_token_id not in ids[1:-1]
+
+
+def test_samples_follow_the_sentence_and_the_seed(folder: Path, tmp_path: Path) -> None:
+    one = draw_sample_grid(folder, tmp_path / 'one.png', columns=2)
+    two = draw_sample_grid(folder, tmp_path / 'two.png', columns=2)
+    other = draw_sample_grid(folder, tmp_path / 'other.png', columns=2, seed=1)
+    grid = cv2.imread(str(one))
+    assert grid.shape == (5 * 32, 2 * 64, 3)
+    assert one.read_bytes() == two.read_bytes() != other.read_bytes()
+    assert not np.array_equal(grid[:32], grid[32:64])  # the same noise, another sentence
+
+
+def test_caption_dropout_gives_the_empty_caption(folder: Path) -> None:
+    tokenizer = CLIPTokenizer.from_pretrained(folder / 'tokenizer')
+    spoken = Captions([['a clear driving scene'], ['a bus']], tokenizer)
+    rng = np.random.default_rng(0)
+    ids, mask = spoken.batch(np.array([0, 1]), rng, dropout=1.0)
+    assert ids.tolist() == [spoken.null] * 2 and mask.all()
+    ids, mask = spoken.batch(np.array([0, 1]), rng, dropout=0.0)
+    assert mask.sum(dim=1).tolist() == [len(tokenizer(s)['input_ids'])
+                                        for s in ('a clear driving scene', 'a bus')]
+
+
+def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
+    rates = [learning_rate_at(s, 100, 10, 0.3) for s in range(100)]
+    assert rates[0] == pytest.approx(0.1) and rates[10] == rates[69] == 1
+    assert rates[-1] < 0.05 and all(a >= b for a, b in zip(rates[20:], rates[21:]))
+
+
+def test_every_weather_and_mixtures_are_trained_on() -> None:
+    drawn = [training_weather(np.random.default_rng(i)) for i in range(300)]
+    assert {w.name for w in drawn} == set(town.WEATHERS)
+    assert any(len(w.adjectives) == 2 for w in drawn)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        pretrain_module, 'reconstruction_loss', lambda a, b: (a - b).mean() * float('nan'))
+    with pytest.raises(TrainingError, match='learning rate'):
+        pretrain(TINY, tmp_path / 'b')
+
+
+def test_an_image_size_that_does_not_fit_the_unet_is_refused() -> None:
+    with pytest.raises(TrainingError, match=r'\(100, 256\).*multiples of 16'):
+        replace(TINY, image_size=(100, 256))
+
+
+def test_an_interrupted_save_leaves_the_old_checkpoint(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / 'state.safetensors'
+    save_state(path, {'a': torch.ones(2)}, {'step': 1})
+    monkeypatch.setattr('os.replace', lambda *a: (_ for _ in ()).throw(OSError('disk full')))
+    with pytest.raises(OSError, match='disk full'):
+        save_state(path, {'a': torch.zeros(2)}, {'step': 2})
+    tensors, facts = load_state(path)
+    assert tensors['a'].tolist() == [1, 1] and facts == {'step': 1}
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'state.safetensors'
+    path.write_bytes(b'\x80\x04pickle')
+    with pytest.raises(TrainingError, match='no checkpoint'):
+        load_state(path)
