@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+import signal
 import zlib
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,3 +25,6 @@ os.environ['ROS_DOMAIN_ID'] = str(_domain_id())
 os.environ['FASTDDS_DEFAULT_PROFILES_FILE'] = str(ROOT / 'config' / 'fastdds.xml')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
+# A shell without job control starts what runs in its background with SIGINT ignored, and every
+# process started from here would inherit that: the tests of Ctrl-C would wait for nothing.
+signal.signal(signal.SIGINT, signal.default_int_handler)

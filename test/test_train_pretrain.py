@@ -21,7 +21,9 @@ from ptdiffseg_ros.train.pretrain import (
     learning_rate_at,
     pretrain,
     PretrainConfig,
+    reconstruction_loss,
     training_weather,
+    whitening_loss,
 )
 import pytest
 from safetensors.torch import load_file
@@ -113,6 +115,24 @@ def test_every_weather_and_mixtures_are_trained_on() -> None:
     drawn = [training_weather(np.random.default_rng(i)) for i in range(300)]
     assert {w.name for w in drawn} == set(town.WEATHERS)
     assert any(len(w.adjectives) == 2 for w in drawn)
+
+
+def test_a_lost_colour_costs_more_than_a_lost_texture() -> None:
+    torch.manual_seed(0)
+    target = torch.zeros(1, 3, 16, 16)
+    target[:, 0] = 0.5  # red
+    grey = target.mean(dim=1, keepdim=True).expand_as(target)
+    noise = (target - grey).abs().mean() * torch.sign(torch.randn_like(target))
+    assert reconstruction_loss(target, target).item() == 0
+    assert reconstruction_loss(grey, target) > reconstruction_loss(target + noise, target)
+
+
+def test_white_latents_cost_nothing_and_repeated_channels_do() -> None:
+    torch.manual_seed(0)
+    white = torch.randn(8, 4, 32, 32)
+    assert whitening_loss(white).item() == pytest.approx(0, abs=1e-2)
+    assert whitening_loss(white[:, :1].expand(-1, 4, -1, -1)).item() > 2.5
+    assert whitening_loss(white + 1).item() > 0.9
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(
