@@ -53,6 +53,14 @@ def test_it_leaves_a_whole_backbone_in_half_precision(folder: Path) -> None:
     assert json.loads((folder / 'pretraining.json').read_text())['steps'] == 4
 
 
+def test_frames_are_drawn_beside_their_reconstructions(folder: Path) -> None:
+    picture = cv2.imread(str(folder / 'reconstructions.png'))[..., ::-1]
+    assert picture.shape == (8 * 32, 2 * 64, 3)
+    frames = np.load(folder / 'state' / 'frames.npy')
+    assert np.array_equal(picture[:, :64], np.concatenate(list(frames)))
+    assert not np.array_equal(picture[:, 64:], picture[:, :64])
+
+
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stop(Exception):

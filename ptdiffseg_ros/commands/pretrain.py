@@ -38,5 +38,5 @@ def run(args: argparse.Namespace) -> int:
         batch=args.batch, save_every=args.save_every, seed=args.seed)
     pretrain(config, args.out, resume=args.resume)
     grid = draw_sample_grid(args.out, args.out / 'samples.png', seed=args.seed)
-    print(f'{args.out}: the backbone; look at {grid}')
+    print(f'{args.out}: the backbone; look at {grid} and at reconstructions.png beside it')
     return 0

@@ -83,6 +83,7 @@ def pretrain(config: PretrainConfig, out: Path, resume: bool = False) -> Path:
     started = time.monotonic()
     images, captions = render_frames(config, state)
     vae = train_autoencoder(config, images, state)
+    draw_reconstructions(vae, images, out / 'reconstructions.png')
     tokenizer = train_tokenizer(config, captions, out / 'tokenizer')
     latents = encode_frames(vae, images)
     backbone = build_backbone(config, vae, tokenizer)
@@ -241,6 +242,25 @@ def encode_frames(vae: AutoencoderTiny, images: np.ndarray, batch: int = 32) -> 
     parts = [vae.encode(to_tensor(images[i:i + batch])).latents
              for i in range(0, len(images), batch)]
     return (torch.cat(parts) * vae.config.scaling_factor).clone()
+
+
+@torch.inference_mode()
+def draw_reconstructions(
+    vae: AutoencoderTiny, images: np.ndarray, path: Path, count: int = 12
+) -> None:
+    """
+    Draw frames beside what the autoencoder makes of them: to be looked at before hours are spent.
+
+    What is lost here, a colour or a thin pole, no later stage can bring back, and the diffusion
+    loss does not tell: poor latents are easy to predict.
+    """
+    from ptdiffseg_ros.data.pictures import write_png
+
+    chosen = images[:count]
+    decoded = vae.decode(vae.encode(to_tensor(chosen)).latents).sample.clamp(-1, 1)
+    restored = decoded.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    write_png(path, np.concatenate([np.concatenate(pair, axis=1)
+                                    for pair in zip(chosen, restored)]))
 
 
 def train_tokenizer(
