@@ -189,3 +189,47 @@ def test_pace_gives_up_on_a_mask_that_never_comes(monkeypatch: pytest.MonkeyPatc
     assert list(pace.sent) == [1, 2] and checks
     assert pace.sent[2] - pace.sent[1] >= 0.2
     assert np.isfinite(list(pace.sent.values())).all()
+
+
+def test_pace_recovers_from_a_busy_moment() -> None:
+    import threading
+    from types import SimpleNamespace
+
+    from ptdiffseg_ros.demo import run
+
+    forgotten = []
+    consumer = SimpleNamespace(
+        arrived=threading.Condition(), masks={}, rate=1.0,
+        forget_times=lambda: forgotten.append(1))
+    node = SimpleNamespace(check=lambda: None, last_words=lambda: 'I fell asleep')
+    pace = run.Pace(node, consumer, 5.0, SimpleNamespace(update=lambda: None))  # type: ignore
+    pace.player = SimpleNamespace(rate=1.0)  # type: ignore
+
+    def drive(frames: int, seconds: float | None) -> None:
+        for _ in range(frames):
+            stamp = len(pace.sent) + 1
+            pace.before(IMAGE_TOPIC, stamp)
+            if seconds is not None:
+                consumer.masks[stamp] = SimpleNamespace(at=pace.sent[stamp] + seconds)
+
+    drive(run.CALIBRATION_FRAMES, 4.0)  # a frame takes 4 s, so it could be 1 every 6 s
+    drive(run.CALIBRATION_FRAMES, 0.1)
+    assert pace.rates == [pytest.approx(1 / (5.0 * run.HEADROOM * 4.0))] * run.CALIBRATION_FRAMES
+    drive(1, 0.1)
+    assert pace.player.rate == consumer.rate == pace.rates[-1] == 1.0  # type: ignore
+    assert len(forgotten) == 1, 'only the first frames are a warm-up'
+
+
+def test_pace_gives_up_when_no_mask_comes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+    from types import SimpleNamespace
+
+    from ptdiffseg_ros.demo import run
+
+    monkeypatch.setattr(run, 'FRAME_PATIENCE_S', 0.01)
+    consumer = SimpleNamespace(arrived=threading.Condition(), masks={})
+    node = SimpleNamespace(check=lambda: None, last_words=lambda: 'I fell asleep')
+    pace = run.Pace(node, consumer, 5.0, SimpleNamespace(update=lambda: None))  # type: ignore
+    with pytest.raises(node_process.DemoError, match='no mask came back .*I fell asleep'):
+        for stamp in range(run.CALIBRATION_FRAMES + 1):
+            pace.before(IMAGE_TOPIC, stamp)

@@ -33,6 +33,8 @@ class MaskConsumer:
 
     :param node: the node to subscribe with; somebody else spins it.
     :param segmenter: the segmenter's full name, such as ``/segmenter``.
+    :param rate: how fast the recording's clock runs now, by which the node tells ages; they are
+        kept in milliseconds of real time.
     """
 
     node: Node
@@ -40,6 +42,7 @@ class MaskConsumer:
     masks: dict[int, Received] = field(default_factory=dict)
     processing_ms: list[float] = field(default_factory=list)
     age_ms: list[float] = field(default_factory=list)
+    rate: float = 1.0
     problem: str = ''  # what the segmenter's diagnostics complain about
 
     def __post_init__(self) -> None:
@@ -47,12 +50,12 @@ class MaskConsumer:
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         debug = f'{self.segmenter}/debug'
         self.node.create_subscription(Image, f'{self.segmenter}/mask', self._on_mask, qos)
-        for name, kept in (
-                ('processing_time_ms', self.processing_ms),
-                ('pipeline_latency_ms', self.age_ms)):
-            self.node.create_subscription(
-                Float64, f'{debug}/{name}', lambda message, kept=kept: kept.append(message.data),
-                qos)
+        self.node.create_subscription(
+            Float64, f'{debug}/processing_time_ms',
+            lambda message: self.processing_ms.append(message.data), qos)
+        self.node.create_subscription(
+            Float64, f'{debug}/pipeline_latency_ms',
+            lambda message: self.age_ms.append(message.data / self.rate), qos)
         self.node.create_subscription(
             DiagnosticArray, '/diagnostics', self._on_diagnostics, qos)
 

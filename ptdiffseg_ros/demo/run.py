@@ -34,8 +34,8 @@ START_PATIENCE_S = 180.0  # a cold disk, a large model
 FRAME_PATIENCE_S = 20.0
 CALIBRATION_FRAMES = 12
 WARM_UP_FRAMES = 2
-# The replay leaves this much room above the time that a frame usually takes at most.
-HEADROOM = 1.3
+# The replay leaves this much room above the time that a frame usually takes.
+HEADROOM = 1.5
 ENOUGH = 0.99
 
 
@@ -57,7 +57,8 @@ class Pace:
     Play at a speed that the machine can follow.
 
     The first frames are sent one by one, each after the mask of the one before. How long they
-    take sets the speed for the rest, which are sent as a camera sends them: by the clock. Where
+    take sets the speed for the next ones, which are sent as a camera sends them: by the clock.
+    It is set anew every few frames, so that a busy moment does not slow the whole drive. Where
     a mask is late even so, the recording stands still until it has come (a hold): the node keeps
     only the newest frame that waits, so it would drop one.
     """
@@ -67,8 +68,8 @@ class Pace:
     fps: float
     progress: Any
     sent: dict[int, float] = field(default_factory=dict)
+    rates: list[float] = field(default_factory=list)  # of each frame sent by the clock
     holds: int = 0
-    calibrated: bool = False
 
     def __post_init__(self) -> None:
         self.player: Player | None = None
@@ -77,9 +78,11 @@ class Pace:
         """Wait for the mask before, and note when an image goes out; the player calls it."""
         if topic != IMAGE_TOPIC:
             return
-        self.holds += self.wait() and self.calibrated
-        if not self.calibrated and len(self.sent) == CALIBRATION_FRAMES:
-            self._calibrate()
+        self.holds += self.wait() and len(self.sent) > CALIBRATION_FRAMES
+        if self.sent and len(self.sent) % CALIBRATION_FRAMES == 0:
+            self._set_speed()
+        if len(self.sent) >= CALIBRATION_FRAMES:
+            self.rates.append(self.consumer.rate)
         self.progress.update()
         self.sent[time_ns] = time.monotonic()
 
@@ -97,19 +100,21 @@ class Pace:
                 self.consumer.arrived.wait(0.1)
         return late
 
-    def _calibrate(self) -> None:
-        assert self.player is not None
-        times = [
-            self.consumer.masks[t].at - sent_at
-            for t, sent_at in list(self.sent.items())[WARM_UP_FRAMES:] if t in self.consumer.masks]
+    def _set_speed(self) -> None:
+        """Set the speed to what the last frames took; no mask is under way when this is called."""
+        sent = list(self.sent.items())
+        # The very first frames only warm the model up.
+        recent = sent[max(WARM_UP_FRAMES, len(sent) - CALIBRATION_FRAMES):]
+        masks = self.consumer.masks
+        times = [masks[t].at - sent_at for t, sent_at in recent if t in masks]
         if not times:
             raise DemoError(
-                f'no mask came back for the first {CALIBRATION_FRAMES} images. '
-                f'{self.node.last_words()}')
-        slowest_s = HEADROOM * float(np.percentile(times, 95))
-        self.player.rate = min(1.0, 1 / (self.fps * slowest_s))
-        self.consumer.forget_times()
-        self.calibrated = True
+                f'no mask came back for the last {len(recent)} images. {self.node.last_words()}')
+        if len(sent) == CALIBRATION_FRAMES:
+            self.consumer.forget_times()
+        rate = min(1.0, 1 / (self.fps * HEADROOM * float(np.median(times))))
+        assert self.player is not None
+        self.player.rate = self.consumer.rate = rate
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
@@ -127,12 +132,12 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
             bag_path, schedule, fps=options.fps, seed=options.seed, overwrite=True,
             progress=lambda frames: tqdm(frames, 'recording the drive', unit='frame'))
         with Bag(bag_path) as bag:
-            pace, rate = _segment_live(bag, options)
+            pace = _segment_live(bag, options)
             with tqdm(total=bag.count(IMAGE_TOPIC), desc='scoring the masks') as bar:
                 scores = review(
                     bag, pace.consumer.masks, pace.sent, options.out / 'overlay.mp4',
                     options.fps, bar.update)
-        summary = _summary(options, pace, rate, scores)
+        summary = _summary(options, pace, scores)
         write_json(options.out / 'summary.json', summary)
         if options.json is not None:
             write_json(options.json, summary)
@@ -148,8 +153,8 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     return summary
 
 
-def _segment_live(bag: Bag, options: DemoOptions) -> tuple[Pace, float]:
-    """Play the bag to a node of its own; return what was sent and received, and how fast."""
+def _segment_live(bag: Bag, options: DemoOptions) -> Pace:
+    """Play the bag to a node of its own; return what was sent and received."""
     environment = dds_environment(free_domain_id(random.Random()))
     os.environ.update(environment)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
@@ -170,7 +175,7 @@ def _segment_live(bag: Bag, options: DemoOptions) -> tuple[Pace, float]:
             process.check()
     finally:
         rclpy.try_shutdown()
-    return pace, player.rate
+    return pace
 
 
 def _wait_for_node(player: Player, process: NodeProcess, consumer: MaskConsumer) -> None:
@@ -210,8 +215,7 @@ def _terminate_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _summary(
-        options: DemoOptions, pace: Pace, rate: float, scores: Review) -> dict[str, Any]:
+def _summary(options: DemoOptions, pace: Pace, scores: Review) -> dict[str, Any]:
     masks, sent = pace.consumer.masks, pace.sent
     # A mask counts when it carries the stamp and the frame of an image that was sent.
     good = [t for t in sent if t in masks and masks[t].frame_id == FRAME_ID]
@@ -221,8 +225,7 @@ def _summary(
         'masks_received': len(good),
         'miou': {name: _finite(m.miou()) for name, m in scores.steady.items()},
         'latency_ms': _quantiles([(masks[t].at - sent[t]) * 1000 for t in measured]),
-        # The node reports ages by the recording's clock, which runs at this rate.
-        'age_ms': _quantiles([age / rate for age in pace.consumer.age_ms]),
+        'age_ms': _quantiles(pace.consumer.age_ms),
         'processing_ms': _quantiles(pace.consumer.processing_ms),
         'model': options.model,
         'seed': options.seed,
@@ -230,7 +233,7 @@ def _summary(
         'machine': machine(),
         'seconds': options.seconds,
         'fps': options.fps,
-        'rate': round(rate, 3),
+        'rate': round(float(np.mean(pace.rates or [1.0])), 3),
         'holds': pace.holds,
         'calibration_frames': min(CALIBRATION_FRAMES, len(sent)),
         'frames': {name: scores.frames[name] for name in scores.steady},

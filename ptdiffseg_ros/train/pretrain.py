@@ -80,9 +80,8 @@ def pretrain(config: PretrainConfig, out: Path, resume: bool = False) -> Path:
         raise TrainingError(
             f'{state} holds an earlier run; give --resume to go on, or another folder')
     state.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
     images, captions = render_frames(config, state)
-    vae = train_autoencoder(config, images, state)
+    vae, autoencoder_seconds = train_autoencoder(config, images, state)
     draw_reconstructions(vae, images, out / 'reconstructions.png')
     tokenizer = train_tokenizer(config, captions, out / 'tokenizer')
     latents = encode_frames(vae, images)
@@ -90,8 +89,8 @@ def pretrain(config: PretrainConfig, out: Path, resume: bool = False) -> Path:
     report = train_diffusion(config, backbone, latents, captions, state)
     backbone.half().save_pretrained(out)
     backbone.float()
-    facts = {**dataclasses.asdict(config), **report,
-             'minutes_this_run': (time.monotonic() - started) / 60}
+    facts = {**dataclasses.asdict(config), 'autoencoder_minutes': autoencoder_seconds / 60,
+             **report}
     (out / 'pretraining.json').write_text(json.dumps(facts, indent=2) + '\n')
     return out
 
@@ -167,8 +166,10 @@ def _update(
     optimizer.step()
 
 
-def train_autoencoder(config: PretrainConfig, images: np.ndarray, state: Path) -> AutoencoderTiny:
-    """Train the stride-4 autoencoder on crops of the frames."""
+def train_autoencoder(
+    config: PretrainConfig, images: np.ndarray, state: Path
+) -> tuple[AutoencoderTiny, float]:
+    """Train the stride-4 autoencoder on crops of the frames; give it, and its seconds."""
     torch.manual_seed(config.seed)
     width, stages = config.autoencoder_width, 3
     vae = AutoencoderTiny(
@@ -180,7 +181,8 @@ def train_autoencoder(config: PretrainConfig, images: np.ndarray, state: Path) -
         tensors, facts = load_state(path)
         restore_state(tensors, {'vae': vae})
         vae.register_to_config(scaling_factor=facts['scaling_factor'])
-        return vae.eval().requires_grad_(False)
+        return vae.eval().requires_grad_(False), facts['seconds']
+    started = time.monotonic()
     vae = vae.to(memory_format=torch.channels_last)
     parameters = list(vae.parameters())
     optimizer = _adamw(parameters, 2e-3)
@@ -203,8 +205,10 @@ def train_autoencoder(config: PretrainConfig, images: np.ndarray, state: Path) -
     sample = encode_frames(vae, images[:: max(1, len(images) // 256)])
     scaling = 1.0 / float(sample.std())
     vae.register_to_config(scaling_factor=scaling)
-    save_state(path, flatten_state({'vae': vae}), {'scaling_factor': scaling})
-    return vae
+    seconds = time.monotonic() - started
+    save_state(path, flatten_state({'vae': vae}),
+               {'scaling_factor': scaling, 'seconds': seconds})
+    return vae, seconds
 
 
 def reconstruction_loss(decoded: Tensor, target: Tensor) -> Tensor:
