@@ -129,6 +129,17 @@ def test_the_head_sees_clear_frames_of_the_train_split_alone(segmenter) -> None:
     assert town.SPLITS['train'] <= frames.first + len(frames) < town.SPLITS['val']
 
 
+def test_distortion_changes_photometry_alone_and_always_alike(segmenter) -> None:
+    plain, distorted = ClearFrames(segmenter, 8), ClearFrames(segmenter, 8, distortion=1.0)
+    changed = 0
+    for i in range(8):
+        (image, labels), (other, same) = plain[i], distorted[i]
+        assert np.array_equal(labels, same)
+        assert np.array_equal(other, distorted[i][0])
+        changed += not np.array_equal(image, other)
+    assert 1 <= changed < 8, 'some frames stay as they are'
+
+
 # -- training ------------------------------------------------------------------------------
 
 def test_training_lowers_the_loss_and_leaves_the_backbone_alone(
@@ -188,6 +199,7 @@ def test_the_seed_decides_the_head(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(('change', 'words'), [
     ({'batch': 9}, 'batch is 9.*6 frames'), ({'steps': 0}, 'steps is 0'),
+    ({'distortion': 1.5}, 'distortion is 1.5; allowed are 0 to 1'),
     ({'scene_prompts': ('one',)}, 'draws two')])
 def test_settings_that_cannot_work_are_refused(change, words: str) -> None:
     with pytest.raises(TrainingError, match=words):

@@ -18,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='diffusion model in the diffusers layout; by default the embedded one')
     parser.add_argument(
         '--frames', type=whole, default=1500, help='labelled clear frames of the town')
+    parser.add_argument(
+        '--distortion', type=number(0, 1), default=0.5,
+        help='how strongly exposure, contrast and colour of these frames are distorted, 0 to 1')
     parser.add_argument('--steps', type=whole, default=1500, help='training steps')
     parser.add_argument('--batch', type=whole, default=8, help='frames per step')
     parser.add_argument(
@@ -57,9 +60,10 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.train.head import train_head, TrainConfig
 
     config = TrainConfig(
-        frames=args.frames, steps=args.steps, batch=args.batch, seed=args.seed,
-        learning_rate=args.learning_rate, timestep=args.timestep, taps=tuple(args.taps),
-        head_width=args.head_width, prompt_randomization=args.prompt_randomization,
+        frames=args.frames, distortion=args.distortion, steps=args.steps, batch=args.batch,
+        seed=args.seed, learning_rate=args.learning_rate, timestep=args.timestep,
+        taps=tuple(args.taps), head_width=args.head_width,
+        prompt_randomization=args.prompt_randomization,
         consistency_weight=args.consistency_weight, category_context=args.category_context)
     backbone = args.backbone or MICRO_FOLDER.with_name('backbone')
     cache = None if args.no_cache else args.cache or args.out.with_name('features')

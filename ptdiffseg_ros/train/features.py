@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.distortion import distort_photometry
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
 import torch
@@ -19,16 +20,27 @@ from tqdm import tqdm
 # Clear frames for the head start here in the train split, away from the frames that the
 # backbone was pretrained on.
 FIRST_HEAD_FRAME = 1_000_000
+# Of the frames that may be distorted, this share is left as it is.
+CLEAN_SHARE = 0.25
 
 
 class ClearFrames:
-    """Labelled clear frames of the town: image (H, W, 3) uint8 and class indices (H, W)."""
+    """
+    Labelled clear frames of the town: image (H, W, 3) uint8 and class indices (H, W).
 
-    def __init__(self, segmenter: PromptedSegmenter, count: int, seed: int = 0) -> None:
+    distortion in [0, 1]: how strongly the photometry of most frames is distorted, each frame
+    always in the same way, so that features can be cached.
+    """
+
+    def __init__(
+            self, segmenter: PromptedSegmenter, count: int, seed: int = 0,
+            distortion: float = 0.0) -> None:
         self.count = count
+        self.distortion = distortion
         self.size = segmenter.config.input_size
         self.first = town.SPLITS['train'] + FIRST_HEAD_FRAME + seed * count
-        self.name = f'town-clear-{self.first}-{count}-{self.size[0]}x{self.size[1]}'
+        self.name = (f'town-clear-{self.first}-{count}-{self.size[0]}x{self.size[1]}'
+                     f'-distorted-{distortion:g}')
         self._index = np.full(256, IGNORE_INDEX, np.int16)
         for index, label in enumerate(segmenter.config.classes):
             self._index[label.id] = index
@@ -38,7 +50,10 @@ class ClearFrames:
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         frame = town.sample(self.first + i, size=self.size)
-        return frame.image, self._index[frame.labels]
+        image, rng = frame.image, np.random.default_rng(self.first + i)
+        if rng.random() >= CLEAN_SHARE:
+            image = distort_photometry(image, rng, self.distortion)
+        return image, self._index[frame.labels]
 
 
 class CachedFeatures:

@@ -30,6 +30,7 @@ class TrainConfig:
     """Say how a head is trained; the text side included. Rates are per step."""
 
     frames: int = 1500
+    distortion: float = 0.5
     steps: int = 1500
     batch: int = 8
     learning_rate: float = 2e-3
@@ -51,6 +52,8 @@ class TrainConfig:
         for name in ('frames', 'steps', 'batch', 'head_width', 'save_every'):
             if getattr(self, name) < 1:
                 raise TrainingError(f'{name} is {getattr(self, name)}; it must be at least 1')
+        if not 0.0 <= self.distortion <= 1.0:
+            raise TrainingError(f'distortion is {self.distortion}; allowed are 0 to 1')
         if self.batch > self.frames:
             raise TrainingError(
                 f'batch is {self.batch} but there are only {self.frames} frames')
@@ -76,7 +79,7 @@ def train_head(
     segmenter = new_segmenter(config, backbone_folder, out)
     scenes = config.scene_prompts if config.prompt_randomization else (
         config.source_scene_prompt,)
-    frames = ClearFrames(segmenter, config.frames)
+    frames = ClearFrames(segmenter, config.frames, distortion=config.distortion)
     features = (LiveFeatures(segmenter, frames, scenes) if cache is None
                 else CachedFeatures(segmenter, frames, scenes, cache))
     head = segmenter.head.train().requires_grad_(True)
