@@ -48,6 +48,7 @@ def test_import_contracts_are_kept(monkeypatch: pytest.MonkeyPatch,
 @pytest.mark.parametrize(('room', 'absent'), [
     ('model', (*ROS, 'cv2', 'rosbags')),
     ('data', (*ROS, 'torch', 'diffusers', 'transformers')),
+    ('adapt', (*ROS, 'cv2', 'rosbags')),
     ('train', ROS),
     ('commands', (*ROS, 'torch', 'diffusers', 'transformers')),
 ])

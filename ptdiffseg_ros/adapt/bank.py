@@ -1,0 +1,190 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Scene prompts learned before, by domain: a warm start when a domain returns."""
+from __future__ import annotations
+
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field
+import json
+import os
+from pathlib import Path
+import re
+from threading import Lock
+import time
+from typing import Any
+
+from ptdiffseg_ros.adapt.errors import AdaptationError
+from safetensors import safe_open
+from safetensors.torch import save_file
+import torch
+from torch import Tensor
+
+SUFFIX = '.safetensors'
+FORMAT = 'ptdiffseg scene prompt 1'
+LARGEST_FILE = 2**20  # bytes; a prompt of Stable Diffusion with 77 tokens takes 300 KiB
+
+
+@dataclass(frozen=True)
+class LearnedPrompt:
+    """
+    A tuned scene prompt and where it comes from.
+
+    tokens (S, d) float32; domain, the recognised name; model, the fingerprint of the segmenter
+    it was tuned with; facts, what the tuning reports (JSON-able); saved_s, seconds since 1970.
+    """
+
+    tokens: Tensor
+    domain: str
+    model: str
+    facts: dict[str, Any] = field(default_factory=dict)
+    saved_s: float = field(default_factory=time.time)
+
+    def save(self, path: Path) -> Path:
+        """Write one file: the tokens, and the rest as JSON in its header; whole or not at all."""
+        header = {k: v for k, v in vars(self).items() if k != 'tokens'}
+        partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            save_file(
+                {'tokens': self.tokens.detach().float().cpu().contiguous().clone()}, partial,
+                metadata={'format': FORMAT, 'prompt': json.dumps(header)})
+            with open(partial, 'rb') as handle:
+                os.fsync(handle.fileno())
+            os.replace(partial, path)
+        except Exception as error:  # a full disk comes as safetensors' own kind
+            with suppress(OSError):
+                partial.unlink()
+            raise AdaptationError(
+                f'the prompt cannot be saved to {path}: {error}. Free some space, or choose a '
+                'folder that can be written to; the prompt is still in use') from error
+        return path
+
+    @classmethod
+    def load(
+            cls, path: Path, model: str | None = None, width: int | None = None
+    ) -> LearnedPrompt:
+        """
+        Read what `save` wrote; never a pickle.
+
+        :param model: refuse a prompt that was tuned with another segmenter than this.
+        :param width: refuse tokens of another width than this.
+        :raises AdaptationError: the file is missing, damaged or does not fit, and why.
+        """
+        try:
+            if path.stat().st_size > LARGEST_FILE:
+                raise ValueError(f'it is larger than {LARGEST_FILE} bytes')
+            with safe_open(str(path), framework='pt') as handle:
+                metadata = handle.metadata() or {}
+                if metadata.get('format') != FORMAT:
+                    raise ValueError('it is no scene prompt of this package')
+                prompt = cls(handle.get_tensor('tokens'), **json.loads(metadata['prompt']))
+            if prompt.tokens.ndim != 2 or not prompt.tokens.is_floating_point():
+                raise ValueError(f'its tokens have the shape {tuple(prompt.tokens.shape)}')
+            if not torch.isfinite(prompt.tokens).all():
+                raise ValueError('it holds numbers that are not finite')
+        except Exception as error:  # safetensors and json raise kinds of their own
+            raise AdaptationError(
+                f'{path} cannot be used as a scene prompt: {error}') from error
+        if width is not None and prompt.tokens.shape[1] != width:
+            raise AdaptationError(
+                f'{path} has tokens of width {prompt.tokens.shape[1]}, this model takes {width}: '
+                'it is a prompt of another model')
+        if model is not None and prompt.model != model:
+            raise AdaptationError(
+                f'{path} was tuned with the segmenter {prompt.model}, this one is {model}: '
+                'a prompt fits only the model it was tuned with')
+        return prompt
+
+    def describe(self) -> dict[str, Any]:
+        """Give all but the tokens, with their shape, for people and JSON."""
+        entries = asdict(self)
+        entries['tokens'] = list(self.tokens.shape)
+        return entries
+
+
+class PromptBank:
+    """
+    The learned prompts of one segmenter, one file per domain, in a folder or only in memory.
+
+    Files of other segmenters may lie in the same folder: they are left alone. A file that cannot
+    be used is passed over and told in `problems`. Methods may be called from any thread.
+
+    :param folder: where prompts are kept; None keeps them in memory alone.
+    :param model: the fingerprint of the segmenter.
+    :param width: the width d of its text tokens.
+    :param limit: how many domains are remembered; the one unused for longest is forgotten.
+    """
+
+    def __init__(self, folder: Path | None, model: str, width: int, limit: int = 32) -> None:
+        if limit < 1:
+            raise ValueError(f'limit is {limit}; it must be at least 1')
+        self.folder = folder
+        self.model = model
+        self.width = width
+        self.limit = limit
+        self.problems: list[str] = []
+        self._lock = Lock()
+        self._prompts: dict[str, LearnedPrompt] = {}  # the least recently used first
+        if folder is not None and folder.is_dir():
+            self._load(folder)
+
+    def _load(self, folder: Path) -> None:
+        found = []
+        for path in sorted(folder.glob(f'{_safe(self.model)}.*{SUFFIX}')):
+            try:
+                found.append(LearnedPrompt.load(path, self.model, self.width))
+            except AdaptationError as error:
+                self.problems.append(str(error))
+        for prompt in sorted(found, key=lambda p: p.saved_s)[-self.limit:]:
+            self._prompts[prompt.domain] = prompt
+
+    def path(self, domain: str) -> Path | None:
+        """Give the file of a domain's prompt; None for a bank in memory."""
+        if self.folder is None:
+            return None
+        return self.folder / f'{_safe(self.model)}.{_safe(domain)}{SUFFIX}'
+
+    def recall(self, domain: str) -> LearnedPrompt | None:
+        """Give the prompt learned for a domain, if there is one; it counts as used."""
+        with self._lock:
+            prompt = self._prompts.pop(domain, None)
+            if prompt is not None:
+                self._prompts[domain] = prompt
+            return prompt
+
+    def remember(self, prompt: LearnedPrompt) -> None:
+        """
+        Keep a prompt in place of an older one of its domain, on disk as well.
+
+        :raises AdaptationError: it is of another model, or cannot be written; in the latter case
+            it is remembered in memory all the same.
+        """
+        if prompt.model != self.model or prompt.tokens.shape[-1] != self.width:
+            raise AdaptationError(
+                f'the prompt is of the segmenter {prompt.model}, width '
+                f'{prompt.tokens.shape[-1]}; this bank is of {self.model}, width {self.width}')
+        if not torch.isfinite(prompt.tokens).all():
+            raise AdaptationError('the prompt holds numbers that are not finite')
+        with self._lock:
+            self._prompts.pop(prompt.domain, None)
+            self._prompts[prompt.domain] = prompt
+            forgotten = list(self._prompts)[:-self.limit]
+            for domain in forgotten:
+                del self._prompts[domain]
+            path = self.path(prompt.domain)
+            if path is not None:
+                prompt.save(path)
+                for domain in forgotten:
+                    old = self.path(domain)
+                    assert old is not None
+                    old.unlink(missing_ok=True)
+
+    def domains(self) -> list[str]:
+        """Name the domains that are remembered, the least recently used first."""
+        with self._lock:
+            return list(self._prompts)
+
+
+def _safe(name: str) -> str:
+    """Turn any name into part of a file name, different names into different ones."""
+    return re.sub(r'[^a-z0-9-]', lambda m: ''.join(f'_{b:02x}' for b in m[0].encode()), name)

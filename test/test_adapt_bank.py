@@ -1,0 +1,192 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The prompt bank remembers, survives what happens to files, and refuses what does not fit."""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import pickle
+import signal
+import subprocess
+import sys
+
+from hypothesis import given, settings, strategies as st
+from ptdiffseg_ros.adapt import bank as bank_module
+from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
+from ptdiffseg_ros.adapt.errors import AdaptationError
+import pytest
+from safetensors.torch import save_file
+import torch
+
+MODEL, WIDTH = '0123abcd', 8
+
+
+def prompt(domain: str = 'fog', seed: int = 0, saved_s: float = 1.0, **changes) -> LearnedPrompt:
+    tokens = torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(seed))
+    return LearnedPrompt(**{
+        'tokens': tokens, 'domain': domain, 'model': MODEL, 'facts': {'steps': 50},
+        'saved_s': saved_s, **changes})
+
+
+def test_a_prompt_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    PromptBank(tmp_path, MODEL, WIDTH).remember(prompt())
+    back = PromptBank(tmp_path, MODEL, WIDTH).recall('fog')
+    assert back is not None and torch.equal(back.tokens, prompt().tokens)
+    assert back.describe() == {**prompt().describe(), 'tokens': [5, WIDTH]}
+    assert back.facts == {'steps': 50}
+
+
+def test_a_prompt_is_carried_to_another_vehicle_as_a_file(tmp_path: Path) -> None:
+    path = prompt().save(tmp_path / 'there' / 'fog.safetensors')
+    carried = LearnedPrompt.load(path, MODEL, WIDTH)
+    bank = PromptBank(tmp_path / 'here', MODEL, WIDTH)
+    bank.remember(carried)
+    assert bank.domains() == ['fog']
+
+
+def test_the_domain_unused_for_longest_is_forgotten(tmp_path: Path) -> None:
+    bank = PromptBank(tmp_path, MODEL, WIDTH, limit=2)
+    bank.remember(prompt('fog'))
+    bank.remember(prompt('rain'))
+    assert bank.recall('fog') is not None
+    bank.remember(prompt('snow'))
+    assert bank.domains() == ['fog', 'snow'] and bank.recall('rain') is None
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_bank_without_a_folder_remembers_in_memory() -> None:
+    bank = PromptBank(None, MODEL, WIDTH)
+    bank.remember(prompt())
+    assert bank.recall('fog') is not None and bank.path('fog') is None
+
+
+def test_prompts_of_other_models_lie_in_the_same_folder_unharmed(tmp_path: Path) -> None:
+    PromptBank(tmp_path, 'other', WIDTH).remember(prompt(model='other'))
+    ours = PromptBank(tmp_path, MODEL, WIDTH)
+    assert ours.domains() == [] and ours.problems == []
+    ours.remember(prompt())
+    assert PromptBank(tmp_path, 'other', WIDTH).domains() == ['fog']
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    ({'model': 'other'}, 'of the segmenter other'),
+    ({'tokens': torch.zeros(5, 9)}, 'width 9'),
+    ({'tokens': torch.full((5, WIDTH), float('nan'))}, 'not finite')])
+def test_what_does_not_fit_is_refused_and_the_old_one_stays(
+        tmp_path: Path, change, words: str) -> None:
+    bank = PromptBank(tmp_path, MODEL, WIDTH)
+    bank.remember(prompt())
+    with pytest.raises(AdaptationError, match=words):
+        bank.remember(prompt(seed=1, **change))
+    kept = bank.recall('fog')
+    assert kept is not None and torch.equal(kept.tokens, prompt().tokens)
+
+
+@pytest.mark.parametrize('harm', ['cut', 'noise', 'pickle', 'foreign', 'nan', 'large', 'absent',
+                                  'header'])
+def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path, harm: str) -> None:
+    path = tmp_path / 'fog.safetensors'
+    prompt().save(path)
+    if harm == 'cut':
+        path.write_bytes(path.read_bytes()[:-10])
+    elif harm == 'noise':
+        path.write_bytes(os.urandom(500))
+    elif harm == 'pickle':
+        path.write_bytes(pickle.dumps({'tokens': 1}))
+    elif harm == 'foreign':
+        save_file({'tokens': torch.zeros(5, WIDTH)}, path)
+    elif harm == 'nan':
+        prompt(tokens=torch.full((5, WIDTH), float('nan'))).save(path)
+    elif harm == 'large':
+        prompt(tokens=torch.zeros(2**18 + 1, 1)).save(path)
+    elif harm == 'absent':
+        path.unlink()
+    elif harm == 'header':
+        save_file({'tokens': torch.zeros(5, WIDTH)}, path,
+                  metadata={'format': bank_module.FORMAT, 'prompt': '{"domain": "fog"}'})
+    with pytest.raises(AdaptationError, match='fog.safetensors cannot be used'):
+        LearnedPrompt.load(path)
+
+
+def test_a_file_of_another_width_or_model_is_refused(tmp_path: Path) -> None:
+    path = prompt().save(tmp_path / 'p.safetensors')
+    with pytest.raises(AdaptationError, match='width 8, this model takes 768'):
+        LearnedPrompt.load(path, width=768)
+    with pytest.raises(AdaptationError, match='tuned with the segmenter 0123abcd, this one is x'):
+        LearnedPrompt.load(path, model='x')
+
+
+def test_one_damaged_file_does_not_hide_the_others(tmp_path: Path) -> None:
+    bank = PromptBank(tmp_path, MODEL, WIDTH)
+    bank.remember(prompt('fog'))
+    bank.remember(prompt('rain'))
+    fog = bank.path('fog')
+    assert fog is not None
+    fog.write_bytes(b'gone')
+    again = PromptBank(tmp_path, MODEL, WIDTH)
+    assert again.domains() == ['rain']
+    assert len(again.problems) == 1 and fog.name in again.problems[0]
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_nothing_learned_is_lost(
+        tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('in the way')
+    bank = PromptBank(tmp_path / 'file' / 'bank', MODEL, WIDTH)
+    with pytest.raises(AdaptationError, match='cannot be saved.*still in use'):
+        bank.remember(prompt())
+    assert bank.recall('fog') is not None
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = PromptBank(tmp_path, MODEL, WIDTH)
+    bank.remember(prompt())
+
+    def full(tensors, path, metadata):
+        Path(path).write_bytes(b'half')
+        raise OSError(28, 'No space left on device')
+    monkeypatch.setattr(bank_module, 'save_file', full)
+    with pytest.raises(AdaptationError, match='No space left'):
+        bank.remember(prompt(seed=1))
+    assert [p.suffix for p in tmp_path.iterdir()] == ['.safetensors']
+    kept = PromptBank(tmp_path, MODEL, WIDTH).recall('fog')
+    assert kept is not None and torch.equal(kept.tokens, prompt().tokens)
+
+
+SAVE_FOR_EVER = """
+import sys
+from pathlib import Path
+import torch
+from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
+bank = PromptBank(Path(sys.argv[1]), '0123abcd', 8)
+number = 0
+while True:
+    number += 1
+    bank.remember(LearnedPrompt(torch.full((77, 8), float(number)), 'fog', '0123abcd'))
+    print(number, flush=True)
+"""
+
+
+def test_kill_in_the_middle_of_saving_leaves_a_whole_bank(tmp_path: Path) -> None:
+    for saves in (1, 7, 30):
+        with subprocess.Popen(
+                [sys.executable, '-c', SAVE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE,
+                text=True) as process:
+            assert process.stdout is not None
+            for _ in range(saves):
+                number = int(process.stdout.readline())
+            process.send_signal(signal.SIGKILL)
+        bank = PromptBank(tmp_path, MODEL, WIDTH)
+        kept = bank.recall('fog')
+        assert kept is not None and bank.problems == []
+        assert kept.tokens.min() == kept.tokens.max() >= number
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.text(min_size=1, max_size=20), min_size=2, max_size=2, unique=True))
+def test_any_name_of_a_domain_is_a_file_of_its_own_inside_the_folder(names: list[str]) -> None:
+    names = [n.encode('utf-8', 'ignore').decode() or 'x' for n in names]
+    bank = PromptBank(Path('/bank'), MODEL, WIDTH)
+    one, two = (bank.path(name) for name in names)
+    assert one is not None and two is not None
+    assert one.parent == Path('/bank') == one.resolve().parent
+    assert (one == two) == (names[0] == names[1])

@@ -1,0 +1,117 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The buffer keeps frames that differ, within its bytes, from any thread."""
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+from hypothesis import given, settings, strategies as st
+import numpy as np
+from ptdiffseg_ros.adapt.buffer import FrameBuffer
+import pytest
+import torch
+
+FRAME_BYTES = 4 * 4 * 8 * 2
+
+
+def frame(seed: int, height: int = 4) -> torch.Tensor:
+    return torch.randn(4, height, 8, generator=torch.Generator().manual_seed(seed))
+
+
+def test_frames_come_back_as_they_were_offered() -> None:
+    buffer = FrameBuffer(spacing_s=0.0)
+    offered = [frame(i) for i in range(5)]
+    for i, latents in enumerate(offered):
+        assert buffer.add('front', float(i), latents)
+    drawn = buffer.batch(5, np.random.default_rng(0))
+    assert torch.allclose(drawn, torch.stack(offered), atol=2e-3)
+    assert len(buffer) == 5 and buffer.nbytes == 5 * FRAME_BYTES
+
+
+def test_frames_too_close_in_time_or_alike_are_passed_over() -> None:
+    buffer = FrameBuffer(spacing_s=0.5)
+    assert buffer.add('front', 0.0, frame(0))
+    assert not buffer.add('front', 0.4, frame(1)), 'too soon'
+    assert not buffer.add('front', 0.6, frame(0) + 0.01), 'the same picture'
+    assert buffer.add('rear', 0.4, frame(1)), 'another camera has its own time'
+    assert buffer.add('front', 0.6, frame(1))
+    assert len(buffer) == 3
+
+
+def test_a_clock_that_jumps_back_starts_the_camera_anew() -> None:
+    buffer = FrameBuffer()
+    buffer.add('front', 100.0, frame(0))
+    buffer.add('rear', 100.0, frame(1))
+    assert buffer.add('front', 3.0, frame(2))
+    assert len(buffer) == 2
+    assert torch.allclose(
+        buffer.batch(9, np.random.default_rng(0), since_s=50.0)[0], frame(1), atol=2e-3)
+
+
+def test_old_frames_go() -> None:
+    buffer = FrameBuffer(horizon_s=10.0)
+    for second in range(30):
+        buffer.add('front', float(second), frame(second))
+    assert len(buffer) == 11
+    assert len(buffer.batch(99, np.random.default_rng(0), since_s=25.0)) == 5
+
+
+def test_a_batch_is_spread_over_time() -> None:
+    buffer = FrameBuffer(horizon_s=1000.0)
+    for i in range(100):
+        buffer.add('front', float(i), torch.full((1, 1, 2), float(i)) + frame(i)[:1, :1, :2] / 9)
+    drawn = buffer.batch(4, np.random.default_rng(3)).mean(dim=(1, 2, 3))
+    for number, quarter in zip(drawn, range(4)):
+        assert 25 * quarter - 1 <= number <= 25 * quarter + 25
+
+
+def test_a_camera_that_changes_its_resolution_gives_frames_of_one_size() -> None:
+    buffer = FrameBuffer()
+    for i in range(3):
+        buffer.add('front', float(i), frame(i))
+    for i in range(3, 5):
+        buffer.add('front', float(i), frame(i, height=6))
+    assert buffer.batch(9, np.random.default_rng(0)).shape == (2, 4, 6, 8)
+
+
+@pytest.mark.parametrize('bad', [torch.full((4, 4, 8), float('nan')),
+                                 torch.full((4, 4, 8), 1e6)])
+def test_latents_that_are_not_finite_are_never_kept(bad: torch.Tensor) -> None:
+    buffer = FrameBuffer()
+    assert not buffer.add('front', 0.0, bad)
+    assert not len(buffer.batch(4, np.random.default_rng(0)))
+
+
+def test_bad_settings_and_batches_are_refused() -> None:
+    with pytest.raises(ValueError, match='max_bytes 0'):
+        FrameBuffer(max_bytes=0)
+    with pytest.raises(ValueError, match=r'\(2, 4, 4, 8\); one frame is'):
+        FrameBuffer().add('front', 0.0, torch.zeros(2, 4, 4, 8))
+
+
+@settings(max_examples=60, deadline=None)
+@given(offers=st.lists(st.tuples(
+    st.sampled_from(['front', 'left']), st.floats(-1e3, 1e3), st.integers(0, 99)), max_size=60),
+    room=st.integers(1, 12))
+def test_bytes_are_never_exceeded_whatever_comes(offers, room: int) -> None:
+    buffer = FrameBuffer(max_bytes=room * FRAME_BYTES)
+    for camera, stamp, seed in offers:
+        buffer.add(camera, stamp, frame(seed))
+        assert buffer.nbytes <= buffer.max_bytes
+        drawn = buffer.batch(4, np.random.default_rng(seed))
+        assert 1 <= len(drawn) <= 4
+
+
+def test_threads_may_add_draw_and_clear_at_once() -> None:
+    buffer = FrameBuffer(max_bytes=8 * FRAME_BYTES, spacing_s=0.0)
+
+    def work(worker: int) -> None:
+        rng = np.random.default_rng(worker)
+        for i in range(200):
+            buffer.add(f'camera{worker}', float(i), frame(i))
+            assert len(buffer.batch(3, rng)) <= 3
+            if i % 50 == 49:
+                buffer.clear()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(work, range(4)))
+    assert buffer.nbytes <= buffer.max_bytes
