@@ -20,6 +20,7 @@ from ptdiffseg_ros.train.features import CachedFeatures, ClearFrames, LiveFeatur
 from ptdiffseg_ros.train.head import train_head, TrainConfig
 from ptdiffseg_ros.train.losses import (
     consistency_loss,
+    dice_loss,
     IGNORE_INDEX,
     prompt_randomization_loss,
     segmentation_loss,
@@ -93,6 +94,20 @@ def test_lambda_weighs_the_consistency_term() -> None:
     valid = torch.ones(1, 4, 4, dtype=torch.bool)
     assert torch.allclose(none, supervised)
     assert torch.allclose(full - none, consistency_loss(one, two, valid), atol=1e-6)
+
+
+def test_dice_counts_classes_not_pixels() -> None:
+    labels = torch.zeros(1, 10, 10, dtype=torch.int64)
+    labels[0, 0, :2] = 1
+    right = torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2).float()
+    assert dice_loss(right, labels).item() == pytest.approx(0.0)
+    missed = torch.zeros_like(right)
+    missed[:, 0] = 1.0  # the small class is never said
+    assert dice_loss(missed, labels).item() == pytest.approx(
+        (1.0 + (1.0 - 2 * 98 / 198)) / 2, rel=1e-5)
+    labels[0, 5:] = IGNORE_INDEX
+    right[0, :, 5:] = 1 / 3
+    assert dice_loss(right, labels).item() == pytest.approx(0.0), 'ignored pixels count nowhere'
 
 
 # -- features ------------------------------------------------------------------------------

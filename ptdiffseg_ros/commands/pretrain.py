@@ -16,9 +16,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--frames', type=whole, default=6000, help='frames of the town to train on')
     parser.add_argument(
-        '--steps', type=whole, default=2400, help='training steps of the diffusion model')
+        '--steps', type=whole, default=2600, help='training steps of the diffusion model')
     parser.add_argument(
-        '--autoencoder-steps', type=whole, default=1000,
+        '--autoencoder-steps', type=whole, default=1800,
         help='training steps of the autoencoder')
     parser.add_argument('--batch', type=whole, default=16, help='frames per step')
     parser.add_argument(

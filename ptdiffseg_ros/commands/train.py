@@ -17,20 +17,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--backbone', type=Path, metavar='FOLDER',
         help='diffusion model in the diffusers layout; by default the embedded one')
     parser.add_argument(
-        '--frames', type=whole, default=1500, help='labelled clear frames of the town')
+        '--frames', type=whole, default=2000, help='labelled clear frames of the town')
     parser.add_argument(
         '--distortion', type=number(0, 1), default=0.5,
         help='how strongly exposure, contrast and colour of these frames are distorted, 0 to 1')
-    parser.add_argument('--steps', type=whole, default=1500, help='training steps')
+    parser.add_argument('--steps', type=whole, default=1800, help='training steps')
     parser.add_argument('--batch', type=whole, default=8, help='frames per step')
     parser.add_argument(
-        '--learning-rate', type=number(0, above=True), default=2e-3, help='at its highest')
+        '--learning-rate', type=number(0, above=True), default=4e-3, help='at its highest')
     parser.add_argument(
         '--timestep', type=number(0, 999, kind=int), default=100,
         help='diffusion timestep at which features are taken')
     parser.add_argument(
         '--taps', nargs='+', default=[], metavar='TAP',
-        help='UNet feature maps, coarse to fine; by default the last of every decoder level')
+        help='feature maps, coarse to fine; by default the last of every decoder level, and '
+        'the latents')
     parser.add_argument('--head-width', type=whole, default=96, help='channels of the head')
     parser.add_argument(
         '--no-prompt-randomization', dest='prompt_randomization', action='store_false',

@@ -122,13 +122,13 @@ class DiffusionBackbone(nn.Module):
         return int(self.text_encoder.config.hidden_size)
 
     def default_taps(self) -> tuple[str, ...]:
-        """Name the last feature map of every decoder level, coarse to fine."""
+        """Name the last feature map of every decoder level, coarse to fine, and the latents."""
         taps = []
         for i, block in enumerate(self.unet.up_blocks):
             last = len(block.resnets) - 1
             kind = 'attentions' if getattr(block, 'attentions', None) else 'resnets'
             taps.append(f'up_blocks.{i}.{kind}.{last}')
-        return tuple(taps)
+        return (*taps, 'latents')
 
     def tap_channels(self, taps: Sequence[str]) -> list[int]:
         """Give the channels of each tap; a name that is not a tap is refused."""

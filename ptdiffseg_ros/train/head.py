@@ -29,11 +29,11 @@ from tqdm import tqdm
 class TrainConfig:
     """Say how a head is trained; the text side included. Rates are per step."""
 
-    frames: int = 1500
+    frames: int = 2000
     distortion: float = 0.5
-    steps: int = 1500
+    steps: int = 1800
     batch: int = 8
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 1e-3
     warmup_steps: int = 50
     prompt_randomization: bool = True

@@ -12,12 +12,32 @@ IGNORE_INDEX = -100
 
 def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """
-    Return the cross-entropy at the labels' resolution.
+    Return the cross-entropy plus the soft Dice loss, at the labels' resolution.
 
-    logits (B, K, h, w); labels (B, H, W) int64, class indices in [0, K), -100 left out.
+    Cross-entropy counts pixels, and a pole has few; Dice (Milletari et al., 2016) counts classes,
+    as mIoU does. logits (B, K, h, w); labels (B, H, W) int64, class indices in [0, K), -100 left
+    out.
     """
     logits = F.interpolate(logits, labels.shape[-2:], mode='bilinear', align_corners=False)
-    return F.cross_entropy(logits, labels, ignore_index=IGNORE_INDEX)
+    logs = logits.log_softmax(dim=1)
+    cross_entropy = F.nll_loss(logs, labels, ignore_index=IGNORE_INDEX)
+    return cross_entropy + dice_loss(logs.exp(), labels)
+
+
+def dice_loss(shares: Tensor, labels: Tensor) -> Tensor:
+    """
+    Return 1 - 2 |p y| / (|p| + |y|), the mean over the classes that the batch has, in [0, 1].
+
+    shares p (B, K, H, W), probabilities; labels y (B, H, W) int64, -100 left out.
+    """
+    valid = (labels != IGNORE_INDEX)[:, None]
+    shares = shares * valid
+    truth = torch.zeros_like(shares).scatter_(1, labels.clamp(min=0)[:, None], 1.0) * valid
+    area = truth.sum(dim=(0, 2, 3))  # (K,)
+    overlap = (shares * truth).sum(dim=(0, 2, 3))
+    dice = 2.0 * overlap / (shares.sum(dim=(0, 2, 3)) + area).clamp(min=1.0)
+    present = area > 0
+    return ((1.0 - dice) * present).sum() / present.sum().clamp(min=1)
 
 
 def consistency_loss(first: Tensor, second: Tensor, valid: Tensor) -> Tensor:

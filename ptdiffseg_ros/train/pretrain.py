@@ -36,11 +36,11 @@ MAX_TOKENS = 77
 class PretrainConfig:
     """Say how the backbone is built and trained; sizes in pixels, rates per step."""
 
-    frames: int = 8000
+    frames: int = 6000
     image_size: tuple[int, int] = (128, 256)
     latent_channels: int = 8
     autoencoder_width: int = 24
-    autoencoder_steps: int = 1000
+    autoencoder_steps: int = 1800
     unet_channels: tuple[int, ...] = (64, 96, 144)
     unet_heads: int = 3
     text_width: int = 128
