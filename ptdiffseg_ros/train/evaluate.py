@@ -78,7 +78,7 @@ def evaluate(
 @torch.inference_mode()
 def recognise_weather(
         segmenter: PromptedSegmenter, frames: int = 200, split: str = 'val',
-        timesteps: Sequence[int] = (200,), batch: int = 10) -> dict[str, Any]:
+        timesteps: Sequence[int] = (50, 200, 400), batch: int = 10) -> dict[str, Any]:
     """
     Name the weather of frames by the backbone's own denoising error, and count what is right.
 
