@@ -1,13 +1,16 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Keep the test session's DDS traffic, threads and transport to itself."""
+"""Keep the test session's DDS traffic, threads and transport to itself; share a tiny model."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 import signal
+from typing import Any
 import zlib
+
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,3 +31,17 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 # A shell without job control starts what runs in its background with SIGINT ignored, and every
 # process started from here would inherit that: the tests of Ctrl-C would wait for nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a tiny random segmenter, one for each test module."""
+    from ptdiffseg_ros.model.testing import tiny_segmenter  # after OMP_NUM_THREADS is set
+    return tiny_segmenter(tmp_path_factory.mktemp('tiny'))
+
+
+@pytest.fixture(scope='module')
+def segmenter(folder: Path) -> Any:
+    """Load the segmenter of `folder`."""
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+    return PromptedSegmenter.from_pretrained(folder, 'cpu')

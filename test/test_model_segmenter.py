@@ -22,16 +22,6 @@ import torch
 IDS = {c.id for c in TOWN}
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_segmenter(tmp_path_factory.mktemp('tiny'))
-
-
-@pytest.fixture(scope='module')
-def segmenter(folder: Path) -> PromptedSegmenter:
-    return PromptedSegmenter.from_pretrained(folder, 'cpu')
-
-
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 

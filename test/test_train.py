@@ -12,7 +12,6 @@ from ptdiffseg_ros import cli
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
-from ptdiffseg_ros.model.testing import tiny_segmenter
 from ptdiffseg_ros.train import head as head_module
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import condition_frames, evaluate, recognise_weather
@@ -31,16 +30,6 @@ import torch
 
 SMALL = TrainConfig(
     frames=6, steps=6, batch=2, head_width=16, input_size=(64, 128), warmup_steps=1, save_every=2)
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_segmenter(tmp_path_factory.mktemp('tiny'))
-
-
-@pytest.fixture(scope='module')
-def segmenter(folder: Path) -> PromptedSegmenter:
-    return PromptedSegmenter.from_pretrained(folder, 'cpu')
 
 
 def head_of(out: Path) -> dict[str, torch.Tensor]:
