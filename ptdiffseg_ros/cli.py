@@ -18,6 +18,7 @@ COMMANDS = {
     'pretrain': ('pretrain', 'train the small text-to-image backbone from nothing'),
     'train': ('train', 'train a segmentation head with prompt randomization'),
     'evaluate': ('evaluate', 'mIoU of a segmenter per weather condition and per class'),
+    'prompts': ('prompts', 'list, show, export and import the scene prompts that were learned'),
 }
 # What brings a module that is not installed, by the name Python misses.
 _ROS = "source a ROS 2 installation, or pip install 'ptdiffseg_ros[ros]'"

@@ -22,6 +22,10 @@ from torch import Tensor
 SUFFIX = '.safetensors'
 FORMAT = 'ptdiffseg scene prompt 1'
 LARGEST_FILE = 2**20  # bytes; a prompt of Stable Diffusion with 77 tokens takes 300 KiB
+# What the entries of a file's header are, where they are there.
+KINDS: dict[str, type | tuple[type, ...]] = {
+    'domain': str, 'model': str, 'facts': dict, 'saved_s': (int, float)}
+LATEST_S = 2**37  # seconds since 1970, in the year 6325: what a calendar can still show
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ class LearnedPrompt:
                 metadata = handle.metadata() or {}
                 if metadata.get('format') != FORMAT:
                     raise ValueError('it is no scene prompt of this package')
-                prompt = cls(handle.get_tensor('tokens'), **json.loads(metadata['prompt']))
+                header = json.loads(metadata['prompt'])
+                _check(header)
+                prompt = cls(handle.get_tensor('tokens'), **header)
             if prompt.tokens.ndim != 2 or not prompt.tokens.is_floating_point():
                 raise ValueError(f'its tokens have the shape {tuple(prompt.tokens.shape)}')
             if not torch.isfinite(prompt.tokens).all():
@@ -142,7 +148,7 @@ class PromptBank:
         """Give the file of a domain's prompt; None for a bank in memory."""
         if self.folder is None:
             return None
-        return self.folder / f'{_safe(self.model)}.{_safe(domain)}{SUFFIX}'
+        return prompt_path(self.folder, self.model, domain)
 
     def recall(self, domain: str) -> LearnedPrompt | None:
         """Give the prompt learned for a domain, if there is one; it counts as used."""
@@ -185,6 +191,62 @@ class PromptBank:
             return list(self._prompts)
 
 
+def default_bank_folder() -> Path:
+    """
+    Give the folder where prompts are kept unless another is named, in ROS's own folder.
+
+    :raises AdaptationError: ROS_HOME is not set, and the user has no home folder.
+    """
+    try:
+        home = Path(os.environ.get('ROS_HOME') or '~/.ros').expanduser()
+    except RuntimeError as error:  # a container may run as a user that the system does not know
+        raise AdaptationError(
+            f'there is no folder for prompts: {error} Set ROS_HOME, or name a folder') from error
+    return home / 'ptdiffseg' / 'prompts'
+
+
+def prompt_path(folder: Path, model: str, domain: str) -> Path:
+    """Give the file in a bank's folder of the prompt of a segmenter's fingerprint for a domain."""
+    return folder / f'{_safe(model)}.{_safe(domain)}{SUFFIX}'
+
+
+def read_prompts(folder: Path) -> tuple[dict[Path, LearnedPrompt], list[str]]:
+    """
+    Read a bank's folder: the prompts of all segmenters by file, and what cannot be used and why.
+
+    No two of the prompts have both segmenter and domain in common: a file that is not named after
+    them, such as a copy made by hand, is told among the problems. A missing folder holds nothing.
+    """
+    prompts: dict[Path, LearnedPrompt] = {}
+    problems = []
+    paths = folder.iterdir() if folder.exists() else ()
+    for path in sorted(p for p in paths if p.name.endswith(SUFFIX)):
+        try:
+            prompt = LearnedPrompt.load(path)
+        except AdaptationError as error:
+            problems.append(str(error))
+            continue
+        proper = prompt_path(folder, prompt.model, prompt.domain)
+        if path == proper:
+            prompts[path] = prompt
+        else:
+            problems.append(
+                f'{path} should be called {proper.name}: rename it, or delete it if that is '
+                'there too')
+    return prompts, problems
+
+
+def _check(header: dict[str, Any]) -> None:
+    """Refuse entries that would fail only later, where prompts are sorted, named or shown."""
+    for name, value in header.items():
+        if not isinstance(value, KINDS.get(name, object)):
+            raise ValueError(f'its {name} is {value!r}')
+    if not 0 <= header.get('saved_s', 0) <= LATEST_S:
+        raise ValueError(f'its saved_s is {header["saved_s"]}, not a time since 1970')
+
+
 def _safe(name: str) -> str:
     """Turn any name into part of a file name, different names into different ones."""
-    return re.sub(r'[^a-z0-9-]', lambda m: ''.join(f'_{b:02x}' for b in m[0].encode()), name)
+    return re.sub(
+        r'[^a-z0-9-]',
+        lambda m: ''.join(f'_{b:02x}' for b in m[0].encode('utf-8', 'surrogatepass')), name)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -19,6 +20,7 @@ from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.prompts import category_prompts, encode_sentence
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
+from ptdiffseg_ros.model.statistics import SourceStatistics
 from safetensors.torch import load_file, save_file
 import torch
 from torch import Tensor
@@ -101,12 +103,15 @@ class PromptedSegmenter:
 
     def __init__(
         self, config: SegmenterConfig, backbone: DiffusionBackbone, head: SegmentationHead,
-        name: str = 'segmenter',
+        name: str = 'segmenter', statistics: SourceStatistics | None = None,
     ) -> None:
         self.config = config
         self.backbone = backbone
         self.head = head
         self.name = name
+        self.statistics = statistics  # adaptation needs them; nothing else does
+        # Tells segmenters apart: a learned prompt fits only the one that it was learned with.
+        self.fingerprint = _fingerprint(config, head)
         self.device = torch.device('cpu')
         self._ids = torch.tensor([c.id for c in config.classes], dtype=torch.uint8)
         self._categories = self._encode_categories()
@@ -133,7 +138,9 @@ class PromptedSegmenter:
             backbone.tap_channels(config.taps), len(config.classes), config.head_width)
         _load_head(head, path / 'head.safetensors')
         try:
-            segmenter = cls(config, backbone, head.eval().requires_grad_(False), name)
+            statistics = SourceStatistics.load(path, len(config.classes))
+            segmenter = cls(
+                config, backbone, head.eval().requires_grad_(False), name, statistics)
             segmenter.context()
         except PromptError as error:
             raise SegmenterError(f'{path / "segmenter.json"}: {error}') from error
@@ -141,7 +148,7 @@ class PromptedSegmenter:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """
-        Write config and head (float16) to a folder; the backbone stays where it is.
+        Write config, head (float16) and source statistics; the backbone stays where it is.
 
         The folder appears whole or not at all; an old one of the same name is replaced.
         """
@@ -153,6 +160,8 @@ class PromptedSegmenter:
         weights = {k: v.detach().half().cpu().contiguous()
                    for k, v in self.head.state_dict().items()}
         save_file(weights, partial / 'head.safetensors')
+        if self.statistics is not None:
+            self.statistics.save(partial)
         if folder.exists():
             for path in partial.iterdir():
                 os.replace(path, folder / path.name)
@@ -292,6 +301,16 @@ def _check_frame(frame: np.ndarray) -> None:
         raise ValueError(
             f'a frame is {frame.shape[1]} x {frame.shape[0]} pixels; '
             f'the smallest side allowed is {SMALLEST_SIDE}')
+
+
+def _fingerprint(config: SegmenterConfig, head: SegmentationHead) -> str:
+    """Hash where features are taken and the head's weights, which belong to one backbone."""
+    digest = hashlib.sha256(json.dumps(
+        [config.timestep, config.taps, config.category_context,
+         config.category_templates, [c.name for c in config.classes]]).encode())
+    for name, weight in head.state_dict().items():
+        digest.update(name.encode() + weight.detach().cpu().half().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 def _read_config(folder: Path) -> SegmenterConfig:

@@ -13,6 +13,7 @@ from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
+from ptdiffseg_ros.model.statistics import BANDS, GRID, SourceStatistics
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -33,7 +34,11 @@ def tiny_segmenter(folder: str | Path, kind: str = 'micro', seed: int = 0) -> Pa
         scene_prompts=SCENE_PROMPTS, source_scene_prompt=SCENE_PROMPTS[0], input_size=(64, 128),
         timestep=100, taps=taps, head_width=16)
     head = SegmentationHead(backbone.tap_channels(taps), len(TOWN), config.head_width)
-    PromptedSegmenter(config, backbone.eval(), head).save_pretrained(folder / 'segmenter')
+    numbers = 2 * BANDS * int(backbone.unet.config.in_channels)
+    statistics = SourceStatistics(
+        torch.rand(len(TOWN), *GRID).softmax(dim=0), torch.zeros(numbers), torch.ones(numbers))
+    PromptedSegmenter(
+        config, backbone.eval(), head, statistics=statistics).save_pretrained(folder / 'segmenter')
     return folder / 'segmenter'
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.distortion import distort_photometry
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.model.statistics import class_shares, describe_latents, SourceStatistics
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
 import torch
 from torch import Tensor
@@ -139,6 +140,25 @@ class LiveFeatures:
     def labels(self, rows: np.ndarray) -> Tensor:
         """Give class indices (B, H, W) int64 of these frames."""
         return torch.from_numpy(np.stack([self.frames[int(i)][1] for i in rows])).long()
+
+
+@torch.no_grad()
+def source_statistics(
+        segmenter: PromptedSegmenter, frames: ClearFrames, batch: int = 16) -> SourceStatistics:
+    """Measure the class prior and the latents of labelled source frames, undistorted."""
+    classes = len(segmenter.config.classes)
+    priors, descriptions = [], []
+    for start in tqdm(range(0, len(frames), batch), 'source statistics'):
+        images, labels = zip(*(
+            frames[i] for i in range(start, min(start + batch, len(frames)))))
+        truth = torch.from_numpy(np.stack(labels)).long()
+        priors.append(class_shares(truth, classes) * len(truth))
+        latents = segmenter.encode(segmenter.preprocess(np.stack(images)))
+        descriptions.append(describe_latents(latents).cpu())
+    described = torch.cat(descriptions)
+    return SourceStatistics(
+        torch.stack(priors).sum(dim=0) / len(frames), described.mean(dim=0),
+        described.std(dim=0).clamp(min=1e-3))
 
 
 def _key(segmenter: PromptedSegmenter, frames: str, contexts: Sequence[Tensor]) -> str:

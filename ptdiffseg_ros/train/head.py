@@ -19,10 +19,17 @@ from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.features import CachedFeatures, ClearFrames, LiveFeatures
+from ptdiffseg_ros.train.features import (
+    CachedFeatures,
+    ClearFrames,
+    LiveFeatures,
+    source_statistics,
+)
 from ptdiffseg_ros.train.losses import prompt_randomization_loss, segmentation_loss
 import torch
 from tqdm import tqdm
+
+STATISTICS_FRAMES = 300  # more change the figures by less than streets differ
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,8 @@ def train_head(
             save_state(state, flatten_state({'head': head}, optimizer),
                        {'step': step + 1, 'seconds': seconds})
     head.eval().requires_grad_(False)
+    segmenter.statistics = source_statistics(
+        segmenter, ClearFrames(segmenter, min(config.frames, STATISTICS_FRAMES)))
     segmenter.save_pretrained(out)
     state.unlink(missing_ok=True)
     return {**asdict(config), 'seconds_per_step': seconds / config.steps,

@@ -1,0 +1,87 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What the source domain looks like: what adaptation compares other domains with."""
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ptdiffseg_ros.model.errors import SegmenterError
+from safetensors.torch import load_file, save_file
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+GRID = (8, 4)  # rows and columns of the class prior: fine enough to tell sky from road
+BANDS = 4  # of the latents, top to bottom
+NAME = 'source_statistics.safetensors'
+
+
+@dataclass(frozen=True)
+class SourceStatistics:
+    """
+    Figures of the labelled source frames, a few kilobytes, stored with the segmenter.
+
+    class_prior (K, R, C): the share of each class in each cell of a grid over the frame; a
+    cell's shares sum to 1. Streets have a layout (sky above, road below) that weather hardly
+    changes. latent_mean, latent_std (2 c BANDS,): of `describe_latents`, over frames.
+    """
+
+    class_prior: Tensor
+    latent_mean: Tensor
+    latent_std: Tensor
+
+    def __post_init__(self) -> None:
+        prior = self.class_prior
+        if prior.ndim != 3 or not (prior >= 0).all() or not torch.isfinite(prior).all():
+            raise SegmenterError('the class prior must be (K, R, C) shares that are not negative')
+        if not torch.allclose(prior.sum(dim=0), torch.ones(prior.shape[1:]), atol=1e-2):
+            raise SegmenterError('the class prior must sum to 1 in every cell')
+        if (self.latent_mean.ndim != 1 or self.latent_mean.shape != self.latent_std.shape
+                or not torch.isfinite(self.latent_mean).all() or not (self.latent_std > 0).all()):
+            raise SegmenterError('latent_mean and latent_std must be vectors of one length, '
+                                 'finite, and latent_std above 0')
+
+    def save(self, folder: Path) -> None:
+        """Write the file into a segmenter's folder."""
+        tensors = {f.name: getattr(self, f.name).float().contiguous() for f in fields(self)}
+        save_file(tensors, folder / NAME)
+
+    @classmethod
+    def load(cls, folder: Path, classes: int) -> SourceStatistics | None:
+        """Read a segmenter's file; None where there is none."""
+        path = folder / NAME
+        if not path.exists():
+            return None
+        try:
+            statistics = cls(**load_file(path))
+            if len(statistics.class_prior) != classes:
+                raise ValueError(f'it is of {len(statistics.class_prior)} classes, not {classes}')
+        except Exception as error:  # safetensors raises kinds of its own
+            raise SegmenterError(f'{path} is damaged: {error}. Copy the folder anew') from error
+        return statistics
+
+
+def describe_latents(latents: Tensor) -> Tensor:
+    """Map latents (B, c, h, w) to (B, 2 c BANDS): mean and log deviation per channel and band."""
+    latents = latents.float()
+    means = F.adaptive_avg_pool2d(latents, (BANDS, 1))
+    squares = F.adaptive_avg_pool2d(latents.square(), (BANDS, 1))
+    deviations = (squares - means.square()).clamp(min=1e-6).sqrt()
+    return torch.cat([means.flatten(1), deviations.log().flatten(1)], dim=1)
+
+
+def class_shares(labels: Tensor, classes: int) -> Tensor:
+    """
+    Give each class's share of the labelled pixels in each cell of the grid: (K, R, C).
+
+    labels (B, H, W) int64: class indices, anything negative is left out. A cell without any
+    label has the shares of the whole frame.
+    """
+    valid = (labels >= 0)[:, None].float()  # (B, 1, H, W)
+    truth = torch.zeros(len(labels), classes, *labels.shape[-2:])
+    truth.scatter_(1, labels.clamp(min=0)[:, None], 1.0)
+    counts = F.adaptive_avg_pool2d(truth * valid, GRID).mean(dim=0)
+    whole = counts.sum(dim=(1, 2), keepdim=True)
+    counts = torch.where(counts.sum(dim=0, keepdim=True) > 0, counts, whole)
+    return counts / counts.sum(dim=0, keepdim=True)

@@ -1,0 +1,323 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``ptdiffseg prompts`` shows the bank as it is, and carries prompts without losing any."""
+from __future__ import annotations
+
+from datetime import datetime
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+from ptdiffseg_ros.adapt import bank as bank_module
+from ptdiffseg_ros.adapt.bank import (
+    default_bank_folder,
+    LearnedPrompt,
+    prompt_path,
+    PromptBank,
+    read_prompts,
+)
+from ptdiffseg_ros.adapt.errors import AdaptationError
+from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+import pytest
+from safetensors.torch import save_file
+import torch
+
+OURS, OTHER, WIDTH = '0123abcd', 'feedbeef', 8
+
+
+@pytest.fixture(autouse=True)
+def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the default bank folder, not there yet; the user's own is out of reach."""
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    monkeypatch.setenv('ROS_HOME', str(tmp_path / 'ros'))
+
+    def load(*_: object) -> None:
+        raise AssertionError('a model was loaded')
+    monkeypatch.setattr(PromptedSegmenter, 'from_pretrained', load)
+    return tmp_path / 'ros' / 'ptdiffseg' / 'prompts'
+
+
+def prompt(
+        domain: str = 'fog', model: str = OURS, value: float = 0.5, saved_s: float = 1e9,
+        **facts: object) -> LearnedPrompt:
+    return LearnedPrompt(torch.full((2, WIDTH), value), domain, model, facts, saved_s)
+
+
+def put(folder: Path, learned: LearnedPrompt) -> Path:
+    return learned.save(prompt_path(folder, learned.model, learned.domain))
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must fail with one line; give that line."""
+    assert main(['prompts', *map(str, arguments)]) == 2
+    said = capsys.readouterr()
+    assert said.out == '' and said.err.count('\n') == 1
+    assert said.err.startswith('ptdiffseg prompts: error: ')
+    return said.err
+
+
+# -- the default folder ------------------------------------------------------------------------
+
+
+def test_the_default_bank_is_in_ros_home(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_bank_folder() == tmp_path / 'ros' / 'ptdiffseg' / 'prompts'
+    monkeypatch.setenv('ROS_HOME', '~/elsewhere')
+    assert default_bank_folder() == tmp_path / 'home' / 'elsewhere' / 'ptdiffseg' / 'prompts'
+    for unset in (lambda: monkeypatch.setenv('ROS_HOME', ''),
+                  lambda: monkeypatch.delenv('ROS_HOME')):
+        unset()
+        assert default_bank_folder() == tmp_path / 'home' / '.ros' / 'ptdiffseg' / 'prompts'
+
+
+def test_a_user_without_a_home_is_told_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(_: Path) -> Path:
+        raise RuntimeError('Could not determine home directory.')
+    monkeypatch.setattr(Path, 'expanduser', homeless)
+    with pytest.raises(AdaptationError, match='Set ROS_HOME'):
+        default_bank_folder()
+
+
+# -- list --------------------------------------------------------------------------------------
+
+
+def test_list_shows_the_prompts_of_every_segmenter(
+        bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    night = put(bank, prompt('night', steps=40))
+    put(bank, prompt('fog', OTHER))
+    put(bank, prompt('fog'))
+    file = tmp_path / 'new' / 'list.json'
+    assert main(['prompts', 'list', '--json', str(file)]) == 0
+    said = capsys.readouterr()
+    saved = datetime.fromtimestamp(1e9).astimezone().isoformat()
+    size = str(night.stat().st_size)
+    rows = [line.split() for line in said.out.splitlines()]
+    assert rows[0] == ['domain', 'segmenter', 'tokens', 'steps', 'saved', 'bytes']
+    assert [row[:2] for row in rows[1:]] == [['fog', OURS], ['fog', OTHER], ['night', OURS]]
+    assert rows[3] == ['night', OURS, '2', 'x', '8', '40', saved, size]
+    assert rows[1][5] == '-' and said.err == ''
+    written = json.loads(file.read_text())
+    assert written['bank'] == str(bank) and written['problems'] == []
+    assert written['prompts'][2] == {
+        'domain': 'night', 'segmenter': OURS, 'tokens': [2, 8], 'steps': 40, 'saved': saved,
+        'bytes': int(size), 'file': str(night)}
+
+
+def test_list_takes_another_bank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(tmp_path / 'mine', prompt('snow'))
+    assert main(['prompts', 'list', '--bank', str(tmp_path / 'mine')]) == 0
+    assert 'snow' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('there', [False, True])
+def test_an_empty_or_missing_bank_says_what_makes_prompts(
+        bank: Path, there: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    if there:
+        bank.mkdir(parents=True)
+    assert main(['prompts', 'list']) == 0
+    said = capsys.readouterr()
+    assert said.out.count('\n') == 1 and said.err == ''
+    assert str(bank) in said.out and 'ptdiffseg adapt' in said.out and 'node' in said.out
+    assert bank.exists() == there
+
+
+def test_damaged_files_are_named_and_hide_no_other(
+        bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(bank, prompt('rain'))
+    put(bank, prompt('fog')).write_bytes(b'gone')
+    (bank / 'notes.txt').write_text('not a prompt, nor named like one')
+    assert main(['prompts', 'list', '--json', str(tmp_path / 'list.json')]) == 0
+    said = capsys.readouterr()
+    assert 'rain' in said.out and 'fog' not in said.out
+    assert said.err.count('\n') == 1 and f'{OURS}.fog.safetensors cannot be used' in said.err
+    assert json.loads((tmp_path / 'list.json').read_text())['problems'] == [said.err.strip()]
+
+
+def test_a_copy_made_by_hand_is_told_with_its_proper_name(
+        bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(bank, prompt())
+    prompt(value=2.0).save(bank / 'copy.safetensors')
+    assert main(['prompts', 'list']) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 2
+    assert f'copy.safetensors should be called {OURS}.fog.safetensors' in said.err
+
+
+@pytest.mark.parametrize('change', [
+    {'domain': 3}, {'model': None}, {'facts': [1]}, {'saved_s': 'now'}, {'saved_s': -1},
+    {'saved_s': 1e300}, {'saved_s': float('nan')}, {'colour': 'red'}])
+def test_a_file_with_a_header_that_makes_no_sense_is_damaged(
+        bank: Path, change: dict[str, object], capsys: pytest.CaptureFixture[str]) -> None:
+    path = put(bank, prompt())
+    header = {'domain': 'fog', 'model': OURS, 'facts': {}, 'saved_s': 1.0, **change}
+    save_file({'tokens': torch.zeros(2, WIDTH)}, path, metadata={
+        'format': bank_module.FORMAT, 'prompt': json.dumps(header)})
+    assert main(['prompts', 'list']) == 0
+    said = capsys.readouterr().err
+    assert 'cannot be used' in said and next(iter(change)) in said
+    assert PromptBank(bank, OURS, WIDTH).problems == [said.strip()]
+
+
+@pytest.mark.parametrize('domain', ['\x1b[2J', 'two\nlines', '\ud800'])
+def test_a_name_cannot_steer_the_terminal(
+        bank: Path, domain: str, capsys: pytest.CaptureFixture[str]) -> None:
+    put(bank, prompt(domain))
+    assert main(['prompts', 'list']) == 0
+    said = capsys.readouterr().out
+    assert len(said.splitlines()) == 2 and json.dumps(domain) in said
+
+
+def test_a_file_in_the_place_of_the_bank_is_refused(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = put(tmp_path, prompt())
+    assert f'--bank is {path}, which is a file' in refused(capsys, 'list', '--bank', path)
+
+
+# -- show --------------------------------------------------------------------------------------
+
+
+def test_show_tells_all_of_a_domain_or_a_file(
+        bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    learned = prompt('light fog', steps=40, loss=float('nan'), frames={'seen': 7})
+    path = put(bank, learned)
+    file = tmp_path / 'show.json'
+    assert main(['prompts', 'show', 'light fog', '--json', str(file)]) == 0
+    said = capsys.readouterr().out
+    rows = dict(line.split('  ', 1) for line in said.splitlines())
+    rows = {name.strip(): value.strip() for name, value in rows.items()}
+    assert rows == {
+        'domain': 'light fog', 'segmenter': OURS, 'tokens': '2 x 8', 'norm': '2',
+        'saved': datetime.fromtimestamp(1e9).astimezone().isoformat(),
+        'file': f'{path}, {path.stat().st_size} bytes', 'facts: steps': '40',
+        'facts: loss': 'nan', 'facts: frames': '{"seen": 7}'}
+    assert json.loads(file.read_text()) == {
+        **learned.describe(), 'facts': {'steps': 40, 'loss': None, 'frames': {'seen': 7}},
+        'norm': 2.0, 'bytes': path.stat().st_size, 'file': str(path)}
+    assert main(['prompts', 'show', str(path), '--bank', str(tmp_path / 'none')]) == 0
+    assert capsys.readouterr().out == said
+
+
+def test_an_unknown_domain_is_answered_with_those_there_are(
+        bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(bank, prompt('rain'))
+    put(bank, prompt('night', OTHER))
+    put(bank, prompt('fog')).write_bytes(b'gone')
+    for arguments in (['show', 'fog'], ['export', 'fog', tmp_path / 'out']):
+        said = refused(capsys, *arguments)
+        assert "'fog' is n" in said and 'there are: night, rain' in said
+        assert 'unusable files: 1' in said and 'prompts list' in said
+    assert 'no learned prompts' in refused(capsys, 'show', 'fog', '--bank', tmp_path / 'none')
+    said = refused(capsys, 'show', 'fog.safetensors')
+    assert "'fog.safetensors' is neither a file nor a domain" in said and 'night, rain' in said
+
+
+@pytest.mark.parametrize('action', ['show', 'export'])
+def test_a_domain_of_several_segmenters_needs_one_named(
+        bank: Path, tmp_path: Path, action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    put(bank, prompt())
+    put(bank, prompt(model=OTHER))
+    put(bank, prompt('rain', 'third'))
+    arguments = [action, 'fog', *([tmp_path / 'out'] if action == 'export' else [])]
+    said = refused(capsys, *arguments)
+    assert '--segmenter' in said and f'{OURS}, {OTHER}' in said and 'third' not in said
+    said = refused(capsys, *arguments, '--segmenter', 'third')
+    assert "'third' has no prompt for 'fog'" in said and f'{OURS}, {OTHER}' in said
+    assert not (tmp_path / 'out').exists()
+    assert main(['prompts', *map(str, arguments), '--segmenter', OTHER]) == 0
+    said = capsys.readouterr().out
+    assert OTHER in said and OURS not in said
+
+
+# -- export and import -------------------------------------------------------------------------
+
+
+def test_a_prompt_is_carried_from_bank_to_bank(
+        bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(bank, prompt('fog', steps=40))
+    file, there = tmp_path / 'stick' / 'fog.safetensors', tmp_path / 'there'
+    assert main(['prompts', 'export', 'fog', str(file)]) == 0
+    assert str(file) in capsys.readouterr().out
+    assert main(['prompts', 'import', str(file), '--bank', str(there)]) == 0
+    said = capsys.readouterr().out
+    assert str(there / f'{OURS}.fog.safetensors') in said and 'in place of' not in said
+    carried = PromptBank(there, OURS, WIDTH).recall('fog')
+    assert carried is not None and carried.describe() == prompt('fog', steps=40).describe()
+    assert torch.equal(carried.tokens, prompt().tokens)
+
+
+def test_export_replaces_a_file_only_when_forced(
+        bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(bank, prompt())
+    file = tmp_path / 'fog.safetensors'
+    file.write_text('precious')
+    said = refused(capsys, 'export', 'fog', file)
+    assert f'{file} exists already' in said and '--force' in said
+    assert file.read_text() == 'precious'
+    assert main(['prompts', 'export', 'fog', str(file), '--force']) == 0
+    assert LearnedPrompt.load(file).domain == 'fog'
+    capsys.readouterr()
+    assert f'{tmp_path} is a folder' in refused(capsys, 'export', 'fog', tmp_path, '--force')
+
+
+def test_import_replaces_a_prompt_only_when_forced(
+        bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = put(bank, prompt())
+    put(bank, prompt(model=OTHER))
+    file = prompt(value=2.0).save(tmp_path / 'new.safetensors')
+    before = old.read_bytes()
+    said = refused(capsys, 'import', file)
+    assert 'already' in said and str(old) in said and '--force' in said
+    assert old.read_bytes() == before
+    assert main(['prompts', 'import', str(file), '--force']) == 0
+    assert 'in place of' in capsys.readouterr().out
+    prompts, problems = read_prompts(bank)
+    assert len(prompts) == 2 and problems == []
+    assert torch.equal(prompts[old].tokens, prompt(value=2.0).tokens)
+
+
+def test_import_refuses_what_is_no_prompt(
+        bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / 'fog.safetensors'
+    assert 'No such file' in refused(capsys, 'import', file)
+    save_file({'tokens': torch.zeros(2, WIDTH)}, file)
+    assert 'no scene prompt of this package' in refused(capsys, 'import', file)
+    assert not bank.exists()
+
+
+@pytest.mark.parametrize(('fingerprint', 'width', 'words'), [
+    (OURS, WIDTH, None),
+    (OTHER, WIDTH, f'tuned with the segmenter {OURS}, this one is {OTHER}'),
+    (OURS, 768, 'width 8, this model takes 768')])
+def test_import_for_a_model_takes_only_its_own_prompts(
+        bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fingerprint: str, width: int,
+        words: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+    def load(model: str, device: str) -> SimpleNamespace:
+        assert (model, device) == ('my_head', 'cpu')
+        return SimpleNamespace(
+            fingerprint=fingerprint, backbone=SimpleNamespace(text_width=width))
+    monkeypatch.setattr(PromptedSegmenter, 'from_pretrained', load)
+    file = prompt().save(tmp_path / 'fog.safetensors')
+    if words is None:
+        assert main(['prompts', 'import', str(file), '--model', 'my_head']) == 0
+        assert prompt_path(bank, OURS, 'fog').is_file()
+    else:
+        assert words in refused(capsys, 'import', file, '--model', 'my_head')
+        assert not bank.exists()
+
+
+# -- arguments ---------------------------------------------------------------------------------
+
+
+def test_no_action_is_answered_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(['prompts'])
+    assert left.value.code == 2
+    assert 'required: list|show|export|import' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('arguments', [
+    ['prompts', '--debug', 'show', 'fog'], ['prompts', 'show', 'fog', '--debug']])
+def test_debug_may_stand_before_or_after_the_action(arguments: list[str]) -> None:
+    with pytest.raises(ValueError, match='no learned prompts'):
+        main(arguments)
