@@ -3,7 +3,16 @@
 """Tuning moves the scene prompt alone, towards decided predictions of the classes of streets."""
 from __future__ import annotations
 
-from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
+import math
+
+from ptdiffseg_ros.adapt.tuner import (
+    cell_shares,
+    prior_divergence,
+    PromptTuner,
+    smoothed,
+    TunerConfig,
+    TuneStep,
+)
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.testing import KINDS, tiny_segmenter
 import pytest
@@ -19,15 +28,24 @@ def segmenter(
 
 
 def tuner_of(segmenter: PromptedSegmenter, **settings) -> PromptTuner:
-    classes = len(segmenter.config.classes)
+    assert segmenter.statistics is not None
+    settings = {'batch': 2, **settings}
     return PromptTuner(
-        segmenter, segmenter.encode_scene('fog'), torch.arange(1.0, classes + 1),
-        TunerConfig(**settings))
+        segmenter, segmenter.encode_scene('fog'), segmenter.context(),
+        segmenter.statistics.class_prior, TunerConfig(**settings))
 
 
 def latents_of(segmenter: PromptedSegmenter, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(2, segmenter.backbone.unet.config.in_channels, 16, 24, generator=generator)
+
+
+def step_of(tuner: PromptTuner, latents: torch.Tensor) -> TuneStep:
+    """Feed two frames, the batch of these tests."""
+    assert tuner.feed(latents[0]) is None
+    step = tuner.feed(latents[1])
+    assert step is not None
+    return step
 
 
 def weights(segmenter: PromptedSegmenter) -> dict[str, torch.Tensor]:
@@ -40,7 +58,7 @@ def test_only_the_prompt_moves_and_only_it_has_a_gradient(segmenter) -> None:
     before = weights(segmenter)
     tuner = tuner_of(segmenter)
     for seed in range(3):
-        assert tuner.step(latents_of(segmenter, seed)).taken
+        assert step_of(tuner, latents_of(segmenter, seed)).taken
     after = weights(segmenter)
     assert all(torch.equal(before[k], after[k]) for k in before)
     for module in (segmenter.backbone, segmenter.head):
@@ -50,11 +68,21 @@ def test_only_the_prompt_moves_and_only_it_has_a_gradient(segmenter) -> None:
     assert not tuner.published.requires_grad
 
 
+def test_the_prompt_waits_for_the_whole_batch(segmenter) -> None:
+    tuner = tuner_of(segmenter, batch=3)
+    frame = latents_of(segmenter)[0]
+    for _ in range(2):
+        assert tuner.feed(frame) is None
+        assert torch.equal(tuner.tokens, tuner.start)
+    assert tuner.feed(frame) is not None
+    assert not torch.equal(tuner.tokens, tuner.start)
+
+
 def test_the_loss_falls_and_the_same_steps_give_the_same_prompt(segmenter) -> None:
     runs = []
     for _ in range(2):
-        tuner = tuner_of(segmenter, learning_rate=0.1)
-        losses = [tuner.step(latents_of(segmenter)).loss for _ in range(25)]
+        tuner = tuner_of(segmenter, memory=0.0)
+        losses = [step_of(tuner, latents_of(segmenter)).loss for _ in range(20)]
         runs.append((losses, tuner.published))
     assert min(runs[0][0][-3:]) < runs[0][0][0] - 1e-4
     assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
@@ -63,52 +91,70 @@ def test_the_loss_falls_and_the_same_steps_give_the_same_prompt(segmenter) -> No
 def test_the_prompt_stays_in_its_ball(segmenter) -> None:
     tuner = tuner_of(segmenter, learning_rate=10.0, radius=0.5, ema_decay=0.0)
     for _ in range(4):
-        step = tuner.step(latents_of(segmenter))
+        step = step_of(tuner, latents_of(segmenter))
     assert step.distance == pytest.approx(0.5, abs=1e-3)
 
 
 def test_frames_that_give_no_number_change_nothing(segmenter) -> None:
     tuner = tuner_of(segmenter)
-    tuner.step(latents_of(segmenter))
+    step_of(tuner, latents_of(segmenter))
     tokens, published = tuner.tokens.clone(), tuner.published.clone()
-    step = tuner.step(torch.full_like(latents_of(segmenter), float('nan')))
+    step = step_of(tuner, torch.full_like(latents_of(segmenter), float('nan')))
     assert not step.taken
     assert torch.equal(tuner.tokens, tokens) and torch.equal(tuner.published, published)
-    assert tuner.step(latents_of(segmenter)).taken, 'and the next good frames count again'
+    step = step_of(tuner, latents_of(segmenter))
+    assert step.taken and math.isfinite(step.loss), 'and the next good frames count again'
 
 
 def test_checkpointing_gives_the_same_step(segmenter) -> None:
     plain, saving = tuner_of(segmenter), tuner_of(segmenter, gradient_checkpointing=True)
     try:
         latents = latents_of(segmenter)
-        assert saving.step(latents).loss == pytest.approx(plain.step(latents).loss, rel=1e-5)
+        assert step_of(saving, latents).loss == pytest.approx(
+            step_of(plain, latents).loss, rel=1e-5)
         assert torch.allclose(plain.tokens, saving.tokens, atol=1e-4)
     finally:
         segmenter.backbone.unet.disable_gradient_checkpointing()
 
 
-def test_objective_is_least_for_decided_predictions_with_the_prior(segmenter) -> None:
-    tuner = tuner_of(segmenter)
-    classes = len(tuner.prior)
-    counts = (tuner.prior * 7800).round().long()  # 1 : 2 : 3 ... of the classes
-    labels = torch.repeat_interleave(torch.arange(classes), counts)
-    decided = 50.0 * torch.nn.functional.one_hot(labels, classes).T[None, :, None].float()
-    entropy, divergence, confidence = tuner.objective(decided)
-    assert entropy < 1e-4 and divergence < 1e-3 and confidence > 0.999
-    entropy, divergence, confidence = tuner.objective(torch.zeros_like(decided))
-    assert entropy == pytest.approx(torch.log(torch.tensor(float(classes))).item(), rel=1e-4)
-    assert divergence > 0.1 and confidence == pytest.approx(1 / classes, rel=1e-4)
+def test_the_source_prompt_has_no_departure_and_another_has(segmenter) -> None:
+    assert segmenter.statistics is not None
+    tokens = segmenter.encode_scene(segmenter.config.source_scene_prompt)
+    tuner = PromptTuner(
+        segmenter, tokens, segmenter.context(), segmenter.statistics.class_prior,
+        TunerConfig(batch=2))
+    assert step_of(tuner, latents_of(segmenter)).departure == pytest.approx(0.0, abs=1e-6)
+    assert step_of(tuner_of(segmenter), latents_of(segmenter)).departure > 1e-6
+
+
+def test_the_divergence_is_of_every_cell() -> None:
+    prior = smoothed(torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]]]))  # class 0 above class 1
+    right = torch.zeros(1, 2, 8, 4)
+    right[:, 0, :4] = right[:, 1, 4:] = 1.0
+    assert prior_divergence(cell_shares(right, prior), prior) < 1e-4
+    # The same shares of the whole frame, but upside down.
+    assert prior_divergence(cell_shares(right.flip(2), prior), prior) > 5.0
+
+
+def test_the_mean_is_over_all_frames_of_the_memory(segmenter) -> None:
+    tuner = tuner_of(segmenter, memory=0.9)
+    shares = [torch.rand(12, 8, 4) for _ in range(4)]
+    for own in shares:
+        mean = tuner._follow(own)
+    assert torch.allclose(mean, torch.stack(shares).mean(dim=0), atol=1e-6)
 
 
 @pytest.mark.parametrize(('change', 'words'), [
     ({'learning_rate': 0.0}, 'learning_rate is 0.0'), ({'radius': -1.0}, 'radius is -1.0'),
     ({'ema_decay': 1.0}, 'ema_decay is 1.0'), ({'entropy_weight': float('nan')}, 'nan'),
-    ({'gradient_clip': float('nan')}, 'gradient_clip is nan')])
+    ({'gradient_clip': float('nan')}, 'gradient_clip is nan'), ({'batch': 0}, 'batch is 0'),
+    ({'memory': 1.0}, 'memory is 1.0'), ({'anchor_weight': -0.1}, 'anchor_weight is -0.1')])
 def test_settings_out_of_range_are_refused(change, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TunerConfig(**change)
 
 
 def test_a_prior_of_other_classes_is_refused(segmenter) -> None:
-    with pytest.raises(ValueError, match='must be 12 shares'):
-        PromptTuner(segmenter, segmenter.encode_scene('fog'), torch.ones(3))
+    with pytest.raises(ValueError, match='must be shares'):
+        PromptTuner(
+            segmenter, segmenter.encode_scene('fog'), segmenter.context(), torch.ones(3, 8, 4))

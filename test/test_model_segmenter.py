@@ -3,6 +3,7 @@
 """Prompts, head and segmenter."""
 from __future__ import annotations
 
+import copy
 import json
 from pathlib import Path
 import shutil
@@ -245,3 +246,23 @@ def test_unknown_devices_and_dtypes_are_answered_with_what_is_allowed() -> None:
     if not torch.cuda.is_available():
         with pytest.raises(SegmenterError, match='0 CUDA devices'):
             choose_device('cuda')
+
+
+def test_the_gradient_of_the_prompt_is_that_of_finite_differences(segmenter) -> None:
+    """Adaptation stands on it; PyTorch has had a wrong one for a layer of the head."""
+    double = copy.deepcopy(segmenter).to(torch.device('cpu'), torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    channels = double.backbone.unet.config.in_channels
+    latents = torch.randn(1, channels, 16, 24, dtype=torch.float64, generator=generator)
+    start = double.encode_scene('fog')
+    weight = torch.randn(1, 12, 32, 48, dtype=torch.float64, generator=generator)
+
+    def value(tokens: torch.Tensor) -> torch.Tensor:
+        return (double.logits(latents, double.context(tokens)).softmax(dim=1) * weight).sum()
+
+    tokens = start.clone().requires_grad_(True)
+    gradient, = torch.autograd.grad(value(tokens), tokens)
+    direction = gradient / gradient.norm()
+    with torch.no_grad():
+        slope = (value(start + 1e-4 * direction) - value(start - 1e-4 * direction)) / 2e-4
+    assert slope.item() == pytest.approx(gradient.norm().item(), rel=1e-3)

@@ -4,10 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+import math
 
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 from torch import Tensor
+import torch.nn.functional as F
+
+CONFIDENT = 0.5
 
 
 @dataclass(frozen=True)
@@ -15,26 +19,32 @@ class TunerConfig:
     """
     Say how a scene prompt is tuned.
 
-    learning_rate per step; entropy_weight, the share of the entropy term beside the class prior;
-    radius, how far the prompt may go from where it started, as a multiple of that prompt's norm;
-    ema_decay, of the prompt that is published; gradient_clip, the largest norm of a gradient.
+    batch, frames per step; learning_rate per step; entropy_weight and anchor_weight, the shares
+    of these terms beside the class prior; memory, how slowly the mean prediction forgets earlier
+    frames; radius, how far the prompt may go from where it started, as a multiple of that
+    prompt's norm; ema_decay, of the prompt that is published; gradient_clip, the largest norm.
     """
 
-    learning_rate: float = 5e-2
+    batch: int = 4
+    learning_rate: float = 0.1
     entropy_weight: float = 0.3
-    radius: float = 2.0
-    ema_decay: float = 0.9
+    anchor_weight: float = 0.3
+    memory: float = 0.95
+    radius: float = 4.0
+    ema_decay: float = 0.8
     gradient_clip: float = 1.0
     gradient_checkpointing: bool = False
 
     def __post_init__(self) -> None:
-        for name in ('learning_rate', 'radius', 'gradient_clip'):
+        for name in ('batch', 'learning_rate', 'radius', 'gradient_clip'):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must be above 0')
-        if not 0.0 <= self.ema_decay < 1.0:
-            raise ValueError(f'ema_decay is {self.ema_decay}; allowed are 0 to below 1')
-        if not self.entropy_weight >= 0.0:
-            raise ValueError(f'entropy_weight is {self.entropy_weight}; it must not be negative')
+        for name in ('ema_decay', 'memory'):
+            if not 0.0 <= getattr(self, name) < 1.0:
+                raise ValueError(f'{name} is {getattr(self, name)}; allowed are 0 to below 1')
+        for name in ('entropy_weight', 'anchor_weight'):
+            if not getattr(self, name) >= 0.0:
+                raise ValueError(f'{name} is {getattr(self, name)}; it must not be negative')
 
 
 @dataclass(frozen=True)
@@ -42,15 +52,17 @@ class TuneStep:
     """
     What one step did.
 
-    loss and its parts; confidence, the mean largest class probability; distance, how far the
-    published prompt is from the start, as a share of the start's norm; taken, whether the prompt
-    moved (a loss or gradient that is not finite changes nothing).
+    loss and its parts, means over the step's frames; confident, the share of pixels whose largest
+    class probability is at least a half; distance, how far the published prompt is
+    from the start, as a share of the start's norm; taken, whether the prompt moved (a loss or a
+    gradient that is not finite changes nothing).
     """
 
     loss: float
     entropy: float
-    prior_divergence: float
-    confidence: float
+    divergence: float
+    departure: float
+    confident: float
     distance: float
     taken: bool
 
@@ -59,62 +71,98 @@ class PromptTuner:
     """
     Tune scene tokens s on unlabelled latents (PTDiffSeg, online TTDA).
 
-    The loss is a H(p) + KL(pi || m) + KL(m || pi): predictions p shall be decided (H, the mean
-    entropy of a pixel), while the classes they give on average, m, stay those that streets have,
-    pi. Weather changes what a street looks like, hardly what is in it.
+    The loss is a H(p) + J(pi, m) + b KL(p_0 || p). Predictions p shall be decided (H, the mean
+    entropy of a pixel), while the classes they give on average in each cell of a grid over the
+    frame, m, stay those that streets have there, pi (J, the symmetric KL divergence): weather
+    changes what a street looks like, hardly what is where in it. What this does not ask to
+    change stays as the source prompt predicts it, p_0.
 
-    What is published is the exponential moving average of s.
+    m is a running mean, so that one frame at a time will do: a step is the sum of the gradients
+    of `batch` frames, and masks can go out between any two of them. What is published is the
+    exponential moving average of s.
 
     :param tokens: the scene tokens (S, d) to start from.
-    :param prior: pi, the class shares (K,) of the source labels.
+    :param anchor: the context (1, K+S, d) of the source prompt.
+    :param prior: pi (K, R, C), the class shares of the source labels in each cell.
     """
 
     def __init__(
-            self, segmenter: PromptedSegmenter, tokens: Tensor, prior: Tensor,
+            self, segmenter: PromptedSegmenter, tokens: Tensor, anchor: Tensor, prior: Tensor,
             config: TunerConfig = TunerConfig()) -> None:
         self.segmenter = segmenter
         self.config = config
+        self.anchor = anchor
         classes = len(segmenter.config.classes)
-        if prior.shape != (classes,) or not (prior >= 0).all() or not prior.sum() > 0:
-            raise ValueError(f'the class prior must be {classes} shares, not {prior.tolist()}')
-        self.prior = (prior / prior.sum()).clamp(min=1e-4).to(segmenter.device)
+        if prior.ndim != 3 or len(prior) != classes or not (prior >= 0).all():
+            raise ValueError(f'the class prior must be shares ({classes}, rows, columns), not '
+                             f'{tuple(prior.shape)}')
+        self.prior = smoothed(prior.to(segmenter.device))
         self.start = tokens.detach().float().to(segmenter.device)
         self.tokens = self.start.clone().requires_grad_(True)
         self.published = self.start.clone()
         self.steps = 0
+        self._mean: Tensor | None = None  # m, over the frames so far
+        self._frames = 0
+        self._gradient = torch.zeros_like(self.start)
+        self._terms: list[Tensor] = []
         self._optimizer = torch.optim.AdamW(
             [self.tokens], lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
         if config.gradient_checkpointing:
             segmenter.backbone.unet.enable_gradient_checkpointing()
 
-    def step(self, latents: Tensor) -> TuneStep:
-        """Take one step on latents (B, c, h, w) of unlabelled frames."""
+    def feed(self, latents: Tensor) -> TuneStep | None:
+        """Take one frame's latents (c, h, w); every `batch` frames the prompt moves."""
+        latents = latents[None]
+        with torch.no_grad():
+            before = self.segmenter.logits(latents.to(self.anchor), self.anchor).float()
         with torch.enable_grad():
             context = self.segmenter.context(self.tokens)
             logits = self.segmenter.logits(latents.to(context), context).float()
-            entropy, divergence, confidence = self.objective(logits)
-            loss = self.config.entropy_weight * entropy + divergence
-            gradient, = torch.autograd.grad(loss, self.tokens)
-        taken = bool(torch.isfinite(loss) and torch.isfinite(gradient).all())
-        if taken:
-            self._move(gradient)
-        return TuneStep(
-            loss.item(), entropy.item(), divergence.item(), confidence.item(), self.distance(),
-            taken)
+            terms = self._objective(logits, before.log_softmax(dim=1))
+            gradient, = torch.autograd.grad(terms[0], self.tokens)
+        self._terms.append(terms.detach())
+        self._gradient += gradient
+        if len(self._terms) < self.config.batch:
+            return None
+        return self._step()
 
-    def objective(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Give H(p), KL(pi || m) + KL(m || pi) and the mean confidence of logits (B, K, h, w)."""
+    def _objective(self, logits: Tensor, before: Tensor) -> Tensor:
+        """Give loss, H(p), J(pi, m), KL(p_0 || p) and the share of confident pixels."""
         logs = logits.log_softmax(dim=1)
         shares = logs.exp()
         entropy = -(shares * logs).sum(dim=1).mean()
-        mean = shares.mean(dim=(0, 2, 3)).clamp(min=1e-6)  # (K,)
-        divergence = ((self.prior - mean) * (self.prior / mean).log()).sum()
-        return entropy, divergence, shares.detach().amax(dim=1).mean()
+        own = cell_shares(shares, self.prior)
+        divergence = prior_divergence(self._follow(own), self.prior)
+        departure = (before.exp() * (before - logs)).sum(dim=1).mean()
+        loss = (divergence + self.config.entropy_weight * entropy
+                + self.config.anchor_weight * departure)
+        confident = (shares.detach().amax(dim=1) >= CONFIDENT).float().mean()
+        return torch.stack([loss, entropy, divergence, departure, confident])
+
+    def _follow(self, own: Tensor) -> Tensor:
+        """Take a frame's shares into the running mean; its gradient is that of this frame."""
+        self._frames += 1
+        # All frames so far weigh the same, until there are more than the memory holds.
+        keep = min(self.config.memory, 1.0 - 1.0 / self._frames)
+        held = own.detach() if self._mean is None else self._mean.lerp(own.detach(), 1.0 - keep)
+        if torch.isfinite(held).all():
+            self._mean = held
+        return held + own - own.detach()
 
     @torch.no_grad()
+    def _step(self) -> TuneStep:
+        loss, entropy, divergence, departure, confident = (
+            torch.stack(self._terms).mean(dim=0).tolist())
+        gradient = self._gradient / len(self._terms)
+        self._gradient, self._terms = torch.zeros_like(gradient), []
+        taken = bool(torch.isfinite(gradient).all()) and math.isfinite(loss)
+        if taken:
+            self._move(gradient)
+        return TuneStep(
+            loss, entropy, divergence, departure, confident, self.distance(), taken)
+
     def _move(self, gradient: Tensor) -> None:
-        norm = gradient.norm()
-        self.tokens.grad = gradient * (self.config.gradient_clip / norm).clamp(max=1.0)
+        self.tokens.grad = gradient * (self.config.gradient_clip / gradient.norm()).clamp(max=1.0)
         self._optimizer.step()
         self.tokens.grad = None
         # Back into the ball around the start.
@@ -129,3 +177,20 @@ class PromptTuner:
     def distance(self) -> float:
         """Give how far the published prompt is from the start, as a share of the start's norm."""
         return float((self.published - self.start).norm() / self.start.norm())
+
+
+def cell_shares(shares: Tensor, prior: Tensor) -> Tensor:
+    """Average predicted shares (B, K, h, w) over the frames and over each cell: (K, R, C)."""
+    rows, columns = prior.shape[-2:]
+    return F.adaptive_avg_pool2d(shares, (rows, columns)).mean(dim=0)
+
+
+def prior_divergence(mean: Tensor, prior: Tensor) -> Tensor:
+    """Give KL(pi || m) + KL(m || pi) of shares (K, R, C), a smoothed prior; mean over cells."""
+    mean = smoothed(mean)
+    return ((prior - mean) * (prior / mean).log()).sum(dim=0).mean()
+
+
+def smoothed(shares: Tensor, floor: float = 1e-3) -> Tensor:
+    """Mix shares (K, ...) with equal ones, so that no class is impossible anywhere."""
+    return shares.clamp(min=0.0) * (1.0 - floor) + floor / len(shares)

@@ -36,12 +36,22 @@ class SegmentationHead(nn.Module):
         """Map features, each (B, c_l, h_l, w_l), coarse to fine, to logits (B, K, 2h, 2w)."""
         fused: Tensor | None = None
         for lateral, feature in zip(self.lateral, features):
-            level = lateral(F.instance_norm(feature))
+            level = lateral(normalised(feature))
             if fused is not None:
                 level = level + F.interpolate(
                     fused, size=level.shape[-2:], mode='bilinear', align_corners=False)
             fused = level
         return self.fuse(fused)
+
+
+def normalised(feature: Tensor) -> Tensor:
+    """
+    Normalise every channel of every image: (B, c, h, w), mean 0 and variance 1.
+
+    It is F.instance_norm, written as a GroupNorm of single channels: for a batch of one on a CPU,
+    PyTorch 2.13 gives F.instance_norm a wrong gradient where that arrives in channels_last.
+    """
+    return F.group_norm(feature, feature.shape[1])
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Sequential:

@@ -1,0 +1,416 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""When to look, when to tune, what to publish, and when to step back."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+import time
+from typing import Any
+
+import numpy as np
+from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
+from ptdiffseg_ros.adapt.buffer import FrameBuffer
+from ptdiffseg_ros.adapt.errors import AdaptationError
+from ptdiffseg_ros.adapt.review import PromptReview, Verdict
+from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, Recognition, ShiftGate
+from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig, TuneStep
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.model.statistics import describe_latents
+from torch import Tensor
+
+# Frames whose latents are further than this from the source's, in deviations (root mean square),
+# are no street in any weather: black, white and saturated pictures are at 4.4 to 6, the densest
+# fog at 4.1.
+UNUSABLE_LATENTS = 4.3
+HISTORY_S = 2.0  # of frames before a shift was noticed that are taken for the new domain
+
+
+@dataclass(frozen=True)
+class AdaptationConfig:
+    """
+    Say when to adapt and how much it may cost.
+
+    steps: tuning steps for each visit of a domain; period_s: tune again after so long in one
+    domain, 0 never; review_every: steps between two reviews; duty: the largest share of the
+    device's time; look_period_s: between two looks in steady driving; min_confident: a frame
+    with a smaller share of confident pixels stops the step it is in.
+    """
+
+    tuner: TunerConfig = TunerConfig()
+    steps: int = 50
+    period_s: float = 0.0
+    review_every: int = 10
+    duty: float = 0.4
+    look_period_s: float = 2.0
+    min_confident: float = 0.2
+    sensitivity: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+                ('steps', 1, 100000), ('period_s', 0, 86400), ('review_every', 1, 100000),
+                ('duty', 0.01, 1), ('look_period_s', 0, 3600), ('min_confident', 0, 1),
+                ('sensitivity', 0.1, 10)):
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f'{name} is {getattr(self, name)}; allowed are {low} to {high}')
+
+
+@dataclass
+class AdaptationState:
+    """
+    What adaptation is doing, for people and tools; JSON-able.
+
+    domain '' means not recognised yet; prompt: 'source', 'sentence' (set by hand), 'recalled'
+    from the bank, 'tuned' or 'loaded'; trigger: what began the tuning that goes on or was last.
+    """
+
+    enabled: bool = False
+    domain: str = ''
+    prompt: str = 'source'
+    trigger: str = ''
+    tuning: bool = False
+    step: int = 0
+    loss: float | None = None
+    kept_fraction: float | None = None
+    distance: float = 0.0
+    rollbacks: int = 0
+    skipped_frames: int = 0
+    unusable_frames: int = 0
+    buffered_frames: int = 0
+    buffer_bytes: int = 0
+    busy_share: float = 0.0
+    remembered: list[str] = field(default_factory=list)
+    problem: str = ''
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give everything as plain values."""
+        return asdict(self)
+
+
+class AdaptationLoop:
+    """
+    Keep the scene prompt fitting: buffer, recognise, tune, review, publish, remember.
+
+    One thread, the device's owner, calls `observe` for every frame that was segmented and `work`
+    whenever no frame waits; a unit of work is at most one forward and one backward pass of one
+    frame. `context` is what the next frame is to be segmented under: it changes only in between.
+    The source domain is left alone: there the source prompt is what the head was trained with.
+
+    :param on_event: called with (kind, text) when something worth telling happens.
+    """
+
+    def __init__(
+            self, segmenter: PromptedSegmenter, config: AdaptationConfig = AdaptationConfig(),
+            bank: PromptBank | None = None, buffer: FrameBuffer | None = None,
+            on_event: Callable[[str, str], None] = lambda kind, text: None,
+            clock: Callable[[], float] = time.monotonic) -> None:
+        if segmenter.statistics is None:
+            raise AdaptationError(
+                f'the segmenter {segmenter.name} has no source_statistics.safetensors, which '
+                'adaptation compares frames with: train it with `ptdiffseg train` of this version')
+        self.segmenter = segmenter
+        self.statistics = segmenter.statistics
+        self.config = config
+        self.bank = bank or PromptBank(
+            None, segmenter.fingerprint, segmenter.backbone.text_width)
+        self.buffer = buffer or FrameBuffer()
+        self.state = AdaptationState(remembered=self.bank.domains())
+        self._tell = on_event
+        self._clock = clock
+        self._rng = np.random.default_rng(config.seed)
+        self._source_domain = domain_name(segmenter.config.source_scene_prompt)
+        self._budget = DutyBudget(config.duty)
+        self._tuner: PromptTuner | None = None
+        self._review: PromptReview | None = None
+        self._latents: Tensor | None = None  # of the newest usable frame
+        self._searching = True  # looking at every frame until the domain is known
+        self.set_sentence('')
+        self._restart_recognition()
+
+    # -- what the node calls ---------------------------------------------------------------
+
+    def set_sentence(self, sentence: str) -> None:
+        """Start anew from a scene prompt set by hand; '' is the source prompt."""
+        self._tokens = self.segmenter.encode_scene(
+            sentence or self.segmenter.config.source_scene_prompt).float()
+        self._by_hand = bool(sentence)
+        self.anchor = self.segmenter.context(self._tokens)
+        self._drop_tuning()
+        self._publish(self._tokens, 'sentence' if sentence else 'source')
+
+    def configure(self, config: AdaptationConfig) -> None:
+        """Take other settings; tuning under way goes on with its own rates."""
+        self.config = config
+        self._budget.duty = config.duty
+        self._gate.threshold = 1.0 / config.sensitivity
+
+    def enable(self, enabled: bool) -> None:
+        """Switch on or off; off keeps the prompt as it is, forgets the frames, costs nothing."""
+        if enabled and not self.state.enabled:
+            self._restart_recognition()
+            self._budget.reset(self._clock())
+        if not enabled:
+            self._drop_tuning()
+            self.buffer.clear()
+            self.state.busy_share = 0.0
+        self.state.enabled = enabled
+
+    def adapt_now(self) -> None:
+        """Tune on the frames of the buffer from the prompt that is published now."""
+        if not self.state.enabled:
+            raise AdaptationError('adaptation is off: switch it on first (~/set_adaptation)')
+        if not len(self.buffer):
+            raise AdaptationError('no frame is buffered yet: wait for images, then call again')
+        self._begin_tuning('on demand', self._published)
+
+    def reset(self) -> None:
+        """Go back to the source prompt (or the sentence set by hand); the bank stays."""
+        self._drop_tuning()
+        self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
+        self._tell('reset', 'the scene prompt is the one it started from')
+
+    def learned(self) -> LearnedPrompt:
+        """Give the prompt that is published, to be saved."""
+        domain = self.state.domain or self._source_domain
+        facts = {'steps': self.state.step, 'loss': self.state.loss,
+                 'distance': round(self.state.distance, 4), 'prompt': self.state.prompt}
+        return LearnedPrompt(self._published, domain, self.segmenter.fingerprint, facts)
+
+    def load(self, prompt: LearnedPrompt) -> None:
+        """Publish a prompt that was saved; what is tuned next starts from it."""
+        self._drop_tuning()
+        self._publish(prompt.tokens.to(self._tokens), 'loaded')
+        self._tell('loaded', f'the prompt learned for {prompt.domain!r} is in use')
+
+    # -- every frame -----------------------------------------------------------------------
+
+    def observe(self, camera: str, stamp_s: float, latents: Tensor) -> None:
+        """Take the latents (c, h, w) of a frame that has just been segmented."""
+        if not self.state.enabled:
+            return
+        self._stamp_s = stamp_s
+        if not self._is_usable(latents):
+            self.state.unusable_frames += 1
+            self._usable = False
+            return
+        self._usable = True
+        self.buffer.add(camera, stamp_s, latents)
+        self._latents = latents
+        moved = self._gate.observe(latents)
+        if moved and not self._searching:
+            self._searching = True
+            self._recognizer.forget()
+        self._fresh = True
+
+    def work(self, waiting: Callable[[], bool] = lambda: False) -> None:
+        """Do as much as the budget allows before a frame waits."""
+        while self.state.enabled and not waiting() and self._budget.allows(self._clock()):
+            begun_s = self._clock()
+            if not self.unit(begun_s):
+                break
+            self._budget.spend(self._clock() - begun_s)
+        self.state.busy_share = round(self._budget.busy, 3)
+
+    def unit(self, now_s: float) -> bool:
+        """Do one unit of work; say whether there was any."""
+        if self._look_is_due(now_s):
+            self._look(now_s)
+        elif self._review is not None:
+            self._go_on_reviewing()
+        elif self._tuner is not None and self._usable:
+            self._go_on_tuning()
+        elif self._again_is_due(now_s):
+            self._begin_tuning('periodic', self._published)
+        else:
+            return False
+        return True
+
+    # -- recognition -----------------------------------------------------------------------
+
+    def _restart_recognition(self) -> None:
+        self._gate = ShiftGate(self.statistics.latent_std, 1.0 / self.config.sensitivity)
+        self._recognizer = DomainRecognizer(
+            self.segmenter, self.segmenter.config.scene_prompts, seed=self.config.seed)
+        self._searching = True
+        self._fresh = self._usable = False
+        self._latents = None
+        self._stamp_s = self._since_s = 0.0
+        self._looked_s = -float('inf')
+        self.state.domain = ''
+
+    def _is_usable(self, latents: Tensor) -> bool:
+        apart = (describe_latents(latents[None])[0].cpu() - self.statistics.latent_mean)
+        return bool((apart / self.statistics.latent_std).square().mean().sqrt()
+                    <= UNUSABLE_LATENTS)
+
+    def _look_is_due(self, now_s: float) -> bool:
+        if not self._fresh or self._latents is None:
+            return False
+        return self._searching or now_s - self._looked_s >= self.config.look_period_s
+
+    def _look(self, now_s: float) -> None:
+        assert self._latents is not None
+        self._looked_s, self._fresh = now_s, False
+        found = self._recognizer.look(self._latents)
+        if found is None:
+            return
+        if self._recognizer.full and self._searching:
+            self._searching = False
+            self._gate.settle()
+        if found.changed:
+            self._enter(found)
+
+    def _enter(self, found: Recognition) -> None:
+        """Go on in another domain: with what was learned there, or tuning for it."""
+        self.state.domain = found.domain
+        self._tell('domain', f'the scene is {found.domain!r} (margin {100 * found.margin:.2f} %)')
+        self._drop_tuning()
+        self._since_s = self._stamp_s - HISTORY_S
+        if found.domain == self._source_domain:
+            self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
+            return
+        remembered = self.bank.recall(found.domain)
+        if remembered is not None:
+            self._publish(remembered.tokens.to(self._tokens), 'recalled')
+            self._tell('recalled', f'the prompt learned for {found.domain!r} is in use again')
+            self._begin_tuning('shift', self._published)
+        else:
+            self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
+            start = self._tokens if self._by_hand else (
+                self.segmenter.encode_scene(found.sentence).float())
+            self._begin_tuning('shift', start)
+
+    # -- tuning ----------------------------------------------------------------------------
+
+    def _begin_tuning(self, trigger: str, tokens: Tensor) -> None:
+        self._drop_tuning()
+        self._tuner = PromptTuner(
+            self.segmenter, tokens, self.anchor, self.statistics.class_prior, self.config.tuner)
+        self.state.trigger, self.state.step, self.state.tuning = trigger, 0, True
+        self._tell('tuning', f'{self.config.steps} steps for {self.state.domain!r}, {trigger}')
+
+    def _drop_tuning(self) -> None:
+        self._tuner = self._review = None
+        self._tuned_s = self._clock()
+        self.state.tuning = False
+
+    def _again_is_due(self, now_s: float) -> bool:
+        period_s = self.config.period_s
+        return bool(period_s and self._tuner is None and self._usable and self.state.domain
+                    and self.state.domain != self._source_domain
+                    and now_s - self._tuned_s >= period_s)
+
+    def _frames(self, count: int) -> Tensor:
+        frames = self.buffer.batch(count, self._rng, self._since_s)
+        return frames.to(self.segmenter.device)
+
+    def _go_on_tuning(self) -> None:
+        assert self._tuner is not None
+        frames = self._frames(1)
+        if not len(frames):  # none of this domain yet
+            self._usable = False
+            return
+        step = self._tuner.feed(frames[0])
+        if step is not None:
+            self._after_step(step)
+
+    def _after_step(self, step: TuneStep) -> None:
+        assert self._tuner is not None
+        state = self.state
+        state.step += 1
+        state.kept_fraction = round(step.confident, 4)
+        if not step.taken or step.confident < self.config.min_confident:
+            state.skipped_frames += self.config.tuner.batch
+            self._roll_back('the loss is not finite' if not step.taken else
+                            f'only {100 * step.confident:.0f} % of the pixels are confident')
+            return
+        state.loss = round(step.loss, 5)
+        if state.step % self.config.review_every == 0 or state.step >= self.config.steps:
+            self._review = PromptReview(
+                self.segmenter, self.statistics.class_prior, self.anchor,
+                self.segmenter.context(self._published),
+                self.segmenter.context(self._tuner.published))
+
+    def _go_on_reviewing(self) -> None:
+        assert self._review is not None and self._tuner is not None
+        frames = self._frames(1)
+        if not len(frames):
+            self._review = None
+            return
+        verdict = self._review.feed(frames[0])
+        if verdict is None:
+            return
+        self._review = None
+        if verdict is Verdict.BETTER:
+            self._publish(self._tuner.published, 'tuned')
+        elif verdict is Verdict.WORSE:
+            self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
+            self._roll_back('the prompt is worse than the one it started from')
+            return
+        if self.state.step >= self.config.steps:
+            self._finish()
+
+    def _finish(self) -> None:
+        """End a visit's tuning and remember what it brought."""
+        self._drop_tuning()
+        if self.state.prompt != 'tuned':
+            self._tell('tuned', f'nothing better was found for {self.state.domain!r}')
+            return
+        self._tell('tuned', f'the prompt for {self.state.domain!r} after {self.state.step} steps')
+        try:
+            self.bank.remember(self.learned())
+            self.state.problem = ''
+        except AdaptationError as error:
+            self.state.problem = str(error)
+            self._tell('problem', str(error))
+        self.state.remembered = self.bank.domains()
+
+    def _roll_back(self, reason: str) -> None:
+        """Give the tuning up; the prompt that was last found good stays published."""
+        self.state.rollbacks += 1
+        self._drop_tuning()
+        self._tell('rollback', reason)
+
+    def _publish(self, tokens: Tensor, prompt: str) -> None:
+        self._published = tokens.detach().clone()
+        self.context = self.segmenter.context(self._published)
+        self.state.prompt = prompt
+        self.state.distance = float(
+            (self._published - self._tokens).norm() / self._tokens.norm()
+        ) if self._published.shape == self._tokens.shape else 0.0
+
+
+class DutyBudget:
+    """
+    Grant work up to a share of time, with at most a second's worth in hand.
+
+    :param duty: the share, in (0, 1].
+    """
+
+    def __init__(self, duty: float) -> None:
+        self.duty = duty
+        self.busy = 0.0  # the share used lately, averaged over some ten seconds
+        self.reset(0.0)
+
+    def reset(self, now_s: float) -> None:
+        """Start with nothing in hand."""
+        self._credit_s = 0.0
+        self._spent_s = 0.0
+        self._at_s = now_s
+
+    def allows(self, now_s: float) -> bool:
+        """Say whether a unit of work may begin."""
+        passed = max(now_s - self._at_s, 0.0)
+        self._at_s = now_s
+        self._credit_s = min(self._credit_s + self.duty * passed, self.duty)
+        if passed > 0.0:
+            weight = min(passed / 10.0, 1.0)
+            self.busy += weight * (self._spent_s / passed - self.busy)
+            self._spent_s = 0.0
+        return self._credit_s > 0.0 or self.duty >= 1.0
+
+    def spend(self, seconds: float) -> None:
+        """Book what a unit of work took."""
+        self._credit_s -= seconds
+        self._spent_s += seconds

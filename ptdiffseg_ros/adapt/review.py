@@ -1,0 +1,73 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Hold a tuned prompt against the one in use and the one it started from."""
+from __future__ import annotations
+
+from enum import Enum
+
+from ptdiffseg_ros.adapt.tuner import cell_shares, prior_divergence, smoothed
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+import torch
+from torch import Tensor
+
+ENTROPY_WEIGHT = 0.3
+MOST_CHANGED = 0.6  # of the pixels; weather moves up to a third
+
+
+class Verdict(Enum):
+    """What a review found of the candidate."""
+
+    BETTER = 'better than the prompt in use'
+    NOT_BETTER = 'not better than the prompt in use'
+    WORSE = 'worse than the source prompt'
+
+
+class PromptReview:
+    """
+    Hold a candidate against the prompt in use and the source prompt, on the same frames.
+
+    The measure is the tuner's, without its anchor: how decided predictions are and how well the
+    classes lie where streets have them. Means are over all frames of the review, so that one odd
+    frame decides nothing.
+
+    :param prior: the class shares (K, R, C) of the source labels.
+    :param anchor, present, candidate: contexts (1, K+S, d).
+    :param frames: how many frames a verdict takes.
+    """
+
+    def __init__(
+            self, segmenter: PromptedSegmenter, prior: Tensor, anchor: Tensor, present: Tensor,
+            candidate: Tensor, frames: int = 8) -> None:
+        self.segmenter = segmenter
+        self.prior = smoothed(prior.to(segmenter.device))
+        self.contexts = (anchor, present, candidate)
+        self.frames = frames
+        self.scores: tuple[float, float, float] | None = None  # of the contexts; less is better
+        self.changed = 0.0  # share of pixels that the candidate calls otherwise than the source
+        self._shares: list[list[Tensor]] = [[], [], []]
+        self._entropy: list[list[Tensor]] = [[], [], []]
+        self._changes: list[Tensor] = []
+
+    @torch.no_grad()
+    def feed(self, latents: Tensor) -> Verdict | None:
+        """Take one frame's latents (c, h, w); the last one brings the verdict."""
+        classes = []
+        for i, context in enumerate(self.contexts):
+            logits = self.segmenter.logits(latents[None].to(context), context).float()
+            logs = logits.log_softmax(dim=1)
+            shares = logs.exp()
+            self._shares[i].append(cell_shares(shares, self.prior))
+            self._entropy[i].append(-(shares * logs).sum(dim=1).mean())
+            classes.append(logits.argmax(dim=1))
+        self._changes.append((classes[0] != classes[2]).float().mean())
+        if len(self._changes) < self.frames:
+            return None
+        source, present, candidate = self.scores = (self._score(0), self._score(1), self._score(2))
+        self.changed = float(torch.stack(self._changes).mean())
+        if not candidate <= source or self.changed > MOST_CHANGED:  # NaN is worse as well
+            return Verdict.WORSE
+        return Verdict.BETTER if candidate < present else Verdict.NOT_BETTER
+
+    def _score(self, i: int) -> float:
+        divergence = prior_divergence(torch.stack(self._shares[i]).mean(dim=0), self.prior)
+        return float(divergence + ENTROPY_WEIGHT * torch.stack(self._entropy[i]).mean())

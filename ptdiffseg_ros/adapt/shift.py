@@ -1,0 +1,141 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Tell whether the domain has changed, and to what."""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+import re
+
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.model.statistics import describe_latents
+import torch
+from torch import Tensor
+
+# Noise levels at which sentences tell weathers apart; each sees something else (night at 400).
+TIMESTEPS = (50, 200, 400)
+
+
+def domain_name(sentence: str) -> str:
+    """Name the domain that a scene prompt of the pool describes: 'a foggy ...' is 'foggy'."""
+    words = re.sub(r'^(an?|the)\s+', '', sentence.strip().lower())
+    return re.sub(r'\s+(driving )?scene$', '', words) or sentence
+
+
+class ShiftGate:
+    """
+    Notice cheaply, at every frame, that the latents do not look as they did.
+
+    Means and deviations of the latents are averaged over the last second or so and compared with
+    those at the last recognition, each number in units of its spread over source frames.
+
+    :param scale: that spread, (F,).
+    :param threshold: root mean square of the differences above which the gate opens.
+    :param momentum: of the average per frame.
+    """
+
+    def __init__(self, scale: Tensor, threshold: float = 1.0, momentum: float = 0.7) -> None:
+        self.scale = scale
+        self.threshold = threshold
+        self.momentum = momentum
+        self._average: Tensor | None = None
+        self._reference: Tensor | None = None
+
+    def observe(self, latents: Tensor) -> bool:
+        """Take a frame's latents (c, h, w); say whether they have moved away."""
+        described = describe_latents(latents[None])[0].cpu()
+        if self._average is None:
+            self._average = described
+        self._average = self._average.lerp(described, 1.0 - self.momentum)
+        return self.moved()
+
+    def moved(self) -> bool:
+        """Say whether the average is away from the reference; without one it is."""
+        if self._reference is None or self._average is None:
+            return True
+        apart = (self._average - self._reference) / self.scale
+        return bool(apart.square().mean().sqrt() > self.threshold)
+
+    def settle(self) -> None:
+        """Take what the frames look like now for what is to be expected."""
+        self._reference = self._average
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """
+    What the scene is, as the diffusion model sees it.
+
+    domain, its name; sentence, the scene prompt of the pool; margin, by how much it explains the
+    last frames better than the next best sentence, relative to the denoising error; changed,
+    whether it is another domain than before.
+    """
+
+    domain: str
+    sentence: str
+    margin: float
+    changed: bool
+
+
+class DomainRecognizer:
+    """
+    Name the domain by the sentence under which the diffusion model denoises frames best.
+
+    Nothing is trained for it: a frame with noise is denoised under every sentence of the pool, at
+    one of three noise levels in turn, and errors are summed over the last `window` looks. Another
+    sentence must win by `hysteresis` before it is believed.
+
+    :param hysteresis: the least lead over the present domain, relative to the error.
+    """
+
+    def __init__(
+            self, segmenter: PromptedSegmenter, sentences: Sequence[str],
+            hysteresis: float = 5e-4, window: int = len(TIMESTEPS), seed: int = 0) -> None:
+        if len({domain_name(s) for s in sentences}) != len(sentences) or len(sentences) < 2:
+            raise ValueError(f'at least two scene prompts with different names: {sentences}')
+        self.segmenter = segmenter
+        self.sentences = tuple(sentences)
+        self.hysteresis = hysteresis
+        # Captions, not class lists, are what the error was trained under: the sentence alone.
+        self._contexts = [segmenter.encode_scene(s)[None] for s in sentences]
+        self._generator = torch.Generator().manual_seed(seed)
+        self._errors: deque[Tensor] = deque(maxlen=window)
+        self._looks = 0
+        self._present: int | None = None
+
+    @property
+    def full(self) -> bool:
+        """Say whether the window holds as many looks as it can."""
+        return len(self._errors) == self._errors.maxlen
+
+    @torch.no_grad()
+    def look(self, latents: Tensor) -> Recognition | None:
+        """Take latents (c, h, w) of a recent frame; None until the window has been filled once."""
+        timestep = TIMESTEPS[self._looks % len(TIMESTEPS)]
+        self._looks += 1
+        batch = latents[None].to(self._contexts[0])
+        noise = torch.randn(batch.shape, generator=self._generator).to(batch)
+        error = self.segmenter.backbone.denoising_error(batch, self._contexts, timestep, noise)
+        self._errors.append(error[0].float().cpu())
+        return self.judge()
+
+    def judge(self) -> Recognition | None:
+        """Give the verdict of the looks so far; None while there are too few."""
+        if not self.full and self._present is None:
+            return None
+        errors = torch.stack(list(self._errors)).mean(dim=0)
+        first, second = errors.topk(2, largest=False).indices.tolist()
+        best, before = first, self._present
+        if before is not None and best != before:
+            lead = float((errors[before] - errors[best]) / errors[best])
+            if lead < self.hysteresis or not self.full:
+                best = before
+        self._present = best
+        margin = float((errors[second] - errors[first]) / errors[first])
+        sentence = self.sentences[best]
+        return Recognition(domain_name(sentence), sentence, margin, best != before)
+
+    def forget(self) -> None:
+        """Start the window anew: what was seen before belongs to another scene."""
+        self._errors.clear()
