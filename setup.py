@@ -65,7 +65,7 @@ setup(
             'PyYAML',
         ],
         'demo': ['av', 'jinja2', 'rosbags'],
-        'train': ['tokenizers'],
+        'train': ['matplotlib', 'tokenizers'],
         # colcon runs the tests only where this extra names pytest.
         'test': [
             'colcon-common-extensions',

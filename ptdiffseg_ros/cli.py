@@ -18,6 +18,7 @@ COMMANDS = {
     'pretrain': ('pretrain', 'train the small text-to-image backbone from nothing'),
     'train': ('train', 'train a segmentation head with prompt randomization'),
     'evaluate': ('evaluate', 'mIoU of a segmenter per weather condition and per class'),
+    'stream': ('stream', 'adapt online on streams of the town, beside baselines'),
     'prompts': ('prompts', 'list, show, export and import the scene prompts that were learned'),
 }
 # What brings a module that is not installed, by the name Python misses.
@@ -26,6 +27,7 @@ _DEMO = "pip install 'ptdiffseg_ros[demo]'"
 REMEDIES = {
     'rclpy': _ROS, 'builtin_interfaces': _ROS, 'diagnostic_msgs': _ROS, 'rosgraph_msgs': _ROS,
     'sensor_msgs': _ROS, 'std_msgs': _ROS, 'rosbags': _DEMO, 'av': _DEMO, 'jinja2': _DEMO,
+    'matplotlib': "pip install 'ptdiffseg_ros[train]'",
     'accelerate': "pip install 'ptdiffseg_ros[train]'",
 }
 USER_ERROR, INTERRUPTED = 2, 130

@@ -26,11 +26,11 @@ class TunerConfig:
     """
 
     batch: int = 4
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     entropy_weight: float = 0.3
     anchor_weight: float = 0.3
     memory: float = 0.95
-    radius: float = 4.0
+    radius: float = 5.0
     ema_decay: float = 0.8
     gradient_clip: float = 1.0
     gradient_checkpointing: bool = False

@@ -1,0 +1,87 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``ptdiffseg stream``: adaptation on streams of the town, beside baselines."""
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from ptdiffseg_ros.commands import number
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    whole = number(1, kind=int)
+    parser.add_argument(
+        '--model', default='micro', help="'micro' (embedded) or the folder of a segmenter")
+    parser.add_argument(
+        '--protocol', nargs='+', default=['all'], metavar='PROTOCOL',
+        help='one-pass, continual, gradual, hostile, unusual, recognition, or all')
+    parser.add_argument('--seeds', type=whole, default=3, help='streams of each protocol')
+    parser.add_argument(
+        '--first-seed', type=number(0, kind=int), default=0, help='the seed of the first stream')
+    parser.add_argument('--split', default='test', help='train, val or test')
+    parser.add_argument(
+        '--steady', type=number(0), default=720.0, metavar='SECONDS',
+        help='how long recognition drives in each weather, in the first stream, to count alarms')
+    parser.add_argument(
+        '--sweep', action='store_true',
+        help='first try learning rates for every method on the validation split')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    parser.add_argument(
+        '--json', type=Path, metavar='FILE',
+        help='write the figures; a file of an earlier run with the same settings is gone on with')
+    parser.add_argument('--plot', type=Path, metavar='PNG', help='draw mIoU over the rounds')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, and print a table."""
+    from ptdiffseg_ros.data.results import commit, machine, write_json
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+    from ptdiffseg_ros.train import stream
+
+    chosen = list(stream.PROTOCOLS) if 'all' in args.protocol else args.protocol
+    stream.check(chosen, args.split)
+    segmenter = PromptedSegmenter.from_pretrained(args.model, args.device)
+    figures = _earlier(args.json, segmenter.fingerprint, args.split) or {
+        'command': 'stream', 'model': segmenter.name, 'segmenter': segmenter.fingerprint,
+        'split': args.split, 'commit': commit(), 'machine': machine(),
+        'learning_rates': stream.LEARNING_RATES, 'protocols': {}}
+    if args.sweep:
+        figures['sweep'] = stream.sweep(segmenter)
+        _keep(args.json, figures, write_json)
+    for name in chosen:
+        of_seeds = figures['protocols'].setdefault(name, {})
+        for seed in range(args.first_seed, args.first_seed + args.seeds):
+            if str(seed) in of_seeds:
+                continue
+            more = {'steady_s': args.steady} if (name, seed) == ('recognition', 0) else {}
+            of_seeds[str(seed)] = stream.PROTOCOLS[name](segmenter, args.split, seed, **more)
+            _keep(args.json, figures, write_json)
+    print(stream.table(figures))
+    if args.plot:
+        stream.plot(figures, args.plot)
+    return 0
+
+
+def _earlier(path: Path | None, fingerprint: str, split: str) -> dict[str, Any] | None:
+    """Read the figures of an earlier run, if they are of this segmenter and split."""
+    from ptdiffseg_ros.commands import CommandError
+    if path is None or not path.exists():
+        return None
+    try:
+        figures: dict[str, Any] = json.loads(path.read_text())
+        same = figures['segmenter'] == fingerprint and figures['split'] == split
+    except (ValueError, KeyError, TypeError) as error:
+        raise CommandError(f'{path} holds no figures of this command: {error!r}') from error
+    if not same:
+        raise CommandError(
+            f'{path} holds figures of another segmenter or split; give another file')
+    return figures
+
+
+def _keep(path: Path | None, figures: dict[str, Any], write_json: Any) -> None:
+    if path is not None:
+        write_json(path, figures)

@@ -1,0 +1,248 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Ways to adapt online that scene-prompt tuning is held against, with the same head and frames."""
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+import copy
+from typing import Protocol
+
+from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop
+from ptdiffseg_ros.adapt.tuner import TunerConfig
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.losses import segmentation_loss
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+CONFIDENCE = 0.69  # of a pseudo label, the default of published peers for driving scenes
+BATCH = 4  # frames per step, the last ones
+EVERY = 2  # frames between steps
+
+
+class OnlineMethod(Protocol):
+    """Predict a frame, then perhaps learn from it."""
+
+    trainable: int  # how many numbers it changes
+
+    def predict(self, latents: Tensor) -> Tensor:
+        """Map latents (1, c, h, w) to logits (1, K, h', w')."""
+
+    def update(self, latents: Tensor, labels: Tensor, time_s: float) -> None:
+        """Learn from the frame just predicted; labels (1, H, W) are for ceilings alone."""
+
+
+class Source:
+    """The source model as it is."""
+
+    trainable = 0
+
+    def __init__(self, segmenter: PromptedSegmenter) -> None:
+        self.segmenter = segmenter
+        self.context = segmenter.context()
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor) -> Tensor:
+        """Map latents (1, c, h, w) to logits (1, K, h', w')."""
+        return self.segmenter.logits(latents, self.context)
+
+    def update(self, latents: Tensor, labels: Tensor, time_s: float) -> None:
+        """Learn nothing."""
+
+
+class PromptLoop:
+    """Ours: the loop that the node runs, with a fixed number of units of work per frame."""
+
+    def __init__(self, loop: AdaptationLoop, units_per_frame: int = 2) -> None:
+        self.loop = loop
+        self.units_per_frame = units_per_frame
+        self.trainable = loop.learned().tokens.numel()
+        loop.enable(True)
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor) -> Tensor:
+        """Map latents (1, c, h, w) to logits (1, K, h', w')."""
+        return self.loop.segmenter.logits(latents, self.loop.context)
+
+    def update(self, latents: Tensor, labels: Tensor, time_s: float) -> None:
+        """Offer the frame to the loop and let it work."""
+        self.loop.observe('', time_s, latents[0])
+        for _ in range(self.units_per_frame):
+            if not self.loop.unit(time_s):
+                break
+
+
+class _Batched:
+    """Take a step on the last frames, every other frame."""
+
+    most_steps = 10**9
+
+    def __init__(self) -> None:
+        self._held: deque[tuple[Tensor, Tensor]] = deque(maxlen=BATCH)
+        self._seen = self.steps = 0
+
+    def update(self, latents: Tensor, labels: Tensor, time_s: float) -> None:
+        """Take a step when it is time for one."""
+        self._held.append((latents, labels))
+        self._seen += 1
+        if len(self._held) < BATCH or self._seen % EVERY or self.steps >= self.most_steps:
+            return
+        frames, truth = (torch.cat(part) for part in zip(*self._held))
+        self.steps += 1
+        with torch.enable_grad():
+            self.step(frames, truth)
+
+    def step(self, latents: Tensor, labels: Tensor) -> None:
+        raise NotImplementedError
+
+
+class LabelledPrompt(_Batched):
+    """The ceiling: the scene prompt tuned with labels, by the same optimiser, rate and steps."""
+
+    most_steps = AdaptationConfig.steps
+
+    def __init__(self, segmenter: PromptedSegmenter, learning_rate: float) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        tokens = segmenter.encode_scene(segmenter.config.source_scene_prompt).float()
+        self.start = tokens.clone()
+        self.tokens = tokens.clone().requires_grad_(True)
+        self.trainable = tokens.numel()
+        self.optimizer = torch.optim.AdamW(
+            [self.tokens], lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor) -> Tensor:
+        """Map latents (1, c, h, w) to logits (1, K, h', w')."""
+        return self.segmenter.logits(latents, self.segmenter.context(self.tokens))
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Give what is made small; logits (B, K, h, w), labels (B, H, W)."""
+        return segmentation_loss(logits, labels)
+
+    def step(self, latents: Tensor, labels: Tensor) -> None:
+        """Take one step."""
+        logits = self.segmenter.logits(latents, self.segmenter.context(self.tokens))
+        gradient, = torch.autograd.grad(self.loss(logits, labels), self.tokens)
+        clip = TunerConfig.gradient_clip
+        self.tokens.grad = gradient * (clip / gradient.norm()).clamp(max=1.0)
+        self.optimizer.step()
+
+
+class PseudoLabelPrompt(LabelledPrompt):
+    """PTDiffSeg's own objective: confident pseudo labels, and a pull towards the source prompt."""
+
+    PULL = 1e-3
+    most_steps = 10**9
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Give the cross-entropy of confident pseudo labels and the squared distance."""
+        pull = (self.tokens - self.start).square().sum()
+        return _pseudo_label_loss(logits) + self.PULL * pull
+
+
+class HeadMethod(_Batched):
+    """Adapt the head, or a part of it, on the features of the source prompt."""
+
+    def __init__(self, segmenter: PromptedSegmenter, learning_rate: float) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        self.context = segmenter.context()
+        self.head = copy.deepcopy(segmenter.head).requires_grad_(False)
+        self.parameters = list(self.chosen())
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+        self.trainable = sum(p.numel() for p in self.parameters)
+        self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate)
+
+    def chosen(self) -> Iterable[nn.Parameter]:
+        """Give the parameters that are trained."""
+        return self.head.parameters()
+
+    @torch.no_grad()
+    def features(self, latents: Tensor) -> list[Tensor]:
+        """Give the frozen pyramid under the source prompt."""
+        config = self.segmenter.config
+        return self.segmenter.backbone.features(
+            latents, self.context, config.timestep, config.taps)
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor) -> Tensor:
+        """Map latents (1, c, h, w) to logits (1, K, h', w')."""
+        return self.head(self.features(latents))
+
+    def loss(self, features: list[Tensor]) -> Tensor:
+        """Give what is made small."""
+        return _pseudo_label_loss(self.head(features))
+
+    def step(self, latents: Tensor, labels: Tensor) -> None:
+        """Take one step."""
+        # Features with a gradient: on a CPU, PyTorch 2.13 crashes in a channels_last GroupNorm
+        # whose own scale is trained while its input needs no gradient.
+        features = [level.requires_grad_(True) for level in self.features(latents)]
+        self.optimizer.zero_grad(set_to_none=True)
+        self.loss(features).backward()
+        self.optimizer.step()
+
+
+class Tent(HeadMethod):
+    """TENT (Wang et al., 2021): entropy down, by the affine parameters of normalisation alone."""
+
+    def chosen(self) -> Iterable[nn.Parameter]:
+        """Give the scales and shifts of the head's normalisation layers."""
+        for module in self.head.modules():
+            if isinstance(module, nn.GroupNorm):
+                yield from module.parameters()
+
+    def loss(self, features: list[Tensor]) -> Tensor:
+        """Give the mean entropy of a pixel."""
+        logs = self.head(features).log_softmax(dim=1)
+        return -(logs.exp() * logs).sum(dim=1).mean()
+
+
+class CoTta(HeadMethod):
+    """
+    CoTTA's way (Wang et al., 2022) for a head: a slow teacher, views averaged, random restoring.
+
+    The views are the frame and its mirror image; the backbone stays frozen as for all others.
+    """
+
+    TEACHER_DECAY = 0.99
+    RESTORED = 0.01
+
+    def __init__(self, segmenter: PromptedSegmenter, learning_rate: float) -> None:
+        super().__init__(segmenter, learning_rate)
+        self.teacher = copy.deepcopy(segmenter.head).requires_grad_(False)
+        self.source = copy.deepcopy(segmenter.head.state_dict())
+        self.generator = torch.Generator().manual_seed(0)
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor) -> Tensor:
+        """Map latents (1, c, h, w) to logits (1, K, h', w'), those of the teacher."""
+        return self.teacher(self.features(latents))
+
+    def step(self, latents: Tensor, labels: Tensor) -> None:
+        """Take one step of the student, then let the teacher follow."""
+        features = self.features(latents)
+        with torch.no_grad():
+            mirrored = self.teacher(self.features(latents.flip(-1))).flip(-1)
+            target = 0.5 * (self.teacher(features).softmax(dim=1) + mirrored.softmax(dim=1))
+        self.optimizer.zero_grad(set_to_none=True)
+        logs = self.head(features).log_softmax(dim=1)
+        (-(target * logs).sum(dim=1).mean()).backward()
+        self.optimizer.step()
+        with torch.no_grad():
+            for (name, student), teacher in zip(
+                    self.head.named_parameters(), self.teacher.parameters()):
+                teacher.lerp_(student, 1.0 - self.TEACHER_DECAY)
+                mask = torch.rand(student.shape, generator=self.generator) < self.RESTORED
+                student.copy_(torch.where(mask, self.source[name], student))
+
+
+def _pseudo_label_loss(logits: Tensor) -> Tensor:
+    """Give the cross-entropy with the prediction's own confident labels."""
+    confidence, labels = logits.detach().softmax(dim=1).max(dim=1)
+    loss = F.cross_entropy(logits, labels, reduction='none')
+    kept = confidence >= CONFIDENCE
+    return (loss * kept).sum() / kept.sum().clamp(min=1)

@@ -1,0 +1,483 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The online benchmark: adaptation on streams of the town, beside baselines."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ptdiffseg_ros.adapt.bank import PromptBank
+from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop
+from ptdiffseg_ros.adapt.shift import domain_name
+from ptdiffseg_ros.adapt.tuner import TunerConfig
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.metrics import ConfusionMatrix
+from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.baselines import (
+    CoTta,
+    HeadMethod,
+    LabelledPrompt,
+    OnlineMethod,
+    PromptLoop,
+    PseudoLabelPrompt,
+    Source,
+    Tent,
+)
+from ptdiffseg_ros.train.errors import TrainingError
+from ptdiffseg_ros.train.losses import IGNORE_INDEX
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+from tqdm import tqdm
+
+FPS = 5.0
+ADVERSE = tuple(name for name in town.WEATHERS if name != 'clear')
+DOMAINS = dict(zip(town.WEATHERS, map(domain_name, SCENE_PROMPTS)))
+# Chosen on the validation split by `sweep`.
+LEARNING_RATES = {
+    'prompt': TunerConfig.learning_rate, 'pseudo labels': 0.05, 'TENT': 1e-3,
+    'CoTTA': 1e-3, 'self-training': 1e-3, 'labelled prompt': TunerConfig.learning_rate}
+RATES_TRIED = {
+    'prompt': (0.05, 0.1, 0.2), 'pseudo labels': (0.01, 0.05, 0.2), 'TENT': (1e-4, 1e-3, 1e-2),
+    'CoTTA': (1e-4, 1e-3, 1e-2), 'self-training': (1e-5, 1e-4, 1e-3)}
+
+
+@dataclass(frozen=True)
+class StreamFrame:
+    """A frame as the model sees it: latents (1, c, h, w), labels (1, H, W) class indices."""
+
+    latents: Tensor
+    labels: Tensor
+    condition: str
+    time_s: float
+
+
+class Encoder:
+    """Turn frames of the town into `StreamFrame`s."""
+
+    def __init__(self, segmenter: PromptedSegmenter) -> None:
+        self.segmenter = segmenter
+        self._index = np.full(256, IGNORE_INDEX, np.int64)
+        for index, label in enumerate(segmenter.config.classes):
+            self._index[label.id] = index
+
+    @torch.no_grad()
+    def __call__(self, frame: town.Frame, condition: str, time_s: float) -> StreamFrame:
+        """Encode one frame."""
+        return self.picture(frame.image, frame.labels, condition, time_s)
+
+    @torch.no_grad()
+    def picture(
+            self, image: np.ndarray, labels: np.ndarray, condition: str, time_s: float
+    ) -> StreamFrame:
+        """Encode an image (H, W, 3) with labels (H, W) of public ids."""
+        latents = self.segmenter.encode(self.segmenter.preprocess(image[None]))
+        return StreamFrame(
+            latents, torch.from_numpy(self._index[labels])[None], condition, time_s)
+
+
+def samples(encoder: Encoder, condition: str, first: int, count: int) -> list[StreamFrame]:
+    """Encode independent scenes first, first + 1, ... in a condition, intensity 0.4 to 1."""
+    size = encoder.segmenter.config.input_size
+    frames = []
+    for i in range(count):
+        weather = town.draw_weather(condition, np.random.default_rng(first + i))
+        frames.append(encoder(town.sample(first + i, weather, size), condition, i / FPS))
+    return frames
+
+
+def score(method: OnlineMethod, frame: StreamFrame, matrix: ConfusionMatrix) -> None:
+    """Predict a frame and count what is right."""
+    logits = F.interpolate(
+        method.predict(frame.latents).float(), frame.labels.shape[-2:], mode='bilinear',
+        align_corners=False)
+    ids = np.array([c.id for c in matrix.classes])
+    labels = frame.labels[0].numpy()
+    truth = np.where(labels == IGNORE_INDEX, 255, ids[np.maximum(labels, 0)])
+    matrix.update(truth, ids[logits.argmax(dim=1)[0].numpy()])
+
+
+def held_out(
+        segmenter: PromptedSegmenter, method: OnlineMethod, frames: Iterable[StreamFrame]
+) -> float:
+    """Give the mIoU, in percent, of a method as it is now."""
+    matrix = ConfusionMatrix(segmenter.config.classes)
+    for frame in frames:
+        score(method, frame, matrix)
+    return 100 * matrix.miou()
+
+
+def drive_through(
+        segmenter: PromptedSegmenter, method: OnlineMethod, frames: Iterable[StreamFrame],
+        first_s: float = 0.0) -> float:
+    """Predict each frame, then learn from it; give the online mIoU in percent."""
+    matrix = ConfusionMatrix(segmenter.config.classes)
+    for frame in frames:
+        score(method, frame, matrix)
+        method.update(frame.latents, frame.labels, first_s + frame.time_s)
+    return 100 * matrix.miou()
+
+
+def our_loop(
+        segmenter: PromptedSegmenter, learning_rate: float | None = None, seed: int = 0
+) -> AdaptationLoop:
+    """Make the loop of the node, with a bank in memory."""
+    rate = learning_rate or LEARNING_RATES['prompt']
+    bank = PromptBank(None, segmenter.fingerprint, segmenter.backbone.text_width)
+    return AdaptationLoop(
+        segmenter, AdaptationConfig(tuner=TunerConfig(learning_rate=rate), seed=seed), bank)
+
+
+def make_method(
+        name: str, segmenter: PromptedSegmenter, learning_rate: float | None = None, seed: int = 0
+) -> OnlineMethod:
+    """Make a method by its name, at its best learning rate unless told another."""
+    if name == 'source':
+        return Source(segmenter)
+    rate = learning_rate or LEARNING_RATES[name]
+    if name == 'prompt':
+        return PromptLoop(our_loop(segmenter, rate, seed))
+    kinds: dict[str, Callable[[PromptedSegmenter, float], OnlineMethod]] = {
+        'pseudo labels': PseudoLabelPrompt, 'TENT': Tent, 'CoTTA': CoTta,
+        'self-training': HeadMethod, 'labelled prompt': LabelledPrompt}
+    return kinds[name](segmenter, rate)
+
+
+METHODS = (
+    'source', 'prompt', 'pseudo labels', 'TENT', 'CoTTA', 'self-training', 'labelled prompt')
+
+
+def _first(split: str, seed: int, stretch: int) -> int:
+    """Give the first scene of a stretch of a seed's stream; held-out scenes lie before all."""
+    return town.SPLITS[split] + 1_000_000 * (seed + 1) + 10_000 * stretch
+
+
+def one_pass(
+        segmenter: PromptedSegmenter, split: str, seed: int, frames: int = 130,
+        evaluated: int = 40, methods: Sequence[str] = METHODS) -> dict[str, Any]:
+    """
+    Adapt to each adverse condition by itself, from the source, and evaluate on other frames.
+
+    :returns: for each method and condition the online mIoU and that of the held-out frames.
+    """
+    encoder = Encoder(segmenter)
+    result: dict[str, Any] = {name: {} for name in methods}
+    for stretch, condition in enumerate(ADVERSE):
+        stream = samples(encoder, condition, _first(split, seed, stretch), frames)
+        others = samples(encoder, condition, town.SPLITS[split], evaluated)
+        for name in tqdm(methods, f'one pass, {condition}, seed {seed}'):
+            method = make_method(name, segmenter, seed=seed)
+            online = drive_through(segmenter, method, stream)
+            result[name][condition] = {
+                'online': round(online, 2),
+                'held_out': round(held_out(segmenter, method, others), 2)}
+            result[name]['trainable'] = method.trainable
+    for name in methods:
+        result[name]['mean_held_out'] = round(float(np.mean(
+            [result[name][c]['held_out'] for c in ADVERSE])), 2)
+    return result
+
+
+def sweep(segmenter: PromptedSegmenter, frames: int = 100, evaluated: int = 20) -> dict[str, Any]:
+    """Try three learning rates for each method on the validation split, night and snow."""
+    encoder = Encoder(segmenter)
+    result: dict[str, Any] = {}
+    for stretch, condition in enumerate(('night', 'snow')):
+        stream = samples(encoder, condition, _first('val', 0, stretch), frames)
+        others = samples(encoder, condition, town.SPLITS['val'], evaluated)
+        for name, rates in RATES_TRIED.items():
+            for rate in tqdm(rates, f'{name}, {condition}'):
+                method = make_method(name, segmenter, rate)
+                drive_through(segmenter, method, stream)
+                found = result.setdefault(name, {}).setdefault(f'{rate:g}', {})
+                found[condition] = round(held_out(segmenter, method, others), 2)
+    return result
+
+
+def continual(
+        segmenter: PromptedSegmenter, split: str, seed: int, rounds: int = 10, frames: int = 20,
+        evaluated: int = 16, methods: Sequence[str] = ('source', 'prompt', 'TENT', 'CoTTA')
+) -> dict[str, Any]:
+    """
+    Go round fog, night, rain and snow, never reset.
+
+    Online mIoU of every visit; for the prompt also the held-out mIoU at the end of a condition's
+    first visit and two seconds into the later ones (the recurring protocol).
+    """
+    encoder = Encoder(segmenter)
+    others = {c: samples(encoder, c, town.SPLITS[split], evaluated) for c in ADVERSE}
+    players = {name: make_method(name, segmenter, seed=seed) for name in methods}
+    reference = {c: held_out(segmenter, players['source'], others[c]) for c in ADVERSE}
+    online: dict[str, dict[str, list[float]]] = {
+        name: {c: [] for c in ADVERSE} for name in methods}
+    returning: dict[str, list[float]] = {c: [] for c in ADVERSE}
+    early = round(2 * FPS)
+    time_s = 0.0
+    for lap in tqdm(range(rounds), f'continual, seed {seed}'):
+        for stretch, condition in enumerate(ADVERSE):
+            first = _first(split, seed, 10 + stretch) + lap * frames
+            visit = samples(encoder, condition, first, frames)
+            for name, method in players.items():
+                matrix = ConfusionMatrix(segmenter.config.classes)
+                for i, frame in enumerate(visit):
+                    score(method, frame, matrix)
+                    method.update(frame.latents, frame.labels, time_s + frame.time_s)
+                    if name == 'prompt' and lap and lap <= 2 and i + 1 == early:
+                        returning[condition].append(round(
+                            held_out(segmenter, method, others[condition])
+                            - reference[condition], 2))
+                online[name][condition].append(round(100 * matrix.miou(), 2))
+                if name == 'prompt' and not lap:
+                    returning[condition].append(round(
+                        held_out(segmenter, method, others[condition])
+                        - reference[condition], 2))
+            time_s += frames / FPS
+    loop = players['prompt'].loop if isinstance(players['prompt'], PromptLoop) else None
+    return {'online': online, 'gain_first_visit_end_then_2s_into_visits': returning,
+            'rollbacks': loop.state.rollbacks if loop else None}
+
+
+def gradual(
+        segmenter: PromptedSegmenter, split: str, seed: int, frames: int = 120) -> dict[str, Any]:
+    """Let each weather come and go, intensity 0 -> 1 -> 0, on one drive."""
+    encoder = Encoder(segmenter)
+    result: dict[str, Any] = {}
+    for stretch, condition in enumerate(tqdm(ADVERSE, f'gradual, seed {seed}')):
+        drive = town.Drive(_first(split, seed, 20 + stretch), segmenter.config.input_size)
+        stream = []
+        for i in range(frames):
+            intensity = 1.0 - abs(2.0 * i / (frames - 1) - 1.0)
+            frame = drive.frame(i / FPS, town.Weather.named(condition, intensity))
+            stream.append(encoder(frame, condition, i / FPS))
+        result[condition] = {
+            name: round(drive_through(
+                segmenter, make_method(name, segmenter, seed=seed), stream), 2)
+            for name in ('source', 'prompt')}
+    return result
+
+
+def hostile_pictures(
+        kind: str, count: int, size: tuple[int, int], rng: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Yield what no street looks like: (H, W, 3) uint8."""
+    frozen = rng.integers(0, 256, (*size, 3), np.uint8)
+    for _ in range(count):
+        if kind == 'black':
+            yield np.zeros((*size, 3), np.uint8)
+        elif kind == 'saturated':
+            yield np.full((*size, 3), 255, np.uint8)
+        elif kind == 'noise':
+            yield rng.integers(0, 256, (*size, 3), np.uint8)
+        elif kind == 'frozen':
+            yield frozen
+        else:
+            raise ValueError(f'kind is {kind!r}')
+
+
+def hostile(
+        segmenter: PromptedSegmenter, split: str, seed: int, seconds: float = 30.0,
+        evaluated: int = 20) -> dict[str, Any]:
+    """Adapt to snow, then bear 30 s of each hostile input, then 10 s of snow again."""
+    encoder = Encoder(segmenter)
+    result: dict[str, Any] = {}
+    first = _first(split, seed, 30)
+    before = samples(encoder, 'snow', first, 100)
+    after = samples(encoder, 'snow', first + 100, round(10 * FPS))
+    others = samples(encoder, 'snow', town.SPLITS[split], evaluated)
+    labels = np.full(segmenter.config.input_size, 255, np.uint8)
+    for kind in tqdm(('black', 'saturated', 'noise', 'frozen'), f'hostile, seed {seed}'):
+        method = make_method('prompt', segmenter, seed=seed)
+        drive_through(segmenter, method, before)
+        well = held_out(segmenter, method, others)
+        rng = np.random.default_rng(seed)
+        time_s = 100 / FPS
+        pictures = hostile_pictures(
+            kind, round(seconds * FPS), segmenter.config.input_size, rng)
+        for picture in pictures:
+            frame = encoder.picture(picture, labels, kind, time_s)
+            method.predict(frame.latents)
+            method.update(frame.latents, frame.labels, time_s)
+            time_s += 1 / FPS
+        drive_through(segmenter, method, after, time_s)
+        again = held_out(segmenter, method, others)
+        result[kind] = {'before': round(well, 2), 'after_10_s': round(again, 2)}
+    return result
+
+
+def unusual_shares(
+        segmenter: PromptedSegmenter, split: str, seed: int, frames: int = 60,
+        candidates: int = 400) -> dict[str, Any]:
+    """
+    Adapt on streets whose class shares differ most from the source's, and predict those.
+
+    'empty': the scenes with least building, person and car; 'crowded': with most person, car and
+    bus. Scenes are chosen by their labels, and seen in each weather.
+    """
+    encoder = Encoder(segmenter)
+    size = segmenter.config.input_size
+    ids = {c.name: c.id for c in segmenter.config.classes}
+    first = _first(split, seed, 40)
+
+    def share(labels: np.ndarray, names: Sequence[str]) -> float:
+        return float(np.isin(labels, [ids[n] for n in names if n in ids]).mean())
+
+    labels = [town.sample(first + i, size=size).labels
+              for i in tqdm(range(candidates), f'unusual, seed {seed}')]
+    orders = {
+        'empty': np.argsort([share(x, ('building', 'person', 'car', 'bus')) for x in labels]),
+        'crowded': np.argsort([-share(x, ('person', 'car', 'bus')) for x in labels])}
+    result: dict[str, Any] = {}
+    for kind, order in orders.items():
+        result[kind] = {}
+        for condition in ADVERSE:
+            stream = []
+            for n, i in enumerate(order[:frames].tolist()):
+                weather = town.draw_weather(condition, np.random.default_rng(first + i))
+                frame = town.sample(first + i, weather, size)
+                stream.append(encoder(frame, condition, n / FPS))
+            method = make_method('prompt', segmenter, seed=seed)
+            drive_through(segmenter, method, stream)
+            result[kind][condition] = {
+                'source': round(held_out(segmenter, Source(segmenter), stream), 2),
+                'prompt': round(held_out(segmenter, method, stream), 2)}
+    return result
+
+
+def recognition(
+        segmenter: PromptedSegmenter, split: str, seed: int, seconds_each: float = 12.0,
+        steady_s: float = 0.0) -> dict[str, Any]:
+    """
+    Drive through sudden changes of weather, and steadily, and see what the loop recognises.
+
+    :param steady_s: also drive so long in each weather without a change and count alarms.
+    """
+    encoder = Encoder(segmenter)
+    size = segmenter.config.input_size
+    order = [str(c) for c in np.random.default_rng(seed).permutation(town.WEATHERS)] * 2
+    loop = our_loop(segmenter, seed=seed)
+    # Only what is recognised counts here; tuning would take its time and change nothing of it.
+    loop.configure(AdaptationConfig(steps=1, seed=seed))
+    method = PromptLoop(loop)
+    right = counted = 0
+    delays: list[float] = []
+    time_s = 0.0
+    for number, condition in enumerate(tqdm(order, f'recognition, seed {seed}')):
+        drive = town.Drive(_first(split, seed, 50 + number), size)
+        weather = town.draw_weather(
+            condition, np.random.default_rng(_first(split, seed, 50 + number)))
+        noticed: float | None = None
+        for i in range(round(seconds_each * FPS)):
+            frame = encoder(drive.frame(5 + i / FPS, weather), condition, time_s)
+            method.update(frame.latents, frame.labels, time_s)
+            time_s += 1 / FPS
+            correct = loop.state.domain == DOMAINS[condition]
+            if correct and noticed is None:
+                noticed = i / FPS
+            if i >= 3 * FPS:
+                counted += 1
+                right += correct
+        if number:
+            delays.append(seconds_each if noticed is None else noticed)
+    alarms = 0
+    for number, condition in enumerate(town.WEATHERS if steady_s else ()):
+        quiet = our_loop(segmenter, seed=seed)
+        quiet.configure(AdaptationConfig(steps=1, seed=seed))
+        method, said, changes = PromptLoop(quiet), '', 0
+        drive = town.Drive(_first(split, seed, 70 + number), size)
+        weather = town.Weather.named(condition, 0.7)
+        for i in tqdm(range(round(steady_s * FPS)), f'steady {condition}'):
+            frame = encoder(drive.frame(5 + i / FPS, weather), condition, i / FPS)
+            method.update(frame.latents, frame.labels, i / FPS)
+            changes += quiet.state.domain != said
+            said = quiet.state.domain
+        alarms += max(0, changes - 1)  # the first names the weather at the start
+    hours = steady_s * len(town.WEATHERS) / 3600
+    return {
+        'right_from_3_s_percent': round(100 * right / counted, 2), 'frames': counted,
+        'delays_s': delays, 'false_alarms': alarms, 'steady_hours': round(hours, 3)}
+
+
+PROTOCOLS: dict[str, Callable[..., dict[str, Any]]] = {
+    'one-pass': one_pass, 'continual': continual, 'gradual': gradual, 'hostile': hostile,
+    'unusual': unusual_shares, 'recognition': recognition}
+
+
+def check(protocols: Sequence[str], split: str) -> None:
+    """Raise TrainingError, with what is allowed, for an unknown protocol or split."""
+    unknown = [p for p in protocols if p not in PROTOCOLS]
+    if unknown:
+        raise TrainingError(f'protocol {unknown[0]!r}; allowed are all, {", ".join(PROTOCOLS)}')
+    if split not in town.SPLITS:
+        raise TrainingError(f'split is {split!r}; allowed are {", ".join(town.SPLITS)}')
+
+
+def table(figures: dict[str, Any]) -> str:
+    """Lay the figures out for people; means over the seeds there are."""
+    found = figures['protocols']
+    lines: list[str] = []
+
+    def mean(values: Iterable[float]) -> float:
+        return float(np.mean(list(values)))
+
+    if seeds := list(found.get('one-pass', {}).values()):
+        lines.append(f'one pass, held-out mIoU in %, {len(seeds)} seeds')
+        lines.append(f'{"":16}' + ''.join(f'{c:>8}' for c in ADVERSE) + f'{"mean":>8}{"gain":>8}')
+        base = mean(s['source']['mean_held_out'] for s in seeds)
+        for name in seeds[0]:
+            row = [mean(s[name][c]['held_out'] for s in seeds) for c in ADVERSE]
+            lines.append(f'{name:16}' + ''.join(f'{v:8.1f}' for v in row)
+                         + f'{mean(row):8.1f}{mean(row) - base:+8.1f}')
+    if seeds := list(found.get('continual', {}).values()):
+        lines.append(f'continual, online gain over the source in each round, {len(seeds)} seeds')
+        for name in seeds[0]['online']:
+            if name == 'source':
+                continue
+            gains = np.array([[np.subtract(s['online'][name][c], s['online']['source'][c])
+                               for c in ADVERSE] for s in seeds])  # (seeds, conditions, rounds)
+            lines.append(f'{name:16}' + ''.join(f'{v:+6.1f}' for v in gains.mean(axis=(0, 1)))
+                         + f'   least {gains.min():+.1f}')
+    for name in ('gradual',):
+        for seed, result in found.get(name, {}).items():
+            lines.append(f'{name}, seed {seed}: ' + ', '.join(
+                f'{c} {r["prompt"] - r["source"]:+.1f}' for c, r in result.items()))
+    for seed, result in found.get('hostile', {}).items():
+        lines.append(f'hostile, seed {seed}: ' + ', '.join(
+            f'{kind} {r["after_10_s"] - r["before"]:+.1f}' for kind, r in result.items()))
+    for seed, result in found.get('unusual', {}).items():
+        lines.append(f'unusual, seed {seed}: ' + ', '.join(
+            f'{kind} {c} {r["prompt"] - r["source"]:+.1f}'
+            for kind, of in result.items() for c, r in of.items()))
+    for seed, result in found.get('recognition', {}).items():
+        lines.append(
+            f'recognition, seed {seed}: {result["right_from_3_s_percent"]} % right, noticed after '
+            f'{max(result["delays_s"]):.1f} s at the most, {result["false_alarms"]} false alarms '
+            f'in {result["steady_hours"]} h')
+    return '\n'.join(lines)
+
+
+def plot(figures: dict[str, Any], path: Path) -> None:
+    """Draw the continual protocol: mIoU of each method over the rounds."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    seeds = list(figures['protocols'].get('continual', {}).values())
+    if not seeds:
+        raise TrainingError('there is nothing to draw: run the protocol continual')
+    figure, axes = pyplot.subplots(1, len(ADVERSE), figsize=(13, 3.2), layout='constrained')
+    for axis, condition in zip(axes, ADVERSE):
+        for name in seeds[0]['online']:
+            values = np.array([s['online'][name][condition] for s in seeds])
+            laps = np.arange(1, values.shape[1] + 1)
+            axis.plot(laps, values.mean(axis=0), label=name, linewidth=2)
+            axis.fill_between(laps, values.min(axis=0), values.max(axis=0), alpha=0.15)
+        axis.set(title=condition, xlabel='round')
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel('online mIoU (%)')
+    axes[-1].legend()
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

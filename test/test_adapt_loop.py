@@ -1,0 +1,347 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The loop adapts when it should, publishes what is better, remembers it, and steps back."""
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
+from ptdiffseg_ros.adapt.errors import AdaptationError
+from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop, DutyBudget
+from ptdiffseg_ros.adapt.review import PromptReview, Verdict
+from ptdiffseg_ros.adapt.shift import Recognition
+from ptdiffseg_ros.adapt.tuner import TunerConfig
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+import pytest
+import torch
+
+FOG = Recognition('foggy', 'a foggy driving scene', 0.1, True)
+CLEAR = Recognition('clear', 'a clear driving scene', 0.1, True)
+
+
+class Clock:
+    """Time that passes only when it is told to."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Drive:
+    """A loop, the frames it is shown, and what its recogniser is to say."""
+
+    def __init__(self, segmenter: PromptedSegmenter, bank: PromptBank | None = None,
+                 **settings) -> None:
+        self.events: list[tuple[str, str]] = []
+        settings = {'steps': 4, 'review_every': 2, 'tuner': TunerConfig(batch=2),
+                    'min_confident': 0.0, **settings}
+        self.clock = Clock()
+        self.loop = AdaptationLoop(
+            segmenter, AdaptationConfig(**settings), bank, clock=self.clock,
+            on_event=lambda kind, text: self.events.append((kind, text)))
+        self.segmenter = segmenter
+        self.number = 0
+        self.loop.enable(True)
+        self.say(CLEAR)
+
+    def say(self, verdict: Recognition) -> None:
+        """Let the recogniser name a domain once, as after a shift."""
+        left = [verdict]
+        self.loop._searching = True
+        self.loop._recognizer.look = lambda latents: left.pop() if left else None
+
+    def frame(self) -> torch.Tensor:
+        self.number += 1
+        generator = torch.Generator().manual_seed(self.number)
+        return torch.randn(
+            self.segmenter.backbone.unet.config.in_channels, 16, 24, generator=generator)
+
+    def go(self, frames: int = 1, units: int = 60) -> None:
+        """Show frames and let the loop work for so many units after each."""
+        for _ in range(frames):
+            self.clock.now_s += 0.2
+            self.loop.observe('', self.number / 5, self.frame())
+            for _ in range(units):
+                if not self.loop.unit(self.clock.now_s):
+                    break
+
+    def kinds(self) -> list[str]:
+        return [kind for kind, _ in self.events]
+
+
+@pytest.fixture
+def always_better(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every review find the candidate better, after one frame."""
+    monkeypatch.setattr(PromptReview, 'feed', lambda self, latents: Verdict.BETTER)
+
+
+def test_off_it_does_nothing_at_all(segmenter) -> None:
+    drive = Drive(segmenter)
+    drive.loop.enable(False)
+    before = drive.loop.state.to_dict()
+    drive.say(FOG)
+    drive.go(5)
+    drive.loop.work()
+    assert drive.loop.state.to_dict() == before and not len(drive.loop.buffer)
+    assert torch.equal(drive.loop.context, segmenter.context())
+
+
+def test_in_the_source_domain_the_prompt_is_left_alone(segmenter) -> None:
+    drive = Drive(segmenter)
+    drive.go(5)
+    assert drive.loop.state.domain == 'clear' and not drive.loop.state.tuning
+    assert torch.equal(drive.loop.context, segmenter.context())
+
+
+def test_a_shift_is_tuned_for_published_and_remembered(segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.go(2)
+    drive.say(FOG)
+    drive.go(6)
+    state = drive.loop.state
+    assert (state.domain, state.prompt) == ('foggy', 'tuned')
+    assert (state.trigger, state.step) == ('shift', 4)
+    assert not state.tuning and state.distance > 0 and math.isfinite(state.loss)
+    assert state.remembered == ['foggy'] and 0 <= state.kept_fraction <= 1
+    assert not torch.equal(drive.loop.context, segmenter.context())
+    assert drive.kinds() == ['domain', 'domain', 'tuning', 'tuned']
+    # Back in clear weather: the source prompt, bit for bit.
+    drive.say(CLEAR)
+    drive.go(1)
+    assert torch.equal(drive.loop.context, segmenter.context())
+
+
+def test_when_a_domain_returns_its_prompt_does_at_once(segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.say(FOG)
+    drive.go(8)
+    learned = drive.loop.context.clone()
+    drive.say(CLEAR)
+    drive.go(1)
+    drive.say(FOG)
+    drive.go(1, units=1)
+    assert torch.equal(drive.loop.context, learned)
+    assert drive.loop.state.prompt == 'recalled' and 'recalled' in drive.kinds()
+
+
+def test_learned_prompts_outlive_the_process(segmenter, always_better, tmp_path: Path) -> None:
+    def bank() -> PromptBank:
+        return PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+
+    first = Drive(segmenter, bank())
+    first.say(FOG)
+    first.go(8)
+    second = Drive(segmenter, bank())
+    second.say(FOG)
+    second.go(1, units=1)
+    assert torch.equal(second.loop.context, first.loop.context)
+
+
+def test_nothing_is_published_before_a_review_finds_it_better(segmenter, monkeypatch) -> None:
+    monkeypatch.setattr(PromptReview, 'feed', lambda self, latents: Verdict.NOT_BETTER)
+    drive = Drive(segmenter)
+    drive.say(FOG)
+    drive.go(8)
+    assert torch.equal(drive.loop.context, segmenter.context())
+    assert drive.loop.state.prompt == 'source' and not drive.loop.state.remembered
+    assert drive.loop.state.rollbacks == 0 and drive.kinds()[-1] == 'tuned'
+
+
+def test_a_prompt_worse_than_the_source_is_rolled_back(segmenter, monkeypatch) -> None:
+    verdicts = [Verdict.BETTER, Verdict.WORSE]
+    monkeypatch.setattr(PromptReview, 'feed', lambda self, latents: verdicts.pop(0))
+    drive = Drive(segmenter)
+    drive.say(FOG)
+    drive.go(8)
+    assert not verdicts
+    assert torch.equal(drive.loop.context, segmenter.context())
+    assert drive.loop.state.rollbacks == 1 and 'rollback' in drive.kinds()
+    assert not drive.loop.state.tuning and not drive.loop.state.remembered
+
+
+def test_poisoned_frames_roll_back_and_do_no_harm(segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.say(FOG)
+    drive.go(8)
+    good = drive.loop.context.clone()
+    drive.loop.adapt_now()
+    drive.loop.buffer.batch = lambda *_: torch.full((1, *drive.frame().shape), math.nan)
+    drive.go(2)
+    assert drive.loop.state.rollbacks == 1 and drive.events[-1][0] == 'rollback'
+    assert 'not finite' in drive.events[-1][1]
+    assert torch.equal(drive.loop.context, good)
+
+
+def test_an_inverted_objective_is_caught_by_the_review(segmenter, monkeypatch) -> None:
+    """Tune away from the prior: real reviews must keep it from being published."""
+    from ptdiffseg_ros.adapt import tuner
+    good = tuner.PromptTuner._objective
+
+    def inverted(self, logits, before):
+        terms = good(self, logits, before)
+        return torch.cat([-terms[:1], terms[1:]])
+
+    monkeypatch.setattr(tuner.PromptTuner, '_objective', inverted)
+    drive = Drive(
+        segmenter, steps=20, review_every=10,
+        tuner=TunerConfig(batch=2, learning_rate=0.5, radius=50.0, anchor_weight=0.0))
+    drive.say(FOG)
+    drive.go(20)
+    assert drive.loop.state.rollbacks == 1
+    assert torch.equal(drive.loop.context, segmenter.context())
+
+
+def test_unsure_frames_end_the_tuning(segmenter, always_better) -> None:
+    drive = Drive(segmenter, min_confident=1.0)
+    drive.say(FOG)
+    drive.go(3)
+    assert drive.loop.state.rollbacks == 1 and drive.loop.state.skipped_frames == 2
+    assert 'confident' in drive.events[-1][1]
+
+
+def test_pictures_of_no_street_are_not_kept(segmenter) -> None:
+    drive = Drive(segmenter)
+    drive.loop.observe('', 1.0, torch.full_like(drive.frame(), 40.0))
+    assert drive.loop.state.unusable_frames == 1 and not len(drive.loop.buffer)
+
+
+def test_reset_gives_the_source_prompt_bit_for_bit(segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.say(FOG)
+    drive.go(8)
+    assert not torch.equal(drive.loop.context, segmenter.context())
+    drive.loop.reset()
+    assert torch.equal(drive.loop.context, segmenter.context())
+    assert drive.loop.state.distance == 0.0
+
+
+def test_a_sentence_set_by_hand_is_where_it_starts(segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.loop.set_sentence('dusk')
+    assert torch.equal(drive.loop.context, segmenter.context('dusk'))
+    drive.say(FOG)
+    drive.go(1, units=1)
+    assert torch.equal(drive.loop._tuner.start, segmenter.encode_scene('dusk').float())
+    drive.go(8)
+    drive.loop.reset()
+    assert torch.equal(drive.loop.context, segmenter.context('dusk'))
+    assert drive.loop.state.prompt == 'sentence'
+
+
+def test_on_demand_needs_frames_and_to_be_on(segmenter) -> None:
+    drive = Drive(segmenter)
+    with pytest.raises(AdaptationError, match='no frame is buffered'):
+        drive.loop.adapt_now()
+    drive.go(3)
+    drive.loop.adapt_now()
+    drive.go(1, units=1)
+    assert (drive.loop.state.trigger, drive.loop.state.tuning) == ('on demand', True)
+    drive.loop.enable(False)
+    with pytest.raises(AdaptationError, match='off'):
+        drive.loop.adapt_now()
+
+
+def test_it_tunes_again_periodically(segmenter, always_better) -> None:
+    drive = Drive(segmenter, period_s=5.0)
+    drive.say(FOG)
+    drive.go(8)
+    assert drive.kinds().count('tuning') == 1
+    drive.clock.now_s += 5.0
+    drive.go(1)
+    assert drive.kinds().count('tuning') == 2 and drive.loop.state.trigger == 'periodic'
+
+
+def test_a_prompt_can_be_saved_and_loaded(segmenter, always_better, tmp_path: Path) -> None:
+    drive = Drive(segmenter)
+    drive.say(FOG)
+    drive.go(8)
+    path = drive.loop.learned().save(tmp_path / 'fog.safetensors')
+    other = Drive(segmenter)
+    other.loop.load(LearnedPrompt.load(path, segmenter.fingerprint))
+    assert torch.equal(other.loop.context, drive.loop.context)
+    assert other.loop.state.prompt == 'loaded'
+
+
+def test_a_bank_that_cannot_be_written_is_told_and_nothing_is_lost(
+        segmenter, always_better, tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('')
+    bank = PromptBank(
+        tmp_path / 'file' / 'bank', segmenter.fingerprint, segmenter.backbone.text_width)
+    drive = Drive(segmenter, bank)
+    drive.say(FOG)
+    drive.go(8)
+    assert 'cannot be saved' in drive.loop.state.problem
+    assert drive.loop.state.prompt == 'tuned' and drive.loop.state.remembered == ['foggy']
+
+
+def test_without_source_statistics_it_says_what_to_do(segmenter) -> None:
+    statistics = segmenter.statistics
+    segmenter.statistics = None
+    try:
+        with pytest.raises(AdaptationError, match='source_statistics.safetensors'):
+            AdaptationLoop(segmenter)
+    finally:
+        segmenter.statistics = statistics
+
+
+def test_the_budget_grants_its_share_of_time() -> None:
+    budget = DutyBudget(0.25)
+    now_s, worked_s = 0.0, 0.0
+    budget.reset(now_s)
+    while now_s < 100.0:
+        if budget.allows(now_s):
+            budget.spend(0.1)
+            worked_s += 0.1
+            now_s += 0.1
+        else:
+            now_s += 0.05
+    assert worked_s / now_s == pytest.approx(0.25, abs=0.02)
+    assert budget.busy == pytest.approx(0.25, abs=0.1)
+
+
+def test_work_stops_when_a_frame_waits(segmenter) -> None:
+    drive = Drive(segmenter, duty=1.0)
+    drive.say(FOG)
+    drive.loop.observe('', 1.0, drive.frame())
+    asked = iter([False, False, True])
+    units = []
+    work = drive.loop.unit
+    drive.loop.unit = lambda now_s: units.append(now_s) or work(now_s)
+    drive.clock.now_s += 1.0
+    drive.loop.work(lambda: next(asked))
+    assert len(units) == 2
+
+
+def test_a_review_prefers_the_prior_and_refuses_what_is_no_number(segmenter) -> None:
+    assert segmenter.statistics is not None
+    source, other = segmenter.context(), segmenter.context('a snowy driving scene')
+    prior = segmenter.statistics.class_prior
+    frames = torch.from_numpy(np.random.default_rng(0).normal(
+        size=(3, segmenter.backbone.unet.config.in_channels, 16, 24))).float()
+
+    def verdict(present, candidate):
+        review = PromptReview(segmenter, prior, source, present, candidate, frames=3)
+        answers = [review.feed(frame) for frame in frames]
+        assert answers[:2] == [None, None]
+        return answers[2], review.scores
+
+    ahead, scores = verdict(source, other)
+    if scores[2] < scores[0]:
+        assert ahead is Verdict.BETTER
+        assert verdict(other, source)[0] is Verdict.NOT_BETTER
+    else:
+        assert ahead is Verdict.WORSE
+    assert verdict(source, source)[0] is Verdict.NOT_BETTER
+    assert verdict(source, other * math.nan)[0] is Verdict.WORSE
+
+
+@pytest.mark.parametrize(('change', 'words'), [
+    ({'steps': 0}, 'steps is 0'), ({'duty': 0.0}, 'duty is 0.0'), ({'duty': 1.5}, 'duty is 1.5'),
+    ({'period_s': -1.0}, 'period_s is -1.0'), ({'sensitivity': math.nan}, 'sensitivity is nan')])
+def test_settings_out_of_range_are_refused(change, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        AdaptationConfig(**change)

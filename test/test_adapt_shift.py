@@ -1,0 +1,85 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A change of the domain is noticed, named, and not seen where there is none."""
+from __future__ import annotations
+
+from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, ShiftGate, TIMESTEPS
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+import pytest
+import torch
+
+
+@pytest.fixture(scope='module')
+def micro() -> PromptedSegmenter:
+    return PromptedSegmenter.from_pretrained('micro', 'cpu')
+
+
+@torch.no_grad()
+def drive(segmenter: PromptedSegmenter, condition: str, frames: int) -> list[torch.Tensor]:
+    route = town.Drive(town.SPLITS['val'] + 321)
+    weather = town.Weather.named(condition, 0.8)
+    return [segmenter.encode(segmenter.preprocess(
+        route.frame(5 + i / 5, weather).image[None]))[0] for i in range(frames)]
+
+
+@pytest.mark.parametrize(('sentence', 'name'), [
+    ('a foggy driving scene', 'foggy'), ('a night driving scene', 'night'),
+    ('A  Clear driving scene ', 'clear'), ('heavy rain on the M25', 'heavy rain on the m25'),
+    ('scene', 'scene'), ('the scene', 'scene')])
+def test_domains_are_named_after_their_sentence(sentence: str, name: str) -> None:
+    assert domain_name(sentence) == name
+
+
+def test_every_weather_is_recognised_and_the_gate_notices_the_change(micro) -> None:
+    assert micro.statistics is not None
+    gate = ShiftGate(micro.statistics.latent_std)
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS)
+    for condition in ('clear', 'night', 'fog', 'snow', 'rain', 'clear'):
+        frames = drive(micro, condition, 10)
+        opened = [gate.observe(latents) for latents in frames]
+        assert any(opened[:4]), f'{condition} was not noticed'
+        recognizer.forget()
+        found = [recognizer.look(latents) for latents in frames[4:4 + len(TIMESTEPS)]]
+        verdict = found[-1]
+        assert verdict is not None
+        assert verdict.domain == domain_name(SCENE_PROMPTS[town.WEATHERS.index(condition)])
+        assert verdict.changed and verdict.margin > 0.0
+        assert all(f is None or not f.changed for f in found[:-1])
+        gate.settle()
+        assert not gate.moved()
+
+
+def test_the_gate_seldom_opens_on_a_steady_drive(micro) -> None:
+    """It may: what it asks for is a look, not a change."""
+    assert micro.statistics is not None
+    gate = ShiftGate(micro.statistics.latent_std)
+    opened = 0
+    for number, latents in enumerate(drive(micro, 'clear', 50)):
+        if gate.observe(latents) and number >= 5:
+            opened += 1
+        if number == 5 or gate.moved() and number > 5:
+            gate.settle()
+    assert opened <= 3
+
+
+def test_a_small_lead_changes_nothing(micro) -> None:
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, hysteresis=0.01)
+    errors = torch.tensor([1.0, 1.2, 1.2, 1.2, 1.2])
+    recognizer._errors.extend([errors] * 3)
+    first = recognizer.judge()
+    assert first is not None and (first.domain, first.changed) == ('clear', True)
+    near = torch.tensor([1.005, 1.0, 1.2, 1.2, 1.2])
+    recognizer._errors.extend([near] * 3)
+    assert recognizer.judge().domain == 'clear'
+    far = torch.tensor([1.05, 1.0, 1.2, 1.2, 1.2])
+    recognizer._errors.extend([far] * 3)
+    second = recognizer.judge()
+    assert (second.domain, second.changed) == ('foggy', True)
+    assert second.margin == pytest.approx(0.05)
+
+
+def test_sentences_must_differ(segmenter) -> None:
+    with pytest.raises(ValueError, match='different names'):
+        DomainRecognizer(segmenter, ['a foggy scene', 'the foggy driving scene'])

@@ -1,0 +1,124 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The online benchmark: baselines change what they should, protocols give what they promise."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.train import baselines, stream
+from ptdiffseg_ros.train.baselines import HeadMethod, Tent
+import pytest
+import torch
+
+
+@pytest.fixture(scope='module')
+def frames(segmenter) -> list[stream.StreamFrame]:
+    encoder = stream.Encoder(segmenter)
+    return stream.samples(encoder, 'night', town.SPLITS['val'], 8)
+
+
+def weights(segmenter) -> list[torch.Tensor]:
+    return [v.clone() for module in (segmenter.backbone, segmenter.head)
+            for v in module.state_dict().values()]
+
+
+@pytest.mark.parametrize('name', stream.METHODS)
+def test_each_method_learns_without_touching_the_segmenter(
+        segmenter, frames, name: str, monkeypatch) -> None:
+    monkeypatch.setattr(baselines, 'CONFIDENCE', 0.0)  # a random head is never sure
+    before = weights(segmenter)
+    method = stream.make_method(name, segmenter)
+    start = method.predict(frames[0].latents).clone()
+    miou = stream.drive_through(segmenter, method, frames)
+    assert 0.0 <= miou <= 100.0
+    assert all(map(torch.equal, before, weights(segmenter)))
+    changed = not torch.equal(method.predict(frames[0].latents), start)
+    # The loop publishes only what its review finds better, which eight random frames need not be.
+    assert changed or name in ('source', 'prompt')
+    assert (method.trainable == 0) == (name == 'source')
+
+
+def test_tent_trains_the_normalisation_alone(segmenter, frames) -> None:
+    method = Tent(segmenter, 0.1)
+    stream.drive_through(segmenter, method, frames[:4])
+    for name, weight in method.head.named_parameters():
+        moved = not torch.equal(weight, segmenter.head.get_parameter(name))
+        module = method.head.get_submodule(name.rpartition('.')[0])
+        of_norm = isinstance(module, torch.nn.GroupNorm)
+        assert moved == of_norm, name
+    assert HeadMethod(segmenter, 0.1).trainable > method.trainable
+
+
+def test_labels_make_the_ceiling_better(segmenter, frames) -> None:
+    method = stream.make_method('labelled prompt', segmenter)
+    losses = []
+    for _ in range(12):
+        for frame in frames[:4]:
+            method.update(frame.latents, frame.labels, 0.0)
+        with torch.no_grad():
+            losses.append(float(method.loss(method.predict(frames[0].latents), frames[0].labels)))
+    assert min(losses[-3:]) < losses[0]
+
+
+def test_a_perfect_method_scores_a_hundred(segmenter, frames) -> None:
+    class Perfect:
+        trainable = 0
+
+        def predict(self, latents):
+            labels = next(f.labels for f in frames if f.latents is latents)
+            return torch.nn.functional.one_hot(labels.clamp(min=0), 12).movedim(-1, 1).float()
+
+        def update(self, latents, labels, time_s):
+            pass
+
+    assert stream.held_out(segmenter, Perfect(), frames) == pytest.approx(100.0)
+
+
+def test_hostile_pictures_are_what_they_are_called() -> None:
+    rng = np.random.default_rng(0)
+    pictures = {kind: list(stream.hostile_pictures(kind, 3, (16, 16), rng))
+                for kind in ('black', 'saturated', 'noise', 'frozen')}
+    assert not np.any(pictures['black']) and np.min(pictures['saturated']) == 255
+    assert np.array_equal(pictures['frozen'][0], pictures['frozen'][2])
+    assert not np.array_equal(pictures['noise'][0], pictures['noise'][2])
+
+
+def test_the_command_writes_resumes_and_refuses(
+        folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    calls = []
+
+    def protocol(segmenter, split, seed):
+        calls.append(seed)
+        return {c: {'source': 1.0, 'prompt': 2.0} for c in stream.ADVERSE}
+
+    monkeypatch.setitem(stream.PROTOCOLS, 'gradual', protocol)
+    out = tmp_path / 'stream.json'
+    arguments = ['stream', '--model', str(folder), '--protocol', 'gradual', '--json', str(out)]
+    assert main([*arguments, '--seeds', '1']) == 0
+    assert main([*arguments, '--seeds', '2']) == 0
+    assert calls == [0, 1], 'the first seed was there already'
+    figures = json.loads(out.read_text())
+    assert set(figures['protocols']['gradual']) == {'0', '1'} and figures['split'] == 'test'
+    assert 'fog +1.0' in capsys.readouterr().out
+    assert main([*arguments, '--split', 'val']) == 2
+    assert 'another segmenter or split' in capsys.readouterr().err
+    assert main(['stream', '--protocol', 'sideways']) == 2
+    assert "'sideways'" in capsys.readouterr().err
+    assert main(['stream', '--split', 'west']) == 2
+    assert 'train, val, test' in capsys.readouterr().err
+
+
+def test_table_and_plot_of_the_continual_protocol(tmp_path: Path) -> None:
+    online = {name: {c: [50.0 + shift] * 3 for c in stream.ADVERSE}
+              for name, shift in (('source', 0), ('prompt', 4), ('TENT', -2))}
+    figures = {'protocols': {'continual': {'0': {'online': online}}}}
+    text = stream.table(figures)
+    assert '+4.0' in text and 'least -2.0' in text
+    stream.plot(figures, tmp_path / 'plot.png')
+    assert (tmp_path / 'plot.png').stat().st_size > 5000
+    with pytest.raises(stream.TrainingError, match='nothing to draw'):
+        stream.plot({'protocols': {}}, tmp_path / 'none.png')
