@@ -18,6 +18,7 @@ COMMANDS = {
     'pretrain': ('pretrain', 'train the small text-to-image backbone from nothing'),
     'train': ('train', 'train a segmentation head with prompt randomization'),
     'evaluate': ('evaluate', 'mIoU of a segmenter per weather condition and per class'),
+    'adapt': ('adapt', 'tune the scene prompt on unlabelled frames: folder, video or bag'),
     'stream': ('stream', 'adapt online on streams of the town, beside baselines'),
     'prompts': ('prompts', 'list, show, export and import the scene prompts that were learned'),
 }

@@ -1,0 +1,110 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``ptdiffseg adapt``: a scene prompt tuned on unlabelled frames, for the node to load."""
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ptdiffseg_ros.commands import CommandError, number
+
+if TYPE_CHECKING:
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+    from torch import Tensor
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    whole = number(1, kind=int)
+    parser.add_argument(
+        'input', type=Path, metavar='IN', help='a folder of images, a video or a bag, all of one '
+        'domain')
+    parser.add_argument(
+        'out', type=Path, metavar='PROMPT', nargs='?',
+        help='the file to write, such as fog.safetensors; by default the bank of the node')
+    parser.add_argument('--bank', type=Path, metavar='FOLDER', help='another bank')
+    parser.add_argument(
+        '--model', default='micro', help="'micro' (embedded) or the folder of a segmenter")
+    parser.add_argument(
+        '--scene-prompt', metavar='SENTENCE',
+        help='start from this sentence; by default from that of the recognised domain')
+    parser.add_argument(
+        '--domain', metavar='NAME', help='save under this name; by default the recognised one')
+    parser.add_argument('--epochs', type=whole, default=3, help='times over all frames')
+    parser.add_argument(
+        '--max-frames', type=whole, default=200, help='frames to take, spread over the input')
+    parser.add_argument(
+        '--learning-rate', type=number(0, above=True), default=0.2, help='per step')
+    parser.add_argument('--topic', help='the image topic, where a bag has several')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    parser.add_argument(
+        '--seed', type=number(0, kind=int), default=0, help='the same seed, the same prompt')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures of the run')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Adapt, and save the prompt."""
+    from ptdiffseg_ros.adapt.bank import default_bank_folder, prompt_path
+    from ptdiffseg_ros.adapt.offline import adapt_to
+    from ptdiffseg_ros.adapt.tuner import TunerConfig
+    from ptdiffseg_ros.data.results import commit, write_json
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+
+    if args.out is not None and args.bank is not None:
+        raise CommandError('give PROMPT, a file, or --bank, a folder, not both')
+    segmenter = PromptedSegmenter.from_pretrained(args.model, device=args.device)
+    frames = _latents(args, segmenter)
+    prompt = adapt_to(
+        segmenter, frames, args.epochs, args.scene_prompt, args.domain,
+        TunerConfig(learning_rate=args.learning_rate), seed=args.seed)
+    folder = args.bank or default_bank_folder()
+    path = prompt.save(args.out or prompt_path(folder, prompt.model, prompt.domain))
+    if args.json:
+        write_json(args.json, {
+            'command': 'adapt', 'input': str(args.input), 'prompt': str(path),
+            'commit': commit(), 'seed': args.seed, **prompt.describe()})
+    facts = prompt.facts
+    if not facts['steps']:
+        print(f'{path}: nothing better than the source prompt was found on {len(frames)} frames '
+              f'({facts["recognised"]}); the source prompt itself was saved')
+        return 0
+    print(f'{path}: the prompt for {prompt.domain!r} after {facts["steps"]} steps on '
+          f'{len(frames)} frames; score {facts["score"]} (source {facts["score_source"]}, less '
+          'is better)')
+    return 0
+
+
+def _latents(args: argparse.Namespace, segmenter: PromptedSegmenter) -> list[Tensor]:
+    """Encode frames spread evenly over the input, as float16."""
+    import numpy as np
+    from ptdiffseg_ros.commands.predict import open_source
+    from ptdiffseg_ros.data.pictures import PictureError
+    from ptdiffseg_ros.ros.images import ImageError
+    import torch
+    from tqdm import tqdm
+
+    kept: list[Tensor] = []
+    stride = 1
+    with ExitStack() as stack, torch.no_grad():
+        source = open_source(args.input, args.topic, stack)
+        count = source.count or 0
+        chosen = set(np.linspace(0, count - 1, min(count, args.max_frames)).round().astype(int))
+        for index, (_, load) in enumerate(tqdm(
+                source.frames, 'encoding', source.count, unit='frame')):
+            if index not in chosen if count else index % stride:
+                continue
+            try:
+                image = load()
+            except (PictureError, ImageError):
+                continue
+            images = segmenter.preprocess(image[None])
+            kept.append(segmenter.encode(images)[0].half().cpu())
+            if len(kept) > args.max_frames:  # a video does not say how long it is
+                kept, stride = kept[::2], 2 * stride
+    if not kept:
+        raise CommandError(f'{args.input} has no frame that can be read')
+    if len({frame.shape for frame in kept}) > 1:
+        raise CommandError(f'{args.input} has images of several shapes; give those of one camera')
+    return kept

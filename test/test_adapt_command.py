@@ -1,0 +1,86 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``ptdiffseg adapt`` gives a prompt that the node can load, from frames without labels."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
+from ptdiffseg_ros.adapt.review import PromptReview, Verdict
+from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.pictures import write_png
+import pytest
+import torch
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp('night')
+    for i in range(12):
+        frame = town.sample(i, town.Weather(night=0.8), (64, 128))
+        write_png(path / f'{i:02d}.png', frame.image)
+    return path
+
+
+def test_a_prompt_is_tuned_and_the_same_seed_gives_the_same(
+        folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    def better(self, latents):  # a random model has nothing to find
+        self.scores = (1.0, 1.0, 0.5)
+        return Verdict.BETTER
+
+    monkeypatch.setattr(PromptReview, 'feed', better)
+    prompts = []
+    for name in ('a', 'b'):
+        assert main([
+            'adapt', str(pictures), str(tmp_path / f'{name}.safetensors'), '--model', str(folder),
+            '--epochs', '1', '--json', str(tmp_path / f'{name}.json')]) == 0
+        prompts.append(LearnedPrompt.load(
+            tmp_path / f'{name}.safetensors', segmenter.fingerprint,
+            segmenter.backbone.text_width))
+    assert torch.equal(prompts[0].tokens, prompts[1].tokens)
+    assert prompts[0].facts['steps'] == 2 and prompts[0].facts['frames'] == 12
+    assert json.loads((tmp_path / 'a.json').read_text())['domain'] == prompts[0].domain
+    assert 'after 2 steps on 12 frames' in capsys.readouterr().out
+
+
+def test_it_goes_to_the_bank_under_its_domain(
+        folder: Path, segmenter, pictures: Path, tmp_path: Path) -> None:
+    assert main(['adapt', str(pictures), '--bank', str(tmp_path), '--model', str(folder),
+                 '--domain', 'garage', '--epochs', '1', '--max-frames', '9']) == 0
+    bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+    assert bank.domains() == ['garage']
+
+
+def test_when_nothing_is_better_the_source_prompt_is_saved(
+        folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    def worse(self, latents):
+        self.scores = (1.0, 1.0, 2.0)
+        return Verdict.WORSE
+
+    monkeypatch.setattr(PromptReview, 'feed', worse)
+    path = tmp_path / 'prompt.safetensors'
+    assert main(['adapt', str(pictures), str(path), '--model', str(folder), '--epochs', '1']) == 0
+    assert 'nothing better' in capsys.readouterr().out
+    source = segmenter.encode_scene(segmenter.config.source_scene_prompt)
+    assert torch.equal(LearnedPrompt.load(path).tokens, source.float())
+
+
+def test_what_cannot_be_adapted_to_is_refused(
+        folder: Path, pictures: Path, tmp_path: Path, capsys) -> None:
+    few = tmp_path / 'few'
+    few.mkdir()
+    write_png(few / 'one.png', np.zeros((64, 128, 3), np.uint8))
+    model = ['--model', str(folder)]
+    assert main(['adapt', str(few), *model]) == 2
+    assert 'at least 8' in capsys.readouterr().err
+    assert main(['adapt', str(tmp_path / 'nothing'), *model]) == 2
+    assert 'no such file' in capsys.readouterr().err
+    assert main(['adapt', str(pictures), 'a.safetensors', '--bank', 'b', *model]) == 2
+    assert 'not both' in capsys.readouterr().err
+    for i in range(8):
+        write_png(few / f'{i}.png', np.zeros((64, 64, 3), np.uint8))
+    assert main(['adapt', str(few), *model]) == 2
+    assert 'several shapes' in capsys.readouterr().err
