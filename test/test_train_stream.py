@@ -122,3 +122,11 @@ def test_table_and_plot_of_the_continual_protocol(tmp_path: Path) -> None:
     assert (tmp_path / 'plot.png').stat().st_size > 5000
     with pytest.raises(stream.TrainingError, match='nothing to draw'):
         stream.plot({'protocols': {}}, tmp_path / 'none.png')
+
+
+def test_cost_is_counted(segmenter) -> None:
+    found = stream.cost(segmenter, 'val', 0, repeats=3)
+    assert found['prompt_numbers'] == 32 * len(
+        segmenter.encode_scene(segmenter.config.source_scene_prompt))
+    assert found['prompt_numbers'] * 4 < found['prompt_file_bytes'] < 65536
+    assert found['step_in_forward_passes'] > 1.0

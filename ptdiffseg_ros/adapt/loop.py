@@ -153,6 +153,7 @@ class AdaptationLoop:
         if not enabled:
             self._drop_tuning()
             self.buffer.clear()
+            self.state.buffered_frames = self.state.buffer_bytes = 0
             self.state.busy_share = 0.0
         self.state.enabled = enabled
 
@@ -196,6 +197,8 @@ class AdaptationLoop:
             return
         self._usable = True
         self.buffer.add(camera, stamp_s, latents)
+        self.state.buffered_frames = len(self.buffer)
+        self.state.buffer_bytes = self.buffer.nbytes
         self._latents = latents
         moved = self._gate.observe(latents)
         if moved and not self._searching:

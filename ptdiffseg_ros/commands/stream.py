@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--model', default='micro', help="'micro' (embedded) or the folder of a segmenter")
     parser.add_argument(
         '--protocol', nargs='+', default=['all'], metavar='PROTOCOL',
-        help='one-pass, continual, gradual, hostile, unusual, recognition, or all')
+        help='one-pass, continual, gradual, hostile, unusual, recognition, cost, or all')
     parser.add_argument('--seeds', type=whole, default=3, help='streams of each protocol')
     parser.add_argument(
         '--first-seed', type=number(0, kind=int), default=0, help='the seed of the first stream')

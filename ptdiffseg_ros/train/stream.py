@@ -6,13 +6,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+import tempfile
+import time
 from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.adapt.bank import PromptBank
 from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop
 from ptdiffseg_ros.adapt.shift import domain_name
-from ptdiffseg_ros.adapt.tuner import TunerConfig
+from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
@@ -401,9 +403,40 @@ def recognition(
         'delays_s': delays, 'false_alarms': alarms, 'steady_hours': round(hours, 3)}
 
 
+def cost(
+        segmenter: PromptedSegmenter, split: str, seed: int, repeats: int = 20) -> dict[str, Any]:
+    """
+    Time a tuning step against forward passes of the same batch, and count bytes.
+
+    Alternating, so that whatever else the machine does weighs on both alike; medians.
+    """
+    encoder = Encoder(segmenter)
+    frame = samples(encoder, 'night', _first(split, seed, 90), 1)[0].latents
+    loop = our_loop(segmenter, seed=seed)
+    tuner = PromptTuner(
+        segmenter, loop.learned().tokens, loop.anchor, loop.statistics.class_prior)
+    forward, tuned = [], []
+    for _ in range(repeats):
+        begun_s = time.perf_counter()
+        with torch.no_grad():
+            segmenter.logits(frame, loop.context)
+        forward.append(time.perf_counter() - begun_s)
+        begun_s = time.perf_counter()
+        tuner.feed(frame[0])
+        tuned.append(time.perf_counter() - begun_s)
+    with tempfile.TemporaryDirectory() as folder:
+        size = loop.learned().save(Path(folder) / 'prompt.safetensors').stat().st_size
+    return {
+        'forward_ms': round(1e3 * float(np.median(forward)), 1),
+        'step_ms_per_frame': round(1e3 * float(np.median(tuned)), 1),
+        'step_in_forward_passes': round(float(np.median(tuned) / np.median(forward)), 2),
+        'prompt_numbers': loop.learned().tokens.numel(), 'prompt_file_bytes': size,
+        'buffer_bytes_per_frame': 2 * frame.numel(), 'threads': torch.get_num_threads()}
+
+
 PROTOCOLS: dict[str, Callable[..., dict[str, Any]]] = {
     'one-pass': one_pass, 'continual': continual, 'gradual': gradual, 'hostile': hostile,
-    'unusual': unusual_shares, 'recognition': recognition}
+    'unusual': unusual_shares, 'recognition': recognition, 'cost': cost}
 
 
 def check(protocols: Sequence[str], split: str) -> None:
@@ -456,6 +489,11 @@ def table(figures: dict[str, Any]) -> str:
             f'recognition, seed {seed}: {result["right_from_3_s_percent"]} % right, noticed after '
             f'{max(result["delays_s"]):.1f} s at the most, {result["false_alarms"]} false alarms '
             f'in {result["steady_hours"]} h')
+    for result in found.get('cost', {}).values():
+        lines.append(
+            f'a tuning step costs {result["step_in_forward_passes"]} forward passes of its batch; '
+            f'a learned prompt takes {result["prompt_file_bytes"]} bytes, a buffered frame '
+            f'{result["buffer_bytes_per_frame"]}')
     return '\n'.join(lines)
 
 
