@@ -3,10 +3,12 @@
 """A change of the domain is noticed, named, and not seen where there is none."""
 from __future__ import annotations
 
-from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, ShiftGate, TIMESTEPS
+import numpy as np
+from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, ShiftGate
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.model.statistics import LOOK_TIMESTEPS
 import pytest
 import torch
 
@@ -41,7 +43,7 @@ def test_every_weather_is_recognised_and_the_gate_notices_the_change(micro) -> N
         opened = [gate.observe(latents) for latents in frames]
         assert any(opened[:4]), f'{condition} was not noticed'
         recognizer.forget()
-        found = [recognizer.look(latents) for latents in frames[4:4 + len(TIMESTEPS)]]
+        found = [recognizer.look(latents) for latents in frames[4:4 + len(LOOK_TIMESTEPS)]]
         verdict = found[-1]
         assert verdict is not None
         assert verdict.domain == domain_name(SCENE_PROMPTS[town.WEATHERS.index(condition)])
@@ -83,3 +85,15 @@ def test_a_small_lead_changes_nothing(micro) -> None:
 def test_sentences_must_differ(segmenter) -> None:
     with pytest.raises(ValueError, match='different names'):
         DomainRecognizer(segmenter, ['a foggy scene', 'the foggy driving scene'])
+
+
+def test_noise_is_explained_by_no_sentence(micro) -> None:
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS)
+    for latents in drive(micro, 'night', 3):
+        recognizer.look(latents)
+        assert recognizer.explained
+    noise = np.random.default_rng(0).integers(0, 256, (1, 128, 256, 3), np.uint8)
+    with torch.no_grad():
+        latents = micro.encode(micro.preprocess(noise))[0]
+    for _ in LOOK_TIMESTEPS:
+        assert recognizer.look(latents) is None and not recognizer.explained

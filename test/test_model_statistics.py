@@ -52,6 +52,7 @@ def test_they_are_kept_with_the_segmenter(segmenter, tmp_path: Path) -> None:
     assert again is not None
     assert torch.equal(again.class_prior, statistics.class_prior)
     assert torch.equal(again.latent_mean, statistics.latent_mean)
+    assert torch.equal(again.denoising_error, statistics.denoising_error)
     road, sky = 0, [c.name for c in segmenter.config.classes].index('sky')
     assert again.class_prior[road, -1].mean() > 0.5 > again.class_prior[road, 0].mean()
     assert again.class_prior[sky, 0].mean() > again.class_prior[sky, -1].mean()
@@ -71,8 +72,8 @@ def test_damaged_ones_are_refused(folder: Path, tmp_path: Path, damage: str) -> 
     prior = statistics.class_prior
     if damage == 'classes':
         SourceStatistics(
-            prior[1:] / prior[1:].sum(dim=0), statistics.latent_mean, statistics.latent_std
-        ).save(tmp_path)
+            prior[1:] / prior[1:].sum(dim=0), statistics.latent_mean, statistics.latent_std,
+            statistics.denoising_error).save(tmp_path)
     else:
         statistics.save(tmp_path)
     if damage == 'cut':

@@ -256,6 +256,10 @@ class AdaptationLoop:
         assert self._latents is not None
         self._looked_s, self._fresh = now_s, False
         found = self._recognizer.look(self._latents)
+        if not self._recognizer.explained:  # nothing of this is to be tuned on
+            self.state.unusable_frames += 1
+            self._usable = False
+            self.buffer.clear()
         if found is None:
             return
         if self._recognizer.full and self._searching:

@@ -10,9 +10,10 @@ import numpy as np
 from ptdiffseg_ros.adapt.bank import LearnedPrompt
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
-from ptdiffseg_ros.adapt.shift import DomainRecognizer, Recognition, TIMESTEPS
+from ptdiffseg_ros.adapt.shift import DomainRecognizer, Recognition
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.model.statistics import LOOK_TIMESTEPS
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -22,12 +23,13 @@ REVIEWED = 16  # frames that are held back, at most, to review the prompt on
 
 def recognise(segmenter: PromptedSegmenter, frames: Sequence[Tensor]) -> Recognition:
     """Name the domain that most of the frames, latents (c, h, w), are of."""
-    looks = 3 * len(TIMESTEPS)
-    recognizer = DomainRecognizer(segmenter, segmenter.config.scene_prompts, window=looks)
-    found = None
+    looks = 3 * len(LOOK_TIMESTEPS)
+    recognizer = DomainRecognizer(segmenter, segmenter.config.scene_prompts)
+    found: Recognition | None = None
     for i in np.linspace(0, len(frames) - 1, looks).round().astype(int):
-        found = recognizer.look(frames[i])
-    assert found is not None
+        found = recognizer.look(frames[i].to(segmenter.device)) or found
+    if found is None:
+        raise AdaptationError('the frames look like no street that the model knows')
     return found
 
 

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import re
 
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.statistics import describe_latents
+from ptdiffseg_ros.model.statistics import describe_latents, LOOK_TIMESTEPS
 import torch
 from torch import Tensor
 
-# Noise levels at which sentences tell weathers apart; each sees something else (night at 400).
-TIMESTEPS = (50, 200, 400)
+# A frame that is harder to denoise than this many times a source frame, whatever the sentence, is
+# no street: noise is at 3.3 to 3.9, the worst street of any weather at 1.4.
+INEXPLICABLE = 1.8
 
 
 def domain_name(sentence: str) -> str:
@@ -87,11 +88,12 @@ class DomainRecognizer:
     sentence must win by `hysteresis` before it is believed.
 
     :param hysteresis: the least lead over the present domain, relative to the error.
+    :raises ValueError: fewer than two sentences, or two of one name.
     """
 
     def __init__(
             self, segmenter: PromptedSegmenter, sentences: Sequence[str],
-            hysteresis: float = 5e-4, window: int = len(TIMESTEPS), seed: int = 0) -> None:
+            hysteresis: float = 5e-4, window: int = len(LOOK_TIMESTEPS), seed: int = 0) -> None:
         if len({domain_name(s) for s in sentences}) != len(sentences) or len(sentences) < 2:
             raise ValueError(f'at least two scene prompts with different names: {sentences}')
         self.segmenter = segmenter
@@ -100,9 +102,12 @@ class DomainRecognizer:
         # Captions, not class lists, are what the error was trained under: the sentence alone.
         self._contexts = [segmenter.encode_scene(s)[None] for s in sentences]
         self._generator = torch.Generator().manual_seed(seed)
+        statistics = segmenter.statistics
+        self._limits = None if statistics is None else INEXPLICABLE * statistics.denoising_error
         self._errors: deque[Tensor] = deque(maxlen=window)
         self._looks = 0
         self._present: int | None = None
+        self.explained = True  # the last frame, by any of the sentences
 
     @property
     def full(self) -> bool:
@@ -111,13 +116,23 @@ class DomainRecognizer:
 
     @torch.no_grad()
     def look(self, latents: Tensor) -> Recognition | None:
-        """Take latents (c, h, w) of a recent frame; None until the window has been filled once."""
-        timestep = TIMESTEPS[self._looks % len(TIMESTEPS)]
+        """
+        Take latents (c, h, w) of a recent frame; None until the window has been filled once.
+
+        A frame that no sentence explains counts for nothing; `explained` tells.
+        """
+        level = self._looks % len(LOOK_TIMESTEPS)
+        timestep = LOOK_TIMESTEPS[level]
         self._looks += 1
         batch = latents[None].to(self._contexts[0])
         noise = torch.randn(batch.shape, generator=self._generator).to(batch)
         error = self.segmenter.backbone.denoising_error(batch, self._contexts, timestep, noise)
-        self._errors.append(error[0].float().cpu())
+        errors = error[0].float().cpu()
+        if self._limits is not None:
+            self.explained = bool(errors.min() <= self._limits[level])
+            if not self.explained:
+                return None
+        self._errors.append(errors)
         return self.judge()
 
     def judge(self) -> Recognition | None:

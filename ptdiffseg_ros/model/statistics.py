@@ -14,6 +14,8 @@ import torch.nn.functional as F
 
 GRID = (8, 4)  # rows and columns of the class prior: fine enough to tell sky from road
 BANDS = 4  # of the latents, top to bottom
+# Noise levels at which sentences tell weathers apart; each sees something else (night at 400).
+LOOK_TIMESTEPS = (50, 200, 400)
 NAME = 'source_statistics.safetensors'
 
 
@@ -25,11 +27,13 @@ class SourceStatistics:
     class_prior (K, R, C): the share of each class in each cell of a grid over the frame; a
     cell's shares sum to 1. Streets have a layout (sky above, road below) that weather hardly
     changes. latent_mean, latent_std (2 c BANDS,): of `describe_latents`, over frames.
+    denoising_error (3,): the mean error of the backbone under the source prompt at LOOK_TIMESTEPS.
     """
 
     class_prior: Tensor
     latent_mean: Tensor
     latent_std: Tensor
+    denoising_error: Tensor
 
     def __post_init__(self) -> None:
         prior = self.class_prior
@@ -41,6 +45,10 @@ class SourceStatistics:
                 or not torch.isfinite(self.latent_mean).all() or not (self.latent_std > 0).all()):
             raise SegmenterError('latent_mean and latent_std must be vectors of one length, '
                                  'finite, and latent_std above 0')
+        if self.denoising_error.shape != (len(LOOK_TIMESTEPS),) or not (
+                self.denoising_error > 0).all():
+            raise SegmenterError(
+                f'denoising_error must be {len(LOOK_TIMESTEPS)} numbers above 0')
 
     def save(self, folder: Path) -> None:
         """Write the file into a segmenter's folder."""

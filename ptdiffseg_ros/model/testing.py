@@ -13,7 +13,7 @@ from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
-from ptdiffseg_ros.model.statistics import BANDS, GRID, SourceStatistics
+from ptdiffseg_ros.model.statistics import BANDS, GRID, LOOK_TIMESTEPS, SourceStatistics
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -36,7 +36,8 @@ def tiny_segmenter(folder: str | Path, kind: str = 'micro', seed: int = 0) -> Pa
     head = SegmentationHead(backbone.tap_channels(taps), len(TOWN), config.head_width)
     numbers = 2 * BANDS * int(backbone.unet.config.in_channels)
     statistics = SourceStatistics(
-        torch.rand(len(TOWN), *GRID).softmax(dim=0), torch.zeros(numbers), torch.ones(numbers))
+        torch.rand(len(TOWN), *GRID).softmax(dim=0), torch.zeros(numbers), torch.ones(numbers),
+        torch.full((len(LOOK_TIMESTEPS),), 10.0))
     PromptedSegmenter(
         config, backbone.eval(), head, statistics=statistics).save_pretrained(folder / 'segmenter')
     return folder / 'segmenter'

@@ -12,7 +12,12 @@ import numpy as np
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.distortion import distort_photometry
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.statistics import class_shares, describe_latents, SourceStatistics
+from ptdiffseg_ros.model.statistics import (
+    class_shares,
+    describe_latents,
+    LOOK_TIMESTEPS,
+    SourceStatistics,
+)
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
 import torch
 from torch import Tensor
@@ -147,7 +152,9 @@ def source_statistics(
         segmenter: PromptedSegmenter, frames: ClearFrames, batch: int = 16) -> SourceStatistics:
     """Measure the class prior and the latents of labelled source frames, undistorted."""
     classes = len(segmenter.config.classes)
-    priors, descriptions = [], []
+    sentence = [segmenter.encode_scene(segmenter.config.source_scene_prompt)[None]]
+    generator = torch.Generator().manual_seed(0)
+    priors, descriptions, errors = [], [], []
     for start in tqdm(range(0, len(frames), batch), 'source statistics'):
         images, labels = zip(*(
             frames[i] for i in range(start, min(start + batch, len(frames)))))
@@ -155,10 +162,14 @@ def source_statistics(
         priors.append(class_shares(truth, classes) * len(truth))
         latents = segmenter.encode(segmenter.preprocess(np.stack(images)))
         descriptions.append(describe_latents(latents).cpu())
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        errors.append(torch.stack([
+            segmenter.backbone.denoising_error(latents, sentence, t, noise).sum()
+            for t in LOOK_TIMESTEPS]).cpu())
     described = torch.cat(descriptions)
     return SourceStatistics(
         torch.stack(priors).sum(dim=0) / len(frames), described.mean(dim=0),
-        described.std(dim=0).clamp(min=1e-3))
+        described.std(dim=0).clamp(min=1e-3), torch.stack(errors).sum(dim=0) / len(frames))
 
 
 def _key(segmenter: PromptedSegmenter, frames: str, contexts: Sequence[Tensor]) -> str:
