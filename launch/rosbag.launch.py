@@ -5,7 +5,7 @@ Segment the images of a bag: the segmenter, `ros2 bag play` and, if wished, RViz
 
 The bag is played once the segmenter is active, so that no frame is missed while the model
 loads, and it gives the time (/clock). The arguments of segmenter.launch.py (`namespace`,
-`params_file`, `autostart`, `log_level`) are this file's too.
+`params_file`, `adaptation`, `autostart`, `log_level`) are this file's too.
 """
 
 from launch import LaunchDescription

@@ -49,6 +49,12 @@ def generate_launch_description() -> LaunchDescription:
             description="The camera's topic; its compressed kind is <image_topic>/compressed",
         ),
         DeclareLaunchArgument(
+            'adaptation',
+            default_value='false',
+            choices=['true', 'false'],
+            description='Adapt the scene prompt to the weather, as ~/set_adaptation does later',
+        ),
+        DeclareLaunchArgument(
             'autostart',
             default_value='true',
             choices=['true', 'false'],
@@ -83,6 +89,9 @@ def generate_launch_description() -> LaunchDescription:
             {
                 'use_sim_time': ParameterValue(
                     LaunchConfiguration('use_sim_time'), value_type=bool
+                ),
+                'adaptation.enabled': ParameterValue(
+                    LaunchConfiguration('adaptation'), value_type=bool
                 ),
                 'autostart': ParameterValue(LaunchConfiguration('autostart'), value_type=bool),
             },

@@ -8,6 +8,7 @@ import array
 import atexit
 from collections.abc import Callable
 import itertools
+import json
 import os
 from pathlib import Path
 import signal
@@ -21,12 +22,14 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
+from ptdiffseg_ros.ros.outputs import LATCHED_QOS
 from rcl_interfaces.srv import GetParameters, SetParameters
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
-from std_srvs.srv import SetBool
+from std_msgs.msg import String
+from std_srvs.srv import SetBool, Trigger
 
 PATIENCE_S = 240.0  # a deadline for a loaded machine, not an expectation
 
@@ -109,14 +112,15 @@ class Process:
         self._process.wait()
 
 
-def start_segmenter(model: Path | str, **parameters: Any) -> Process:
-    """Start the node as its own process."""
+def start_segmenter(model: Path | str, program: tuple[str, ...] = ('-m', 'ptdiffseg_ros.ros.node'),
+                    arguments: tuple[str, ...] = (), **parameters: Any) -> Process:
+    """Start the node as its own process, or another program that runs it."""
     settings = {'model': str(model), 'device': 'cpu', **parameters}
-    arguments = []
+    words = [*program, '--ros-args', *arguments]
     for name, value in settings.items():
         text = str(value).lower() if isinstance(value, bool) else str(value)
-        arguments += ['-p', f'{name}:={text}']
-    return Process('-m', 'ptdiffseg_ros.ros.node', '--ros-args', *arguments)
+        words += ['-p', f'{name}:={text}']
+    return Process(*words)
 
 
 class Peer:
@@ -251,3 +255,35 @@ class Consumer(Peer):
     def enable(self, data: bool) -> SetBool.Response:
         """Call ~/enable."""
         return self.call(SetBool, '/segmenter/enable', SetBool.Request(data=data))
+
+
+class AdaptationConsumer(Consumer):
+    """A consumer that also follows and steers adaptation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[String] = self.listen(String, '/segmenter/adaptation', LATCHED_QOS)
+        self.domains: list[String] = self.listen(String, '/segmenter/domain', LATCHED_QOS)
+        self.rng = np.random.default_rng(1)
+
+    @property
+    def adaptation(self) -> dict[str, Any]:
+        """Return the last state that was published."""
+        return json.loads(self.told[-1].data) if self.told else {}
+
+    def drive(self) -> Image:
+        """Segment a frame that differs from those before, coarsely, as the encoder sees it."""
+        blocks = self.rng.integers(0, 256, (3, 4, 3), np.uint8)
+        return self.segment(blocks.repeat(16, axis=0).repeat(16, axis=1))
+
+    def drive_until(self, condition: Callable[[], Any]) -> bool:
+        """Segment frames until a condition holds."""
+        return self.spin_until(condition, self.drive, every_s=0.0)
+
+    def set_adaptation(self, data: bool) -> SetBool.Response:
+        """Call ~/set_adaptation."""
+        return self.call(SetBool, '/segmenter/set_adaptation', SetBool.Request(data=data))
+
+    def trigger(self, name: str) -> Trigger.Response:
+        """Call one of the services that take no argument."""
+        return self.call(Trigger, f'/segmenter/{name}', Trigger.Request())

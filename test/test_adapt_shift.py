@@ -8,7 +8,7 @@ from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, ShiftGate
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.statistics import LOOK_TIMESTEPS
+from ptdiffseg_ros.model.source import LOOK_TIMESTEPS
 import pytest
 import torch
 

@@ -17,7 +17,9 @@ from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.pictures import read_picture
 from ptdiffseg_ros.data.video import read_frames
 from ptdiffseg_ros.demo import node_process
+from ptdiffseg_ros.demo.consumer import changes
 from ptdiffseg_ros.demo.node_process import dds_environment, fastdds_profile, free_domain_id
+from ptdiffseg_ros.demo.review import DOMAINS, recognised_share
 from ptdiffseg_ros.model.testing import tiny_segmenter
 import pytest
 import ros_harness
@@ -34,11 +36,11 @@ def patience() -> Iterator[None]:
         yield
 
 
-def demo(out: Path, model: str) -> Process:
-    """Run the shortest demo there is."""
+def demo(out: Path, model: str, *more: str) -> Process:
+    """Run a demo that is nearly as short as one can be."""
     return Process(
         '-m', 'ptdiffseg_ros.cli', 'demo', '--out', str(out), '--seconds', '8', '--fps', '3',
-        '--seed', '4', '--model', model, '--json', str(out / 'again.json'))
+        '--seed', '4', '--model', model, '--json', str(out / 'again.json'), *more)
 
 
 def others_with(words: str) -> list[str]:
@@ -76,6 +78,13 @@ def test_summary_is_complete_and_finite(report: Path, model: str) -> None:
     assert summary['masks_received'] >= 0.99 * FRAMES
     assert list(summary['miou']) == ['clear', 'fog', 'night', 'rain', 'snow']
     assert all(0 <= value <= 1 for value in summary['miou'].values())
+    assert summary['adaptation'] is True
+    without = summary['miou_without_adaptation']
+    assert list(without) == list(summary['miou'])
+    assert all(0 <= value <= 1 for value in without.values())
+    assert summary['recognised_percent'] is None, 'no weather lasts for three seconds here'
+    for event in summary['adaptation_events']:
+        assert list(event) == ['time_s', 'kind', 'text'] and 0 <= event['time_s'] <= 8
     for kind in ('latency_ms', 'age_ms', 'processing_ms'):
         p50, p95 = summary[kind]['p50'], summary[kind]['p95']
         assert math.isfinite(p50) and math.isfinite(p95) and 0 < p50 <= p95, kind
@@ -99,8 +108,10 @@ def test_report_needs_no_other_file(report: Path) -> None:
     links.feed(page)
     # A video, and camera, truth and mask for each of five weathers.
     assert len(links.found) == 16 and all(link.startswith('data:') for link in links.found)
-    for words in ('fog', 'mIoU', 'traffic light', 'seed 4', '<svg'):
+    for words in ('fog', 'mIoU', 'traffic light', 'seed 4', '<svg', 'without adaptation',
+                  'class="other"'):
         assert words in page
+    assert 'adaptation failed' not in (report / 'node.log').read_text()
 
 
 def test_video_shows_every_frame_of_the_drive(report: Path) -> None:
@@ -118,6 +129,70 @@ def test_strip_has_a_row_for_each_weather(report: Path) -> None:
 def test_recording_stays_and_can_be_played_again(report: Path) -> None:
     with Bag(report / 'drive') as bag:
         assert bag.count(IMAGE_TOPIC) == FRAMES and bag.camera_topic() == IMAGE_TOPIC
+
+
+def test_a_demo_without_adaptation_compares_nothing(tmp_path: Path, model: str) -> None:
+    process = demo(tmp_path / 'report', model, '--no-adaptation')
+    process.wait_for_output('the report is in')
+    assert process.end(by=0) == 0, process.output
+    summary = json.loads((tmp_path / 'report' / 'summary.json').read_text())
+    assert summary['adaptation'] is False and summary['adaptation_events'] == []
+    assert summary['miou_without_adaptation'] is summary['recognised_percent'] is None
+    page = (tmp_path / 'report' / 'index.html').read_text()
+    assert 'without adaptation' not in page and '--no-adaptation' in page
+    assert 'without adaptation' not in process.output
+
+
+def test_timeline_shows_domains_and_events() -> None:
+    from ptdiffseg_ros.demo.report import _timeline, HUES
+
+    events = [{'time_s': 4.0, 'kind': 'tuning', 'text': "tuning for 'foggy' begins: <shift>"},
+              {'time_s': 5.0, 'kind': 'source', 'text': 'not drawn'}]
+    points = [(0.0, 'fog', 10.0), (10.0, 'fog', 20.0)]
+    drawn = _timeline(points, 10.0, 100, '%', points, [(2.0, 'clear'), (3.0, 'foggy')], events)
+    rows = drawn.split('<rect')[1:]
+    assert len(rows) == 2 and HUES['clear'] in rows[0] and HUES['fog'] in rows[1]
+    assert '3.0 s: recognised as foggy' in rows[1] and '4.0 s: tuning' in drawn
+    assert '&lt;shift&gt;' in drawn and 'not drawn' not in drawn and 'class="other"' in drawn
+    plain = _timeline(points, 10.0, 100, '%')
+    assert 'rect' not in plain and 'other' not in plain and 'mark' not in plain
+
+
+def test_events_are_the_steps_between_states() -> None:
+    from ptdiffseg_ros.adapt.loop import AdaptationState
+
+    def kinds(*states: AdaptationState) -> list[list[str]]:
+        told = [{}, *(state.to_dict() for state in states)]
+        return [[kind for kind, _ in changes(*pair)] for pair in zip(told, told[1:])]
+
+    tuning = {'enabled': True, 'tuning': True, 'trigger': 'shift'}
+    assert kinds(
+        AdaptationState(enabled=True),
+        AdaptationState(domain='clear', enabled=True),
+        AdaptationState(domain='night', **tuning),
+        AdaptationState(domain='night', step=3, **tuning),
+        AdaptationState(domain='night', prompt='tuned', step=10, **tuning),
+        AdaptationState(domain='night', prompt='tuned', step=20, enabled=True),
+        AdaptationState(domain='foggy', **tuning),
+        AdaptationState(domain='foggy', rollbacks=1, enabled=True),
+        AdaptationState(domain='night', prompt='recalled', rollbacks=1, **tuning),
+        AdaptationState(domain='snowy', prompt='recalled', rollbacks=1, **tuning),
+        AdaptationState(domain='snowy', prompt='recalled', rollbacks=1, problem='disk full'),
+    ) == [[], [], ['tuning'], [], ['tuned'], [], ['source', 'tuning'], ['rollback'],
+          ['recalled', 'tuning'], ['recalled', 'tuning'], ['problem']]
+
+
+def test_recognition_counts_in_steady_weather_once_there_was_time_for_it() -> None:
+    from ptdiffseg_ros.train import stream
+
+    assert DOMAINS == stream.DOMAINS
+    conditions = ['clear'] * 5 + ['clear to fog'] * 5 + ['fog'] * 5 + ['night'] * 2
+    frames = [(second * 10**9, name) for second, name in enumerate(conditions)]
+    assert recognised_share(frames, []) == 0.0
+    assert recognised_share(frames, [(0, 'clear')]) == 0.5  # 3 s and 4 s of clear and of fog
+    # It is known after the frame of its stamp.
+    assert recognised_share(frames, [(2 * 10**9, 'clear'), (13 * 10**9, 'foggy')]) == 0.75
+    assert recognised_share(frames[-2:], [(0, 'night')]) is None
 
 
 def test_a_model_that_cannot_be_loaded_ends_the_demo_with_the_reason(tmp_path: Path) -> None:

@@ -7,7 +7,10 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from hypothesis import given, strategies as st
-from ptdiffseg_ros.ros.parameters import Parameters, Settings
+from ptdiffseg_ros.adapt.buffer import DEFAULT_BYTES
+from ptdiffseg_ros.adapt.loop import AdaptationConfig
+from ptdiffseg_ros.ros.adaptation import loop_config, MIB
+from ptdiffseg_ros.ros.parameters import PARAMETERS, Parameters, ros_name, Settings
 import pytest
 from rclpy.parameter import Parameter
 import ros_harness
@@ -17,6 +20,13 @@ WRONG = [
     ('image_qos', 'best'), ('compressed', 'yes'), ('compressed', 1), ('max_rate_hz', -1.0),
     ('max_rate_hz', float('nan')), ('max_frame_age_s', 'old'), ('min_confidence', 1.01),
     ('min_confidence', True), ('overlay_alpha', -0.1), ('silence_warning_s', 1e9),
+    ('adaptation.enabled', 1), ('adaptation.bank', 3), ('adaptation.prompt_file', True),
+    ('adaptation.steps', 0), ('adaptation.steps', 1001), ('adaptation.steps', 10.0),
+    ('adaptation.steps', True), ('adaptation.period_s', -1.0), ('adaptation.duty', 0.0),
+    ('adaptation.duty', 1.1), ('adaptation.learning_rate', 0.0), ('adaptation.learning_rate', 11),
+    ('adaptation.look_period_s', 3601.0), ('adaptation.sensitivity', 0.05),
+    ('adaptation.sensitivity', float('inf')), ('adaptation.buffer_mib', 0),
+    ('adaptation.seed', -1), ('adaptation.seed', 2**31),
 ]
 
 
@@ -58,15 +68,17 @@ def declare():
 
 def test_every_parameter_is_described_with_what_is_allowed_and_when_it_counts(declare):
     node = declare().node
-    for item in fields(Settings):
-        descriptor = node.describe_parameter(item.name)
+    for name, item in PARAMETERS.items():
+        descriptor = node.describe_parameter(name)
         assert len(descriptor.description) > 40
         assert descriptor.additional_constraints
         assert descriptor.description.endswith(
             ('at once.', 'at the next configure.', 'Read-only.'))
-        assert node.get_parameter(item.name).value == item.default
-        if isinstance(item.default, float):
-            assert descriptor.floating_point_range[0].to_value >= item.default
+        assert node.get_parameter(name).value == item.default
+        if type(item.default) in (int, float):
+            limit, = (descriptor.integer_range if type(item.default) is int else
+                      descriptor.floating_point_range)
+            assert limit.from_value <= item.default <= limit.to_value
 
 
 def test_values_from_the_command_line_are_in_force(declare):
@@ -80,7 +92,7 @@ def test_values_from_the_command_line_are_in_force(declare):
 @pytest.mark.parametrize('name, value', WRONG)
 def test_a_wrong_value_at_the_start_is_remembered_until_a_right_one_is_set(declare, name, value):
     declared = declare(**{name: value})
-    default = getattr(Settings(), name)
+    default = PARAMETERS[name].default
 
     assert name in declared.parameters.refused[name]
     assert declared.parameters.settings == Settings()
@@ -92,15 +104,14 @@ def test_a_wrong_value_at_the_start_is_remembered_until_a_right_one_is_set(decla
 @pytest.mark.parametrize('name, value', WRONG)
 def test_a_wrong_value_is_refused_with_a_reason_and_nothing_changes(declare, name, value):
     declared = declare()
-    before = {item.name: declared.node.get_parameter(item.name).value for item in fields(Settings)}
+    before = {known: declared.node.get_parameter(known).value for known in PARAMETERS}
 
     result = declared.change(**{'overlay_alpha': 0.9, name: value})
 
     assert not result.successful
     assert name in result.reason
     assert declared.parameters.settings == Settings() and declared.applied == []
-    assert before == {item.name: declared.node.get_parameter(item.name).value
-                      for item in fields(Settings)}
+    assert before == {known: declared.node.get_parameter(known).value for known in PARAMETERS}
 
 
 def test_a_refusal_names_the_value_and_what_is_allowed(declare):
@@ -110,6 +121,10 @@ def test_a_refusal_names_the_value_and_what_is_allowed(declare):
         "dtype is 'int8', allowed is auto or float32 or float16 or bfloat16")
     assert declared.change(min_confidence='high').reason == (
         "min_confidence is 'high', allowed is a number from 0.0 to 1.0")
+    assert declared.change(**{'adaptation.steps': 7.5}).reason == (
+        'adaptation.steps is 7.5, allowed is a whole number from 1 to 1000')
+    assert declared.change(**{'adaptation.duty': 0}).reason == (
+        'adaptation.duty is 0, allowed is a number from 0.01 to 1.0')
     for part in ('min_confidence', '2.0', '1.0'):
         assert part in declared.change(min_confidence=2.0).reason
 
@@ -162,6 +177,23 @@ def test_settings_of_any_value_are_right_or_refused(name, value):
     try:
         settings = replace(Settings(), **{name: value})
     except ValueError as error:
-        assert name in str(error)
+        assert ros_name(name) in str(error)
     else:
         assert isinstance(getattr(settings, name), (bool, int, float, str))
+
+
+def test_the_defaults_of_adaptation_are_those_of_the_loop():
+    assert loop_config(Settings()) == AdaptationConfig()
+    assert Settings().adaptation_buffer_mib * MIB == DEFAULT_BYTES
+
+
+@pytest.mark.parametrize('end', ['least', 'most'])
+def test_the_loop_takes_whatever_the_parameters_allow(end):
+    values = {item.name: item.metadata[end] for name, item in PARAMETERS.items()
+              if name.startswith('adaptation.') and item.metadata['most'] is not None}
+
+    config = loop_config(replace(Settings(), **values))
+
+    assert config.tuner.learning_rate == values['adaptation_learning_rate']
+    for name in ('steps', 'period_s', 'duty', 'look_period_s', 'sensitivity', 'seed'):
+        assert getattr(config, name) == values[f'adaptation_{name}']

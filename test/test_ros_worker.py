@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import threading
+import time
 
 from hypothesis import given, strategies as st
 from ptdiffseg_ros.ros.worker import RateLimit, Worker
@@ -91,6 +92,92 @@ def test_drain_forgets_what_waits_and_returns_when_nothing_is_under_way(bench):
         bench.worker.offer('front', 2)
         assert bench.begun.acquire(timeout=PATIENCE_S)
         assert bench.taken[1] == {'front': 2}
+
+
+class Background:
+    """A worker whose background work has no end, and whose units wait to be let go."""
+
+    def __init__(self) -> None:
+        self.log: list[object] = []
+        self.begun = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+        self.worker: Worker[int] = Worker(self.log.append, self._idle)
+
+    def _idle(self, waiting) -> None:
+        while not waiting():
+            self.log.append('unit')
+            self.begun.release()
+            assert self.go.acquire(timeout=PATIENCE_S)
+
+    def call_meanwhile(self, call) -> None:
+        """Call what waits for the thread, and let the unit under way end once it waits."""
+        caller = threading.Thread(target=call)
+        caller.start()
+        deadline = time.monotonic() + PATIENCE_S
+        while not self.worker.waiting() and time.monotonic() < deadline:
+            time.sleep(0.001)
+        self.go.release()
+        caller.join(PATIENCE_S)
+        assert not caller.is_alive()
+
+
+@pytest.fixture
+def background():
+    background = Background()
+    yield background
+    background.go.release(1000)
+    background.worker.stop()
+
+
+def test_a_frame_waits_for_one_unit_of_background_work_at_most(background):
+    background.worker.offer('front', 0)
+    assert background.begun.acquire(timeout=PATIENCE_S)
+
+    background.worker.offer('front', 1)
+    background.go.release()
+    assert background.begun.acquire(timeout=PATIENCE_S)
+
+    assert background.log == [{'front': 0}, 'unit', {'front': 1}, 'unit']
+
+
+def test_a_job_waits_for_one_unit_at_most_and_work_goes_on_after_the_next_frame(background):
+    background.worker.offer('front', 0)
+    assert background.begun.acquire(timeout=PATIENCE_S)
+
+    background.call_meanwhile(lambda: background.worker.run(lambda: background.log.append('job')))
+    assert background.log == [{'front': 0}, 'unit', 'job']
+
+    background.worker.offer('front', 1)
+    assert background.begun.acquire(timeout=PATIENCE_S)
+    assert background.log[3:] == [{'front': 1}, 'unit']
+
+
+@pytest.mark.parametrize('end', [Worker.drain, Worker.stop])
+def test_draining_and_stopping_wait_for_the_unit_under_way_only(background, end):
+    background.worker.offer('front', 0)
+    assert background.begun.acquire(timeout=PATIENCE_S)
+
+    background.call_meanwhile(lambda: end(background.worker))
+
+    assert background.log == [{'front': 0}, 'unit']
+
+
+def test_there_is_no_background_work_without_frames_or_while_one_waits():
+    log: list[object] = []
+
+    def process(frames: dict[str, int]) -> None:
+        log.append(frames)
+        if frames['front'] == 0:
+            worker.offer('front', 1)
+
+    worker: Worker[int] = Worker(process, lambda waiting: log.append('idle'))
+    worker.run(lambda: log.append('job'))
+    worker.offer('front', 0)
+    while 'idle' not in log:
+        worker.run(lambda: None)
+    worker.stop()
+
+    assert log == ['job', {'front': 0}, {'front': 1}, 'idle']
 
 
 @given(st.floats(1.0, 100.0), st.lists(st.floats(0.0, 0.2), max_size=300), st.floats(0.0, 1e9))

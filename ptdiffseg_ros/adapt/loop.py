@@ -16,7 +16,7 @@ from ptdiffseg_ros.adapt.review import PromptReview, Verdict
 from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, Recognition, ShiftGate
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig, TuneStep
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.statistics import describe_latents
+from ptdiffseg_ros.model.source import describe_latents
 from torch import Tensor
 
 # Frames whose latents are further than this from the source's, in deviations (root mean square),

@@ -13,7 +13,7 @@ from ptdiffseg_ros.adapt.review import PromptReview, Verdict
 from ptdiffseg_ros.adapt.shift import DomainRecognizer, Recognition
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.statistics import LOOK_TIMESTEPS
+from ptdiffseg_ros.model.source import LOOK_TIMESTEPS
 import torch
 from torch import Tensor
 from tqdm import tqdm

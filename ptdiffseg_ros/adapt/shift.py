@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import re
 
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.statistics import describe_latents, LOOK_TIMESTEPS
+from ptdiffseg_ros.model.source import describe_latents, LOOK_TIMESTEPS
 import torch
 from torch import Tensor
 

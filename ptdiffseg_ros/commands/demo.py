@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--out', type=Path, default=Path('demo_report'), metavar='DIR',
         help='folder of the report; what an earlier demo left there is replaced')
     parser.add_argument(
-        '--seconds', type=number(6, 600), default=60.0,
+        '--seconds', type=number(6, 600), default=80.0,
         help='length of the drive, from 6 to 600')
     parser.add_argument(
         '--fps', type=number(3, 30), default=5.0,
@@ -24,6 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--seed', type=number(0, kind=int), default=0, help='the same seed, the same drive')
     parser.add_argument(
         '--model', default='micro', help='"micro", or the folder of another segmenter')
+    parser.add_argument(
+        '--no-adaptation', dest='adaptation', action='store_false',
+        help='leave the source prompt in use; otherwise the node adapts it, with a bank of its '
+        'own, and the report compares the two')
     parser.add_argument(
         '--json', type=Path, metavar='FILE', help='write the summary to this file, too')
 
@@ -34,5 +38,5 @@ def run(args: argparse.Namespace) -> int:
 
     run_demo(DemoOptions(
         out=args.out, seconds=args.seconds, fps=args.fps, seed=args.seed, model=args.model,
-        json=args.json))
+        json=args.json, adaptation=args.adaptation))
     return 0

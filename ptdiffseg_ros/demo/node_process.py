@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 from types import TracebackType
+from typing import Any
 
 TAIL_LINES = 30
 
@@ -71,16 +72,19 @@ class NodeProcess:
     :param image_topic: what the node's ``image_raw`` is remapped to.
     :param log: where the node's output goes.
     :param environment: variables besides those of this process.
+    :param parameters: of the node, besides those.
     """
 
     def __init__(
             self, model: str, image_topic: str, log: Path,
-            environment: Mapping[str, str]) -> None:
+            environment: Mapping[str, str],
+            parameters: Mapping[str, Any] | None = None) -> None:
         self.log = log
-        # JSON is YAML: a folder called 1e3 or "yes" stays a string.
-        arguments = [
-            '-r', f'image_raw:={image_topic}', '-p', f'model:={json.dumps(model)}',
-            '-p', 'image_qos:=reliable', '-p', 'use_sim_time:=true']
+        arguments = ['-r', f'image_raw:={image_topic}']
+        chosen = {'model': model, 'image_qos': 'reliable', 'use_sim_time': True}
+        for name, value in (chosen | dict(parameters or {})).items():
+            # JSON is YAML: a folder called 1e3 or "yes" stays a string.
+            arguments += ['-p', f'{name}:={json.dumps(value)}']
         with log.open('w') as output:
             self._process = subprocess.Popen(
                 [sys.executable, '-m', 'ptdiffseg_ros.ros.node', '--ros-args', *arguments],

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import cv2
@@ -24,6 +24,10 @@ Picture = NDArray[np.uint8]
 COLORS = palette(CITYSCAPES)
 PANEL_WIDTH = 512
 BAR = 30
+BATCH = 4
+# What adapt.shift.domain_name makes of the scene prompts.
+DOMAINS = {'clear': 'clear', 'fog': 'foggy', 'night': 'night', 'rain': 'rainy', 'snow': 'snowy'}
+RECOGNITION_S = 3.0  # to recognise a weather in, before it counts
 QUALITY = 27  # rain and noise at night are dear to film; the report holds the whole video
 
 
@@ -45,16 +49,37 @@ class Moment:
 
 
 @dataclass
-class Review:
-    """The figures and pictures of a drive."""
+class Quality:
+    """How good the masks of a drive are."""
 
     # Steady weather only: a condition's figure must not depend on how it came and went.
     steady: dict[str, ConfusionMatrix] = field(default_factory=dict)
     changing: ConfusionMatrix = field(default_factory=lambda: ConfusionMatrix(TOWN))
+    # For each frame: (time in s, condition, matrix of this frame).
+    timeline: list[tuple[float, str, ConfusionMatrix]] = field(default_factory=list)
+
+    def add(self, moment: Moment, mask: Picture | None) -> None:
+        """Score a mask; where there is none, all is wrong (255 everywhere)."""
+        frame, name = ConfusionMatrix(TOWN), moment.condition
+        frame.update(moment.truth, np.full_like(moment.truth, 255) if mask is None else mask)
+        if moment.changing:
+            self.changing += frame
+        else:
+            self.steady[name] = self.steady.get(name, ConfusionMatrix(TOWN)) + frame
+        self.timeline.append((moment.time_s, name, frame))
+
+
+@dataclass
+class Review:
+    """The figures and pictures of a drive."""
+
+    live: Quality = field(default_factory=Quality)
+    without: Quality | None = None  # adaptation
     frames: Counter[str] = field(default_factory=Counter)
     frames_changing: int = 0
-    # For each frame that came back: (time in s, condition, matrix of this frame, latency in ms).
-    timeline: list[tuple[float, str, ConfusionMatrix, float]] = field(default_factory=list)
+    # For each frame that came back: (time in s, condition, latency in ms).
+    latency: list[tuple[float, str, float]] = field(default_factory=list)
+    recognised: float | None = None  # share of the frames; see `recognised_share`
     # The moment in the middle of each condition's first time.
     examples: dict[str, Moment] = field(default_factory=dict)
     video: Path | None = None
@@ -62,41 +87,43 @@ class Review:
 
 def review(
         bag: Bag, masks: Mapping[int, Received], sent: Mapping[int, float], video: Path,
-        fps: float, progress: Callable[[], object]) -> Review:
+        fps: float, progress: Callable[[], object],
+        domains: Sequence[tuple[int, str]] | None = None,
+        without: Mapping[int, Picture] | None = None) -> Review:
     """
     Score every mask, and write the overlay video.
-
-    A frame without a mask counts as all wrong (255 everywhere).
 
     :param masks: what came back, by stamp in nanoseconds.
     :param sent: when each image was sent (monotonic seconds), by stamp.
     :param video: the video's path; see ``VideoWriter`` for its suffix.
+    :param domains: what was recognised, each with the stamp of the newest mask by then; None where
+        nothing was to be.
+    :param without: the masks without adaptation, by stamp, where there are any.
     """
-    result = Review()
+    result = Review(without=None if without is None else Quality())
     seen: list[tuple[int, str]] = []
     with VideoWriter(video, fps, QUALITY) as film:
         result.video = film.path
         for moment in moments(bag, masks):
-            frame = ConfusionMatrix(TOWN)
-            missing = np.full_like(moment.truth, 255)
-            frame.update(moment.truth, missing if moment.mask is None else moment.mask)
+            result.live.add(moment, moment.mask)
+            if result.without is not None and without is not None:
+                result.without.add(moment, without[moment.stamp_ns])
             if moment.changing:
-                result.changing += frame
                 result.frames_changing += 1
             else:
-                name = moment.condition
-                result.steady[name] = result.steady.get(name, ConfusionMatrix(TOWN)) + frame
-                result.frames[name] += 1
+                result.frames[moment.condition] += 1
             seen.append((moment.stamp_ns, moment.condition))
             if moment.mask is not None and moment.stamp_ns in sent:
                 latency = masks[moment.stamp_ns].at - sent[moment.stamp_ns]
-                result.timeline.append((moment.time_s, moment.condition, frame, latency * 1000))
+                result.latency.append((moment.time_s, moment.condition, latency * 1000))
             film.write(film_frame(moment))
             progress()
+    if domains is not None:
+        result.recognised = recognised_share(seen, domains)
     chosen: dict[int, str] = {}
     for name, run in groupby(seen, key=lambda frame: frame[1]):
         stamps = [stamp for stamp, _ in run]
-        if name in result.steady and name not in chosen.values():
+        if name in result.frames and name not in chosen.values():
             chosen[stamps[len(stamps) // 2]] = name
     for moment in moments(bag, masks):
         if moment.stamp_ns in chosen:
@@ -119,6 +146,48 @@ def moments(bag: Bag, masks: Mapping[int, Received]) -> Iterator[Moment]:
             mask = masks[now_ns].mask if now_ns in masks else None
             yield Moment(
                 now_ns, (now_ns - bag.start_ns) / 1e9, condition, decode(message), truth, mask)
+
+
+def recognised_share(
+        frames: Iterable[tuple[int, str]], domains: Sequence[tuple[int, str]]) -> float | None:
+    """
+    Return the share of frames for which the domain recognised last was the right one.
+
+    Steady weather counts, from 3 s after it became so; None where it never lasts that long.
+
+    :param frames: the stamp in ns and the condition of each, in order.
+    :param domains: the changes; each holds for the frames after its stamp.
+    """
+    right = []
+    for condition, run in groupby(frames, key=lambda frame: frame[1]):
+        stamps = [stamp for stamp, _ in run]
+        if condition not in DOMAINS:
+            continue
+        for now_ns in stamps:
+            if now_ns - stamps[0] >= RECOGNITION_S * 1e9:
+                last = [domain for stamp, domain in domains if stamp < now_ns][-1:]
+                right.append(last == [DOMAINS[condition]])
+    return sum(right) / len(right) if right else None
+
+
+def segment_without_adaptation(
+        bag: Bag, model: str, progress: Callable[[int], object]) -> dict[int, Picture]:
+    """
+    Return the masks of all frames of the bag under the source prompt, by stamp.
+
+    :param progress: called with how many frames have been segmented since the last call.
+    """
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter  # torch takes seconds to import
+
+    segmenter = PromptedSegmenter.from_pretrained(model)
+    context = segmenter.context()
+    masks: dict[int, Picture] = {}
+    frames = bag.messages([IMAGE_TOPIC])
+    while batch := [message for _, _, message in islice(frames, BATCH)]:
+        answers = segmenter.segment([decode(message) for message in batch], context)
+        masks |= {stamp_ns(m): answer.class_ids for m, answer in zip(batch, answers)}
+        progress(len(batch))
+    return masks
 
 
 def film_frame(moment: Moment) -> Picture:

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from ptdiffseg_ros.data.bags import Bag, FRAME_ID, IMAGE_TOPIC, record_drive
 from ptdiffseg_ros.data.results import commit, machine, write_json
-from ptdiffseg_ros.data.schedule import CHANGES, WeatherSchedule
+from ptdiffseg_ros.data.schedule import WeatherSchedule
 from ptdiffseg_ros.demo.consumer import MaskConsumer
 from ptdiffseg_ros.demo.node_process import dds_environment, DemoError, free_domain_id, NodeProcess
 from ptdiffseg_ros.demo.report import write_report
-from ptdiffseg_ros.demo.review import Review, review
+from ptdiffseg_ros.demo.review import Quality, Review, review, segment_without_adaptation
 from ptdiffseg_ros.ros.replay import Player
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -29,6 +29,13 @@ from rclpy.signals import SignalHandlerOptions
 from tqdm import tqdm
 
 SEGMENTER = '/segmenter'
+# Snow lasts twice as long at first, to be learned, and returns, to be recalled.
+DRIVE = ('clear', 'fog', 'night', 'rain', 'snow', 'snow', 'clear', 'snow')
+# In memory: a demo neither reads nor writes the user's bank. A weather lasts seconds here, so
+# adaptation must be quick: few steps, in all the time that the frames leave.
+ADAPTATION = {
+    'adaptation.enabled': True, 'adaptation.bank': '', 'adaptation.steps': 10,
+    'adaptation.duty': 1.0}
 CLOCK_HZ = 200.0
 START_PATIENCE_S = 180.0  # a cold disk, a large model
 FRAME_PATIENCE_S = 20.0
@@ -44,11 +51,12 @@ class DemoOptions:
     """What the demo is to do; see ``ptdiffseg demo --help``."""
 
     out: Path
-    seconds: float = 60.0
+    seconds: float = 80.0
     fps: float = 5.0
     seed: int = 0
     model: str = 'micro'
     json: Path | None = None
+    adaptation: bool = True
 
 
 @dataclass
@@ -127,21 +135,27 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     options.out.mkdir(parents=True, exist_ok=True)
     with _terminate_as_interrupt():
         bag_path = options.out / 'drive'
-        schedule = WeatherSchedule(options.seconds, CHANGES)
+        schedule = WeatherSchedule(options.seconds, DRIVE)
         record_drive(
             bag_path, schedule, fps=options.fps, seed=options.seed, overwrite=True,
             progress=lambda frames: tqdm(frames, 'recording the drive', unit='frame'))
         with Bag(bag_path) as bag:
             pace = _segment_live(bag, options)
+            consumer, without = pace.consumer, None
+            if options.adaptation:
+                with tqdm(total=bag.count(IMAGE_TOPIC), desc='without adaptation') as bar:
+                    without = segment_without_adaptation(bag, options.model, bar.update)
             with tqdm(total=bag.count(IMAGE_TOPIC), desc='scoring the masks') as bar:
                 scores = review(
-                    bag, pace.consumer.masks, pace.sent, options.out / 'overlay.mp4',
-                    options.fps, bar.update)
-        summary = _summary(options, pace, scores)
+                    bag, consumer.masks, pace.sent, options.out / 'overlay.mp4',
+                    options.fps, bar.update,
+                    consumer.domains if options.adaptation else None, without)
+            summary = _summary(options, pace, scores, bag)
+            domains = [(_time_s(stamp, bag), domain) for stamp, domain in consumer.domains]
         write_json(options.out / 'summary.json', summary)
         if options.json is not None:
             write_json(options.json, summary)
-        write_report(options.out, summary, scores)
+        write_report(options.out, summary, scores, domains)
     sent, received = summary['frames_sent'], summary['masks_received']
     print(f'{received} of {sent} frames came back as masks; mIoU ' + ', '.join(
         f'{name} {value:.1%}' for name, value in summary['miou'].items() if value is not None))
@@ -160,7 +174,8 @@ def _segment_live(bag: Bag, options: DemoOptions) -> Pace:
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         with NodeProcess(
-                options.model, IMAGE_TOPIC, options.out / 'node.log', environment) as process:
+                options.model, IMAGE_TOPIC, options.out / 'node.log', environment,
+                ADAPTATION if options.adaptation else None) as process:
             consumer_node = rclpy.create_node('demo_consumer')
             consumer = MaskConsumer(consumer_node, SEGMENTER)
             with tqdm(total=bag.count(IMAGE_TOPIC), desc='segmenting live', unit='frame') as bar:
@@ -215,15 +230,22 @@ def _terminate_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _summary(options: DemoOptions, pace: Pace, scores: Review) -> dict[str, Any]:
-    masks, sent = pace.consumer.masks, pace.sent
+def _summary(options: DemoOptions, pace: Pace, scores: Review, bag: Bag) -> dict[str, Any]:
+    masks, sent, live = pace.consumer.masks, pace.sent, scores.live
     # A mask counts when it carries the stamp and the frame of an image that was sent.
     good = [t for t in sent if t in masks and masks[t].frame_id == FRAME_ID]
     measured = [t for t in list(sent)[CALIBRATION_FRAMES:] if t in masks]
     return {
         'frames_sent': len(sent),
         'masks_received': len(good),
-        'miou': {name: _finite(m.miou()) for name, m in scores.steady.items()},
+        'miou': _mious(live),
+        'miou_without_adaptation': _mious(scores.without) if scores.without else None,
+        'adaptation': options.adaptation,
+        'recognised_percent': (
+            None if scores.recognised is None else round(100 * scores.recognised, 1)),
+        'adaptation_events': [
+            {'time_s': _time_s(event.stamp_ns, bag), 'kind': event.kind, 'text': event.text}
+            for event in pace.consumer.events],
         'latency_ms': _quantiles([(masks[t].at - sent[t]) * 1000 for t in measured]),
         'age_ms': _quantiles(pace.consumer.age_ms),
         'processing_ms': _quantiles(pace.consumer.processing_ms),
@@ -236,13 +258,24 @@ def _summary(options: DemoOptions, pace: Pace, scores: Review) -> dict[str, Any]
         'rate': round(float(np.mean(pace.rates or [1.0])), 3),
         'holds': pace.holds,
         'calibration_frames': min(CALIBRATION_FRAMES, len(sent)),
-        'frames': {name: scores.frames[name] for name in scores.steady},
+        'frames': {name: scores.frames[name] for name in live.steady},
         'frames_changing': scores.frames_changing,
-        'miou_changing': _finite(scores.changing.miou()),
+        'miou_changing': _finite(live.changing.miou()),
+        'miou_changing_without_adaptation': (
+            _finite(scores.without.changing.miou()) if scores.without else None),
         'class_iou': {
             name: {c.name: _finite(iou) for c, iou in zip(matrix.classes, matrix.iou())}
-            for name, matrix in scores.steady.items()},
+            for name, matrix in live.steady.items()},
     }
+
+
+def _time_s(stamp_ns: int, bag: Bag) -> float:
+    """Return the time since the drive began; 0 before the first mask."""
+    return round(max(0, stamp_ns - bag.start_ns) / 1e9, 2)
+
+
+def _mious(quality: Quality) -> dict[str, float | None]:
+    return {name: _finite(matrix.miou()) for name, matrix in quality.steady.items()}
 
 
 def _quantiles(values: list[float]) -> dict[str, float | None]:

@@ -20,7 +20,7 @@ from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.prompts import category_prompts, encode_sentence
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
-from ptdiffseg_ros.model.statistics import SourceStatistics
+from ptdiffseg_ros.model.source import SourceStatistics
 from safetensors.torch import load_file, save_file
 import torch
 from torch import Tensor

@@ -13,7 +13,7 @@ from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
-from ptdiffseg_ros.model.statistics import BANDS, GRID, LOOK_TIMESTEPS, SourceStatistics
+from ptdiffseg_ros.model.source import BANDS, GRID, LOOK_TIMESTEPS, SourceStatistics
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 

@@ -17,6 +17,7 @@ from typing import Any, TYPE_CHECKING
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
+from ptdiffseg_ros.ros.adaptation import Adaptation
 from ptdiffseg_ros.ros.diagnostics import (
     diagnostic_array,
     explain_silence,
@@ -97,8 +98,6 @@ class SegmenterNode(LifecycleNode):
         self.enabled = True
         self.worker: Worker[Frame] | None = None
         self.segmenter: PromptedSegmenter | None = None
-        self.condition: Any = None  # the context tensor of `condition_scene`
-        self.condition_scene: str | None = None
         self.outputs: Outputs | None = None
         self.statistics = Statistics()
         self.rate_limit = RateLimit()
@@ -108,6 +107,7 @@ class SegmenterNode(LifecycleNode):
         self.silence = ''  # why no frame comes, once that has been warned of
         self.clock_hint_given = False
         self.parameters = Parameters(self, self._check, self._apply)
+        self.adaptation = Adaptation(self)
         self.diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.create_service(SetBool, '~/enable', self._on_enable)
         # Not the node clock: health is reported while simulated time stands still as well.
@@ -131,7 +131,7 @@ class SegmenterNode(LifecycleNode):
         """Load the model."""
         if self.parameters.refused:
             raise TransitionFailure('; '.join(self.parameters.refused.values()))
-        self.worker = Worker(self._process)
+        self.worker = Worker(self._process, self._adapt)
         try:
             self.worker.run(self._load)
         except Exception:
@@ -141,6 +141,7 @@ class SegmenterNode(LifecycleNode):
         self.statistics = Statistics()
         self.outputs = Outputs(self, self.segmenter.config.classes)
         self.outputs.publish_labels(self.settings.min_confidence)
+        self.adaptation.advertise()
         self.problem = ''
         self.get_logger().info(
             f'model {self.segmenter.name} is ready on {self.segmenter.device}, '
@@ -179,7 +180,7 @@ class SegmenterNode(LifecycleNode):
         try:
             segmenter = PromptedSegmenter.from_pretrained(
                 settings.model, device=settings.device, dtype=settings.dtype)
-            self.condition = segmenter.context(settings.scene_prompt or None)
+            self.adaptation.load(segmenter)
         except SegmenterError as error:
             raise TransitionFailure(
                 f'{error} (parameters model, device and dtype can be set, then configure again)'
@@ -187,7 +188,6 @@ class SegmenterNode(LifecycleNode):
         except PromptError as error:
             raise TransitionFailure(f'scene_prompt: {error}') from error
         self.segmenter = segmenter
-        self.condition_scene = settings.scene_prompt
 
     def _stop_frames(self) -> None:
         self.active = False
@@ -203,12 +203,13 @@ class SegmenterNode(LifecycleNode):
             self.worker.stop()
             self.worker = None
         if self.outputs is not None:
+            self.adaptation.close()
             self.outputs.destroy()
             self.outputs = None
 
     def _free(self) -> None:
-        self.segmenter = self.condition = None
-        self.condition_scene = None
+        self.segmenter = None
+        self.adaptation.free()
         gc.collect()
         torch = sys.modules.get('torch')
         if torch is not None and torch.cuda.is_available():
@@ -325,11 +326,8 @@ class SegmenterNode(LifecycleNode):
         if not images:
             return
 
-        if settings.scene_prompt != self.condition_scene:
-            self.condition = segmenter.context(settings.scene_prompt or None)
-            self.condition_scene = settings.scene_prompt
         model_begun_s = time.monotonic()
-        results = segmenter.segment(list(images.values()), self.condition)
+        results = segmenter.segment(list(images.values()), self.adaptation.context)
         model_s = time.monotonic() - model_begun_s
 
         for (camera, image), result in zip(images.items(), results):
@@ -344,6 +342,13 @@ class SegmenterNode(LifecycleNode):
             self.statistics.timings.append(Timing(
                 published_s, age_s, model_s * 1e3,
                 (published_s - frames[camera].received_s - model_s) * 1e3))
+        for camera, result in zip(images, results):  # once all masks are out
+            self.adaptation.observe(
+                camera, _seconds(frames[camera].message.header.stamp), result.latents)
+
+    def _adapt(self, waiting: Callable[[], bool]) -> None:
+        """Use the time between frames; runs on the worker's thread."""
+        self.adaptation.work(lambda: waiting() or not self.enabled)
 
     def _is_stale(self, frame: Frame, max_age_s: float) -> bool:
         if max_age_s <= 0.0:
@@ -360,7 +365,9 @@ class SegmenterNode(LifecycleNode):
     # Parameters, services, health
 
     def _check(self, settings: Settings) -> None:
-        """Refuse (ValueError) a sentence that the text encoder cannot take."""
+        """Refuse (ValueError) what the loaded segmenter cannot do."""
+        if settings.adaptation_enabled and self.adaptation.refusal:
+            raise ValueError(f'adaptation.enabled: {self.adaptation.refusal}')
         segmenter = self.segmenter
         if segmenter is None or not settings.scene_prompt:
             return
@@ -378,14 +385,23 @@ class SegmenterNode(LifecycleNode):
             self._subscribe()
         if self.outputs is not None and {'scene_prompt', 'min_confidence'} & set(changed):
             self.outputs.publish_labels(settings.min_confidence)
+        self.adaptation.apply(settings, changed)
+
+    def unavailable(self, service: str, needs_active: bool) -> str:
+        """Say why a service is refused in the present state, and the remedy; '' if it is not."""
+        if self.active or (self.worker is not None and not needs_active):
+            return ''
+        state, transition = (('unconfigured', 'configure') if self.worker is None else
+                             ('inactive', 'activate'))
+        wanted = 'active' if needs_active else 'configured'
+        return (f'the node is {state}: ~/{service} works once it is {wanted} '
+                f'(ros2 lifecycle set {self.get_fully_qualified_name()} {transition})')
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response
                    ) -> SetBool.Response:
-        if not self.active:
-            state = 'unconfigured' if self.worker is None else 'inactive'
+        response.message = self.unavailable('enable', needs_active=True)
+        if response.message:
             response.success = False
-            response.message = (f'the node is {state}: ~/enable works while it is active '
-                                f'(ros2 lifecycle set {self.get_fully_qualified_name()} ...)')
             return response
         words = {True: 'enabled', False: 'disabled'}
         response.success = True
@@ -401,6 +417,7 @@ class SegmenterNode(LifecycleNode):
 
     def _on_second(self) -> None:
         self._warn_of_silence()
+        self.adaptation.tell()  # what was held back to ten times a second
         level, message = self._health()
         segmenter = self.segmenter
         values: dict[str, Any] = {'model': self.settings.model}
@@ -411,6 +428,7 @@ class SegmenterNode(LifecycleNode):
             values.update(memory(segmenter.device))
             hardware = str(segmenter.device)
         values.update(self.statistics.values(time.monotonic()))
+        values.update(self.adaptation.values())
         self.diagnostics.publish(diagnostic_array(self, level, message, hardware, values))
 
     def _warn_of_silence(self) -> None:
@@ -440,6 +458,8 @@ class SegmenterNode(LifecycleNode):
         if failed:
             level = DiagnosticStatus.WARN if segmented else DiagnosticStatus.ERROR
             return level, f'{failed} frames failed: {self.statistics.last_failure}'
+        if self.adaptation.problem:
+            return DiagnosticStatus.WARN, f'segmenting; adaptation: {self.adaptation.problem}'
         return DiagnosticStatus.OK, 'segmenting'
 
 

@@ -4,7 +4,8 @@
 The node's parameters: one dataclass says their names, defaults, limits and what they do.
 
 `Settings` is checked when it is made, so a set of values either is in force as a whole or is
-refused with the reason.
+refused with the reason. The field `adaptation_steps` is the ROS parameter `adaptation.steps`:
+outside the dataclass, a name is always the ROS one.
 """
 
 from __future__ import annotations
@@ -13,24 +14,36 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, Field, field, fields, replace
 from typing import Any
 
-from rcl_interfaces.msg import FloatingPointRange, ParameterDescriptor, SetParametersResult
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
 from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 
-def _parameter(default: Any, description: str, *, most: float | None = None,
-               choices: tuple[str, ...] = (), late: bool = False, fixed: bool = False) -> Any:
+def _parameter(default: Any, description: str, *, least: float = 0, most: float | None = None,
+               choices: tuple[str, ...] = (), optional: bool = False, late: bool = False,
+               fixed: bool = False) -> Any:
     """
     Describe one parameter.
 
-    `most`: a number is allowed from 0 to this. `choices`: the words allowed; none: any but the
-    empty string where the default is not empty. `late`: takes effect at the next configure.
+    `least`, `most`: a number is allowed from the one to the other, a whole one where the default
+    is an int. `choices`: the words allowed; none: any text, but an empty one only where the
+    default is empty or the parameter is `optional`. `late`: takes effect at the next configure.
     `fixed`: read-only.
     """
     return field(default=default, metadata={
-        'description': description, 'most': most, 'choices': choices, 'late': late,
-        'fixed': fixed})
+        'description': description, 'least': least, 'most': most, 'choices': choices,
+        'optional': optional or default == '', 'late': late, 'fixed': fixed})
+
+
+def ros_name(name: str) -> str:
+    """Return the ROS parameter that a field of `Settings` is the value of."""
+    return name.replace('adaptation_', 'adaptation.', 1)
 
 
 @dataclass(frozen=True)
@@ -69,31 +82,69 @@ class Settings:
         most=3600.0)
     autostart: bool = _parameter(
         True, 'Configure and activate at the start, without a lifecycle manager.', fixed=True)
+    # Defaults are those of AdaptationConfig, TunerConfig and FrameBuffer; a test holds them equal.
+    # Importing these here would take the seconds that torch needs.
+    adaptation_enabled: bool = _parameter(
+        False, 'Adapt the scene prompt to the scene, as ~/set_adaptation does. Off: the prompt '
+        'stays as it is, and nothing is computed for adaptation.')
+    adaptation_bank: str = _parameter(
+        'default', "The folder of learned prompts. 'default': ptdiffseg/prompts in $ROS_HOME, or "
+        'in ~/.ros. Empty: prompts are kept in memory only.', optional=True, late=True)
+    adaptation_prompt_file: str = _parameter(
+        '', 'The file that ~/save_prompt writes and ~/load_prompt reads. Empty: the bank, under '
+        'the name of the present domain.')
+    adaptation_steps: int = _parameter(
+        50, 'Tuning steps for each visit of a domain.', least=1, most=1000)
+    adaptation_period_s: float = _parameter(
+        0.0, 'Tune again after so long in the same domain. 0: never.', most=86400.0)
+    adaptation_duty: float = _parameter(
+        0.4, "The largest share of the device's time that adaptation may take; frames come first "
+        'in any case.', least=0.01, most=1.0)
+    adaptation_learning_rate: float = _parameter(
+        0.2, 'How far one tuning step moves the prompt. Counts for tuning that begins from now '
+        'on.', least=1e-6, most=10.0)
+    adaptation_look_period_s: float = _parameter(
+        2.0, 'Ask what the domain is this often while nothing seems to change.', most=3600.0)
+    adaptation_sensitivity: float = _parameter(
+        1.0, 'How readily a change of what frames look like is taken for a change of domain; '
+        'more is more readily.', least=0.1, most=10.0)
+    adaptation_buffer_mib: int = _parameter(
+        32, 'Memory for recent frames to adapt on, in MiB; the oldest make room.',
+        least=1, most=4096)
+    adaptation_seed: int = _parameter(
+        0, 'Seed of the random choices of adaptation: of noise and of buffered frames.',
+        most=2**31 - 1, late=True)
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
             if not _fits(value, item):
-                raise ValueError(f'{item.name} is {value!r}, allowed is {_allowed(item)}')
+                raise ValueError(
+                    f'{ros_name(item.name)} is {value!r}, allowed is {_allowed(item)}')
 
     @staticmethod
     def late(name: str) -> bool:
-        """Say whether a change of this parameter waits for the next configure."""
-        return bool(Settings.__dataclass_fields__[name].metadata['late'])
+        """Say whether a change of this ROS parameter waits for the next configure."""
+        return bool(PARAMETERS[name].metadata['late'])
+
+
+PARAMETERS: Mapping[str, Field[Any]] = {ros_name(item.name): item for item in fields(Settings)}
 
 
 def _fits(value: Any, item: Field[Any]) -> bool:
-    most, choices = item.metadata['most'], item.metadata['choices']
-    if most is not None:
-        return type(value) in (int, float) and 0.0 <= value <= most
+    data = item.metadata
+    if data['most'] is not None:
+        kinds = (int,) if type(item.default) is int else (int, float)
+        return type(value) in kinds and data['least'] <= value <= data['most']
     return type(value) is type(item.default) and (
-        value in choices if choices else value != '' or item.default == '')
+        value in data['choices'] if data['choices'] else value != '' or data['optional'])
 
 
 def _allowed(item: Field[Any]) -> str:
-    most, choices = item.metadata['most'], item.metadata['choices']
+    least, most, choices = (item.metadata[name] for name in ('least', 'most', 'choices'))
     if most is not None:
-        return f'a number from 0.0 to {most}'
+        return (f'a whole number from {least} to {most}' if type(item.default) is int else
+                f'a number from {float(least)} to {most}')
     if choices:
         return ' or '.join(choices)
     return 'true or false' if type(item.default) is bool else 'text'
@@ -116,18 +167,18 @@ class Parameters:
         self.refused: dict[str, str] = {}
         self._check = check
         self._apply = apply
-        for item in fields(Settings):
-            self._declare(node, item.name, item.default)
+        for name in PARAMETERS:
+            self._declare(node, name)
         node.add_on_set_parameters_callback(self._validate)
         self._two_steps = hasattr(node, 'add_post_set_parameters_callback')  # not in Humble
         if self._two_steps:
             node.add_post_set_parameters_callback(self._take)
 
-    def _declare(self, node: Node, name: str, default: Any) -> None:
-        descriptor = describe(name)
+    def _declare(self, node: Node, name: str) -> None:
+        default, descriptor = PARAMETERS[name].default, describe(name)
         try:
             value = node.declare_parameter(name, default, descriptor).value
-            self.settings = replace(self.settings, **{name: value})
+            self.settings = self._changed({name: value})
         except (InvalidParameterValueException, ValueError) as error:
             remedy = 'start the node again' if descriptor.read_only else 'set it, then configure'
             self.refused[name] = f'{error}; {remedy}'
@@ -135,13 +186,13 @@ class Parameters:
                 node.undeclare_parameter(name)
             node.declare_parameter(name, default, descriptor, ignore_override=True)
 
-    def _changed(self, parameters: list[Parameter]) -> dict[str, Any]:
-        return {item.name: item.value for item in parameters
-                if item.name in Settings.__dataclass_fields__}
+    def _changed(self, values: Mapping[str, Any]) -> Settings:
+        return replace(self.settings, **{
+            PARAMETERS[name].name: value for name, value in values.items()})
 
     def _validate(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
-            self._check(replace(self.settings, **self._changed(parameters)))
+            self._check(self._changed(_ours(parameters)))
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if not self._two_steps:
@@ -149,18 +200,22 @@ class Parameters:
         return SetParametersResult(successful=True)
 
     def _take(self, parameters: list[Parameter]) -> None:
-        changed = self._changed(parameters)
+        changed = _ours(parameters)
         if not changed:  # another parameter of the node, such as use_sim_time
             return
-        self.settings = replace(self.settings, **changed)
+        self.settings = self._changed(changed)
         for name in changed:
             self.refused.pop(name, None)
         self._apply(self.settings, tuple(changed))
 
 
+def _ours(parameters: list[Parameter]) -> dict[str, Any]:
+    return {item.name: item.value for item in parameters if item.name in PARAMETERS}
+
+
 def describe(name: str) -> ParameterDescriptor:
     """Return the ROS descriptor of a parameter."""
-    item = Settings.__dataclass_fields__[name]
+    item = PARAMETERS[name]
     data: Mapping[str, Any] = item.metadata
     when = ('Read-only.' if data['fixed'] else
             'Takes effect at the next configure.' if data['late'] else 'Takes effect at once.')
@@ -170,7 +225,11 @@ def describe(name: str) -> ParameterDescriptor:
         # Types are checked by Settings, whose reasons name the value and what is allowed, and
         # which takes 10 for 10.0.
         dynamic_typing=True)
-    if data['most'] is not None:
+    if data['most'] is None:
+        return descriptor
+    if type(item.default) is int:
+        descriptor.integer_range = [IntegerRange(from_value=data['least'], to_value=data['most'])]
+    else:
         descriptor.floating_point_range = [
-            FloatingPointRange(from_value=0.0, to_value=data['most'])]
+            FloatingPointRange(from_value=float(data['least']), to_value=data['most'])]
     return descriptor

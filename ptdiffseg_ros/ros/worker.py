@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that owns the device, the newest-frame slots it takes from, and a rate limit."""
+"""The thread that owns the device, what it takes from and fills its time with; a rate limit."""
 
 from __future__ import annotations
 
@@ -19,11 +19,21 @@ class Worker(Generic[FrameT]):
 
     Each camera has a slot that holds its newest frame only: what the thread cannot keep up with
     is replaced, so the age of a frame never grows. `process(frames)` gets one frame per camera
-    that had any and must handle its own exceptions.
+    that had any.
+
+    When frames have been processed and nothing waits, `idle(waiting)` may use the thread until
+    the next frame: it works in units and asks `waiting()` before each. It is called again after
+    the next frames only, so that a thread without frames rests.
+
+    Both must handle their own exceptions.
     """
 
-    def __init__(self, process: Callable[[dict[str, FrameT]], None]) -> None:
+    def __init__(self, process: Callable[[dict[str, FrameT]], None],
+                 idle: Callable[[Callable[[], bool]], None] = lambda waiting: None) -> None:
         self._process = process
+        self._idle = idle
+        self._jobs = 0  # that wait
+        self._ending = False
         self._newest: dict[str, FrameT] = {}
         self._lock = Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix='device')
@@ -43,10 +53,23 @@ class Worker(Generic[FrameT]):
             frames, self._newest = self._newest, {}
         if frames:
             self._process(frames)
+            if not self.waiting():
+                self._idle(self.waiting)
+
+    def waiting(self) -> bool:
+        """Say whether a frame or a job waits, or the end: background work is to make way."""
+        return bool(self._newest) or self._jobs > 0 or self._ending
 
     def run(self, job: Callable[[], ResultT]) -> ResultT:
         """Run a job on the thread, after what is under way, and return (or raise) its outcome."""
-        return self._thread.submit(job).result()
+        with self._lock:
+            self._jobs += 1
+        return self._thread.submit(self._run, job).result()
+
+    def _run(self, job: Callable[[], ResultT]) -> ResultT:
+        with self._lock:
+            self._jobs -= 1
+        return job()
 
     def clear(self) -> None:
         """Forget the frames that wait."""
@@ -61,6 +84,7 @@ class Worker(Generic[FrameT]):
     def stop(self) -> None:
         """Forget the frames that wait and end the thread, after the one under way."""
         self.clear()
+        self._ending = True
         self._thread.shutdown()
 
 

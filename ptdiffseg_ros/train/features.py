@@ -12,7 +12,7 @@ import numpy as np
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.distortion import distort_photometry
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.statistics import (
+from ptdiffseg_ros.model.source import (
     class_shares,
     describe_latents,
     LOOK_TIMESTEPS,

@@ -8,7 +8,7 @@ import shutil
 
 from ptdiffseg_ros.model.errors import SegmenterError
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.statistics import (
+from ptdiffseg_ros.model.source import (
     BANDS,
     class_shares,
     describe_latents,

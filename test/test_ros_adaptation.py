@@ -1,0 +1,219 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Adaptation as users of the running node meet it: its own process, talked to over DDS."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+import signal
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from ptdiffseg_ros.adapt.bank import LearnedPrompt
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+import pytest
+from ros_harness import AdaptationConsumer, Process, start_segmenter
+from std_srvs.srv import SetBool
+import torch
+
+pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
+
+CONFIG = Path(__file__).resolve().parent.parent / 'config' / 'segmenter.yaml'
+TOGGLES, BATCH = 1000, 8  # a service holds ten requests
+
+
+@pytest.fixture(scope='module')
+def node(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+    """Run a node that all tests share, adaptation being off; it must end cleanly."""
+    process = start_segmenter(
+        folder, arguments=('--params-file', str(CONFIG)),
+        **{'adaptation.bank': tmp_path_factory.mktemp('bank'), 'adaptation.duty': 1.0,
+           'adaptation.steps': 5})
+    try:
+        process.wait_for_output('waiting for images')
+        yield process
+        assert process.end(signal.SIGINT) == 0
+        assert 'Traceback' not in process.output
+    finally:
+        process.kill()
+
+
+@pytest.fixture
+def consumer(node: Process) -> Iterator[AdaptationConsumer]:
+    """Follow adaptation; leave it off, under the source prompt."""
+    consumer = AdaptationConsumer()
+    yield consumer
+    for answer in (consumer.set_adaptation(False), consumer.trigger('reset_prompt'),
+                   consumer.set_parameter('adaptation.prompt_file', '')):
+        assert getattr(answer, 'success', True), answer
+    consumer.close()
+
+
+@pytest.fixture(scope='module')
+def prompt(segmenter: PromptedSegmenter) -> LearnedPrompt:
+    """Give a prompt that changes masks."""
+    source = segmenter.encode_scene(segmenter.config.source_scene_prompt)
+    tokens = 5.0 * torch.randn(source.shape, generator=torch.Generator().manual_seed(0))
+    return LearnedPrompt(tokens, 'foggy', segmenter.fingerprint)
+
+
+def test_on_it_looks_tunes_and_tells(node, consumer):
+    answer = consumer.set_adaptation(True)
+    assert answer.success and answer.message.startswith('off -> on, step ')
+
+    assert consumer.drive_until(lambda: consumer.adaptation.get('domain'))
+    assert consumer.spin_until(lambda: consumer.domains)
+    assert consumer.adaptation['enabled']
+    now = consumer.trigger('adapt_now')
+    assert now.success and now.message.startswith('5 steps begin, from the ')
+    assert consumer.drive_until(lambda: consumer.adaptation['trigger'] == 'on demand' and (
+        consumer.adaptation['step'] or consumer.adaptation['rollbacks']))
+
+    values = consumer.values()
+    assert values['adaptation'].startswith('on')
+    assert values['domain'] == consumer.domains[-1].data
+    assert float(values['buffer (MiB)']) > 0.0
+    names = [message.data for message in consumer.domains]
+    assert all(before != after for before, after in zip(names, names[1:]))
+    assert "adaptation: the scene is '" in node.output
+
+
+def test_off_nothing_is_kept_or_computed_or_told(node, consumer):
+    consumer.set_adaptation(True)
+    assert consumer.drive_until(lambda: float(consumer.values()['buffer (MiB)']) > 0.0)
+    answer = consumer.set_adaptation(False)
+    assert answer.success and answer.message.startswith('on -> off, step ')
+    assert consumer.spin_until(lambda: not consumer.adaptation['enabled'])
+    consumer.values()
+    told = len(consumer.told), len(consumer.domains)
+
+    for _ in range(20):
+        consumer.drive()
+    values = consumer.values()
+
+    assert (len(consumer.told), len(consumer.domains)) == told
+    assert values['adaptation'] == 'off'
+    assert float(values['busy share']) == 0.0 and float(values['buffer (MiB)']) == 0.0
+    assert consumer.adaptation['buffered_frames'] == 0
+    refused = consumer.trigger('adapt_now')
+    assert not refused.success and '~/set_adaptation' in refused.message
+
+
+def test_service_and_parameter_are_one_switch(node, consumer):
+    assert consumer.set_parameter('adaptation.enabled', True).successful
+    assert consumer.spin_until(lambda: consumer.adaptation.get('enabled'))
+    assert consumer.set_adaptation(True).message.startswith('on -> on')
+
+    assert consumer.set_adaptation(False).success
+    assert consumer.get_parameter('adaptation.enabled') is False
+    assert not consumer.set_parameter('adaptation.enabled', 'yes').successful
+    assert consumer.spin_until(lambda: not consumer.adaptation['enabled'])
+
+
+def test_a_prompt_is_loaded_saved_and_taken_back_bit_for_bit(node, consumer, prompt, tmp_path):
+    source = consumer.segment().data
+    prompt.save(tmp_path / 'given')
+
+    assert consumer.set_parameter('adaptation.prompt_file', str(tmp_path / 'given')).successful
+    loaded = consumer.trigger('load_prompt')
+    assert loaded.success and 'source (step ' in loaded.message
+    assert "-> loaded, learned for 'foggy'" in loaded.message
+    changed = consumer.segment().data
+    assert changed != source
+    assert consumer.adaptation['prompt'] == 'loaded'
+
+    copy = tmp_path / 'new' / 'copy'
+    assert consumer.set_parameter('adaptation.prompt_file', str(copy)).successful
+    saved = consumer.trigger('save_prompt')
+    assert saved.success and str(copy) in saved.message
+    assert torch.equal(LearnedPrompt.load(copy, prompt.model).tokens, prompt.tokens)
+
+    reset = consumer.trigger('reset_prompt')
+    assert reset.success and reset.message.endswith('-> source')
+    assert consumer.segment().data == source
+    assert consumer.trigger('load_prompt').success
+    assert consumer.segment().data == changed
+
+
+def test_a_sentence_set_by_hand_is_what_reset_returns_to(node, consumer, prompt, tmp_path):
+    source = consumer.segment().data
+    assert consumer.set_parameter('scene_prompt', 'a foggy driving scene').successful
+    try:
+        by_hand = consumer.segment().data
+        assert consumer.set_parameter(
+            'adaptation.prompt_file', str(prompt.save(tmp_path / 'given'))).successful
+        assert consumer.trigger('load_prompt').success
+        assert consumer.segment().data not in (source, by_hand)
+        assert consumer.trigger('reset_prompt').message.endswith('-> sentence')
+        assert consumer.segment().data == by_hand != source
+    finally:
+        assert consumer.set_parameter('scene_prompt', '').successful
+    assert consumer.segment().data == source
+
+
+def test_a_prompt_that_does_not_fit_is_refused_and_the_present_one_stays(
+        node, consumer, prompt, tmp_path):
+    good = prompt.save(tmp_path / 'good')
+    damaged = tmp_path / 'damaged'
+    damaged.write_bytes(good.read_bytes()[:-100])
+    assert consumer.set_parameter('adaptation.prompt_file', str(good)).successful
+    assert consumer.trigger('load_prompt').success
+    present = consumer.segment().data
+
+    nan = torch.full_like(prompt.tokens, float('nan'))
+    for file, reason in {
+            replace(prompt, model='another').save(tmp_path / 'foreign'): 'another',
+            replace(prompt, tokens=prompt.tokens[:, :8]).save(tmp_path / 'narrow'): 'width 8',
+            replace(prompt, tokens=nan).save(tmp_path / 'nan'): 'not finite',
+            damaged: 'cannot be used', tmp_path / 'missing': 'missing'}.items():
+        assert consumer.set_parameter('adaptation.prompt_file', str(file)).successful
+        refused = consumer.trigger('load_prompt')
+        assert not refused.success and reason in refused.message, refused.message
+        assert consumer.segment().data == present
+
+    nowhere = good / 'below_a_file'
+    assert consumer.set_parameter('adaptation.prompt_file', str(nowhere)).successful
+    refused = consumer.trigger('save_prompt')
+    assert not refused.success and str(nowhere) in refused.message
+    assert consumer.segment().data == present
+
+
+@pytest.mark.parametrize('name, value, good', [
+    ('adaptation.steps', 0, 7), ('adaptation.duty', 1.5, 0.5),
+    ('adaptation.learning_rate', 0.0, 1), ('adaptation.buffer_mib', 10_000, 16)])
+def test_parameters_are_refused_out_of_range_and_taken_within_while_running(
+        node, consumer, name, value, good):
+    before = consumer.get_parameter(name)
+
+    refused = consumer.set_parameter(name, value)
+    assert not refused.successful and name in refused.reason and str(value) in refused.reason
+    assert consumer.get_parameter(name) == before
+
+    assert consumer.set_parameter(name, good).successful
+    try:
+        assert consumer.get_parameter(name) == good
+        consumer.set_adaptation(True)
+        assert consumer.drive_until(lambda: consumer.trigger('adapt_now').success)
+        steps = good if name == 'adaptation.steps' else 5
+        assert consumer.trigger('adapt_now').message.startswith(f'{steps} steps begin')
+    finally:
+        assert consumer.set_parameter(name, before).successful
+
+
+def test_a_thousand_switches_among_images_cost_no_mask(node, consumer):
+    client = consumer.node.create_client(SetBool, '/segmenter/set_adaptation')
+    assert consumer.spin_until(client.service_is_ready)
+
+    for _ in range(TOGGLES // BATCH):
+        futures = [client.call_async(SetBool.Request(data=bool(i % 2))) for i in range(BATCH)]
+        consumer.drive()
+        assert consumer.spin_until(lambda futures=futures: all(f.done() for f in futures))
+        assert all(future.result().success for future in futures)
+    consumer.drive()
+
+    assert consumer.get_parameter('adaptation.enabled') is True
+    values = consumer.values()
+    assert values['errors'] == '0' and values['adaptation errors'] == '0'
+    assert consumer.health[0].status[0].level == DiagnosticStatus.OK
+    assert node.alive

@@ -1,0 +1,254 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Adaptation through the node's states, with segmenters that cannot adapt, and with errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import gc
+from pathlib import Path
+import shutil
+import signal
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from ptdiffseg_ros.adapt.bank import LearnedPrompt, prompt_path
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.ros.node import SegmenterNode
+import pytest
+import rclpy
+from rclpy.parameter import Parameter
+from ros_harness import (
+    ACTIVATE,
+    AdaptationConsumer,
+    CLEANUP,
+    CONFIGURE,
+    DEACTIVATE,
+    Process,
+    start_segmenter,
+)
+import torch
+
+pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
+
+TRIGGERS = ('adapt_now', 'reset_prompt', 'save_prompt', 'load_prompt')
+
+POISONED = """
+import sys
+
+from ptdiffseg_ros.adapt.loop import AdaptationLoop
+from ptdiffseg_ros.ros.node import main
+
+
+def work(self, waiting):
+    raise ArithmeticError('poisoned')
+
+
+AdaptationLoop.work = work
+sys.exit(main(sys.argv))
+"""
+
+
+@pytest.fixture
+def consumer() -> Iterator[AdaptationConsumer]:
+    consumer = AdaptationConsumer()
+    yield consumer
+    consumer.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    started: list[Process] = []
+
+    def begin(*arguments, **keywords) -> Process:
+        started.append(start_segmenter(*arguments, **keywords))
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+
+
+def test_services_follow_the_lifecycle_and_the_bank_keeps_a_prompt(
+        start, folder, segmenter, tmp_path, consumer):
+    tokens = segmenter.encode_scene('fog').float()
+    LearnedPrompt(tokens, 'foggy', segmenter.fingerprint).save(
+        prompt_path(tmp_path, segmenter.fingerprint, 'foggy'))
+    (tmp_path / f'{segmenter.fingerprint}.bad.safetensors').write_bytes(b'bad')
+    process = start(folder, autostart=False, **{'adaptation.bank': tmp_path})
+
+    for answer in (consumer.set_adaptation(True), *map(consumer.trigger, TRIGGERS)):
+        assert not answer.success
+        assert 'the node is unconfigured' in answer.message
+        assert 'ros2 lifecycle set /segmenter configure' in answer.message
+    assert consumer.set_parameter('adaptation.enabled', True).successful
+
+    assert consumer.change_state(CONFIGURE)
+    assert 'bad.safetensors cannot be used' in process.output
+    assert consumer.spin_until(lambda: consumer.adaptation)
+    assert consumer.adaptation['enabled'] and consumer.adaptation['remembered'] == ['foggy']
+    refused = consumer.trigger('adapt_now')
+    assert not refused.success and 'inactive' in refused.message
+    assert 'ros2 lifecycle set /segmenter activate' in refused.message
+    assert consumer.set_adaptation(True).message.startswith('on -> on')
+    assert consumer.set_adaptation(False).message.startswith('on -> off')
+
+    unknown = consumer.trigger('load_prompt')
+    assert not unknown.success and "no prompt for 'clear'" in unknown.message
+    assert 'those for: foggy' in unknown.message
+    saved = consumer.trigger('save_prompt')
+    assert saved.success and "the source prompt for 'clear'" in saved.message
+    path = prompt_path(tmp_path, segmenter.fingerprint, 'clear')
+    assert str(path) in saved.message
+    assert torch.equal(
+        LearnedPrompt.load(path, segmenter.fingerprint).tokens,
+        segmenter.encode_scene(segmenter.config.source_scene_prompt).float())
+    assert consumer.trigger('load_prompt').success
+    assert sorted(consumer.adaptation['remembered']) == ['clear', 'foggy']
+
+    assert consumer.change_state(ACTIVATE)
+    assert consumer.set_adaptation(True).success
+    assert consumer.drive_until(lambda: consumer.trigger('adapt_now').success)
+    assert consumer.change_state(DEACTIVATE)  # in the middle of tuning
+    consumer.values()
+    told = len(consumer.told)
+    consumer.values()
+    assert len(consumer.told) == told
+    assert consumer.change_state(CLEANUP)
+    assert not consumer.set_adaptation(False).success
+    assert process.end(signal.SIGINT) == 0
+    assert 'Traceback' not in process.output
+
+
+def test_without_source_statistics_it_segments_and_says_why_it_does_not_adapt(
+        start, folder, tmp_path, consumer):
+    shutil.copytree(folder.parent, tmp_path / 'old')
+    old = tmp_path / 'old' / folder.name
+    (old / 'source_statistics.safetensors').unlink()
+    process = start(old, **{'adaptation.enabled': True})
+
+    consumer.segment()
+    consumer.values()
+    status = consumer.health[0].status[0]
+    assert status.level == DiagnosticStatus.WARN
+    assert 'source_statistics.safetensors' in status.message
+    assert consumer.get_parameter('adaptation.enabled') is False
+    assert not consumer.adaptation['enabled']
+    assert 'source_statistics.safetensors' in consumer.adaptation['problem']
+    refused = consumer.set_parameter('adaptation.enabled', True)
+    assert not refused.successful and 'source_statistics.safetensors' in refused.reason
+    for answer in (consumer.set_adaptation(True), *map(consumer.trigger, TRIGGERS)):
+        assert not answer.success and 'source_statistics.safetensors' in answer.message
+    source = consumer.segment().data
+    assert consumer.set_parameter('scene_prompt', 'a foggy driving scene').successful
+    assert consumer.segment().data != source
+
+    assert consumer.set_adaptation(False).success  # that it stays off is known now
+    consumer.values()
+    assert consumer.health[0].status[0].level == DiagnosticStatus.OK
+    assert process.end(signal.SIGINT) == 0
+    assert 'Traceback' not in process.output
+
+
+def test_an_error_in_adaptation_switches_it_off_and_masks_go_on(start, folder, consumer):
+    process = start(
+        folder, program=('-c', POISONED), **{'adaptation.enabled': True, 'adaptation.bank': "''"})
+
+    for _ in range(3):
+        consumer.drive()
+    assert consumer.spin_until(
+        lambda: consumer.get_parameter('adaptation.enabled') is False)
+    process.wait_for_output('adaptation failed: ArithmeticError: poisoned')
+    consumer.drive()
+    values, status = consumer.values(), consumer.health[0].status[0]
+    assert (values['adaptation'], values['adaptation errors']) == ('off', '1')
+    assert values['errors'] == '0'
+    assert status.level == DiagnosticStatus.WARN and 'poisoned' in status.message
+    assert 'poisoned' in consumer.adaptation['problem'] and not consumer.adaptation['enabled']
+
+    assert consumer.set_adaptation(True).message.startswith('off -> on')
+    assert consumer.drive_until(lambda: consumer.values()['adaptation errors'] == '2')
+    assert consumer.set_adaptation(False).success
+    consumer.drive()
+    consumer.values()
+    assert consumer.health[0].status[0].level == DiagnosticStatus.OK
+    assert process.end(signal.SIGINT) == 0
+    assert 'Traceback' not in process.output
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SegmenterNode]]:
+    """Make nodes in this process that nobody talks to."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    nodes: list[SegmenterNode] = []
+
+    def begin(**parameters: object) -> SegmenterNode:
+        nodes.append(SegmenterNode(context=context, parameter_overrides=[
+            Parameter(name, value=value) for name, value in parameters.items()]))
+        return nodes[-1]
+
+    yield begin
+    for node in nodes:
+        node.close()
+    nodes.clear()
+    node = None
+    gc.collect()  # here, and not in a process that a later test forks off
+    rclpy.shutdown(context=context)
+
+
+def test_parameters_reach_the_loop_while_it_lives(make, folder: Path):
+    node = make(model=str(folder), device='cpu', **{'adaptation.bank': '', 'adaptation.seed': 3})
+    node.trigger_configure()
+    loop = node.adaptation.loop
+
+    values = {'steps': 3, 'period_s': 60, 'duty': 0.25, 'learning_rate': 0.5, 'look_period_s': 1.5,
+              'sensitivity': 2.0, 'buffer_mib': 2, 'seed': 4, 'enabled': True}
+    results = node.set_parameters(
+        [Parameter(f'adaptation.{name}', value=value) for name, value in values.items()])
+
+    assert all(result.successful for result in results), results
+    config = loop.config
+    assert (config.steps, config.period_s, config.duty) == (3, 60, 0.25)
+    assert (config.tuner.learning_rate, config.look_period_s) == (0.5, 1.5)
+    assert (config.sensitivity, loop.buffer.max_bytes) == (2.0, 2 * 2**20)
+    assert config.seed == 3  # until the next configure
+    assert loop.state.enabled
+    node.trigger_cleanup()
+    assert node.adaptation.loop is None
+    node.trigger_configure()
+    assert node.adaptation.loop.config.seed == 4 and node.adaptation.loop.state.enabled
+
+
+def test_a_bank_that_cannot_be_used_leaves_adaptation_off_with_the_reason(
+        make, folder: Path, monkeypatch):
+    monkeypatch.delenv('ROS_HOME', raising=False)
+    monkeypatch.setattr(Path, 'expanduser', _no_home)
+    node = make(model=str(folder), device='cpu')
+    node.trigger_configure()
+
+    assert node.adaptation.context.isfinite().all()
+    result, = node.set_parameters([Parameter('adaptation.enabled', value=True)])
+    assert not result.successful and 'ROS_HOME' in result.reason
+
+    node.trigger_cleanup()
+    assert node.set_parameters([Parameter('adaptation.bank', value='')])[0].successful
+    node.trigger_configure()
+    assert node.set_parameters([Parameter('adaptation.enabled', value=True)])[0].successful
+
+
+def _no_home(path: Path) -> Path:
+    if str(path).startswith('~'):
+        raise RuntimeError('Could not determine home directory.')
+    return path
+
+
+def test_without_adaptation_the_context_is_the_segmenters_own(make, folder: Path):
+    node = make(model=str(folder), device='cpu', **{'adaptation.bank': ''})
+    segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    node.trigger_configure()
+
+    assert torch.equal(node.adaptation.context, segmenter.context())
+    node.set_parameters([Parameter('scene_prompt', value='a rainy driving scene')])
+    assert torch.equal(node.adaptation.context, segmenter.context('a rainy driving scene'))
+    node.set_parameters([Parameter('scene_prompt', value='')])
+    assert torch.equal(node.adaptation.context, segmenter.context())
