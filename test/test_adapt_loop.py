@@ -319,12 +319,12 @@ def test_work_stops_when_a_frame_waits(segmenter) -> None:
 def test_a_review_prefers_the_prior_and_refuses_what_is_no_number(segmenter) -> None:
     assert segmenter.statistics is not None
     source, other = segmenter.context(), segmenter.context('a snowy driving scene')
-    prior = segmenter.statistics.class_prior
+    statistics = segmenter.statistics
     frames = torch.from_numpy(np.random.default_rng(0).normal(
         size=(3, segmenter.backbone.unet.config.in_channels, 16, 24))).float()
 
     def verdict(present, candidate):
-        review = PromptReview(segmenter, prior, source, present, candidate, frames=3)
+        review = PromptReview(segmenter, statistics, source, present, candidate, frames=3)
         answers = [review.feed(frame) for frame in frames]
         assert answers[:2] == [None, None]
         return answers[2], review.scores

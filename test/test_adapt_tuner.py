@@ -7,13 +7,13 @@ import math
 
 from ptdiffseg_ros.adapt.tuner import (
     cell_shares,
-    prior_divergence,
+    implausibility,
     PromptTuner,
-    smoothed,
     TunerConfig,
     TuneStep,
 )
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.model.source import SourceStatistics
 from ptdiffseg_ros.model.testing import KINDS, tiny_segmenter
 import pytest
 import torch
@@ -32,7 +32,7 @@ def tuner_of(segmenter: PromptedSegmenter, **settings) -> PromptTuner:
     settings = {'batch': 2, **settings}
     return PromptTuner(
         segmenter, segmenter.encode_scene('fog'), segmenter.context(),
-        segmenter.statistics.class_prior, TunerConfig(**settings))
+        segmenter.statistics, TunerConfig(**settings))
 
 
 def latents_of(segmenter: PromptedSegmenter, seed: int = 0) -> torch.Tensor:
@@ -121,19 +121,24 @@ def test_the_source_prompt_has_no_departure_and_another_has(segmenter) -> None:
     assert segmenter.statistics is not None
     tokens = segmenter.encode_scene(segmenter.config.source_scene_prompt)
     tuner = PromptTuner(
-        segmenter, tokens, segmenter.context(), segmenter.statistics.class_prior,
+        segmenter, tokens, segmenter.context(), segmenter.statistics,
         TunerConfig(batch=2))
     assert step_of(tuner, latents_of(segmenter)).departure == pytest.approx(0.0, abs=1e-6)
     assert step_of(tuner_of(segmenter), latents_of(segmenter)).departure > 1e-6
 
 
-def test_the_divergence_is_of_every_cell() -> None:
-    prior = smoothed(torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]]]))  # class 0 above class 1
+def test_what_streets_vary_in_costs_nothing_and_what_they_agree_in_does() -> None:
+    prior = torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]]])  # class 0 above class 1
+    variance = torch.zeros_like(prior)
     right = torch.zeros(1, 2, 8, 4)
     right[:, 0, :4] = right[:, 1, 4:] = 1.0
-    assert prior_divergence(cell_shares(right, prior), prior) < 1e-4
+    assert implausibility(cell_shares(right, prior), prior, variance) == 0.0
     # The same shares of the whole frame, but upside down.
-    assert prior_divergence(cell_shares(right.flip(2), prior), prior) > 5.0
+    turned = cell_shares(right.flip(2), prior)
+    assert implausibility(turned, prior, variance) > 10.0
+    assert implausibility(turned, prior, torch.ones_like(prior)) == 0.0
+    some = 0.5 * (turned + prior)
+    assert 0 < implausibility(some, prior, variance) < implausibility(turned, prior, variance)
 
 
 def test_the_mean_is_over_all_frames_of_the_memory(segmenter) -> None:
@@ -154,7 +159,10 @@ def test_settings_out_of_range_are_refused(change, words: str) -> None:
         TunerConfig(**change)
 
 
-def test_a_prior_of_other_classes_is_refused(segmenter) -> None:
-    with pytest.raises(ValueError, match='must be shares'):
-        PromptTuner(
-            segmenter, segmenter.encode_scene('fog'), segmenter.context(), torch.ones(3, 8, 4))
+def test_statistics_of_other_classes_are_refused(segmenter) -> None:
+    found = segmenter.statistics
+    half = SourceStatistics(
+        torch.full((2, 8, 4), 0.5), torch.ones(2, 8, 4), found.latent_mean, found.latent_std,
+        found.denoising_error)
+    with pytest.raises(ValueError, match='of 2 classes'):
+        PromptTuner(segmenter, segmenter.encode_scene('fog'), segmenter.context(), half)

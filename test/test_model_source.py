@@ -25,8 +25,8 @@ def test_class_shares_are_of_each_cell() -> None:
     labels = torch.zeros(2, 16, 16, dtype=torch.long)
     labels[:, 8:] = 2
     labels[:, :, 12:] = -100  # the last column of cells is unlabelled
-    shares = class_shares(labels, 3)
-    assert shares.shape == (3, *GRID)
+    assert class_shares(labels, 3).shape == (2, 3, *GRID)
+    shares = class_shares(labels, 3)[1]
     assert torch.allclose(shares.sum(dim=0), torch.ones(GRID))
     assert torch.equal(shares[:, 0, 0], torch.tensor([1.0, 0.0, 0.0]))
     assert torch.equal(shares[:, -1, 0], torch.tensor([0.0, 0.0, 1.0]))
@@ -51,6 +51,7 @@ def test_they_are_kept_with_the_segmenter(segmenter, tmp_path: Path) -> None:
     again = SourceStatistics.load(tmp_path, len(segmenter.config.classes))
     assert again is not None
     assert torch.equal(again.class_prior, statistics.class_prior)
+    assert torch.equal(again.class_variance, statistics.class_variance)
     assert torch.equal(again.latent_mean, statistics.latent_mean)
     assert torch.equal(again.denoising_error, statistics.denoising_error)
     road, sky = 0, [c.name for c in segmenter.config.classes].index('sky')
@@ -72,8 +73,8 @@ def test_damaged_ones_are_refused(folder: Path, tmp_path: Path, damage: str) -> 
     prior = statistics.class_prior
     if damage == 'classes':
         SourceStatistics(
-            prior[1:] / prior[1:].sum(dim=0), statistics.latent_mean, statistics.latent_std,
-            statistics.denoising_error).save(tmp_path)
+            prior[1:] / prior[1:].sum(dim=0), prior[1:], statistics.latent_mean,
+            statistics.latent_std, statistics.denoising_error).save(tmp_path)
     else:
         statistics.save(tmp_path)
     if damage == 'cut':

@@ -108,6 +108,8 @@ def test_the_command_writes_resumes_and_refuses(
     assert 'another segmenter or split' in capsys.readouterr().err
     assert main(['stream', '--protocol', 'sideways']) == 2
     assert "'sideways'" in capsys.readouterr().err
+    assert main(['stream', '--methods', 'magic']) == 2
+    assert "'magic'" in capsys.readouterr().err
     assert main(['stream', '--split', 'west']) == 2
     assert 'train, val, test' in capsys.readouterr().err
 

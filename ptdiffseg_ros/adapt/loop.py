@@ -293,7 +293,7 @@ class AdaptationLoop:
     def _begin_tuning(self, trigger: str, tokens: Tensor) -> None:
         self._drop_tuning()
         self._tuner = PromptTuner(
-            self.segmenter, tokens, self.anchor, self.statistics.class_prior, self.config.tuner)
+            self.segmenter, tokens, self.anchor, self.statistics, self.config.tuner)
         self.state.trigger, self.state.step, self.state.tuning = trigger, 0, True
         self._tell('tuning', f'{self.config.steps} steps for {self.state.domain!r}, {trigger}')
 
@@ -335,7 +335,7 @@ class AdaptationLoop:
         state.loss = round(step.loss, 5)
         if state.step % self.config.review_every == 0 or state.step >= self.config.steps:
             self._review = PromptReview(
-                self.segmenter, self.statistics.class_prior, self.anchor,
+                self.segmenter, self.statistics, self.anchor,
                 self.segmenter.context(self._published),
                 self.segmenter.context(self._tuner.published))
 

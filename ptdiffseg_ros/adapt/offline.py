@@ -61,8 +61,8 @@ def adapt_to(
     rest = [i for i in range(len(frames)) if i not in set(held_back)]
     source = segmenter.encode_scene(segmenter.config.source_scene_prompt).float()
     start = segmenter.encode_scene(sentence or found.sentence).float()
-    prior = segmenter.statistics.class_prior
-    tuner = PromptTuner(segmenter, start, segmenter.context(source), prior, config)
+    statistics = segmenter.statistics
+    tuner = PromptTuner(segmenter, start, segmenter.context(source), statistics, config)
     best = source
     facts: dict[str, Any] = {'steps': 0, 'score': None, 'score_source': None}
     rng = np.random.default_rng(seed)
@@ -75,7 +75,7 @@ def adapt_to(
             bar.set_postfix(loss=f'{step.loss:.3f}')
         if last or step is not None and tuner.steps and tuner.steps % review_every == 0:
             review = PromptReview(
-                segmenter, prior, segmenter.context(source), segmenter.context(best),
+                segmenter, statistics, segmenter.context(source), segmenter.context(best),
                 segmenter.context(tuner.published), frames=len(held_back))
             for held in held_back:
                 verdict = review.feed(frames[held].to(segmenter.device, torch.float32))

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ptdiffseg_ros.adapt.tuner import cell_shares, prior_divergence, smoothed
+from ptdiffseg_ros.adapt.tuner import cell_shares, implausibility
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.model.source import SourceStatistics
 import torch
 from torch import Tensor
 
@@ -30,16 +31,17 @@ class PromptReview:
     classes lie where streets have them. Means are over all frames of the review, so that one odd
     frame decides nothing.
 
-    :param prior: the class shares (K, R, C) of the source labels.
+    :param statistics: of the source: what streets have where, and how that varies.
     :param anchor, present, candidate: contexts (1, K+S, d).
     :param frames: how many frames a verdict takes.
     """
 
     def __init__(
-            self, segmenter: PromptedSegmenter, prior: Tensor, anchor: Tensor, present: Tensor,
-            candidate: Tensor, frames: int = 8) -> None:
+            self, segmenter: PromptedSegmenter, statistics: SourceStatistics, anchor: Tensor,
+            present: Tensor, candidate: Tensor, frames: int = 8) -> None:
         self.segmenter = segmenter
-        self.prior = smoothed(prior.to(segmenter.device))
+        self.prior = statistics.class_prior.to(segmenter.device)
+        self.variance = statistics.class_variance.to(segmenter.device)
         self.contexts = (anchor, present, candidate)
         self.frames = frames
         self.scores: tuple[float, float, float] | None = None  # of the contexts; less is better
@@ -69,5 +71,6 @@ class PromptReview:
         return Verdict.BETTER if candidate < present else Verdict.NOT_BETTER
 
     def _score(self, i: int) -> float:
-        divergence = prior_divergence(torch.stack(self._shares[i]).mean(dim=0), self.prior)
+        mean = torch.stack(self._shares[i]).mean(dim=0)
+        divergence = implausibility(mean, self.prior, self.variance)
         return float(divergence + ENTROPY_WEIGHT * torch.stack(self._entropy[i]).mean())

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import math
 
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.model.source import SourceStatistics
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 
 CONFIDENT = 0.5
+FLOOR = 0.003  # of a share's variance: what is the same in every street may still differ a little
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,11 @@ class PromptTuner:
     """
     Tune scene tokens s on unlabelled latents (PTDiffSeg, online TTDA).
 
-    The loss is a H(p) + J(pi, m) + b KL(p_0 || p). Predictions p shall be decided (H, the mean
+    The loss is a H(p) + J(m) + b KL(p_0 || p). Predictions p shall be decided (H, the mean
     entropy of a pixel), while the classes they give on average in each cell of a grid over the
-    frame, m, stay those that streets have there, pi (J, the symmetric KL divergence): weather
-    changes what a street looks like, hardly what is where in it. What this does not ask to
-    change stays as the source prompt predicts it, p_0.
+    frame, m, stay within what streets have there (J, `implausibility`): weather changes what a
+    street looks like, hardly what is where in it. What this does not ask to change stays as the
+    source prompt predicts it, p_0.
 
     m is a running mean, so that one frame at a time will do: a step is the sum of the gradients
     of `batch` frames, and masks can go out between any two of them. What is published is the
@@ -83,20 +85,21 @@ class PromptTuner:
 
     :param tokens: the scene tokens (S, d) to start from.
     :param anchor: the context (1, K+S, d) of the source prompt.
-    :param prior: pi (K, R, C), the class shares of the source labels in each cell.
+    :param statistics: of the source: what streets have where, and how that varies.
     """
 
     def __init__(
-            self, segmenter: PromptedSegmenter, tokens: Tensor, anchor: Tensor, prior: Tensor,
-            config: TunerConfig = TunerConfig()) -> None:
+            self, segmenter: PromptedSegmenter, tokens: Tensor, anchor: Tensor,
+            statistics: SourceStatistics, config: TunerConfig = TunerConfig()) -> None:
         self.segmenter = segmenter
         self.config = config
         self.anchor = anchor
         classes = len(segmenter.config.classes)
-        if prior.ndim != 3 or len(prior) != classes or not (prior >= 0).all():
-            raise ValueError(f'the class prior must be shares ({classes}, rows, columns), not '
-                             f'{tuple(prior.shape)}')
-        self.prior = smoothed(prior.to(segmenter.device))
+        if len(statistics.class_prior) != classes:
+            raise ValueError(f'the statistics are of {len(statistics.class_prior)} classes, the '
+                             f'segmenter has {classes}')
+        self.prior = statistics.class_prior.to(segmenter.device)
+        self.variance = statistics.class_variance.to(segmenter.device)
         self.start = tokens.detach().float().to(segmenter.device)
         self.tokens = self.start.clone().requires_grad_(True)
         self.published = self.start.clone()
@@ -127,12 +130,12 @@ class PromptTuner:
         return self._step()
 
     def _objective(self, logits: Tensor, before: Tensor) -> Tensor:
-        """Give loss, H(p), J(pi, m), KL(p_0 || p) and the share of confident pixels."""
+        """Give loss, H(p), J(m), KL(p_0 || p) and the share of confident pixels."""
         logs = logits.log_softmax(dim=1)
         shares = logs.exp()
         entropy = -(shares * logs).sum(dim=1).mean()
         own = cell_shares(shares, self.prior)
-        divergence = prior_divergence(self._follow(own), self.prior)
+        divergence = implausibility(self._follow(own), self.prior, self.variance)
         departure = (before.exp() * (before - logs)).sum(dim=1).mean()
         loss = (divergence + self.config.entropy_weight * entropy
                 + self.config.anchor_weight * departure)
@@ -185,12 +188,13 @@ def cell_shares(shares: Tensor, prior: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(shares, (rows, columns)).mean(dim=0)
 
 
-def prior_divergence(mean: Tensor, prior: Tensor) -> Tensor:
-    """Give KL(pi || m) + KL(m || pi) of shares (K, R, C), a smoothed prior; mean over cells."""
-    mean = smoothed(mean)
-    return ((prior - mean) * (prior / mean).log()).sum(dim=0).mean()
+def implausibility(mean: Tensor, prior: Tensor, variance: Tensor) -> Tensor:
+    """
+    Say how far mean class shares (K, R, C) are outside of what streets have in each cell.
 
-
-def smoothed(shares: Tensor, floor: float = 1e-3) -> Tensor:
-    """Mix shares (K, ...) with equal ones, so that no class is impossible anywhere."""
-    return shares.clamp(min=0.0) * (1.0 - floor) + floor / len(shares)
+    A share within one deviation of the prior costs nothing: streets differ, and where they differ
+    much (what stands beside the road) little can be said. Beyond, it costs the square of the
+    excess, in deviations; a tenth of the sum over the classes, mean over the cells.
+    """
+    deviations = (mean - prior).abs() / (variance + FLOOR).sqrt()
+    return 0.1 * (deviations - 1.0).clamp(min=0.0).square().sum(dim=0).mean()

@@ -18,7 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--model', default='micro', help="'micro' (embedded) or the folder of a segmenter")
     parser.add_argument(
         '--protocol', nargs='+', default=['all'], metavar='PROTOCOL',
-        help='one-pass, continual, gradual, hostile, unusual, recognition, cost, or all')
+        help='one-pass, drives, continual, gradual, hostile, unusual, recognition, cost, or all')
+    parser.add_argument(
+        '--methods', nargs='+', metavar='METHOD',
+        help='of one-pass: source, prompt, "pseudo labels", TENT, CoTTA, self-training, "labelled '
+        'prompt"; by default all')
     parser.add_argument('--seeds', type=whole, default=3, help='streams of each protocol')
     parser.add_argument(
         '--first-seed', type=number(0, kind=int), default=0, help='the seed of the first stream')
@@ -43,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.train import stream
 
     chosen = list(stream.PROTOCOLS) if 'all' in args.protocol else args.protocol
-    stream.check(chosen, args.split)
+    stream.check(chosen, args.split, args.methods or ())
     segmenter = PromptedSegmenter.from_pretrained(args.model, args.device)
     figures = _earlier(args.json, segmenter.fingerprint, args.split) or {
         'command': 'stream', 'model': segmenter.name, 'segmenter': segmenter.fingerprint,
@@ -57,7 +61,11 @@ def run(args: argparse.Namespace) -> int:
         for seed in range(args.first_seed, args.first_seed + args.seeds):
             if str(seed) in of_seeds:
                 continue
-            more = {'steady_s': args.steady} if (name, seed) == ('recognition', 0) else {}
+            more: dict[str, Any] = {}
+            if (name, seed) == ('recognition', 0):
+                more['steady_s'] = args.steady
+            if name == 'one-pass' and args.methods:
+                more['methods'] = args.methods
             of_seeds[str(seed)] = stream.PROTOCOLS[name](segmenter, args.split, seed, **more)
             _keep(args.json, figures, write_json)
     print(stream.table(figures))

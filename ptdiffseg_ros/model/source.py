@@ -26,11 +26,13 @@ class SourceStatistics:
 
     class_prior (K, R, C): the share of each class in each cell of a grid over the frame; a
     cell's shares sum to 1. Streets have a layout (sky above, road below) that weather hardly
-    changes. latent_mean, latent_std (2 c BANDS,): of `describe_latents`, over frames.
+    changes. class_variance (K, R, C): how these shares vary from street to street. latent_mean,
+    latent_std (2 c BANDS,): of `describe_latents`, over frames.
     denoising_error (3,): the mean error of the backbone under the source prompt at LOOK_TIMESTEPS.
     """
 
     class_prior: Tensor
+    class_variance: Tensor
     latent_mean: Tensor
     latent_std: Tensor
     denoising_error: Tensor
@@ -41,6 +43,8 @@ class SourceStatistics:
             raise SegmenterError('the class prior must be (K, R, C) shares that are not negative')
         if not torch.allclose(prior.sum(dim=0), torch.ones(prior.shape[1:]), atol=1e-2):
             raise SegmenterError('the class prior must sum to 1 in every cell')
+        if self.class_variance.shape != prior.shape or not (self.class_variance >= 0).all():
+            raise SegmenterError('the class variance must be (K, R, C) and not negative')
         if (self.latent_mean.ndim != 1 or self.latent_mean.shape != self.latent_std.shape
                 or not torch.isfinite(self.latent_mean).all() or not (self.latent_std > 0).all()):
             raise SegmenterError('latent_mean and latent_std must be vectors of one length, '
@@ -81,15 +85,15 @@ def describe_latents(latents: Tensor) -> Tensor:
 
 def class_shares(labels: Tensor, classes: int) -> Tensor:
     """
-    Give each class's share of the labelled pixels in each cell of the grid: (K, R, C).
+    Give each class's share of the labelled pixels in each cell of the grid: (B, K, R, C).
 
     labels (B, H, W) int64: class indices, anything negative is left out. A cell without any
-    label has the shares of the whole frame.
+    label has the shares of its whole frame.
     """
     valid = (labels >= 0)[:, None].float()  # (B, 1, H, W)
     truth = torch.zeros(len(labels), classes, *labels.shape[-2:])
     truth.scatter_(1, labels.clamp(min=0)[:, None], 1.0)
-    counts = F.adaptive_avg_pool2d(truth * valid, GRID).mean(dim=0)
-    whole = counts.sum(dim=(1, 2), keepdim=True)
-    counts = torch.where(counts.sum(dim=0, keepdim=True) > 0, counts, whole)
-    return counts / counts.sum(dim=0, keepdim=True)
+    counts = F.adaptive_avg_pool2d(truth * valid, GRID)
+    whole = counts.sum(dim=(2, 3), keepdim=True)
+    counts = torch.where(counts.sum(dim=1, keepdim=True) > 0, counts, whole)
+    return counts / counts.sum(dim=1, keepdim=True).clamp(min=1e-9)

@@ -36,7 +36,8 @@ def tiny_segmenter(folder: str | Path, kind: str = 'micro', seed: int = 0) -> Pa
     head = SegmentationHead(backbone.tap_channels(taps), len(TOWN), config.head_width)
     numbers = 2 * BANDS * int(backbone.unet.config.in_channels)
     statistics = SourceStatistics(
-        torch.rand(len(TOWN), *GRID).softmax(dim=0), torch.zeros(numbers), torch.ones(numbers),
+        torch.rand(len(TOWN), *GRID).softmax(dim=0), torch.full((len(TOWN), *GRID), 1e-4),
+        torch.zeros(numbers), torch.ones(numbers),
         torch.full((len(LOOK_TIMESTEPS),), 10.0))
     PromptedSegmenter(
         config, backbone.eval(), head, statistics=statistics).save_pretrained(folder / 'segmenter')

@@ -154,21 +154,21 @@ def source_statistics(
     classes = len(segmenter.config.classes)
     sentence = [segmenter.encode_scene(segmenter.config.source_scene_prompt)[None]]
     generator = torch.Generator().manual_seed(0)
-    priors, descriptions, errors = [], [], []
+    layouts, descriptions, errors = [], [], []
     for start in tqdm(range(0, len(frames), batch), 'source statistics'):
         images, labels = zip(*(
             frames[i] for i in range(start, min(start + batch, len(frames)))))
         truth = torch.from_numpy(np.stack(labels)).long()
-        priors.append(class_shares(truth, classes) * len(truth))
+        layouts.append(class_shares(truth, classes))
         latents = segmenter.encode(segmenter.preprocess(np.stack(images)))
         descriptions.append(describe_latents(latents).cpu())
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         errors.append(torch.stack([
             segmenter.backbone.denoising_error(latents, sentence, t, noise).sum()
             for t in LOOK_TIMESTEPS]).cpu())
-    described = torch.cat(descriptions)
+    described, layout = torch.cat(descriptions), torch.cat(layouts)
     return SourceStatistics(
-        torch.stack(priors).sum(dim=0) / len(frames), described.mean(dim=0),
+        layout.mean(dim=0), layout.var(dim=0), described.mean(dim=0),
         described.std(dim=0).clamp(min=1e-3), torch.stack(errors).sum(dim=0) / len(frames))
 
 

@@ -243,6 +243,35 @@ def continual(
             'rollbacks': loop.state.rollbacks if loop else None}
 
 
+def drives(
+        segmenter: PromptedSegmenter, split: str, seed: int, frames: int = 120) -> dict[str, Any]:
+    """
+    Drive down one street in each weather, as a vehicle does, and adapt on it.
+
+    Fewer streets than `one_pass` has frames: what is odd about this one must not be learned away.
+    :returns: online mIoU of the whole drive, and of its last third, with and without.
+    """
+    encoder = Encoder(segmenter)
+    result: dict[str, Any] = {}
+    for stretch, condition in enumerate(tqdm(ADVERSE, f'drives, seed {seed}')):
+        number = _first(split, seed, 80 + stretch)
+        drive = town.Drive(number, segmenter.config.input_size)
+        weather = town.draw_weather(condition, np.random.default_rng(number))
+        stream = [encoder(drive.frame(3 + i / FPS, weather), condition, i / FPS)
+                  for i in range(frames)]
+        result[condition] = {}
+        for name in ('source', 'prompt'):
+            method = make_method(name, segmenter, seed=seed)
+            whole, last = (ConfusionMatrix(segmenter.config.classes) for _ in range(2))
+            for i, frame in enumerate(stream):
+                score(method, frame, last if 3 * i >= 2 * frames else whole)
+                method.update(frame.latents, frame.labels, frame.time_s)
+            whole = whole + last
+            result[condition][name] = {
+                'online': round(100 * whole.miou(), 2), 'last_third': round(100 * last.miou(), 2)}
+    return result
+
+
 def gradual(
         segmenter: PromptedSegmenter, split: str, seed: int, frames: int = 120) -> dict[str, Any]:
     """Let each weather come and go, intensity 0 -> 1 -> 0, on one drive."""
@@ -414,7 +443,7 @@ def cost(
     frame = samples(encoder, 'night', _first(split, seed, 90), 1)[0].latents
     loop = our_loop(segmenter, seed=seed)
     tuner = PromptTuner(
-        segmenter, loop.learned().tokens, loop.anchor, loop.statistics.class_prior)
+        segmenter, loop.learned().tokens, loop.anchor, loop.statistics)
     forward, tuned = [], []
     for _ in range(repeats):
         begun_s = time.perf_counter()
@@ -435,17 +464,20 @@ def cost(
 
 
 PROTOCOLS: dict[str, Callable[..., dict[str, Any]]] = {
-    'one-pass': one_pass, 'continual': continual, 'gradual': gradual, 'hostile': hostile,
-    'unusual': unusual_shares, 'recognition': recognition, 'cost': cost}
+    'one-pass': one_pass, 'drives': drives, 'continual': continual, 'gradual': gradual,
+    'hostile': hostile, 'unusual': unusual_shares, 'recognition': recognition, 'cost': cost}
 
 
-def check(protocols: Sequence[str], split: str) -> None:
-    """Raise TrainingError, with what is allowed, for an unknown protocol or split."""
+def check(protocols: Sequence[str], split: str, methods: Sequence[str] = ()) -> None:
+    """Raise TrainingError, with what is allowed, for an unknown protocol, split or method."""
     unknown = [p for p in protocols if p not in PROTOCOLS]
     if unknown:
         raise TrainingError(f'protocol {unknown[0]!r}; allowed are all, {", ".join(PROTOCOLS)}')
     if split not in town.SPLITS:
         raise TrainingError(f'split is {split!r}; allowed are {", ".join(town.SPLITS)}')
+    strange = [m for m in methods if m not in METHODS]
+    if strange:
+        raise TrainingError(f'method {strange[0]!r}; allowed are {", ".join(METHODS)}')
 
 
 def table(figures: dict[str, Any]) -> str:
@@ -459,11 +491,15 @@ def table(figures: dict[str, Any]) -> str:
     if seeds := list(found.get('one-pass', {}).values()):
         lines.append(f'one pass, held-out mIoU in %, {len(seeds)} seeds')
         lines.append(f'{"":16}' + ''.join(f'{c:>8}' for c in ADVERSE) + f'{"mean":>8}{"gain":>8}')
-        base = mean(s['source']['mean_held_out'] for s in seeds)
-        for name in seeds[0]:
-            row = [mean(s[name][c]['held_out'] for s in seeds) for c in ADVERSE]
-            lines.append(f'{name:16}' + ''.join(f'{v:8.1f}' for v in row)
-                         + f'{mean(row):8.1f}{mean(row) - base:+8.1f}')
+        for name in METHODS:
+            of = [s for s in seeds if name in s]
+            if not of:
+                continue
+            row = [mean(s[name][c]['held_out'] for s in of) for c in ADVERSE]
+            ahead = [s[name]['mean_held_out'] - s['source']['mean_held_out']
+                     for s in of if 'source' in s]
+            lines.append(f'{name:16}' + ''.join(f'{v:8.1f}' for v in row) + f'{mean(row):8.1f}'
+                         + (f'{mean(ahead):+8.1f}' if ahead else ''))
     if seeds := list(found.get('continual', {}).values()):
         lines.append(f'continual, online gain over the source in each round, {len(seeds)} seeds')
         for name in seeds[0]['online']:
@@ -473,10 +509,13 @@ def table(figures: dict[str, Any]) -> str:
                                for c in ADVERSE] for s in seeds])  # (seeds, conditions, rounds)
             lines.append(f'{name:16}' + ''.join(f'{v:+6.1f}' for v in gains.mean(axis=(0, 1)))
                          + f'   least {gains.min():+.1f}')
-    for name in ('gradual',):
-        for seed, result in found.get(name, {}).items():
-            lines.append(f'{name}, seed {seed}: ' + ', '.join(
-                f'{c} {r["prompt"] - r["source"]:+.1f}' for c, r in result.items()))
+    for seed, result in found.get('drives', {}).items():
+        lines.append(f'drives, seed {seed}, last third: ' + ', '.join(
+            f'{c} {r["prompt"]["last_third"] - r["source"]["last_third"]:+.1f}'
+            for c, r in result.items()))
+    for seed, result in found.get('gradual', {}).items():
+        lines.append(f'gradual, seed {seed}: ' + ', '.join(
+            f'{c} {r["prompt"] - r["source"]:+.1f}' for c, r in result.items()))
     for seed, result in found.get('hostile', {}).items():
         lines.append(f'hostile, seed {seed}: ' + ', '.join(
             f'{kind} {r["after_10_s"] - r["before"]:+.1f}' for kind, r in result.items()))
