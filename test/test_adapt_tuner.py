@@ -127,7 +127,7 @@ def test_the_source_prompt_has_no_departure_and_another_has(segmenter) -> None:
     assert step_of(tuner_of(segmenter), latents_of(segmenter)).departure > 1e-6
 
 
-def test_what_streets_vary_in_costs_nothing_and_what_they_agree_in_does() -> None:
+def test_what_streets_vary_in_costs_little_and_what_they_agree_in_much() -> None:
     prior = torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]]])  # class 0 above class 1
     variance = torch.zeros_like(prior)
     right = torch.zeros(1, 2, 8, 4)
@@ -136,7 +136,7 @@ def test_what_streets_vary_in_costs_nothing_and_what_they_agree_in_does() -> Non
     # The same shares of the whole frame, but upside down.
     turned = cell_shares(right.flip(2), prior)
     assert implausibility(turned, prior, variance) > 10.0
-    assert implausibility(turned, prior, torch.ones_like(prior)) == 0.0
+    assert implausibility(turned, prior, torch.ones_like(prior)) < 0.3
     some = 0.5 * (turned + prior)
     assert 0 < implausibility(some, prior, variance) < implausibility(turned, prior, variance)
 

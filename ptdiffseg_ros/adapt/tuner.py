@@ -190,11 +190,10 @@ def cell_shares(shares: Tensor, prior: Tensor) -> Tensor:
 
 def implausibility(mean: Tensor, prior: Tensor, variance: Tensor) -> Tensor:
     """
-    Say how far mean class shares (K, R, C) are outside of what streets have in each cell.
+    Say how far mean class shares (K, R, C) are from what streets have in each cell.
 
-    A share within one deviation of the prior costs nothing: streets differ, and where they differ
-    much (what stands beside the road) little can be said. Beyond, it costs the square of the
-    excess, in deviations; a tenth of the sum over the classes, mean over the cells.
+    The squared distance from the prior in units of how streets vary, a tenth of the sum over the
+    classes, mean over the cells: where streets differ much (what stands beside the road) little
+    is asked, where they all agree a little is told at once.
     """
-    deviations = (mean - prior).abs() / (variance + FLOOR).sqrt()
-    return 0.1 * (deviations - 1.0).clamp(min=0.0).square().sum(dim=0).mean()
+    return 0.1 * ((mean - prior).square() / (variance + FLOOR)).sum(dim=0).mean()
