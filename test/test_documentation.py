@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 CARD = ROOT / 'ptdiffseg_ros' / 'assets' / 'micro' / 'segmenter' / 'README.md'
-DOCUMENTS = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', CARD]
+DOCUMENTS = [
+    ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', CARD, ROOT / 'docs' / 'adaptation.md']
 
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.parent.name)
@@ -49,3 +50,15 @@ def test_the_readme_names_every_parameter_with_its_default() -> None:
 def test_the_readme_names_the_commands() -> None:
     text = (ROOT / 'README.md').read_text()
     assert [c for c in COMMANDS if f'ptdiffseg {c}' not in text and f'make {c}' not in text] == []
+
+
+def test_the_figures_of_adaptation_are_those_of_their_file() -> None:
+    figures = json.loads((ROOT / 'docs' / 'results' / 'micro_stream.json').read_text())
+    text = (ROOT / 'docs' / 'adaptation.md').read_text()
+    conditions = ('fog', 'night', 'rain', 'snow')
+    for result in figures['protocols']['one-pass']['0'].values():
+        row = [result[c]['held_out'] for c in conditions] + [result['mean_held_out']]
+        assert ' | '.join(f'{v:.1f}' for v in row) in text
+    for name in ('source', 'prompt'):
+        row = [figures['protocols']['drives']['0'][c][name]['last_third'] for c in conditions]
+        assert ' | '.join(f'{v:.1f}' for v in row) in text
