@@ -66,16 +66,17 @@ class MaskConsumer:
 
     def __post_init__(self) -> None:
         self.arrived = threading.Condition()
+        self._timings = 0  # that came: two for each mask
         self._state: dict[str, Any] = {}  # of adaptation, as it was told last
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         debug = f'{self.segmenter}/debug'
         self.node.create_subscription(Image, f'{self.segmenter}/mask', self._on_mask, qos)
         self.node.create_subscription(
             Float64, f'{debug}/processing_time_ms',
-            lambda message: self.processing_ms.append(message.data), qos)
+            lambda message: self._on_time(self.processing_ms, message.data), qos)
         self.node.create_subscription(
             Float64, f'{debug}/pipeline_latency_ms',
-            lambda message: self.age_ms.append(message.data / self.rate), qos)
+            lambda message: self._on_time(self.age_ms, message.data / self.rate), qos)
         self.node.create_subscription(
             DiagnosticArray, '/diagnostics', self._on_diagnostics, qos)
         latched = QoSProfile(
@@ -89,8 +90,20 @@ class MaskConsumer:
 
     def forget_times(self) -> None:
         """Forget what has been measured so far: the first frames only warm the model up."""
+        self.wait_for_times()
         self.processing_ms.clear()
         self.age_ms.clear()
+
+    def wait_for_times(self, patience_s: float = 5.0) -> None:
+        """Return when the times of every mask are in: they are published just after it."""
+        with self.arrived:
+            self.arrived.wait_for(lambda: self._timings >= 2 * len(self.masks), patience_s)
+
+    def _on_time(self, times: list[float], milliseconds: float) -> None:
+        with self.arrived:
+            times.append(milliseconds)
+            self._timings += 1
+            self.arrived.notify_all()
 
     def _on_diagnostics(self, message: Any) -> None:
         for status in message.status:

@@ -187,6 +187,7 @@ def _segment_live(bag: Bag, options: DemoOptions) -> Pace:
                     _wait_for_node(player, process, consumer)
                     player.play()
                     pace.wait()
+                    consumer.wait_for_times()
             process.check()
     finally:
         rclpy.try_shutdown()

@@ -3,6 +3,7 @@
 """Ways to adapt online that scene-prompt tuning is held against, with the same head and frames."""
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterable
 import copy
@@ -73,7 +74,7 @@ class PromptLoop:
                 break
 
 
-class _Batched:
+class _Batched(ABC):
     """Take a step on the last frames, every other frame."""
 
     most_steps = 10**9
@@ -93,8 +94,9 @@ class _Batched:
         with torch.enable_grad():
             self.step(frames, truth)
 
+    @abstractmethod
     def step(self, latents: Tensor, labels: Tensor) -> None:
-        raise NotImplementedError
+        """Learn from latents (B, c, h, w); labels (B, H, W) are for ceilings alone."""
 
 
 class LabelledPrompt(_Batched):
