@@ -42,6 +42,7 @@ setup(
         'numpy>=1.21',
         'opencv-python-headless>=4.5',
         'pillow',
+        'PyYAML',
         'safetensors>=0.4',
         'torch>=2.2',
         'tqdm',

@@ -1,0 +1,79 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Look through a data set before hours are spent on it."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from ptdiffseg_ros.data.labelled import DataError, LabelledPictures, resized
+from ptdiffseg_ros.data.labels import palette
+from ptdiffseg_ros.data.pictures import overlay, write_png
+
+TILE = (192, 384)
+SHEET_COLUMNS, SHEET_ROWS = 3, 4
+
+
+@dataclass
+class Findings:
+    """
+    What a look through has found.
+
+    shares: of all pixels, by class name, 'none' for IGNORE; sizes: (h, w) and how many; problems:
+    one line for each pair that cannot be used.
+    """
+
+    pairs: int = 0
+    shares: dict[str, float] = field(default_factory=dict)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    conditions: Counter[str] = field(default_factory=Counter)
+    problems: list[str] = field(default_factory=list)
+
+
+def look_through(
+        data: LabelledPictures, rows: Iterable[int] | None = None,
+        watch: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows) -> Findings:
+    """Read pairs (all, or these), and count; watch: wraps the rows, for a progress bar."""
+    found = Findings()
+    counts = np.zeros(256, np.int64)
+    for i in watch(range(len(data)) if rows is None else list(rows)):
+        found.pairs += 1
+        found.conditions[data.pairs[i].condition] += 1
+        try:
+            image, ids = data.read(i)
+        except DataError as error:
+            found.problems.append(str(error))
+            continue
+        found.sizes[image.shape[0], image.shape[1]] += 1
+        counts += np.bincount(ids.reshape(-1), minlength=256)
+    total = max(1, int(counts.sum()))
+    known = {label.id: label.name for label in data.classes}
+    found.shares = {name: counts[class_id] / total for class_id, name in known.items()}
+    found.shares['none'] = 1.0 - sum(found.shares.values())
+    return found
+
+
+def contact_sheet(data: LabelledPictures, path: Path) -> None:
+    """Draw pictures spread over the data set, each above its mask's colours, as a PNG."""
+    count = min(len(data), SHEET_COLUMNS * SHEET_ROWS)
+    colors = palette(data.classes)
+    tiles = []
+    for i in np.linspace(0, len(data) - 1, count).round().astype(int):
+        try:
+            image, ids = resized(*data.read(int(i)), TILE)
+            tile = np.concatenate([image, overlay(image, ids, colors, 0.8)])
+        except DataError:
+            tile = np.full((2 * TILE[0], TILE[1], 3), 40, np.uint8)
+        name = data.pairs[int(i)].image.name
+        cv2.putText(tile, name[-44:], (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3)
+        cv2.putText(tile, name[-44:], (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1)
+        tiles.append(tile)
+    blank = np.zeros_like(tiles[0])
+    tiles += [blank] * (-len(tiles) % SHEET_COLUMNS)
+    lines = [np.concatenate(tiles[i:i + SHEET_COLUMNS], axis=1)
+             for i in range(0, len(tiles), SHEET_COLUMNS)]
+    write_png(path, np.concatenate(lines))

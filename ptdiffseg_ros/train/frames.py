@@ -1,0 +1,123 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Labelled source frames to train on: of the town, or of a data set on disk."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+import hashlib
+from typing import Protocol
+
+import numpy as np
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.distortion import distort_photometry
+from ptdiffseg_ros.data.labelled import LabelledPictures, resized
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.losses import IGNORE_INDEX
+
+# Clear frames for the head start here in the train split, away from the frames that the
+# backbone was pretrained on.
+FIRST_HEAD_FRAME = 1_000_000
+# Of the frames that may be distorted, this share is left as it is.
+CLEAN_SHARE = 0.25
+LAYOUT_SHARE = 0.25  # of a data set, kept from the head for the layout denoiser
+
+
+class SourceFrames(Protocol):
+    """
+    Labelled frames of the source, all of one size (h, w).
+
+    name: says which they are, for caches.
+    """
+
+    name: str
+    size: tuple[int, int]
+
+    def __len__(self) -> int:
+        """Count them."""
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give an image (H, W, 3) uint8 and class indices (H, W), IGNORE_INDEX for none."""
+
+
+class ClearFrames:
+    """
+    Labelled clear frames of the town: image (H, W, 3) uint8 and class indices (H, W).
+
+    distortion in [0, 1]: how strongly the photometry of most frames is distorted, each frame
+    always in the same way, so that features can be cached. after: how many frames to pass over
+    before the first.
+    """
+
+    def __init__(
+            self, segmenter: PromptedSegmenter, count: int, after: int = 0,
+            distortion: float = 0.0) -> None:
+        self.count = count
+        self.distortion = distortion
+        self.size = segmenter.config.input_size
+        self.first = town.SPLITS['train'] + FIRST_HEAD_FRAME + after
+        self.name = (f'town-clear-{self.first}-{count}-{self.size[0]}x{self.size[1]}'
+                     f'-distorted-{distortion:g}')
+        self._index = class_index(segmenter)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        frame = town.sample(self.first + i, size=self.size)
+        return _distorted(frame.image, self.first + i, self.distortion), self._index[frame.labels]
+
+
+class PictureFrames:
+    """
+    Labelled pictures of a data set, scaled to the segmenter's input size.
+
+    rows: which of them; distortion as in `ClearFrames`.
+    """
+
+    def __init__(
+            self, segmenter: PromptedSegmenter, data: LabelledPictures, rows: Sequence[int],
+            distortion: float = 0.0) -> None:
+        self.data = data
+        self.rows = list(rows)
+        self.distortion = distortion
+        self.size = segmenter.config.input_size
+        digest = hashlib.sha256(repr([
+            (str(data.pairs[i].image), data.pairs[i].image.stat().st_mtime_ns,
+             data.pairs[i].mask.stat().st_mtime_ns) for i in self.rows]).encode())
+        self.name = (f'{data.kind}-{digest.hexdigest()[:16]}-{self.size[0]}x{self.size[1]}'
+                     f'-distorted-{distortion:g}')
+        self._index = class_index(segmenter)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        image, ids = resized(*self.data.read(self.rows[i]), self.size)
+        return _distorted(image, self.rows[i], self.distortion), self._index[ids]
+
+
+def divided(data: LabelledPictures, frames: int, layout_frames: int) -> tuple[
+        list[int], list[int]]:
+    """
+    Divide a data set's rows between the head and the layout denoiser, at random, always alike.
+
+    :returns: at most so many rows each; the denoiser has a quarter of them all at the most.
+    """
+    order = np.random.default_rng(0).permutation(len(data)).tolist()
+    kept = min(layout_frames, int(LAYOUT_SHARE * len(order)))
+    return order[kept:][:frames], order[:kept]
+
+
+def class_index(segmenter: PromptedSegmenter) -> np.ndarray:
+    """Give a table (256,) from class ids to a segmenter's indices, IGNORE_INDEX for others."""
+    index = np.full(256, IGNORE_INDEX, np.int16)
+    for i, label in enumerate(segmenter.config.classes):
+        index[label.id] = i
+    return index
+
+
+def _distorted(image: np.ndarray, number: int, distortion: float) -> np.ndarray:
+    rng = np.random.default_rng(number)
+    if rng.random() < CLEAN_SHARE:
+        return image
+    return distort_photometry(image, rng, distortion)

@@ -1,0 +1,229 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Data sets in their published trees are found and read; what is wrong with them is told."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+from hypothesis import given, strategies as st
+import numpy as np
+from PIL import Image as Picture
+from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.data.catalog import KINDS, open_data
+from ptdiffseg_ros.data.check import look_through
+from ptdiffseg_ros.data.labelled import DataError, resized
+from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE
+import pytest
+
+SIZE = (8, 12)
+ROAD, SKY, CAR = 0, 10, 13
+LABEL_ID = {ROAD: 7, SKY: 23, CAR: 26, IGNORE: 1}  # Cityscapes' labelIds
+SYNTHIA_ID = {ROAD: 3, SKY: 1, CAR: 8, IGNORE: 0}
+# Picture and mask of one pair of each kind, below the root.
+TREES = {
+    'cityscapes': [('leftImg8bit/train/ulm/ulm_000_leftImg8bit.png',
+                    'gtFine/train/ulm/ulm_000_gtFine_labelIds.png')],
+    'acdc': [(f'rgb_anon/{weather}/train/GOPR1/a_rgb_anon.png',
+              f'gt/{weather}/train/GOPR1/a_gt_labelTrainIds.png') for weather in ('fog', 'snow')],
+    'dark_zurich': [('rgb_anon/val/night/GOPR0356/x_rgb_anon.png',
+                     'gt/val/night/GOPR0356/x_gt_labelTrainIds.png')],
+    'gta5': [('images/00001.png', 'labels/00001.png')],
+    'synthia': [('RGB/0000000.png', 'GT/LABELS/0000000.png')],
+    'bdd100k': [('images/10k/train/a-b.jpg', 'labels/sem_seg/masks/train/a-b.png')],
+}
+
+
+def truth() -> np.ndarray:
+    """Return ids: sky above, a car and nothing in the middle, road below."""
+    ids = np.full(SIZE, ROAD, np.uint8)
+    ids[:3] = SKY
+    ids[3:5, :6] = CAR
+    ids[3:5, 6:] = IGNORE
+    return ids
+
+
+def write(path: Path, pixels: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Picture.fromarray(pixels).save(path)
+    return path
+
+
+def write_mask(path: Path, kind: str) -> None:
+    """Write the truth as that kind of data set does."""
+    table = SYNTHIA_ID if kind == 'synthia' else LABEL_ID
+    numbers = np.vectorize(table.get)(truth()).astype(np.uint16)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == 'synthia':
+        noise = np.random.default_rng(0).integers(0, 9, SIZE).astype(np.uint16)
+        cv2.imwrite(str(path), np.stack([noise, noise, numbers], axis=-1))  # BGR
+    elif kind in ('cityscapes', 'gta5'):
+        picture = Picture.fromarray(numbers.astype(np.uint8), 'P' if kind == 'gta5' else 'L')
+        if kind == 'gta5':
+            picture.putpalette([7, 7, 7] * 256)
+        picture.save(path)
+    else:
+        write(path, truth())
+
+
+def make(root: Path, kind: str) -> Path:
+    for image, mask in TREES[kind]:
+        write(root / image, np.full((*SIZE, 3), 99, np.uint8))
+        write_mask(root / mask, kind)
+    return root
+
+
+@pytest.mark.parametrize('kind', TREES)
+def test_a_published_tree_is_recognised_and_read(tmp_path: Path, kind: str) -> None:
+    split = KINDS[kind].splits[0]
+    data = open_data(make(tmp_path, kind), split)
+    assert data.kind == kind and len(data) == len(TREES[kind])
+    image, ids = data.read(0)
+    assert image.shape == (*SIZE, 3) and abs(int(image.mean()) - 99) < 3
+    assert np.array_equal(ids, truth())
+    assert {c.name for c in data.classes} <= {c.name for c in CITYSCAPES}
+
+
+def test_conditions_are_those_of_the_tree(tmp_path: Path) -> None:
+    data = open_data(make(tmp_path, 'acdc'), 'train')
+    assert data.conditions == ('fog', 'snow') and len(data.only('fog')) == 1
+    night = open_data(make(tmp_path / 'zurich', 'dark_zurich'), 'val')
+    assert night.conditions == ('night',)
+
+
+def test_synthia_has_sixteen_classes() -> None:
+    names = {c.name for c in KINDS['synthia'].classes}
+    assert len(names) == 16 and not names & {'terrain', 'truck', 'train'}
+
+
+def test_train_ids_are_preferred_where_they_were_made(tmp_path: Path) -> None:
+    make(tmp_path, 'cityscapes')
+    write(tmp_path / TREES['cityscapes'][0][1].replace('labelIds', 'labelTrainIds'),
+          np.full(SIZE, CAR, np.uint8))
+    assert (open_data(tmp_path).read(0)[1] == CAR).all()
+
+
+@pytest.mark.parametrize(('split', 'reason'), [('val', 'no pictures'), ('west', 'train, val')])
+def test_a_missing_split_is_told_with_the_tree(tmp_path: Path, split: str, reason: str) -> None:
+    make(tmp_path, 'cityscapes')
+    with pytest.raises(DataError, match=reason):
+        open_data(tmp_path, split, 'cityscapes')
+
+
+def test_a_folder_of_no_kind_is_told_what_is_known(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match='(?s)dataset.yaml.*leftImg8bit/{split}.*rgb_anon'):
+        open_data(tmp_path)
+    with pytest.raises(DataError, match='does not exist'):
+        open_data(tmp_path / 'nowhere')
+    with pytest.raises(DataError, match="'kitti'; allowed are cityscapes"):
+        open_data(tmp_path, kind='kitti')
+
+
+def test_a_picture_without_a_mask_is_told(tmp_path: Path) -> None:
+    make(tmp_path, 'cityscapes')
+    write(tmp_path / 'leftImg8bit/train/ulm/ulm_001_leftImg8bit.png',
+          np.zeros((*SIZE, 3), np.uint8))
+    with pytest.raises(DataError, match='(?s)1 of 2 pictures have no mask.*ulm_001_gtFine'):
+        open_data(tmp_path)
+
+
+BAD_MASKS = {
+    'stand for no class; known are': np.full(SIZE, 77, np.uint8),
+    'they must be of one size': np.zeros((4, 4), np.uint8),
+    '16 bits a pixel': np.zeros(SIZE, np.uint16),
+    'is a colour picture': np.zeros((*SIZE, 3), np.uint8),
+}
+
+
+@pytest.mark.parametrize('reason', [*BAD_MASKS, 'is damaged'])
+def test_a_bad_mask_is_told_with_its_name_and_found_by_check(
+        tmp_path: Path, reason: str, capsys) -> None:
+    make(tmp_path, 'cityscapes')
+    mask = tmp_path / TREES['cityscapes'][0][1]
+    if reason in BAD_MASKS:
+        write(mask, BAD_MASKS[reason])
+    else:
+        mask.write_bytes(mask.read_bytes()[:40])
+    with pytest.raises(DataError, match=reason) as refusal:
+        open_data(tmp_path).read(0)
+    assert mask.name in str(refusal.value)
+    assert main(['data', 'check', str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert reason in said and '1 of 1 pairs cannot be used' in said
+
+
+def test_a_damaged_picture_is_told(tmp_path: Path) -> None:
+    make(tmp_path, 'cityscapes')
+    (tmp_path / TREES['cityscapes'][0][0]).write_bytes(b'no picture')
+    with pytest.raises(DataError, match='ulm_000_leftImg8bit.png is not a picture'):
+        open_data(tmp_path).read(0)
+
+
+def test_check_counts_and_draws(tmp_path: Path, capsys) -> None:
+    make(tmp_path, 'acdc')
+    sheet = tmp_path / 'sheet.png'
+    assert main(['data', 'check', str(tmp_path), '--sheet', str(sheet)]) == 0
+    said = capsys.readouterr().out
+    assert 'acdc, split train: 2 pairs, 2 read' in said and 'fog 1, snow 1' in said
+    assert '8 x 12: 2' in said and 'every pair that was read can be used' in said
+    shares = look_through(open_data(tmp_path)).shares
+    assert shares['sky'] == pytest.approx(3 / 8) and shares['none'] == pytest.approx(1 / 8)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert cv2.imread(str(sheet)).shape == (384, 3 * 384, 3)
+    assert main(['data', 'check', str(tmp_path), '--kind', 'gta5']) == 2
+    assert 'expected to lie like this' in capsys.readouterr().err
+
+
+# -- any pair of folders
+
+def folders(root: Path, yaml: str, mask: np.ndarray) -> Path:
+    write(root / 'photos' / 'a.jpg', np.full((*mask.shape[:2], 3), 50, np.uint8))
+    write(root / 'truth' / 'a_mask.png', mask)
+    (root / 'dataset.yaml').write_text(
+        f'images: photos\nmasks: truth\nmask_suffix: _mask.png\n{yaml}')
+    return root
+
+
+def test_any_numbers_and_names_will_do(tmp_path: Path) -> None:
+    mask = np.array([[1, 2], [3, 9]], np.uint8)
+    data = open_data(folders(
+        tmp_path, 'classes: {road: [1, 2], tractor: 3}\nignore: 9\n', mask))
+    road, tractor = data.classes
+    assert (road.name, road.id) == ('road', 0) and tractor.id >= len(CITYSCAPES)
+    assert np.array_equal(data.read(0)[1], [[0, 0], [tractor.id, IGNORE]])
+    assert open_data(tmp_path / 'dataset.yaml').classes == data.classes
+
+
+def test_any_colours_will_do(tmp_path: Path) -> None:
+    mask = np.array([[[128, 64, 128], [0, 0, 142]]], np.uint8)
+    yaml = "classes: {road: '#804080', car: ['#00008e', '#000046']}\n"
+    assert np.array_equal(open_data(folders(tmp_path, yaml, mask)).read(0)[1], [[ROAD, CAR]])
+    write(tmp_path / 'truth' / 'a_mask.png', mask + 1)
+    with pytest.raises(DataError, match='#01018f, #814181 in 2 pixels stand for no class'):
+        open_data(tmp_path).read(0)
+
+
+@pytest.mark.parametrize(('yaml', 'reason'), [
+    ('classes: {}\n', 'mapping of names'),
+    ('', 'classes'),
+    ('classes: {road: 300}\n', '300 is neither a number'),
+    ("classes: {road: 'red'}\n", "'red' is neither"),
+    ('classes: {road: 1, car: 1}\n', '1 is told twice'),
+    ("classes: {road: 1, car: '#00008e'}\n", 'not by both'),
+    ('classes: {road: 1}\npictures: x\n', "'pictures' means nothing"),
+    ('classes: [\n', 'dataset.yaml'),
+])
+def test_a_wrong_description_is_told(tmp_path: Path, yaml: str, reason: str) -> None:
+    folders(tmp_path, yaml, np.ones(SIZE, np.uint8))
+    with pytest.raises(DataError, match=reason) as refusal:
+        open_data(tmp_path)
+    assert 'dataset.yaml' in str(refusal.value)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(1, 40))
+def test_scaling_invents_no_class(height: int, width: int, rows: int, columns: int) -> None:
+    ids = np.random.default_rng(0).choice(
+        np.array([0, 10, 255], np.uint8), (height, width))
+    image, scaled = resized(np.zeros((height, width, 3), np.uint8), ids, (rows, columns))
+    assert image.shape == (rows, columns, 3) and scaled.shape == (rows, columns)
+    assert set(np.unique(scaled)) <= set(np.unique(ids))

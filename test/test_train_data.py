@@ -1,0 +1,153 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A head is trained, evaluated and adapted on data sets as people have them on disk."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image as Picture
+from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.catalog import LABEL_IDS, open_data
+from ptdiffseg_ros.data.labels import IGNORE
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.frames import divided, PictureFrames
+from ptdiffseg_ros.train.losses import IGNORE_INDEX
+import pytest
+
+SIZE = (96, 192)
+TO_LABEL_ID = np.zeros(256, np.uint8)
+for label_id, train_id in LABEL_IDS.items():
+    if train_id != IGNORE:
+        TO_LABEL_ID[train_id] = label_id
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Picture.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope='module')
+def cityscapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a small data set of the town, in Cityscapes' tree."""
+    root = tmp_path_factory.mktemp('cityscapes')
+    for split, count in (('train', 12), ('val', 3)):
+        for i in range(count):
+            frame = town.sample(town.SPLITS[split] + i, size=SIZE)
+            name = f'{split}/ulm/ulm_{i:06d}'
+            write(root / f'leftImg8bit/{name}_leftImg8bit.png', frame.image)
+            write(root / f'gtFine/{name}_gtFine_labelIds.png', TO_LABEL_ID[frame.labels])
+    return root
+
+
+@pytest.fixture(scope='module')
+def acdc(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a small data set of the town in bad weather, in ACDC's tree."""
+    root = tmp_path_factory.mktemp('acdc')
+    for condition in ('fog', 'night'):
+        for i in range(12):
+            seed = town.SPLITS['val'] + i
+            frame = town.sample(seed, town.Weather.named(condition, 0.7), SIZE)
+            write(root / f'rgb_anon/{condition}/val/G/{i}_rgb_anon.png', frame.image)
+            write(root / f'gt/{condition}/val/G/{i}_gt_labelTrainIds.png', frame.labels)
+    return root
+
+
+@pytest.fixture(scope='module')
+def trained(cityscapes: Path, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp('trained') / 'mine'
+    assert main([
+        'train', str(out), '--backbone', str(folder.parent / 'backbone'), '--data',
+        str(cityscapes), '--input-size', '64x128', '--steps', '2', '--layout-steps', '2',
+        '--batch', '2', '--head-width', '16', '--json', str(out.with_suffix('.json'))]) == 0
+    return out
+
+
+def test_a_head_is_trained_on_a_data_set_of_its_own_classes(trained: Path) -> None:
+    figures = json.loads(trained.with_suffix('.json').read_text())
+    assert (figures['data'], figures['frames_of_head'], figures['frames_of_layout']) == (
+        'cityscapes', 9, 3)
+    segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
+    assert len(segmenter.config.classes) == 19 and segmenter.config.input_size == (64, 128)
+    assert segmenter.layout is not None and segmenter.statistics is not None
+
+
+def test_it_is_evaluated_at_the_pictures_own_size_and_per_condition(
+        trained: Path, cityscapes: Path, acdc: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / 'figures.json'
+    arguments = ['evaluate', '--model', str(trained), '--json', str(out)]
+    assert main([*arguments, '--data', str(cityscapes)]) == 0
+    figures = json.loads(out.read_text())
+    assert set(figures['conditions']) == {'all'} and figures['data'] == 'cityscapes'
+    iou = figures['conditions']['all']['iou']
+    assert iou['train'] is None and iou['road'] is not None, 'the town has no train'
+    assert main([*arguments, '--data', str(acdc), '--frames', '2']) == 0
+    figures = json.loads(out.read_text())
+    assert set(figures['conditions']) == {'fog', 'night'}
+    assert figures['adverse_mean'] == pytest.approx(np.mean(
+        [figures['conditions'][c]['miou'] for c in ('fog', 'night')]), abs=0.01)
+    assert main([*arguments, '--data', str(acdc), '--split', 'train']) == 2
+    assert 'rgb_anon/CONDITION/train' in capsys.readouterr().err
+
+
+def test_a_known_answer_scores_a_hundred(trained: Path, acdc: Path, monkeypatch) -> None:
+    from ptdiffseg_ros.train.evaluate import evaluate_pictures
+    segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
+    data = open_data(acdc, 'val')
+    answers = {data.read(i)[0].tobytes(): data.read(i)[1] for i in range(len(data))}
+
+    monkeypatch.setattr(segmenter, 'segment', lambda images, context: [
+        SimpleNamespace(class_ids=answers[images[0].tobytes()])])
+    figures = evaluate_pictures(segmenter, data)
+    assert figures['adverse_mean'] == 100.0
+
+
+def test_frames_are_scaled_indexed_and_named_by_what_they_hold(
+        trained: Path, cityscapes: Path) -> None:
+    segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
+    data = open_data(cityscapes)
+    frames = PictureFrames(segmenter, data, [0, 1])
+    image, labels = frames[1]
+    assert image.shape == (64, 128, 3) and labels.shape == (64, 128)
+    assert set(np.unique(labels)) <= {IGNORE_INDEX, *range(19)}
+    others = PictureFrames(segmenter, data, [0, 2])
+    assert frames.name == PictureFrames(segmenter, data, [0, 1]).name != others.name
+
+
+def test_head_and_layout_share_no_picture(cityscapes: Path) -> None:
+    data = open_data(cityscapes)
+    head, layout = divided(data, 100, 100)
+    assert sorted([*head, *layout]) == list(range(12)) and len(layout) == 3
+    assert len(divided(data, 4, 100)[0]) == 4
+
+
+def test_adaptation_is_measured_on_pictures_of_each_condition(
+        trained: Path, acdc: Path, cityscapes: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / 'stream.json'
+    arguments = ['stream', '--model', str(trained), '--seeds', '1', '--json', str(out)]
+    on_acdc = [*arguments, '--data', str(acdc)]
+    assert main([*on_acdc, '--protocol', 'one-pass', '--methods', 'source', 'TENT']) == 0
+    figures = json.loads(out.read_text())
+    of = figures['protocols']['one-pass']['0']
+    assert figures['data'] == 'acdc' and figures['split'] == 'val'
+    assert {c for c in of['TENT'] if isinstance(of['TENT'][c], dict)} == {'fog', 'night'}
+    assert '| one pass | numbers | seeds | fog | night | mean | gain |' in capsys.readouterr().out
+    assert main([*on_acdc, '--protocol', 'drives']) == 2
+    assert 'allowed with pictures of a data set are all, one-pass' in capsys.readouterr().err
+    assert main([*arguments, '--data', str(cityscapes), '--methods', 'source']) == 2
+    assert "3 pictures of the condition ''; a stream needs at least 12" in capsys.readouterr().err
+
+
+def test_streams_of_pictures_leave_out_what_is_held_out(trained: Path, acdc: Path) -> None:
+    from ptdiffseg_ros.train import stream
+    segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
+    scenes = stream.PictureScenes(stream.Encoder(segmenter), open_data(acdc, 'val'))
+    seen = scenes.stream('fog', 0, 0, 100)
+    held = scenes.held_out('fog', 100)
+    assert len(seen) == 8 and len(held) == 4
+    assert not {f.latents.sum().item() for f in seen} & {f.latents.sum().item() for f in held}
+    other = scenes.stream('fog', 1, 0, 100)
+    assert [f.latents.sum().item() for f in other] != [f.latents.sum().item() for f in seen]
