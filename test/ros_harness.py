@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import array
 import atexit
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import itertools
 import json
 import os
@@ -32,6 +33,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 PATIENCE_S = 240.0  # a deadline for a loaded machine, not an expectation
+ASK_AGAIN_S = 60.0  # a service that has not answered; longer than any takes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
@@ -99,6 +101,10 @@ class Process:
     def end(self, by: int = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
         self._process.send_signal(by)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Return the exit code once it has ended by itself."""
         try:
             code = self._process.wait(PATIENCE_S)
             self._reader.join(PATIENCE_S)
@@ -123,6 +129,20 @@ def start_segmenter(model: Path | str, program: tuple[str, ...] = ('-m', 'ptdiff
     return Process(*words)
 
 
+@contextmanager
+def running_segmenter(model: Path | str, arguments: tuple[str, ...] = (),
+                      **parameters: Any) -> Iterator[Process]:
+    """Run the node while it takes images; it must end cleanly."""
+    process = start_segmenter(model, arguments=arguments, **parameters)
+    try:
+        process.wait_for_output('waiting for images')
+        yield process
+        assert process.end(signal.SIGINT) == 0
+        assert 'Traceback' not in process.output
+    finally:
+        process.kill()
+
+
 class Peer:
     """Another ROS node, in the test's own process and context."""
 
@@ -132,6 +152,7 @@ class Peer:
         self.node = rclpy.create_node(name, context=self.context)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
+        self._clients: dict[str, Any] = {}
 
     def close(self) -> None:
         self._executor.shutdown()
@@ -165,15 +186,22 @@ class Peer:
         return heard
 
     def call(self, service_type: type, name: str, request: Any) -> Any:
-        """Call a service and return its answer."""
-        client = self.node.create_client(service_type, name)
-        try:
-            assert self.spin_until(client.service_is_ready), f'no service {name}'
-            future = client.call_async(request)
-            assert self.spin_until(future.done), f'no answer from {name}'
-            return future.result()
-        finally:
-            self.node.destroy_client(client)
+        """
+        Call a service and return its answer.
+
+        DDS drops an answer where the server has not discovered the client's reader within a tenth
+        of a second, which no client can see: so clients are kept, and ask again after a while.
+        """
+        if name not in self._clients:
+            self._clients[name] = self.node.create_client(service_type, name)
+        client = self._clients[name]
+        assert self.spin_until(client.service_is_ready), f'no service {name}'
+        futures: list[Any] = []
+        assert self.spin_until(
+            lambda: any(future.done() for future in futures),
+            lambda: futures.append(client.call_async(request)), every_s=ASK_AGAIN_S
+        ), f'no answer from {name}'
+        return next(future for future in futures if future.done()).result()
 
     def set_parameter(self, name: str, value: Any) -> Any:
         """Set a parameter of the segmenter and return the SetParametersResult."""

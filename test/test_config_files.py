@@ -21,7 +21,8 @@ def test_parameter_file_lists_every_parameter_with_its_default() -> None:
     nodes = yaml.safe_load((CONFIG / 'segmenter.yaml').read_text())
     assert list(nodes) == ['/**']
     written = nodes['/**']['ros__parameters']
-    defaults = {name: item.default for name, item in PARAMETERS.items()
+    defaults = {name: list(item.default) if type(item.default) is tuple else item.default
+                for name, item in PARAMETERS.items()
                 if name not in ('autostart', 'adaptation.enabled')}
     assert written == defaults
     # ROS tells 0 from 0.0: an integer would be refused where a number with a point is declared.

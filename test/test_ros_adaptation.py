@@ -7,13 +7,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-import signal
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from ptdiffseg_ros.adapt.bank import LearnedPrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
-from ros_harness import AdaptationConsumer, Process, start_segmenter
+from ros_harness import AdaptationConsumer, Process, running_segmenter
 from std_srvs.srv import SetBool
 import torch
 
@@ -26,17 +25,11 @@ TOGGLES, BATCH = 1000, 8  # a service holds ten requests
 @pytest.fixture(scope='module')
 def node(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """Run a node that all tests share, adaptation being off; it must end cleanly."""
-    process = start_segmenter(
-        folder, arguments=('--params-file', str(CONFIG)),
-        **{'adaptation.bank': tmp_path_factory.mktemp('bank'), 'adaptation.duty': 1.0,
-           'adaptation.steps': 5})
-    try:
-        process.wait_for_output('waiting for images')
+    parameters = {
+        'adaptation.bank': tmp_path_factory.mktemp('bank'), 'adaptation.duty': 1.0,
+        'adaptation.steps': 5}
+    with running_segmenter(folder, ('--params-file', str(CONFIG)), **parameters) as process:
         yield process
-        assert process.end(signal.SIGINT) == 0
-        assert 'Traceback' not in process.output
-    finally:
-        process.kill()
 
 
 @pytest.fixture

@@ -155,8 +155,8 @@ def test_an_error_in_adaptation_switches_it_off_and_masks_go_on(start, folder, c
 
     for _ in range(3):
         consumer.drive()
-    assert consumer.spin_until(
-        lambda: consumer.get_parameter('adaptation.enabled') is False)
+    assert consumer.drive_until(
+        lambda: consumer.get_parameter('adaptation.enabled') is False), process.output
     process.wait_for_output('adaptation failed: ArithmeticError: poisoned')
     consumer.drive()
     values, status = consumer.values(), consumer.health[0].status[0]

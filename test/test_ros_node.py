@@ -17,7 +17,7 @@ from ptdiffseg_ros.model.testing import tiny_segmenter
 from ptdiffseg_ros.ros.outputs import LATCHED_QOS
 import pytest
 from rclpy.qos import qos_profile_sensor_data
-from ros_harness import Consumer, image, PIXELS, Process, start_segmenter
+from ros_harness import Consumer, image, PIXELS, Process, running_segmenter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Float64, String
 
@@ -45,14 +45,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='module')
 def segmenter(model: Path) -> Iterator[Process]:
     """Run a node that all tests of what it does while active share; it must end cleanly."""
-    process = start_segmenter(model)
-    try:
-        process.wait_for_output('waiting for images')
+    with running_segmenter(model) as process:
         yield process
-        assert process.end(signal.SIGINT) == 0
-        assert 'Traceback' not in process.output
-    finally:
-        process.kill()
 
 
 @pytest.fixture

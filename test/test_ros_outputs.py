@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 from ptdiffseg_ros.data.labels import IGNORE, TOWN
 from ptdiffseg_ros.ros import outputs
-from ptdiffseg_ros.ros.outputs import blend, colorize, image_message, Outputs
+from ptdiffseg_ros.ros.outputs import blend, colorize, image_message, Labels, Outputs
 import pytest
 from std_msgs.msg import Header
 
@@ -116,7 +116,7 @@ def test_an_overlay_leaves_unlabelled_pixels_as_they_are():
 
 
 def test_names_and_colours_of_ids_are_latched_json(node):
-    Outputs(node, TOWN).publish_labels(0.25)
+    Labels(node, TOWN).publish(0.25)
 
     labels = json.loads(node.sent['~/labels'][0].data)
     assert labels[0] == {'id': 0, 'name': 'road', 'color': [128, 64, 128]}
@@ -127,7 +127,7 @@ def test_names_and_colours_of_ids_are_latched_json(node):
 def test_label_info_is_published_where_vision_msgs_exists(node, monkeypatch):
     monkeypatch.setattr(outputs, 'LabelInfo', SimpleNamespace)
     monkeypatch.setattr(outputs, 'VisionClass', SimpleNamespace)
-    Outputs(node, TOWN).publish_labels(0.25)
+    Labels(node, TOWN).publish(0.25)
 
     info, = node.sent['~/label_info']
     assert [(item.class_id, item.class_name) for item in info.class_map] == [
@@ -146,8 +146,16 @@ def test_camera_info_is_passed_on_to_subscribers_only(node):
     assert node.sent['~/camera_info'] == [info]
 
 
+def test_a_camera_of_several_has_its_topics_under_its_name(node):
+    Outputs(node, TOWN, 'front').publish_mask(header(), MASK, CONFIDENCE, 0.0)
+
+    assert len(node.sent['~/front/mask']) == 1
+    assert all(topic.startswith('~/front/') for topic in node.sent)
+
+
 def test_destroy_leaves_no_publisher_behind(node):
     Outputs(node, TOWN).destroy()
+    Labels(node, TOWN).destroy()
 
     assert len(node.destroyed) == len(node.sent)
 

@@ -16,7 +16,9 @@ from rclpy.parameter import Parameter
 import ros_harness
 
 WRONG = [
-    ('model', ''), ('model', 5), ('device', ''), ('dtype', 'int8'), ('scene_prompt', 3.0),
+    ('cameras', 'front'), ('cameras', ['front', 'front']), ('cameras', ['front', '']),
+    ('cameras', ['a/b']), ('cameras', [1, 2]), ('model', ''), ('model', 5),
+    ('device', ''), ('dtype', 'int8'), ('scene_prompt', 3.0),
     ('image_qos', 'best'), ('compressed', 'yes'), ('compressed', 1), ('max_rate_hz', -1.0),
     ('max_rate_hz', float('nan')), ('max_frame_age_s', 'old'), ('min_confidence', 1.01),
     ('min_confidence', True), ('overlay_alpha', -0.1), ('silence_warning_s', 1e9),
@@ -74,7 +76,8 @@ def test_every_parameter_is_described_with_what_is_allowed_and_when_it_counts(de
         assert descriptor.additional_constraints
         assert descriptor.description.endswith(
             ('at once.', 'at the next configure.', 'Read-only.'))
-        assert node.get_parameter(name).value == item.default
+        value = node.get_parameter(name).value
+        assert (tuple(value) if isinstance(value, list) else value) == item.default
         if type(item.default) in (int, float):
             limit, = (descriptor.integer_range if type(item.default) is int else
                       descriptor.floating_point_range)
@@ -82,11 +85,14 @@ def test_every_parameter_is_described_with_what_is_allowed_and_when_it_counts(de
 
 
 def test_values_from_the_command_line_are_in_force(declare):
-    parameters = declare(max_rate_hz=5, scene_prompt='fog', image_qos='reliable').parameters
+    parameters = declare(
+        max_rate_hz=5, scene_prompt='fog', image_qos='reliable', cameras=['front', 'rear_2']
+    ).parameters
 
     assert parameters.refused == {}
     assert parameters.settings == replace(
-        Settings(), max_rate_hz=5, scene_prompt='fog', image_qos='reliable')
+        Settings(), max_rate_hz=5, scene_prompt='fog', image_qos='reliable',
+        cameras=('front', 'rear_2'))
 
 
 @pytest.mark.parametrize('name, value', WRONG)

@@ -8,7 +8,7 @@ import threading
 import time
 
 from hypothesis import given, strategies as st
-from ptdiffseg_ros.ros.worker import RateLimit, Worker
+from ptdiffseg_ros.ros.worker import PATIENCE, RateLimit, TURN, Worker
 import pytest
 
 PATIENCE_S = 30.0
@@ -178,6 +178,32 @@ def test_there_is_no_background_work_without_frames_or_while_one_waits():
     worker.stop()
 
     assert log == ['job', {'front': 0}, {'front': 1}, 'idle']
+
+
+def test_background_work_gets_its_turn_now_and_then_where_a_frame_always_waits():
+    log: list[object] = []
+    done = threading.Event()
+
+    def process(frames: dict[str, int]) -> None:
+        log.append(frames['front'])
+        if frames['front'] < 3 * PATIENCE:
+            worker.offer('front', frames['front'] + 1)  # it waits when this one is done
+        else:
+            done.set()
+
+    def idle(waiting) -> None:
+        while not waiting() and not done.is_set():
+            log.append('unit')
+
+    worker: Worker[int] = Worker(process, idle)
+    worker.offer('front', 1)
+    assert done.wait(PATIENCE_S)
+    worker.stop()
+
+    units = [i for i, entry in enumerate(log) if entry == 'unit']
+    assert units == [*range(PATIENCE, PATIENCE + TURN),
+                     *range(2 * PATIENCE + TURN, 2 * (PATIENCE + TURN))]
+    assert [e for e in log if e != 'unit'] == list(range(1, 3 * PATIENCE + 1))
 
 
 @given(st.floats(1.0, 100.0), st.lists(st.floats(0.0, 0.2), max_size=300), st.floats(0.0, 1e9))

@@ -60,7 +60,7 @@ class Adaptation:
         self._told_domain = ''
         self._told_rate = RateLimit()
         # Triggered on the worker's thread, runs on the executor's, where parameters are set.
-        self._failed = node.create_guard_condition(self._clear_parameter)
+        self._failed = node.create_guard_condition(self.clear_parameter)
         node.create_service(SetBool, '~/set_adaptation', self._on_set_adaptation)
         self._serve('adapt_now', self._adapt_now, needs_active=True)
         self._serve('reset_prompt', self._reset)
@@ -121,7 +121,7 @@ class Adaptation:
         if self.refusal and self._node.settings.adaptation_enabled:
             self._failure = self.refusal
             self._node.get_logger().warning(f'adaptation stays off: {self.refusal}')
-            self._clear_parameter()
+            self.clear_parameter()
         self.tell(at_once=True)
 
     def close(self) -> None:
@@ -213,7 +213,7 @@ class Adaptation:
             self.loop.set_sentence(sentence)
         self._sentence = sentence
 
-    def _clear_parameter(self) -> None:
+    def clear_parameter(self) -> None:
         """Let the parameter say that adaptation is off, where that was not done by hand."""
         failure = self._failure
         on = self.loop is not None and self.loop.state.enabled  # again, by hand
@@ -279,11 +279,7 @@ class Adaptation:
         what = f'the {loop.state.prompt} prompt for {prompt.domain!r} ({self._position()})'
         if file:
             return f'{what} is saved to {prompt.save(Path(file).expanduser())}'
-        try:
-            loop.bank.remember(prompt)
-        finally:  # what cannot be written is remembered in memory all the same
-            loop.state.remembered = loop.bank.domains()
-        loop.state.problem = ''  # if the bank could not be written before, now it can
+        loop.save()
         path = loop.bank.path(prompt.domain)
         return f'{what} is saved to {path}' if path else (
             f'{what} is kept in memory only: adaptation.bank is empty')

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 import os
 from pathlib import Path
@@ -91,14 +91,16 @@ def memory(device: Any) -> dict[str, str]:
     return values
 
 
-def diagnostic_array(node: Node, level: bytes, message: str, hardware: str,
-                     values: Mapping[str, Any]) -> DiagnosticArray:
-    """Build the message for /diagnostics."""
-    status = DiagnosticStatus(
-        level=level, name=f'{node.get_fully_qualified_name().lstrip("/")}: segmentation',
-        message=message, hardware_id=hardware,
-        values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
-    array = DiagnosticArray(status=[status])
+def diagnostic_array(
+        node: Node, hardware: str, parts: Sequence[tuple[str, bytes, str, Mapping[str, Any]]]
+) -> DiagnosticArray:
+    """Build the message for /diagnostics of (name, level, message, values) of each part."""
+    whole = node.get_fully_qualified_name().lstrip('/')
+    array = DiagnosticArray(status=[
+        DiagnosticStatus(
+            level=level, name=f'{whole}: {name}', message=message, hardware_id=hardware,
+            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
+        for name, level, message, values in parts])
     array.header.stamp = node.get_clock().now().to_msg()
     return array
 

@@ -5,10 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 import functools
 import gc
-import posixpath
 import sys
 import time
 import traceback
@@ -18,45 +16,23 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.ros.adaptation import Adaptation
-from ptdiffseg_ros.ros.diagnostics import (
-    diagnostic_array,
-    explain_silence,
-    memory,
-    Statistics,
-    Timing,
-)
-from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
-from ptdiffseg_ros.ros.outputs import Outputs
+from ptdiffseg_ros.ros.camera import Camera, Frame
+from ptdiffseg_ros.ros.diagnostics import diagnostic_array, memory
+from ptdiffseg_ros.ros.outputs import Labels
 from ptdiffseg_ros.ros.parameters import Parameters, Settings
-from ptdiffseg_ros.ros.worker import RateLimit, Worker
+from ptdiffseg_ros.ros.worker import Worker
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.time import Time
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
-CAMERA = ''  # the one camera's slot
-ABSURD_AGE_S = 60.0  # no camera is that late: the stamp is of another clock
-ABSURD_LEAD_S = 1.0
-
 
 class TransitionFailure(Exception):
     """A transition that cannot be made, with the reason; the node stays in its state."""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """A message as it came; the worker decodes it."""
-
-    message: Image | CompressedImage
-    decode: Callable[[Any], np.ndarray]
-    received_s: float  # monotonic
 
 
 def _transition(
@@ -85,7 +61,7 @@ def _transition(
 
 class SegmenterNode(LifecycleNode):
     """
-    Segment what a camera sees and publish the masks.
+    Segment what cameras see and publish the masks.
 
     The executor's callbacks only store; the model, from loading to freeing, belongs to the one
     thread of `worker`, which lives from configure to cleanup and gets frames while active.
@@ -98,14 +74,8 @@ class SegmenterNode(LifecycleNode):
         self.enabled = True
         self.worker: Worker[Frame] | None = None
         self.segmenter: PromptedSegmenter | None = None
-        self.outputs: Outputs | None = None
-        self.statistics = Statistics()
-        self.rate_limit = RateLimit()
-        self.image_subscription: Any = None
-        self.info_subscription: Any = None
-        self.last_frame_s = 0.0
-        self.silence = ''  # why no frame comes, once that has been warned of
-        self.clock_hint_given = False
+        self.cameras: dict[str, Camera] = {}  # from configure to cleanup
+        self.labels: Labels | None = None
         self.parameters = Parameters(self, self._check, self._apply)
         self.adaptation = Adaptation(self)
         self.diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -138,20 +108,22 @@ class SegmenterNode(LifecycleNode):
             self._release()
             raise
         assert self.segmenter is not None
-        self.statistics = Statistics()
-        self.outputs = Outputs(self, self.segmenter.config.classes)
-        self.outputs.publish_labels(self.settings.min_confidence)
+        classes = self.segmenter.config.classes
+        self.cameras = {name: Camera(self, name, classes) for name in self.settings.cameras}
+        self.labels = Labels(self, classes)
+        self.labels.publish(self.settings.min_confidence)
         self.adaptation.advertise()
         self.problem = ''
         self.get_logger().info(
             f'model {self.segmenter.name} is ready on {self.segmenter.device}, '
-            f'{len(self.segmenter.config.classes)} classes')
+            f'{len(classes)} classes')
 
     @_transition
     def on_activate(self) -> None:
         """Start to take images."""
         self.active = self.enabled = True
-        self._subscribe()
+        for camera in self.cameras.values():
+            camera.subscribe()
 
     @_transition
     def on_deactivate(self) -> None:
@@ -191,7 +163,8 @@ class SegmenterNode(LifecycleNode):
 
     def _stop_frames(self) -> None:
         self.active = False
-        self._unsubscribe()
+        for camera in self.cameras.values():
+            camera.unsubscribe()
         if self.worker is not None:
             self.worker.drain()
 
@@ -202,10 +175,13 @@ class SegmenterNode(LifecycleNode):
             self.worker.run(self._free)
             self.worker.stop()
             self.worker = None
-        if self.outputs is not None:
+        for camera in self.cameras.values():
+            camera.destroy()
+        self.cameras = {}
+        if self.labels is not None:
             self.adaptation.close()
-            self.outputs.destroy()
-            self.outputs = None
+            self.labels.destroy()
+            self.labels = None
 
     def _free(self) -> None:
         self.segmenter = None
@@ -220,147 +196,49 @@ class SegmenterNode(LifecycleNode):
         self._release()
         self.destroy_node()
 
-    # Images
-
-    def _image_source(self) -> tuple[type, str, Callable[[Any], np.ndarray]]:
-        topic = self.resolve_topic_name('image_raw')
-        if self.settings.compressed:
-            return CompressedImage, f'{topic}/compressed', decode_compressed
-        return Image, topic, decode
-
-    def _image_qos(self) -> QoSProfile:
-        reliable = self.settings.image_qos == 'reliable'
-        return QoSProfile(
-            history=HistoryPolicy.KEEP_LAST, depth=1,
-            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT)
-
-    def _subscribe(self) -> None:
-        message_type, topic, decoder = self._image_source()
-        self.image_subscription = self.create_subscription(
-            message_type, topic, functools.partial(self._on_image, decoder), self._image_qos())
-        info_topic = posixpath.join(
-            posixpath.dirname(self.resolve_topic_name('image_raw')), 'camera_info')
-        self.info_subscription = self.create_subscription(
-            CameraInfo, info_topic, self._on_camera_info, self._image_qos())
-        self.last_frame_s = time.monotonic()
-        self.silence = ''
-        self.get_logger().info(f'waiting for images on {topic} ({self.settings.image_qos})')
-
-    def _unsubscribe(self) -> None:
-        for subscription in (self.image_subscription, self.info_subscription):
-            if subscription is not None:
-                self.destroy_subscription(subscription)
-        self.image_subscription = self.info_subscription = None
-
-    def _on_camera_info(self, message: CameraInfo) -> None:
-        if self.enabled and self.outputs is not None:
-            self.outputs.pass_camera_info(message)
-
-    def _on_image(self, decoder: Callable[[Any], np.ndarray],
-                  message: Image | CompressedImage) -> None:
-        received_s = time.monotonic()
-        self.last_frame_s = received_s
-        if not self.enabled or self.worker is None:
-            return
-        self.statistics.received += 1
-        if self.silence:
-            self.silence = ''
-            self.get_logger().info('images arrive')
-        now_s = self._now_s()
-        self._hint_at_clock(now_s, now_s - _seconds(message.header.stamp))
-        if now_s and not self.rate_limit.admits(now_s, self.settings.max_rate_hz):
-            self.statistics.limited += 1
-        elif self.worker.offer(CAMERA, Frame(message, decoder, received_s)):
-            self.statistics.replaced += 1
-
-    def _now_s(self) -> float:
+    def now_s(self) -> float:
         """Return the node clock in seconds; 0 while simulated time has not begun."""
-        return self.get_clock().now().nanoseconds * 1e-9
-
-    def _hint_at_clock(self, now_s: float, age_s: float) -> None:
-        """Say once that stamps and node clock do not belong together, and what to do."""
-        if self.clock_hint_given or -ABSURD_LEAD_S <= age_s <= ABSURD_AGE_S:
-            return
-        self.clock_hint_given = True
-        if not now_s:
-            hint = 'use_sim_time is true but /clock has not come yet: play the bag with --clock'
-        elif self.get_parameter('use_sim_time').value:
-            hint = ('use_sim_time is true: is /clock of the same bag or simulation as the images? '
-                    'For a live camera set use_sim_time to false')
-        elif age_s > 0:
-            hint = ('for a bag or a simulation set use_sim_time to true and let it publish '
-                    '/clock; for a camera check that its driver stamps with the time of day')
-        else:
-            hint = 'synchronise the clocks of the machines (chrony, PTP)'
-        self.get_logger().warning(
-            f'an image is {age_s:.1f} s old by the node clock, so max_frame_age_s and latencies '
-            f'mean nothing: {hint}')
+        return float(self.get_clock().now().nanoseconds * 1e-9)
 
     # The worker's side
 
     def _process(self, frames: dict[str, Frame]) -> None:
         """Segment the newest frame of each camera and publish; runs on the worker's thread."""
-        try:
-            self._segment(frames)
-        except Exception as error:
-            if not self.context.ok():  # the process is ending: nobody to publish to
-                return
-            self.statistics.fail(str(error))
-            self.get_logger().error(
-                f'a frame could not be segmented: {error}', throttle_duration_sec=5.0)
-            self.get_logger().debug(traceback.format_exc())
-
-    def _segment(self, frames: dict[str, Frame]) -> None:
-        segmenter, outputs, settings = self.segmenter, self.outputs, self.settings
-        assert segmenter is not None and outputs is not None
         begun_s = time.monotonic()
         images: dict[str, np.ndarray] = {}
-        for camera, frame in frames.items():
-            if self._is_stale(frame, settings.max_frame_age_s):
-                continue
+        for name, frame in frames.items():
+            image = self.cameras[name].decode(frame)
+            if image is not None:
+                images[name] = image
+        batches = [images] if images else []
+        while batches:
+            batch = batches.pop()
             try:
-                images[camera] = frame.decode(frame.message)
-            except ImageError as error:
-                self.statistics.fail(str(error))
-                self.get_logger().error(f'bad image: {error}', throttle_duration_sec=5.0)
-        if not images:
-            return
+                self._segment({name: frames[name] for name in batch}, batch, begun_s)
+            except Exception as error:
+                if not self.context.ok():  # the process is ending: nobody to publish to
+                    return
+                self.get_logger().debug(traceback.format_exc())
+                if len(batch) > 1:  # one camera's trouble is not the others'
+                    batches += [{name: image} for name, image in batch.items()]
+                    continue
+                for name in batch:
+                    self.cameras[name].fail(error)
 
+    def _segment(self, frames: dict[str, Frame], images: dict[str, np.ndarray],
+                 begun_s: float) -> None:
+        assert self.segmenter is not None
         model_begun_s = time.monotonic()
-        results = segmenter.segment(list(images.values()), self.adaptation.context)
+        results = self.segmenter.segment(list(images.values()), self.adaptation.context)
         model_s = time.monotonic() - model_begun_s
-
-        for (camera, image), result in zip(images.items(), results):
-            header = frames[camera].message.header
-            mask = outputs.publish_mask(
-                header, result.class_ids, result.confidence, settings.min_confidence)
-            published_s = time.monotonic()
-            age_s = self._now_s() - _seconds(header.stamp)
-            outputs.publish_views(header, image, mask, result.confidence, settings.overlay_alpha)
-            outputs.publish_times((published_s - begun_s) * 1e3, age_s * 1e3)
-            self.statistics.segmented += 1
-            self.statistics.timings.append(Timing(
-                published_s, age_s, model_s * 1e3,
-                (published_s - frames[camera].received_s - model_s) * 1e3))
-        for camera, result in zip(images, results):  # once all masks are out
-            self.adaptation.observe(
-                camera, _seconds(frames[camera].message.header.stamp), result.latents)
+        for (name, image), result in zip(images.items(), results):
+            self.cameras[name].publish(frames[name], image, result, begun_s, model_s)
+        for name, result in zip(images, results):  # once all masks are out
+            self.adaptation.observe(name, frames[name].stamp_s, result.latents)
 
     def _adapt(self, waiting: Callable[[], bool]) -> None:
         """Use the time between frames; runs on the worker's thread."""
         self.adaptation.work(lambda: waiting() or not self.enabled)
-
-    def _is_stale(self, frame: Frame, max_age_s: float) -> bool:
-        if max_age_s <= 0.0:
-            return False
-        age_s = self._now_s() - _seconds(frame.message.header.stamp)
-        if not max_age_s < age_s <= max(ABSURD_AGE_S, max_age_s):  # of another clock: no verdict
-            return False
-        self.statistics.stale += 1
-        self.get_logger().warning(
-            f'dropped a frame {age_s:.2f} s old, max_frame_age_s is {max_age_s}',
-            throttle_duration_sec=5.0)
-        return True
 
     # Parameters, services, health
 
@@ -381,10 +259,10 @@ class SegmenterNode(LifecycleNode):
         if late and self.worker is not None:
             self.get_logger().info(f'{", ".join(late)}: takes effect at the next configure')
         if self.active and {'image_qos', 'compressed'} & set(changed):
-            self._unsubscribe()
-            self._subscribe()
-        if self.outputs is not None and {'scene_prompt', 'min_confidence'} & set(changed):
-            self.outputs.publish_labels(settings.min_confidence)
+            for camera in self.cameras.values():
+                camera.subscribe()
+        if self.labels is not None and {'scene_prompt', 'min_confidence'} & set(changed):
+            self.labels.publish(settings.min_confidence)
         self.adaptation.apply(settings, changed)
 
     def unavailable(self, service: str, needs_active: bool) -> str:
@@ -405,20 +283,24 @@ class SegmenterNode(LifecycleNode):
             return response
         words = {True: 'enabled', False: 'disabled'}
         response.success = True
+        segmented = sum(camera.statistics.segmented for camera in self.cameras.values())
         response.message = (f'{words[self.enabled]} -> {words[request.data]}, '
-                            f'{self.statistics.segmented} frames segmented')
+                            f'{segmented} frames segmented')
         self.enabled = request.data
-        self.last_frame_s = time.monotonic()
-        self.silence = ''
+        for camera in self.cameras.values():
+            camera.expect()
         if not self.enabled and self.worker is not None:
             self.worker.clear()
         self.get_logger().info(response.message)
         return response
 
     def _on_second(self) -> None:
-        self._warn_of_silence()
+        if self.active and self.enabled:
+            for camera in self.cameras.values():
+                camera.warn_of_silence()
+        self.adaptation.clear_parameter()  # should the worker's word of it have been lost
         self.adaptation.tell()  # what was held back to ten times a second
-        level, message = self._health()
+        health = {name: camera.health() for name, camera in self.cameras.items()}
         segmenter = self.segmenter
         values: dict[str, Any] = {'model': self.settings.model}
         hardware = ''
@@ -427,23 +309,24 @@ class SegmenterNode(LifecycleNode):
                 self.settings.scene_prompt or segmenter.config.source_scene_prompt)
             values.update(memory(segmenter.device))
             hardware = str(segmenter.device)
-        values.update(self.statistics.values(time.monotonic()))
+        now_s = time.monotonic()
+        several = []
+        for name, camera in self.cameras.items():
+            if name:
+                several.append((name, *health[name], camera.statistics.values(now_s)))
+            else:
+                values.update(camera.statistics.values(now_s))
         values.update(self.adaptation.values())
-        self.diagnostics.publish(diagnostic_array(self, level, message, hardware, values))
+        worst = max(health.values(), key=lambda found: found[0], default=None)
+        self.diagnostics.publish(diagnostic_array(
+            self, hardware, [('segmentation', *self._health(worst), values), *several]))
 
-    def _warn_of_silence(self) -> None:
-        limit_s = self.settings.silence_warning_s
-        silent_s = time.monotonic() - self.last_frame_s
-        if not self.active or not self.enabled or limit_s <= 0.0 or silent_s < limit_s:
-            return
-        message_type, topic, _ = self._image_source()
-        type_name = f'sensor_msgs/msg/{message_type.__name__}'
-        reason = explain_silence(self, topic, type_name, self._image_qos())
-        if reason != self.silence:  # once for each reason, not every second
-            self.silence = reason
-            self.get_logger().warning(f'no image for {silent_s:.0f} s: {reason}')
+    def _health(self, of_cameras: tuple[bytes, str] | None) -> tuple[bytes, str]:
+        """
+        Give a level and words for the whole node.
 
-    def _health(self) -> tuple[bytes, str]:
+        :param of_cameras: those of the camera that is worst off.
+        """
         if self.worker is None:
             if self.problem:
                 return DiagnosticStatus.ERROR, self.problem
@@ -452,19 +335,11 @@ class SegmenterNode(LifecycleNode):
             return DiagnosticStatus.WARN, 'inactive: activate the node'
         if not self.enabled:
             return DiagnosticStatus.OK, 'disabled by ~/enable'
-        if self.silence:
-            return DiagnosticStatus.WARN, f'no images: {self.silence}'
-        failed, segmented = self.statistics.since_last_report()
-        if failed:
-            level = DiagnosticStatus.WARN if segmented else DiagnosticStatus.ERROR
-            return level, f'{failed} frames failed: {self.statistics.last_failure}'
+        if of_cameras is not None and of_cameras[0] != DiagnosticStatus.OK:
+            return of_cameras
         if self.adaptation.problem:
             return DiagnosticStatus.WARN, f'segmenting; adaptation: {self.adaptation.problem}'
         return DiagnosticStatus.OK, 'segmenting'
-
-
-def _seconds(stamp: Any) -> float:
-    return Time.from_msg(stamp).nanoseconds * 1e-9
 
 
 def main(args: list[str] | None = None) -> int:

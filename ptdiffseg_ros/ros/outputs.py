@@ -8,6 +8,7 @@ import array
 from collections.abc import Sequence
 import json
 import math
+import posixpath
 from typing import Any
 
 import cv2
@@ -38,26 +39,23 @@ class Outputs:
     Confidence, colour mask and overlay are computed only while somebody subscribes to them.
     """
 
-    def __init__(self, node: Node, classes: Sequence[LabelClass]) -> None:
+    def __init__(self, node: Node, classes: Sequence[LabelClass], camera: str = '') -> None:
         self._node = node
-        self._classes = tuple(classes)
         self._palette = palette(classes)
-        self._mask = node.create_publisher(Image, '~/mask', OUTPUT_QOS)
-        self._confidence = node.create_publisher(Image, '~/confidence', OUTPUT_QOS)
-        self._color_mask = node.create_publisher(Image, '~/color_mask', OUTPUT_QOS)
-        self._overlay = node.create_publisher(Image, '~/overlay', OUTPUT_QOS)
-        self._camera_info = node.create_publisher(CameraInfo, '~/camera_info', OUTPUT_QOS)
-        self._processing = node.create_publisher(
-            Float64, '~/debug/processing_time_ms', OUTPUT_QOS)
-        self._latency = node.create_publisher(Float64, '~/debug/pipeline_latency_ms', OUTPUT_QOS)
-        self._labels = node.create_publisher(String, '~/labels', LATCHED_QOS)
-        self._label_info = None
-        if LabelInfo is not None:
-            self._label_info = node.create_publisher(LabelInfo, '~/label_info', LATCHED_QOS)
-        else:
-            node.get_logger().info(
-                'vision_msgs is not installed: no ~/label_info, class names are on ~/labels only',
-                once=True)
+        self._publishers: list[Any] = []
+
+        def publisher(kind: type, name: str) -> Any:
+            made = node.create_publisher(kind, posixpath.join('~', camera, name), OUTPUT_QOS)
+            self._publishers.append(made)
+            return made
+
+        self._mask = publisher(Image, 'mask')
+        self._confidence = publisher(Image, 'confidence')
+        self._color_mask = publisher(Image, 'color_mask')
+        self._overlay = publisher(Image, 'overlay')
+        self._camera_info = publisher(CameraInfo, 'camera_info')
+        self._processing = publisher(Float64, 'debug/processing_time_ms')
+        self._latency = publisher(Float64, 'debug/pipeline_latency_ms')
 
     def publish_mask(self, header: Header, class_ids: np.ndarray, confidence: np.ndarray,
                      min_confidence: float) -> np.ndarray:
@@ -91,8 +89,34 @@ class Outputs:
         self._processing.publish(Float64(data=processing_ms))
         self._latency.publish(Float64(data=pipeline_latency_ms))
 
-    def publish_labels(self, min_confidence: float) -> None:
-        """Publish the latched names of the class ids, for those who subscribe later as well."""
+    def pass_camera_info(self, message: CameraInfo) -> None:
+        """Pass the camera's calibration on, unchanged, if somebody subscribes."""
+        if self._camera_info.get_subscription_count():
+            self._camera_info.publish(message)
+
+    def destroy(self) -> None:
+        """Remove the publishers from the node."""
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)
+
+
+class Labels:
+    """The latched names of the class ids, for those who subscribe later as well."""
+
+    def __init__(self, node: Node, classes: Sequence[LabelClass]) -> None:
+        self._node = node
+        self._classes = tuple(classes)
+        self._labels = node.create_publisher(String, '~/labels', LATCHED_QOS)
+        self._label_info = None
+        if LabelInfo is not None:
+            self._label_info = node.create_publisher(LabelInfo, '~/label_info', LATCHED_QOS)
+        else:
+            node.get_logger().info(
+                'vision_msgs is not installed: no ~/label_info, class names are on ~/labels only',
+                once=True)
+
+    def publish(self, min_confidence: float) -> None:
+        """Publish them; min_confidence is the threshold that consumers are told."""
         self._labels.publish(String(data=labels_json(self._classes)))
         if self._label_info is not None:
             header = Header(stamp=self._node.get_clock().now().to_msg())
@@ -101,17 +125,9 @@ class Outputs:
             self._label_info.publish(
                 LabelInfo(header=header, class_map=class_map, threshold=min_confidence))
 
-    def pass_camera_info(self, message: CameraInfo) -> None:
-        """Pass the camera's calibration on, unchanged, if somebody subscribes."""
-        if self._camera_info.get_subscription_count():
-            self._camera_info.publish(message)
-
     def destroy(self) -> None:
         """Remove the publishers from the node."""
-        publishers: list[Any] = [
-            self._mask, self._confidence, self._color_mask, self._overlay, self._camera_info,
-            self._processing, self._latency, self._labels, self._label_info]
-        for publisher in publishers:
+        for publisher in (self._labels, self._label_info):
             if publisher is not None:
                 self._node.destroy_publisher(publisher)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, Field, field, fields, replace
+import re
 from typing import Any
 
 from rcl_interfaces.msg import (
@@ -58,6 +59,9 @@ class Settings:
     dtype: str = _parameter(
         'auto', "The model's number format; 'auto' picks what suits the device.",
         choices=('auto', 'float32', 'float16', 'bfloat16'), late=True)
+    cameras: tuple[str, ...] = _parameter(
+        ('',), 'Names of the cameras: NAME is read from NAME/image_raw and its mask goes to '
+        '~/NAME/mask. One empty name: one camera, image_raw to ~/mask.', late=True)
     scene_prompt: str = _parameter(
         '', "A sentence that says how the scene looks, e.g. 'a foggy driving scene'. Conditions "
         'the next frame. Empty: the sentence the segmenter was trained with.')
@@ -116,6 +120,9 @@ class Settings:
         most=2**31 - 1, late=True)
 
     def __post_init__(self) -> None:
+        names = self.cameras
+        if isinstance(names, list):  # as rclpy has it; an empty one has no type of its own
+            object.__setattr__(self, 'cameras', tuple(names) or ('',))
         for item in fields(self):
             value = getattr(self, item.name)
             if not _fits(value, item):
@@ -136,8 +143,17 @@ def _fits(value: Any, item: Field[Any]) -> bool:
     if data['most'] is not None:
         kinds = (int,) if type(item.default) is int else (int, float)
         return type(value) in kinds and data['least'] <= value <= data['most']
+    if type(item.default) is tuple:
+        return type(value) is tuple and (value == item.default or _are_names(value))
     return type(value) is type(item.default) and (
         value in data['choices'] if data['choices'] else value != '' or data['optional'])
+
+
+def _are_names(values: tuple[Any, ...]) -> bool:
+    """Say whether these are different names that can be part of a topic's."""
+    return len(set(values)) == len(values) and all(
+        isinstance(value, str) and re.fullmatch('[A-Za-z][A-Za-z0-9_]*', value)
+        for value in values)
 
 
 def _allowed(item: Field[Any]) -> str:
@@ -147,6 +163,8 @@ def _allowed(item: Field[Any]) -> str:
                 f'a number from {float(least)} to {most}')
     if choices:
         return ' or '.join(choices)
+    if type(item.default) is tuple:
+        return 'a list of different names of letters, digits and _, which begin with a letter'
     return 'true or false' if type(item.default) is bool else 'text'
 
 
