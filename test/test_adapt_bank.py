@@ -6,13 +6,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 import pickle
+import resource
 import signal
 import subprocess
 import sys
 
 from hypothesis import given, settings, strategies as st
-from ptdiffseg_ros.adapt import bank as bank_module
-from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
+from ptdiffseg_ros.adapt.bank import FORMAT, LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.errors import AdaptationError
 import pytest
 from safetensors.torch import save_file
@@ -103,7 +103,7 @@ def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path, harm: str) -> N
         path.unlink()
     elif harm == 'header':
         save_file({'tokens': torch.zeros(5, WIDTH)}, path,
-                  metadata={'format': bank_module.FORMAT, 'prompt': '{"domain": "fog"}'})
+                  metadata={'format': FORMAT, 'prompt': '{"domain": "fog"}'})
     with pytest.raises(AdaptationError, match='fog.safetensors cannot be used'):
         LearnedPrompt.load(path)
 
@@ -137,16 +137,18 @@ def test_a_folder_that_cannot_be_written_is_said_and_nothing_learned_is_lost(
     assert bank.recall('fog') is not None
 
 
-def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_disk_that_takes_no_more_leaves_the_old_file_and_loses_nothing(tmp_path: Path) -> None:
     bank = PromptBank(tmp_path, MODEL, WIDTH)
     bank.remember(prompt())
-
-    def full(tensors, path, metadata):
-        Path(path).write_bytes(b'half')
-        raise OSError(28, 'No space left on device')
-    monkeypatch.setattr(bank_module, 'save_file', full)
-    with pytest.raises(AdaptationError, match='No space left'):
-        bank.remember(prompt(seed=1))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # a write fails in the middle
+    try:
+        with pytest.raises(AdaptationError, match='cannot be saved.*still in use'):
+            bank.remember(prompt(seed=1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    held = bank.recall('fog')
+    assert held is not None and torch.equal(held.tokens, prompt(seed=1).tokens)
     assert [p.suffix for p in tmp_path.iterdir()] == ['.safetensors']
     kept = PromptBank(tmp_path, MODEL, WIDTH).recall('fog')
     assert kept is not None and torch.equal(kept.tokens, prompt().tokens)
@@ -156,7 +158,7 @@ SAVE_FOR_EVER = """
 import sys
 from pathlib import Path
 import torch
-from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
+from ptdiffseg_ros.adapt.bank import FORMAT, LearnedPrompt, PromptBank
 bank = PromptBank(Path(sys.argv[1]), '0123abcd', 8)
 number = 0
 while True:
@@ -190,3 +192,19 @@ def test_any_name_of_a_domain_is_a_file_of_its_own_inside_the_folder(names: list
     assert one is not None and two is not None
     assert one.parent == Path('/bank') == one.resolve().parent
     assert (one == two) == (names[0] == names[1])
+
+
+@pytest.mark.parametrize('kind', ['weights', 'text'])
+def test_a_file_that_is_no_prompt_is_never_replaced(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / 'head.safetensors'
+    if kind == 'weights':
+        save_file({'tokens': torch.zeros(3, 4)}, path)
+    else:
+        path.write_text('somebody needs this')
+    before = path.read_bytes()
+    with pytest.raises(AdaptationError, match='is no scene prompt: it is left alone'):
+        prompt().save(path)
+    assert path.read_bytes() == before
+    prompt().save(path, over_anything=True)
+    prompt(domain='night').save(path)
+    assert LearnedPrompt.load(path).domain == 'night'

@@ -10,6 +10,7 @@ import numpy as np
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop, DutyBudget
+from ptdiffseg_ros.adapt.passes import Passes
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
 from ptdiffseg_ros.adapt.shift import Recognition
 from ptdiffseg_ros.adapt.tuner import TunerConfig
@@ -52,7 +53,14 @@ class Drive:
         """Let the recogniser name a domain once, as after a shift."""
         left = [verdict]
         self.loop._searching = True
-        self.loop._recognizer.look = lambda latents: left.pop() if left else None
+        recognizer = self.loop._recognizer
+
+        def passes(latents: torch.Tensor) -> Passes[Recognition | None]:
+            yield from type(recognizer).passes(recognizer, latents)
+            recognizer.explained = True
+            return left.pop() if left else None
+
+        recognizer.passes = passes
 
     def frame(self) -> torch.Tensor:
         self.number += 1
@@ -73,10 +81,34 @@ class Drive:
         return [kind for kind, _ in self.events]
 
 
+def find(monkeypatch: pytest.MonkeyPatch, *verdicts: Verdict) -> None:
+    """Let reviews find this in turn, the last one for ever, each after one frame."""
+    left = list(verdicts)
+
+    def passes(self: PromptReview, latents: torch.Tensor) -> Passes[Verdict]:
+        yield
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    monkeypatch.setattr(PromptReview, 'passes', passes)
+
+
 @pytest.fixture
 def always_better(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every review find the candidate better, after one frame."""
-    monkeypatch.setattr(PromptReview, 'feed', lambda self, latents: Verdict.BETTER)
+    """Let every review find the candidate better."""
+    find(monkeypatch, Verdict.BETTER)
+
+
+def test_what_weather_looked_like_half_way_is_looked_at_again(segmenter) -> None:
+    drive = Drive(segmenter, look_period_s=1000.0)
+    drive.go()
+    drive.say(FOG)
+    looked_at: list[torch.Tensor] = []
+    passes = drive.loop._recognizer.passes
+    drive.loop._recognizer.passes = lambda latents: (
+        looked_at.append(latents) or passes(latents))
+    drive.go(2)
+    assert drive.loop.state.domain == 'foggy'
+    assert len(looked_at) == 2, 'the frame after the change as well'
 
 
 def test_off_it_does_nothing_at_all(segmenter) -> None:
@@ -128,6 +160,28 @@ def test_when_a_domain_returns_its_prompt_does_at_once(segmenter, always_better)
     assert drive.loop.state.prompt == 'recalled' and 'recalled' in drive.kinds()
 
 
+def test_a_visit_too_short_to_finish_is_not_for_nothing(segmenter, always_better) -> None:
+    drive = Drive(segmenter, steps=100)
+    drive.say(FOG)
+    drive.go(2, units=9)
+    step = drive.loop.state.step
+    assert drive.loop.state.prompt == 'tuned' and 2 <= step < 100
+    learned = drive.loop.context.clone()
+    drive.say(CLEAR)
+    drive.go(1)
+    assert drive.loop.state.remembered == ['foggy'], 'what a review has found better'
+    drive.say(FOG)
+    drive.go(1, units=1)
+    assert torch.equal(drive.loop.context, learned)
+    assert drive.loop.state.step == step and drive.loop.state.tuning, 'it goes on'
+    drive.loop.reset()
+    drive.say(CLEAR)
+    drive.go(1)
+    drive.say(FOG)
+    drive.go(1, units=1)
+    assert drive.loop.state.step == 0, 'after a reset it begins anew'
+
+
 def test_learned_prompts_outlive_the_process(segmenter, always_better, tmp_path: Path) -> None:
     def bank() -> PromptBank:
         return PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
@@ -142,7 +196,7 @@ def test_learned_prompts_outlive_the_process(segmenter, always_better, tmp_path:
 
 
 def test_nothing_is_published_before_a_review_finds_it_better(segmenter, monkeypatch) -> None:
-    monkeypatch.setattr(PromptReview, 'feed', lambda self, latents: Verdict.NOT_BETTER)
+    find(monkeypatch, Verdict.NOT_BETTER)
     drive = Drive(segmenter)
     drive.say(FOG)
     drive.go(8)
@@ -152,12 +206,11 @@ def test_nothing_is_published_before_a_review_finds_it_better(segmenter, monkeyp
 
 
 def test_a_prompt_worse_than_the_source_is_rolled_back(segmenter, monkeypatch) -> None:
-    verdicts = [Verdict.BETTER, Verdict.WORSE]
-    monkeypatch.setattr(PromptReview, 'feed', lambda self, latents: verdicts.pop(0))
+    find(monkeypatch, Verdict.BETTER, Verdict.WORSE)
     drive = Drive(segmenter)
     drive.say(FOG)
     drive.go(8)
-    assert not verdicts
+    assert drive.loop.state.step == 4, 'the second review was the worse one'
     assert torch.equal(drive.loop.context, segmenter.context())
     assert drive.loop.state.rollbacks == 1 and 'rollback' in drive.kinds()
     assert not drive.loop.state.tuning and not drive.loop.state.remembered
@@ -314,6 +367,21 @@ def test_work_stops_when_a_frame_waits(segmenter) -> None:
     drive.clock.now_s += 1.0
     drive.loop.work(lambda: next(asked))
     assert len(units) == 2
+
+
+def test_a_shift_ends_the_work_on_a_frame_half_way(segmenter, always_better) -> None:
+    drive = Drive(segmenter, look_period_s=1000.0)
+    drive.say(FOG)
+    drive.go(3, units=2)
+    while not drive.loop.under_way:
+        drive.go(units=1)
+    drive.loop._gate.observe = lambda latents: True
+    drive.loop._searching = False
+    drive.loop.observe('', drive.number / 5, drive.frame())
+    assert not drive.loop.under_way
+    looks = drive.loop._recognizer._looks
+    drive.loop.unit(drive.clock.now_s)
+    assert drive.loop._recognizer._looks == looks + 1
 
 
 def test_a_review_prefers_the_prior_and_refuses_what_is_no_number(segmenter) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
-from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, ShiftGate
+from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, ROUNDS, ShiftGate
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -39,11 +39,15 @@ def test_every_weather_is_recognised_and_the_gate_notices_the_change(micro) -> N
     gate = ShiftGate(micro.statistics.latent_std)
     recognizer = DomainRecognizer(micro, SCENE_PROMPTS)
     for condition in ('clear', 'night', 'fog', 'snow', 'rain', 'clear'):
-        frames = drive(micro, condition, 10)
+        frames = drive(micro, condition, 4 + ROUNDS * len(LOOK_TIMESTEPS))
         opened = [gate.observe(latents) for latents in frames]
         assert any(opened[:4]), f'{condition} was not noticed'
         recognizer.forget()
-        found = [recognizer.look(latents) for latents in frames[4:4 + len(LOOK_TIMESTEPS)]]
+        found = []
+        for latents in frames[4:]:
+            found.append(recognizer.look(latents))
+            if recognizer.decided:
+                break
         verdict = found[-1]
         assert verdict is not None
         assert verdict.domain == domain_name(SCENE_PROMPTS[town.WEATHERS.index(condition)])
@@ -73,13 +77,45 @@ def test_a_small_lead_changes_nothing(micro) -> None:
     first = recognizer.judge()
     assert first is not None and (first.domain, first.changed) == ('clear', True)
     near = torch.tensor([1.005, 1.0, 1.2, 1.2, 1.2])
+    recognizer.forget()
     recognizer._errors.extend([near] * 3)
     assert recognizer.judge().domain == 'clear'
     far = torch.tensor([1.05, 1.0, 1.2, 1.2, 1.2])
+    recognizer.forget()
     recognizer._errors.extend([far] * 3)
     second = recognizer.judge()
     assert (second.domain, second.changed) == ('foggy', True)
     assert second.margin == pytest.approx(0.05)
+
+
+def test_where_two_sentences_are_close_it_looks_longer(micro) -> None:
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, sure=0.01)
+    close = torch.tensor([1.005, 1.0, 1.2, 1.2, 1.2])
+    clear = torch.tensor([1.0, 1.2, 1.2, 1.2, 1.2])
+    needed = {}
+    for name, errors in (('close', close), ('clear', clear)):
+        recognizer.forget()
+        for _ in range(9):
+            recognizer._errors.append(errors)
+            if recognizer.decided:
+                break
+            assert name != 'close' or recognizer.judge() is None
+        needed[name] = len(recognizer._errors), recognizer.judge().domain
+    assert needed == {'close': (9, 'foggy'), 'clear': (3, 'clear')}
+
+
+def test_a_look_makes_way_after_each_sentence(micro) -> None:
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS)
+    *before, latents = drive(micro, 'night', 3)
+    for frame in before:
+        recognizer.look(frame)
+    passes = recognizer.passes(latents)
+    ways = 0
+    with pytest.raises(StopIteration) as end:
+        while True:
+            next(passes)
+            ways += 1
+    assert ways == len(SCENE_PROMPTS) - 1 and end.value.value.domain == 'night'
 
 
 def test_sentences_must_differ(segmenter) -> None:

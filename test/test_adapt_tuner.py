@@ -7,11 +7,13 @@ import math
 
 from ptdiffseg_ros.adapt.tuner import (
     cell_shares,
+    disagreement,
     implausibility,
     PromptTuner,
     TunerConfig,
     TuneStep,
 )
+from ptdiffseg_ros.model.layout import LayoutDenoiser
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import SourceStatistics
 from ptdiffseg_ros.model.testing import KINDS, tiny_segmenter
@@ -76,6 +78,21 @@ def test_the_prompt_waits_for_the_whole_batch(segmenter) -> None:
         assert torch.equal(tuner.tokens, tuner.start)
     assert tuner.feed(frame) is not None
     assert not torch.equal(tuner.tokens, tuner.start)
+
+
+def test_masks_may_go_out_between_the_passes(segmenter) -> None:
+    latents = latents_of(segmenter)
+    expected = step_of(tuner_of(segmenter), latents)
+    tuner, masks = tuner_of(segmenter), 0
+    for frame in latents:
+        passes = tuner.passes(frame)
+        with pytest.raises(StopIteration) as end:
+            while True:
+                next(passes)
+                with torch.no_grad():
+                    segmenter.logits(frame[None], segmenter.context())
+                masks += 1
+    assert masks == 4 and end.value.value == expected
 
 
 def test_the_loss_falls_and_the_same_steps_give_the_same_prompt(segmenter) -> None:
@@ -166,3 +183,30 @@ def test_statistics_of_other_classes_are_refused(segmenter) -> None:
         found.denoising_error)
     with pytest.raises(ValueError, match='of 2 classes'):
         PromptTuner(segmenter, segmenter.encode_scene('fog'), segmenter.context(), half)
+
+
+def test_agreement_with_decided_labels_costs_nothing_and_every_class_counts() -> None:
+    labels = torch.zeros(1, 8, 8, dtype=torch.long)
+    labels[:, :4] = 1
+    labels[:, 0, 0] = 2  # one pixel of 64
+    sure = 30.0 * torch.nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2).float()
+    assert disagreement(sure, sure) == pytest.approx(0.0, abs=1e-5)
+    without = sure.clone()
+    without[:, :, 0, 0] = without[:, :, 0, 1]
+    # Lost is one of three classes, so a third of the Dice term, and 30 nats at one pixel.
+    assert disagreement(without, sure) == pytest.approx(1 / 3 + 30 / 64, abs=0.03)
+
+
+def test_the_layout_denoiser_teaches_and_is_not_taught(folder) -> None:
+    own = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    assert step_of(tuner_of(own), latents_of(own)).disagreement == 0.0
+    torch.manual_seed(0)
+    own.layout = LayoutDenoiser(len(own.config.classes), 16).requires_grad_(False)
+    torch.nn.init.normal_(own.layout.out.weight)
+    before = {k: v.clone() for k, v in own.layout.state_dict().items()}
+    settings = {'entropy_weight': 0.0, 'anchor_weight': 0.0, 'teacher_weight': 100.0}
+    tuner = tuner_of(own, memory=0.0, **settings)
+    steps = [step_of(tuner, latents_of(own)) for _ in range(15)]
+    assert steps[-1].disagreement < steps[0].disagreement - 1e-3
+    after = own.layout.state_dict()
+    assert all(torch.equal(before[k], after[k]) for k in before)

@@ -16,7 +16,8 @@ from ptdiffseg_ros.model.source import (
     NAME,
     SourceStatistics,
 )
-from ptdiffseg_ros.train.features import ClearFrames, source_statistics
+from ptdiffseg_ros.train.features import source_statistics
+from ptdiffseg_ros.train.frames import ClearFrames
 import pytest
 import torch
 

@@ -15,7 +15,8 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
 from ptdiffseg_ros.train import head as head_module
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import condition_frames, evaluate, recognise_weather
-from ptdiffseg_ros.train.features import CachedFeatures, ClearFrames, LiveFeatures
+from ptdiffseg_ros.train.features import CachedFeatures, LiveFeatures
+from ptdiffseg_ros.train.frames import ClearFrames
 from ptdiffseg_ros.train.head import train_head, TrainConfig
 from ptdiffseg_ros.train.losses import (
     consistency_loss,
@@ -29,7 +30,8 @@ from safetensors.torch import load_file
 import torch
 
 SMALL = TrainConfig(
-    frames=6, steps=6, batch=2, head_width=16, input_size=(64, 128), warmup_steps=1, save_every=2)
+    frames=6, steps=6, batch=2, head_width=16, input_size=(64, 128), warmup_steps=1, save_every=2,
+    layout_frames=4, layout_steps=2)
 
 
 def head_of(out: Path) -> dict[str, torch.Tensor]:
@@ -284,8 +286,8 @@ def test_train_and_evaluate_run_from_the_command_line(
     out = tmp_path / 'mine'
     assert cli.main([
         'train', str(out), '--backbone', str(folder.parent / 'backbone'), '--frames', '4',
-        '--steps', '2', '--batch', '2', '--head-width', '16', '--json',
-        str(tmp_path / 'train.json')]) == 0
+        '--steps', '2', '--layout-frames', '4', '--layout-steps', '2', '--batch', '2',
+        '--head-width', '16', '--json', str(tmp_path / 'train.json')]) == 0
     figures = json.loads((tmp_path / 'train.json').read_text())
     assert figures['seconds_per_step'] > 0 and figures['seed'] == 0 and figures['commit']
     assert cli.main([
@@ -295,6 +297,11 @@ def test_train_and_evaluate_run_from_the_command_line(
     assert set(figures['conditions']) == {'clear', 'snow'}
     assert 0 <= figures['adverse_mean'] <= 100
     assert 'traffic light' in capsys.readouterr().out
+    assert figures['layout'] is True
+    assert cli.main([
+        'evaluate', '--model', str(out), '--frames', '1', '--conditions', 'clear', '--no-layout',
+        '--json', str(tmp_path / 'eval.json')]) == 0
+    assert json.loads((tmp_path / 'eval.json').read_text())['layout'] is False
 
 
 def test_a_bad_argument_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data import town
-from ptdiffseg_ros.train import baselines, stream
+from ptdiffseg_ros.train import baselines, stream, stream_report
 from ptdiffseg_ros.train.baselines import HeadMethod, Tent
 import pytest
 import torch
@@ -38,8 +38,8 @@ def test_each_method_learns_without_touching_the_segmenter(
     assert all(map(torch.equal, before, weights(segmenter)))
     changed = not torch.equal(method.predict(frames[0].latents), start)
     # The loop publishes only what its review finds better, which eight random frames need not be.
-    assert changed or name in ('source', 'prompt')
-    assert (method.trainable == 0) == (name == 'source')
+    assert changed or name in ('head alone', 'source', 'prompt')
+    assert (method.trainable == 0) == (name in ('head alone', 'source'))
 
 
 def test_tent_trains_the_normalisation_alone(segmenter, frames) -> None:
@@ -103,7 +103,7 @@ def test_the_command_writes_resumes_and_refuses(
     assert calls == [0, 1], 'the first seed was there already'
     figures = json.loads(out.read_text())
     assert set(figures['protocols']['gradual']) == {'0', '1'} and figures['split'] == 'test'
-    assert 'fog +1.0' in capsys.readouterr().out
+    assert '| gain | +1.0 | +1.0 |' in capsys.readouterr().out
     assert main([*arguments, '--split', 'val']) == 2
     assert 'another segmenter or split' in capsys.readouterr().err
     assert main(['stream', '--protocol', 'sideways']) == 2
@@ -114,16 +114,39 @@ def test_the_command_writes_resumes_and_refuses(
     assert 'train, val, test' in capsys.readouterr().err
 
 
-def test_table_and_plot_of_the_continual_protocol(tmp_path: Path) -> None:
+def test_methods_are_added_to_the_streams_they_have_not_been_run_on(
+        folder: Path, tmp_path: Path, monkeypatch) -> None:
+    run = []
+
+    def one_pass(segmenter, split, seed, methods, found):
+        run.append(methods)
+        figure = {**{c: {'online': 1.0, 'held_out': 1.0} for c in stream.ADVERSE},
+                  'trainable': 0, 'mean_held_out': 1.0}
+        return {**(found or {}), **{name: figure for name in methods}}
+
+    monkeypatch.setitem(stream.PROTOCOLS, 'one-pass', one_pass)
+    out = tmp_path / 'stream.json'
+    arguments = ['stream', '--model', str(folder), '--protocol', 'one-pass', '--seeds', '1',
+                 '--json', str(out)]
+    assert main([*arguments, '--methods', 'source', 'TENT']) == 0
+    assert main([*arguments, '--methods', 'source', 'CoTTA']) == 0
+    assert main([*arguments, '--methods', 'TENT']) == 0
+    assert run == [['source', 'TENT'], ['CoTTA']]
+    figures = json.loads(out.read_text())['protocols']['one-pass']['0']
+    assert set(figures) == {'source', 'TENT', 'CoTTA'}
+
+
+def test_tables_and_plot_of_the_continual_protocol(tmp_path: Path) -> None:
     online = {name: {c: [50.0 + shift] * 3 for c in stream.ADVERSE}
               for name, shift in (('source', 0), ('prompt', 4), ('TENT', -2))}
     figures = {'protocols': {'continual': {'0': {'online': online}}}}
-    text = stream.table(figures)
-    assert '+4.0' in text and 'least -2.0' in text
-    stream.plot(figures, tmp_path / 'plot.png')
+    text = stream_report.tables(figures)
+    assert '| round | 1 | 2 | 3 | least |' in text and '| +4.0 | +4.0 | +4.0 | +4.0 |' in text
+    assert '| -2.0 | -2.0 | -2.0 | -2.0 |' in text
+    stream_report.plot(figures, tmp_path / 'plot.png')
     assert (tmp_path / 'plot.png').stat().st_size > 5000
     with pytest.raises(stream.TrainingError, match='nothing to draw'):
-        stream.plot({'protocols': {}}, tmp_path / 'none.png')
+        stream_report.plot({'protocols': {}}, tmp_path / 'none.png')
 
 
 def test_cost_is_counted(segmenter) -> None:
@@ -132,3 +155,18 @@ def test_cost_is_counted(segmenter) -> None:
         segmenter.encode_scene(segmenter.config.source_scene_prompt))
     assert found['prompt_numbers'] * 4 < found['prompt_file_bytes'] < 65536
     assert found['step_in_forward_passes'] > 1.0
+
+
+def test_the_sweep_tries_every_rate_once(segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, 'RATES_TRIED', {'TENT': (1e-3, 1e-1)})
+    found = stream.sweep(segmenter, frames=4, evaluated=2)
+    assert set(found) == {'source', 'TENT'}
+    assert {rate: set(of) for rate, of in found['TENT'].items()} == {
+        '0.001': {'night', 'snow'}, '0.1': {'night', 'snow'}}
+    monkeypatch.setattr(stream, 'RATES_TRIED', {'TENT': (1e-3,), 'CoTTA': (1e-4,)})
+    tried: list[str] = []
+    make = stream.make_method
+    monkeypatch.setattr(
+        stream, 'make_method', lambda name, *rest: tried.append(name) or make(name, *rest))
+    more = stream.sweep(segmenter, frames=4, evaluated=2, found=found)
+    assert tried == ['CoTTA', 'CoTTA'] and set(more['CoTTA']['0.0001']) == {'night', 'snow'}

@@ -43,8 +43,18 @@ class LearnedPrompt:
     facts: dict[str, Any] = field(default_factory=dict)
     saved_s: float = field(default_factory=time.time)
 
-    def save(self, path: Path) -> Path:
-        """Write one file: the tokens, and the rest as JSON in its header; whole or not at all."""
+    def save(self, path: Path, over_anything: bool = False) -> Path:
+        """
+        Write one file: the tokens, and the rest as JSON in its header; whole or not at all.
+
+        :param over_anything: replace what is there even if it is no scene prompt. Otherwise who
+            may set a parameter and call a service could have any file of the machine replaced.
+        :raises AdaptationError: it cannot be written, or something else lies there.
+        """
+        if not over_anything and path.is_file() and not _is_prompt(path):
+            raise AdaptationError(
+                f'{path} exists and is no scene prompt: it is left alone. Name another file, or '
+                'delete it first')
         header = {k: v for k, v in vars(self).items() if k != 'tokens'}
         partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
         try:
@@ -106,6 +116,15 @@ class LearnedPrompt:
         entries = asdict(self)
         entries['tokens'] = list(self.tokens.shape)
         return entries
+
+
+def _is_prompt(path: Path) -> bool:
+    """Say whether a file is a scene prompt of this package, by its header."""
+    try:
+        with safe_open(str(path), framework='pt') as handle:
+            return (handle.metadata() or {}).get('format') == FORMAT
+    except Exception:  # safetensors raises kinds of its own
+        return False
 
 
 class PromptBank:
@@ -179,7 +198,7 @@ class PromptBank:
                 del self._prompts[domain]
             path = self.path(prompt.domain)
             if path is not None:
-                prompt.save(path)
+                prompt.save(path, over_anything=True)  # damaged, perhaps; the folder is ours
                 for domain in forgotten:
                     old = self.path(domain)
                     assert old is not None

@@ -12,6 +12,7 @@ import numpy as np
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.buffer import FrameBuffer
 from ptdiffseg_ros.adapt.errors import AdaptationError
+from ptdiffseg_ros.adapt.passes import at_once, Passes
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
 from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, Recognition, ShiftGate
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig, TuneStep
@@ -93,8 +94,8 @@ class AdaptationLoop:
     Keep the scene prompt fitting: buffer, recognise, tune, review, publish, remember.
 
     One thread, the device's owner, calls `observe` for every frame that was segmented and `work`
-    whenever no frame waits; a unit of work is at most one forward and one backward pass of one
-    frame. `context` is what the next frame is to be segmented under: it changes only in between.
+    whenever no frame waits; a unit of work is a pass, forward or backward, of one frame.
+    `context` is what the next frame is to be segmented under: it changes only in between.
     The source domain is left alone: there the source prompt is what the head was trained with.
 
     :param on_event: called with (kind, text) when something worth telling happens.
@@ -123,6 +124,8 @@ class AdaptationLoop:
         self._budget = DutyBudget(config.duty)
         self._tuner: PromptTuner | None = None
         self._review: PromptReview | None = None
+        self._job: Passes[None] | None = None  # what is under way, between two of its passes
+        self._paused: dict[str, tuple[PromptTuner, int]] = {}  # and its steps, by domain
         self._latents: Tensor | None = None  # of the newest usable frame
         self._searching = True  # looking at every frame until the domain is known
         self.set_sentence('')
@@ -137,6 +140,7 @@ class AdaptationLoop:
         self._by_hand = bool(sentence)
         self.anchor = self.segmenter.context(self._tokens)
         self._drop_tuning()
+        self._paused = {}
         self._publish(self._tokens, 'sentence' if sentence else 'source')
 
     def configure(self, config: AdaptationConfig) -> None:
@@ -152,6 +156,7 @@ class AdaptationLoop:
             self._budget.reset(self._clock())
         if not enabled:
             self._drop_tuning()
+            self._paused = {}
             self.buffer.clear()
             self.state.buffered_frames = self.state.buffer_bytes = 0
             self.state.busy_share = 0.0
@@ -168,6 +173,7 @@ class AdaptationLoop:
     def reset(self) -> None:
         """Go back to the source prompt (or the sentence set by hand); the bank stays."""
         self._drop_tuning()
+        self._paused = {}
         self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
         self._tell('reset', 'the scene prompt is the one it started from')
 
@@ -178,9 +184,22 @@ class AdaptationLoop:
                  'distance': round(self.state.distance, 4), 'prompt': self.state.prompt}
         return LearnedPrompt(self._published, domain, self.segmenter.fingerprint, facts)
 
+    def save(self) -> None:
+        """
+        Put the prompt in use into the bank, under the present domain.
+
+        :raises AdaptationError: it cannot be written; it is remembered in memory all the same.
+        """
+        try:
+            self.bank.remember(self.learned())
+        finally:
+            self.state.remembered = self.bank.domains()
+        self.state.problem = ''  # if the bank could not be written before, now it can
+
     def load(self, prompt: LearnedPrompt) -> None:
         """Publish a prompt that was saved; what is tuned next starts from it."""
         self._drop_tuning()
+        self._paused.pop(self.state.domain, None)
         self._publish(prompt.tokens.to(self._tokens), 'loaded')
         self._tell('loaded', f'the prompt learned for {prompt.domain!r} is in use')
 
@@ -204,6 +223,7 @@ class AdaptationLoop:
         if moved and not self._searching:
             self._searching = True
             self._recognizer.forget()
+            self._job = None
         self._fresh = True
 
     def work(self, waiting: Callable[[], bool] = lambda: False) -> None:
@@ -217,17 +237,37 @@ class AdaptationLoop:
 
     def unit(self, now_s: float) -> bool:
         """Do one unit of work; say whether there was any."""
-        if self._look_is_due(now_s):
-            self._look(now_s)
-        elif self._review is not None:
-            self._go_on_reviewing()
-        elif self._tuner is not None and self._usable:
-            self._go_on_tuning()
-        elif self._again_is_due(now_s):
-            self._begin_tuning('periodic', self._published)
-        else:
+        if self._job is None:
+            self._job = self._next_job(now_s)
+        job = self._job
+        if job is None:
             return False
+        ended = True  # unless it yields: an error ends it as well
+        try:
+            next(job)
+            ended = False
+        except StopIteration:
+            pass
+        finally:
+            if ended:
+                self._job = None
         return True
+
+    @property
+    def under_way(self) -> bool:
+        """Say whether a look, or the work on a frame, has begun and is not ended."""
+        return self._job is not None
+
+    def _next_job(self, now_s: float) -> Passes[None] | None:
+        if self._look_is_due(now_s):
+            return self._look(now_s)
+        if self._review is not None:
+            return self._go_on_reviewing(self._review)
+        if self._tuner is None and self._again_is_due(now_s):
+            self._begin_tuning('periodic', self._published)
+        if self._tuner is not None and self._usable:
+            return self._go_on_tuning(self._tuner)
+        return None
 
     # -- recognition -----------------------------------------------------------------------
 
@@ -252,24 +292,33 @@ class AdaptationLoop:
             return False
         return self._searching or now_s - self._looked_s >= self.config.look_period_s
 
-    def _look(self, now_s: float) -> None:
+    def _look(self, now_s: float) -> Passes[None]:
+        """Look: at once in search of the domain, else one sentence at a time."""
         assert self._latents is not None
         self._looked_s, self._fresh = now_s, False
-        found = self._recognizer.look(self._latents)
+        passes = self._recognizer.passes(self._latents)
+        found = at_once(passes) if self._searching else (yield from passes)
         if not self._recognizer.explained:  # nothing of this is to be tuned on
             self.state.unusable_frames += 1
             self._usable = False
             self.buffer.clear()
         if found is None:
             return
-        if self._recognizer.full and self._searching:
+        if found.changed:
+            # Weather comes over some seconds: what it looked like half-way is looked at again.
+            self._recognizer.forget()
+            self._searching = True
+            self._enter(found)
+        elif self._recognizer.decided and self._searching:
             self._searching = False
             self._gate.settle()
-        if found.changed:
-            self._enter(found)
 
     def _enter(self, found: Recognition) -> None:
         """Go on in another domain: with what was learned there, or tuning for it."""
+        if self._tuner is not None:  # the domain may return: a short visit is not for nothing
+            self._paused[self.state.domain] = self._tuner, self.state.step
+            if self.state.prompt == 'tuned':
+                self._remember()
         self.state.domain = found.domain
         self._tell('domain', f'the scene is {found.domain!r} (margin {100 * found.margin:.2f} %)')
         self._drop_tuning()
@@ -281,24 +330,27 @@ class AdaptationLoop:
         if remembered is not None:
             self._publish(remembered.tokens.to(self._tokens), 'recalled')
             self._tell('recalled', f'the prompt learned for {found.domain!r} is in use again')
-            self._begin_tuning('shift', self._published)
+            start = self._published
         else:
             self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
             start = self._tokens if self._by_hand else (
                 self.segmenter.encode_scene(found.sentence).float())
-            self._begin_tuning('shift', start)
+        self._begin_tuning('shift', start, *self._paused.pop(found.domain, (None, 0)))
 
     # -- tuning ----------------------------------------------------------------------------
 
-    def _begin_tuning(self, trigger: str, tokens: Tensor) -> None:
+    def _begin_tuning(self, trigger: str, tokens: Tensor, paused: PromptTuner | None = None,
+                      step: int = 0) -> None:
+        """Begin from these tokens, or go on with a tuner that was paused after so many steps."""
         self._drop_tuning()
-        self._tuner = PromptTuner(
+        self._tuner = paused or PromptTuner(
             self.segmenter, tokens, self.anchor, self.statistics, self.config.tuner)
-        self.state.trigger, self.state.step, self.state.tuning = trigger, 0, True
-        self._tell('tuning', f'{self.config.steps} steps for {self.state.domain!r}, {trigger}')
+        self.state.trigger, self.state.step, self.state.tuning = trigger, step, True
+        self._tell('tuning', f'{self.config.steps} steps for {self.state.domain!r}, {trigger}'
+                   + (f', from step {step} on' if step else ''))
 
     def _drop_tuning(self) -> None:
-        self._tuner = self._review = None
+        self._tuner = self._review = self._job = None
         self._tuned_s = self._clock()
         self.state.tuning = False
 
@@ -312,18 +364,16 @@ class AdaptationLoop:
         frames = self.buffer.batch(count, self._rng, self._since_s)
         return frames.to(self.segmenter.device)
 
-    def _go_on_tuning(self) -> None:
-        assert self._tuner is not None
+    def _go_on_tuning(self, tuner: PromptTuner) -> Passes[None]:
         frames = self._frames(1)
         if not len(frames):  # none of this domain yet
             self._usable = False
             return
-        step = self._tuner.feed(frames[0])
+        step = yield from tuner.passes(frames[0])
         if step is not None:
-            self._after_step(step)
+            self._after_step(tuner, step)
 
-    def _after_step(self, step: TuneStep) -> None:
-        assert self._tuner is not None
+    def _after_step(self, tuner: PromptTuner, step: TuneStep) -> None:
         state = self.state
         state.step += 1
         state.kept_fraction = round(step.confident, 4)
@@ -337,15 +387,15 @@ class AdaptationLoop:
             self._review = PromptReview(
                 self.segmenter, self.statistics, self.anchor,
                 self.segmenter.context(self._published),
-                self.segmenter.context(self._tuner.published))
+                self.segmenter.context(tuner.published), config=self.config.tuner)
 
-    def _go_on_reviewing(self) -> None:
-        assert self._review is not None and self._tuner is not None
+    def _go_on_reviewing(self, review: PromptReview) -> Passes[None]:
+        assert self._tuner is not None
         frames = self._frames(1)
         if not len(frames):
             self._review = None
             return
-        verdict = self._review.feed(frames[0])
+        verdict = yield from review.passes(frames[0])
         if verdict is None:
             return
         self._review = None
@@ -365,13 +415,15 @@ class AdaptationLoop:
             self._tell('tuned', f'nothing better was found for {self.state.domain!r}')
             return
         self._tell('tuned', f'the prompt for {self.state.domain!r} after {self.state.step} steps')
+        self._remember()
+
+    def _remember(self) -> None:
+        """Put the prompt in use into the bank; tell if that cannot be done."""
         try:
-            self.bank.remember(self.learned())
-            self.state.problem = ''
+            self.save()
         except AdaptationError as error:
             self.state.problem = str(error)
             self._tell('problem', str(error))
-        self.state.remembered = self.bank.domains()
 
     def _roll_back(self, reason: str) -> None:
         """Give the tuning up; the prompt that was last found good stays published."""

@@ -76,7 +76,7 @@ def adapt_to(
         if last or step is not None and tuner.steps and tuner.steps % review_every == 0:
             review = PromptReview(
                 segmenter, statistics, segmenter.context(source), segmenter.context(best),
-                segmenter.context(tuner.published), frames=len(held_back))
+                segmenter.context(tuner.published), frames=len(held_back), config=config)
             for held in held_back:
                 verdict = review.feed(frames[held].to(segmenter.device, torch.float32))
             assert review.scores is not None

@@ -5,13 +5,18 @@ from __future__ import annotations
 
 from enum import Enum
 
-from ptdiffseg_ros.adapt.tuner import cell_shares, implausibility
+from ptdiffseg_ros.adapt.passes import at_once, Passes
+from ptdiffseg_ros.adapt.tuner import (
+    cell_shares,
+    disagreement,
+    implausibility,
+    TunerConfig,
+)
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import SourceStatistics
 import torch
 from torch import Tensor
 
-ENTROPY_WEIGHT = 0.3
 MOST_CHANGED = 0.6  # of the pixels; weather moves up to a third
 
 
@@ -27,19 +32,22 @@ class PromptReview:
     """
     Hold a candidate against the prompt in use and the source prompt, on the same frames.
 
-    The measure is the tuner's, without its anchor: how decided predictions are and how well the
-    classes lie where streets have them. Means are over all frames of the review, so that one odd
-    frame decides nothing.
+    The measure is the tuner's, without its anchor: how well the classes lie where streets have
+    them, in the mean and frame by frame, and how decided predictions are. Means are over all
+    frames of the review, so that one odd frame decides nothing.
 
     :param statistics: of the source: what streets have where, and how that varies.
     :param anchor, present, candidate: contexts (1, K+S, d).
+    :param config: the tuner's, for its weights.
     :param frames: how many frames a verdict takes.
     """
 
     def __init__(
             self, segmenter: PromptedSegmenter, statistics: SourceStatistics, anchor: Tensor,
-            present: Tensor, candidate: Tensor, frames: int = 8) -> None:
+            present: Tensor, candidate: Tensor, frames: int = 8,
+            config: TunerConfig | None = None) -> None:
         self.segmenter = segmenter
+        self.config = config or TunerConfig()
         self.prior = statistics.class_prior.to(segmenter.device)
         self.variance = statistics.class_variance.to(segmenter.device)
         self.contexts = (anchor, present, candidate)
@@ -47,20 +55,30 @@ class PromptReview:
         self.scores: tuple[float, float, float] | None = None  # of the contexts; less is better
         self.changed = 0.0  # share of pixels that the candidate calls otherwise than the source
         self._shares: list[list[Tensor]] = [[], [], []]
-        self._entropy: list[list[Tensor]] = [[], [], []]
+        self._doubt: list[list[Tensor]] = [[], [], []]  # of each frame by itself
         self._changes: list[Tensor] = []
 
-    @torch.no_grad()
     def feed(self, latents: Tensor) -> Verdict | None:
         """Take one frame's latents (c, h, w); the last one brings the verdict."""
+        return at_once(self.passes(latents))
+
+    @torch.no_grad()
+    def passes(self, latents: Tensor) -> Passes[Verdict | None]:
+        """Do as `feed` does, in one pass under each of the prompts."""
         classes = []
         for i, context in enumerate(self.contexts):
-            logits = self.segmenter.logits(latents[None].to(context), context).float()
+            if i:
+                yield
+            logits = self.segmenter.head_logits(latents[None].to(context), context).float()
             logs = logits.log_softmax(dim=1)
             shares = logs.exp()
             self._shares[i].append(cell_shares(shares, self.prior))
-            self._entropy[i].append(-(shares * logs).sum(dim=1).mean())
-            classes.append(logits.argmax(dim=1))
+            doubt = self.config.entropy_weight * -(shares * logs).sum(dim=1).mean()
+            corrected = self.segmenter.correct(logits)
+            if self.segmenter.layout is not None:
+                doubt = doubt + self.config.teacher_weight * disagreement(logits, corrected)
+            self._doubt[i].append(doubt)
+            classes.append(corrected.argmax(dim=1))
         self._changes.append((classes[0] != classes[2]).float().mean())
         if len(self._changes) < self.frames:
             return None
@@ -73,4 +91,4 @@ class PromptReview:
     def _score(self, i: int) -> float:
         mean = torch.stack(self._shares[i]).mean(dim=0)
         divergence = implausibility(mean, self.prior, self.variance)
-        return float(divergence + ENTROPY_WEIGHT * torch.stack(self._entropy[i]).mean())
+        return float(self.config.prior_weight * divergence + torch.stack(self._doubt[i]).mean())

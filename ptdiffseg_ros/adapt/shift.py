@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 import re
 
+from ptdiffseg_ros.adapt.passes import at_once, Passes
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import describe_latents, LOOK_TIMESTEPS
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 # A frame that is harder to denoise than this many times a source frame, whatever the sentence, is
 # no street: noise is at 3.3 to 3.9, the worst street of any weather at 1.4.
 INEXPLICABLE = 1.8
+ROUNDS = 3  # of looks at every noise level, where the first do not decide
 
 
 def domain_name(sentence: str) -> str:
@@ -84,50 +86,71 @@ class DomainRecognizer:
     Name the domain by the sentence under which the diffusion model denoises frames best.
 
     Nothing is trained for it: a frame with noise is denoised under every sentence of the pool, at
-    one of three noise levels in turn, and errors are summed over the last `window` looks. Another
-    sentence must win by `hysteresis` before it is believed.
+    one of three noise levels in turn, and errors are summed over the last looks: the newest three
+    where one sentence is ahead of all others by `sure`, else six, else nine. Another sentence
+    must win by `hysteresis` before it is believed.
 
     :param hysteresis: the least lead over the present domain, relative to the error.
+    :param sure: the least lead over the second that decides before the last look.
     :raises ValueError: fewer than two sentences, or two of one name.
     """
 
     def __init__(
             self, segmenter: PromptedSegmenter, sentences: Sequence[str],
-            hysteresis: float = 5e-4, window: int = len(LOOK_TIMESTEPS), seed: int = 0) -> None:
+            hysteresis: float = 5e-4, sure: float = 2.5e-3, seed: int = 0) -> None:
         if len({domain_name(s) for s in sentences}) != len(sentences) or len(sentences) < 2:
             raise ValueError(f'at least two scene prompts with different names: {sentences}')
         self.segmenter = segmenter
         self.sentences = tuple(sentences)
         self.hysteresis = hysteresis
+        self.sure = sure
         # Captions, not class lists, are what the error was trained under: the sentence alone.
         self._contexts = [segmenter.encode_scene(s)[None] for s in sentences]
         self._generator = torch.Generator().manual_seed(seed)
         statistics = segmenter.statistics
         self._limits = None if statistics is None else INEXPLICABLE * statistics.denoising_error
-        self._errors: deque[Tensor] = deque(maxlen=window)
+        self._errors: deque[Tensor] = deque(maxlen=ROUNDS * len(LOOK_TIMESTEPS))
         self._looks = 0
         self._present: int | None = None
         self.explained = True  # the last frame, by any of the sentences
 
     @property
-    def full(self) -> bool:
-        """Say whether the window holds as many looks as it can."""
-        return len(self._errors) == self._errors.maxlen
+    def decided(self) -> bool:
+        """Say whether the looks so far are enough to tell the domain."""
+        return self._evidence() is not None
 
-    @torch.no_grad()
+    def _evidence(self) -> Tensor | None:
+        """Give the mean errors of as few of the newest looks as decide; None: more are needed."""
+        looks = list(self._errors)
+        for count in range(len(LOOK_TIMESTEPS), len(looks) + 1, len(LOOK_TIMESTEPS)):
+            errors = torch.stack(looks[-count:]).mean(dim=0)  # every noise level equally often
+            if count == self._errors.maxlen or _lead(errors)[1] >= self.sure:
+                return errors
+        return None
+
     def look(self, latents: Tensor) -> Recognition | None:
         """
-        Take latents (c, h, w) of a recent frame; None until the window has been filled once.
+        Take latents (c, h, w) of a recent frame; None until a domain has been told once.
 
         A frame that no sentence explains counts for nothing; `explained` tells.
         """
+        return at_once(self.passes(latents))
+
+    @torch.no_grad()
+    def passes(self, latents: Tensor) -> Passes[Recognition | None]:
+        """Do as `look` does, in one pass under each sentence."""
         level = self._looks % len(LOOK_TIMESTEPS)
-        timestep = LOOK_TIMESTEPS[level]
         self._looks += 1
         batch = latents[None].to(self._contexts[0])
         noise = torch.randn(batch.shape, generator=self._generator).to(batch)
-        error = self.segmenter.backbone.denoising_error(batch, self._contexts, timestep, noise)
-        errors = error[0].float().cpu()
+        found = []
+        for i, context in enumerate(self._contexts):
+            if i:
+                yield
+            error = self.segmenter.backbone.denoising_error(
+                batch, [context], LOOK_TIMESTEPS[level], noise)
+            found.append(error[0, 0].float().cpu())
+        errors = torch.stack(found)
         if self._limits is not None:
             self.explained = bool(errors.min() <= self._limits[level])
             if not self.explained:
@@ -136,21 +159,28 @@ class DomainRecognizer:
         return self.judge()
 
     def judge(self) -> Recognition | None:
-        """Give the verdict of the looks so far; None while there are too few."""
-        if not self.full and self._present is None:
-            return None
-        errors = torch.stack(list(self._errors)).mean(dim=0)
-        first, second = errors.topk(2, largest=False).indices.tolist()
-        best, before = first, self._present
-        if before is not None and best != before:
-            lead = float((errors[before] - errors[best]) / errors[best])
-            if lead < self.hysteresis or not self.full:
+        """Give the verdict of the looks so far; None before the first has been reached."""
+        evidence, before = self._evidence(), self._present
+        if evidence is None:
+            if before is None:
+                return None
+            evidence = torch.stack(list(self._errors)).mean(dim=0)
+            best, margin = before, _lead(evidence)[1]
+        else:
+            best, margin = _lead(evidence)
+            if before is not None and best != before and (
+                    evidence[before] - evidence[best] < self.hysteresis * evidence[best]):
                 best = before
         self._present = best
-        margin = float((errors[second] - errors[first]) / errors[first])
         sentence = self.sentences[best]
         return Recognition(domain_name(sentence), sentence, margin, best != before)
 
     def forget(self) -> None:
         """Start the window anew: what was seen before belongs to another scene."""
         self._errors.clear()
+
+
+def _lead(errors: Tensor) -> tuple[int, float]:
+    """Give the sentence of the lowest error and its lead over the second, relative to it."""
+    values, indices = errors.topk(2, largest=False)
+    return int(indices[0]), float((values[1] - values[0]) / values[0])

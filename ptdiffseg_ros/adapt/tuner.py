@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 import math
 
+from ptdiffseg_ros.adapt.passes import at_once, Passes
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import SourceStatistics
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 import torch.nn.functional as F
 
 CONFIDENT = 0.5
+PRESENT = 0.001  # of the frame: a class with less is not asked for by the overlap
 FLOOR = 0.003  # of a share's variance: what is the same in every street may still differ a little
 
 
@@ -21,14 +23,16 @@ class TunerConfig:
     """
     Say how a scene prompt is tuned.
 
-    batch, frames per step; learning_rate per step; entropy_weight and anchor_weight, the shares
-    of these terms beside the class prior; memory, how slowly the mean prediction forgets earlier
-    frames; radius, how far the prompt may go from where it started, as a multiple of that
+    batch, frames per step; learning_rate per step; prior_weight, teacher_weight, entropy_weight
+    and anchor_weight, of the terms of the loss; memory, how slowly the mean prediction forgets
+    earlier frames; radius, how far the prompt may go from where it started, as a multiple of that
     prompt's norm; ema_decay, of the prompt that is published; gradient_clip, the largest norm.
     """
 
     batch: int = 4
     learning_rate: float = 0.2
+    prior_weight: float = 0.4
+    teacher_weight: float = 1.0
     entropy_weight: float = 0.3
     anchor_weight: float = 0.3
     memory: float = 0.95
@@ -44,7 +48,7 @@ class TunerConfig:
         for name in ('ema_decay', 'memory'):
             if not 0.0 <= getattr(self, name) < 1.0:
                 raise ValueError(f'{name} is {getattr(self, name)}; allowed are 0 to below 1')
-        for name in ('entropy_weight', 'anchor_weight'):
+        for name in ('prior_weight', 'teacher_weight', 'entropy_weight', 'anchor_weight'):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must not be negative')
 
@@ -63,6 +67,7 @@ class TuneStep:
     loss: float
     entropy: float
     divergence: float
+    disagreement: float
     departure: float
     confident: float
     distance: float
@@ -115,14 +120,20 @@ class PromptTuner:
 
     def feed(self, latents: Tensor) -> TuneStep | None:
         """Take one frame's latents (c, h, w); every `batch` frames the prompt moves."""
+        return at_once(self.passes(latents))
+
+    def passes(self, latents: Tensor) -> Passes[TuneStep | None]:
+        """Do as `feed` does, in three passes: under the source prompt, forward, backward."""
         latents = latents[None]
         with torch.no_grad():
-            before = self.segmenter.logits(latents.to(self.anchor), self.anchor).float()
+            before = self.segmenter.head_logits(latents.to(self.anchor), self.anchor).float()
+        yield
         with torch.enable_grad():
             context = self.segmenter.context(self.tokens)
-            logits = self.segmenter.logits(latents.to(context), context).float()
+            logits = self.segmenter.head_logits(latents.to(context), context).float()
             terms = self._objective(logits, before.log_softmax(dim=1))
-            gradient, = torch.autograd.grad(terms[0], self.tokens)
+        yield
+        gradient, = torch.autograd.grad(terms[0], self.tokens)
         self._terms.append(terms.detach())
         self._gradient += gradient
         if len(self._terms) < self.config.batch:
@@ -130,17 +141,22 @@ class PromptTuner:
         return self._step()
 
     def _objective(self, logits: Tensor, before: Tensor) -> Tensor:
-        """Give loss, H(p), J(m), KL(p_0 || p) and the share of confident pixels."""
+        """Give loss, H(p), J(m), T(p, q), KL(p_0 || p) and the share of confident pixels."""
         logs = logits.log_softmax(dim=1)
         shares = logs.exp()
         entropy = -(shares * logs).sum(dim=1).mean()
         own = cell_shares(shares, self.prior)
         divergence = implausibility(self._follow(own), self.prior, self.variance)
         departure = (before.exp() * (before - logs)).sum(dim=1).mean()
-        loss = (divergence + self.config.entropy_weight * entropy
+        lesson = torch.zeros(())
+        if self.segmenter.layout is not None:
+            lesson = disagreement(logits, self.segmenter.correct(logits.detach()))
+        loss = (self.config.prior_weight * divergence + self.config.teacher_weight * lesson
+                + self.config.entropy_weight * entropy
                 + self.config.anchor_weight * departure)
         confident = (shares.detach().amax(dim=1) >= CONFIDENT).float().mean()
-        return torch.stack([loss, entropy, divergence, departure, confident])
+        return torch.stack([
+            loss, entropy, divergence, lesson.to(loss), departure, confident])
 
     def _follow(self, own: Tensor) -> Tensor:
         """Take a frame's shares into the running mean; its gradient is that of this frame."""
@@ -154,7 +170,7 @@ class PromptTuner:
 
     @torch.no_grad()
     def _step(self) -> TuneStep:
-        loss, entropy, divergence, departure, confident = (
+        loss, entropy, divergence, lesson, departure, confident = (
             torch.stack(self._terms).mean(dim=0).tolist())
         gradient = self._gradient / len(self._terms)
         self._gradient, self._terms = torch.zeros_like(gradient), []
@@ -162,7 +178,7 @@ class PromptTuner:
         if taken:
             self._move(gradient)
         return TuneStep(
-            loss, entropy, divergence, departure, confident, self.distance(), taken)
+            loss, entropy, divergence, lesson, departure, confident, self.distance(), taken)
 
     def _move(self, gradient: Tensor) -> None:
         self.tokens.grad = gradient * (self.config.gradient_clip / gradient.norm()).clamp(max=1.0)
@@ -197,3 +213,19 @@ def implausibility(mean: Tensor, prior: Tensor, variance: Tensor) -> Tensor:
     is asked, where they all agree a little is told at once.
     """
     return 0.1 * ((mean - prior).square() / (variance + FLOOR)).sum(dim=0).mean()
+
+
+def disagreement(logits: Tensor, corrected: Tensor) -> Tensor:
+    """
+    Say how far predictions are from their correction: cross-entropy and Dice, of soft labels.
+
+    Dice counts classes where cross-entropy counts pixels, as offline training does. logits and
+    corrected (B, K, h, w); a mean over frames and pixels.
+    """
+    logs, target = logits.log_softmax(dim=1), corrected.softmax(dim=1)
+    cross_entropy = -(target * logs).sum(dim=1).mean()
+    shares = logs.exp()
+    overlap = 2.0 * (shares * target).sum(dim=(0, 2, 3))
+    dice = 1.0 - overlap / (shares + target).sum(dim=(0, 2, 3)).clamp(min=1.0)
+    present = target.mean(dim=(0, 2, 3)) > PRESENT
+    return cross_entropy + (dice * present).sum() / present.sum().clamp(min=1)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from ptdiffseg_ros.commands import CommandError, number
 
 if TYPE_CHECKING:
+    from ptdiffseg_ros.commands.predict import Source
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     from torch import Tensor
 
@@ -49,13 +50,16 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.adapt.bank import default_bank_folder, prompt_path
     from ptdiffseg_ros.adapt.offline import adapt_to
     from ptdiffseg_ros.adapt.tuner import TunerConfig
+    from ptdiffseg_ros.commands.predict import open_source
     from ptdiffseg_ros.data.results import commit, write_json
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
     if args.out is not None and args.bank is not None:
         raise CommandError('give PROMPT, a file, or --bank, a folder, not both')
-    segmenter = PromptedSegmenter.from_pretrained(args.model, device=args.device)
-    frames = _latents(args, segmenter)
+    with ExitStack() as stack:
+        source = open_source(args.input, args.topic, stack)  # what is wrong with it is soon told
+        segmenter = PromptedSegmenter.from_pretrained(args.model, device=args.device)
+        frames = _latents(source, args, segmenter)
     prompt = adapt_to(
         segmenter, frames, args.epochs, args.scene_prompt, args.domain,
         TunerConfig(learning_rate=args.learning_rate), seed=args.seed)
@@ -76,10 +80,10 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _latents(args: argparse.Namespace, segmenter: PromptedSegmenter) -> list[Tensor]:
+def _latents(
+        source: Source, args: argparse.Namespace, segmenter: PromptedSegmenter) -> list[Tensor]:
     """Encode frames spread evenly over the input, as float16."""
     import numpy as np
-    from ptdiffseg_ros.commands.predict import open_source
     from ptdiffseg_ros.data.pictures import PictureError
     from ptdiffseg_ros.ros.images import ImageError
     import torch
@@ -87,22 +91,20 @@ def _latents(args: argparse.Namespace, segmenter: PromptedSegmenter) -> list[Ten
 
     kept: list[Tensor] = []
     stride = 1
-    with ExitStack() as stack, torch.no_grad():
-        source = open_source(args.input, args.topic, stack)
-        count = source.count or 0
-        chosen = set(np.linspace(0, count - 1, min(count, args.max_frames)).round().astype(int))
-        for index, (_, load) in enumerate(tqdm(
-                source.frames, 'encoding', source.count, unit='frame')):
-            if index not in chosen if count else index % stride:
-                continue
-            try:
-                image = load()
-            except (PictureError, ImageError):
-                continue
-            images = segmenter.preprocess(image[None])
-            kept.append(segmenter.encode(images)[0].half().cpu())
-            if len(kept) > args.max_frames:  # a video does not say how long it is
-                kept, stride = kept[::2], 2 * stride
+    count = source.count or 0
+    chosen = set(np.linspace(0, count - 1, min(count, args.max_frames)).round().astype(int))
+    for index, (_, load) in enumerate(tqdm(
+            source.frames, 'encoding', source.count, unit='frame')):
+        if index not in chosen if count else index % stride:
+            continue
+        try:
+            image = load()
+        except (PictureError, ImageError):
+            continue
+        with torch.no_grad():
+            kept.append(segmenter.encode(segmenter.preprocess(image[None]))[0].half().cpu())
+        if len(kept) > args.max_frames:  # a video does not say how long it is
+            kept, stride = kept[::2], 2 * stride
     if not kept:
         raise CommandError(f'{args.input} has no frame that can be read')
     if len({frame.shape for frame in kept}) > 1:

@@ -16,6 +16,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--model', default='micro', help='"micro", or the folder of another segmenter')
     parser.add_argument(
+        '--data', type=Path, metavar='PATH',
+        help='labelled pictures, at their own size: the folder of a data set, or a dataset.yaml; '
+        'by default the town')
+    parser.add_argument(
+        '--data-kind', metavar='KIND', help='cityscapes, acdc ...; by default what it looks like')
+    parser.add_argument(
         '--conditions', nargs='+', metavar='NAME',
         help='of clear, fog, night, rain and snow; by default all')
     parser.add_argument('--frames', type=whole, default=100, help='frames per condition')
@@ -29,28 +35,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--recognition', type=number(0, kind=int), default=0, metavar='FRAMES',
         help='also name the weather of so many frames by denoising error')
+    parser.add_argument(
+        '--no-layout', dest='layout', action='store_false',
+        help='measure the head alone, without the layout denoiser')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures to a file')
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, and print a table."""
+    from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.results import commit, machine, write_json
     from ptdiffseg_ros.data.town import WEATHERS
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-    from ptdiffseg_ros.train.evaluate import evaluate, recognise_weather
+    from ptdiffseg_ros.train.evaluate import evaluate, evaluate_pictures, recognise_weather
 
     segmenter = PromptedSegmenter.from_pretrained(args.model, args.device)
-    figures = evaluate(
-        segmenter, tuple(args.conditions or WEATHERS), args.frames, args.split,
-        args.scene_prompt)
+    if not args.layout:
+        segmenter.layout = None
+    if args.data is not None:
+        data = open_data(args.data, args.split, args.data_kind)
+        figures = evaluate_pictures(segmenter, data, args.frames, args.scene_prompt)
+    else:
+        figures = evaluate(
+            segmenter, tuple(args.conditions or WEATHERS), args.frames, args.split,
+            args.scene_prompt)
     if args.recognition:
         figures['recognition'] = recognise_weather(segmenter, args.recognition, args.split)
     print(_table(figures))
     if args.json:
         write_json(args.json, {
             'command': 'evaluate', 'model': segmenter.name, 'commit': commit(),
-            'machine': machine(), **figures})
+            'machine': machine(), 'layout': segmenter.layout is not None, **figures})
     return 0
 
 
@@ -61,7 +77,8 @@ def _table(figures: dict[str, Any]) -> str:
     lines = [' ' * width + ''.join(f'{c:>8}' for c in conditions)]
     rows = [('mIoU', [c['miou'] for c in conditions.values()])]
     rows += [(name, [c['iou'][name] for c in conditions.values()]) for name in names]
-    lines += [f'{name:<{width}}' + ''.join(f'{v:8.1f}' for v in row) for name, row in rows]
+    lines += [f'{name:<{width}}' + ''.join(
+        f'{"-" if v is None else f"{v:.1f}":>8}' for v in row) for name, row in rows]
     if figures['adverse_mean'] is not None:
         lines.append(f'{"adverse mean":<{width}}{figures["adverse_mean"]:8.1f}')
     if 'recognition' in figures:

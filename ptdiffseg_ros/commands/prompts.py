@@ -129,7 +129,7 @@ def _export(args: argparse.Namespace) -> None:
                            f'{args.file / "prompt.safetensors"}')
     if args.file.exists() and not args.force:
         raise CommandError(f'{args.file} exists already; --force replaces it')
-    prompt.save(args.file)
+    prompt.save(args.file, over_anything=args.force)
     print(f'{args.file}: the prompt for {_shown(prompt.domain)} of the segmenter '
           f'{_shown(prompt.model)}')
 
@@ -149,7 +149,7 @@ def _import(args: argparse.Namespace) -> None:
         # On the CPU: it is asked who it is, and computes nothing.
         segmenter = PromptedSegmenter.from_pretrained(args.model, 'cpu')
         LearnedPrompt.load(args.file, segmenter.fingerprint, segmenter.backbone.text_width)
-    prompt.save(path)
+    prompt.save(path, over_anything=args.force)
     print(f'{path}: the {what}' + (', in place of the one that was there' if there else ''))
 
 

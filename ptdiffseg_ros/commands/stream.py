@@ -17,16 +17,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--model', default='micro', help="'micro' (embedded) or the folder of a segmenter")
     parser.add_argument(
+        '--data', type=Path, metavar='PATH',
+        help='labelled pictures with conditions, such as ACDC, for one-pass and continual; by '
+        'default the town')
+    parser.add_argument(
+        '--data-kind', metavar='KIND', help='acdc, folders ...; by default what it looks like')
+    parser.add_argument(
         '--protocol', nargs='+', default=['all'], metavar='PROTOCOL',
         help='one-pass, drives, continual, gradual, hostile, unusual, recognition, cost, or all')
     parser.add_argument(
         '--methods', nargs='+', metavar='METHOD',
-        help='of one-pass: source, prompt, "pseudo labels", TENT, CoTTA, self-training, "labelled '
-        'prompt"; by default all')
+        help='of one-pass and continual: "head alone", source, prompt, "pseudo labels", TENT, '
+        'CoTTA, self-training, "labelled prompt"; by default all, in continual source, prompt, '
+        'TENT and CoTTA')
     parser.add_argument('--seeds', type=whole, default=3, help='streams of each protocol')
     parser.add_argument(
         '--first-seed', type=number(0, kind=int), default=0, help='the seed of the first stream')
-    parser.add_argument('--split', default='test', help='train, val or test')
+    parser.add_argument(
+        '--split', help='train, val or test; by default test, or val with --data')
     parser.add_argument(
         '--steady', type=number(0), default=720.0, metavar='SECONDS',
         help='how long recognition drives in each weather, in the first stream, to count alarms')
@@ -41,52 +49,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, and print a table."""
+    """Measure, and print the tables."""
+    from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.results import commit, machine, write_json
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-    from ptdiffseg_ros.train import stream
+    from ptdiffseg_ros.train import stream, stream_report
 
-    chosen = list(stream.PROTOCOLS) if 'all' in args.protocol else args.protocol
-    stream.check(chosen, args.split, args.methods or ())
+    of_town = args.data is None
+    split = args.split or ('test' if of_town else 'val')
+    every = list(stream.PROTOCOLS if of_town else stream.OF_PICTURES)
+    chosen = every if 'all' in args.protocol else args.protocol
+    stream.check(chosen, split, args.methods or (), of_town)
     segmenter = PromptedSegmenter.from_pretrained(args.model, args.device)
-    figures = _earlier(args.json, segmenter.fingerprint, args.split) or {
+    source: dict[str, Any] = {}
+    if not of_town:
+        source['scenes'] = stream.PictureScenes(
+            stream.Encoder(segmenter), open_data(args.data, split, args.data_kind))
+    data = 'town' if of_town else source['scenes'].data.kind
+    figures = _earlier(args.json, segmenter.fingerprint, split, data) or {
         'command': 'stream', 'model': segmenter.name, 'segmenter': segmenter.fingerprint,
-        'split': args.split, 'commit': commit(), 'machine': machine(),
+        'data': data, 'split': split, 'commit': commit(), 'machine': machine(),
         'learning_rates': stream.LEARNING_RATES, 'protocols': {}}
     if args.sweep:
-        figures['sweep'] = stream.sweep(segmenter)
+        figures['sweep'] = stream.sweep(segmenter, found=figures.get('sweep'))
         _keep(args.json, figures, write_json)
     for name in chosen:
         of_seeds = figures['protocols'].setdefault(name, {})
         for seed in range(args.first_seed, args.first_seed + args.seeds):
-            if str(seed) in of_seeds:
+            found = of_seeds.get(str(seed))
+            more: dict[str, Any] = dict(source)
+            if name == 'one-pass':
+                left = [m for m in args.methods or stream.METHODS if m not in (found or {})]
+                if not left:
+                    continue
+                more.update(methods=left, found=found)
+            elif found is not None:
                 continue
-            more: dict[str, Any] = {}
-            if (name, seed) == ('recognition', 0):
+            elif name == 'continual' and args.methods:
+                more['methods'] = ['source', *(m for m in args.methods if m != 'source')]
+            elif (name, seed) == ('recognition', 0):
                 more['steady_s'] = args.steady
-            if name == 'one-pass' and args.methods:
-                more['methods'] = args.methods
-            of_seeds[str(seed)] = stream.PROTOCOLS[name](segmenter, args.split, seed, **more)
+            of_seeds[str(seed)] = stream.PROTOCOLS[name](segmenter, split, seed, **more)
             _keep(args.json, figures, write_json)
-    print(stream.table(figures))
+    print(stream_report.tables(figures))
     if args.plot:
-        stream.plot(figures, args.plot)
+        stream_report.plot(figures, args.plot)
     return 0
 
 
-def _earlier(path: Path | None, fingerprint: str, split: str) -> dict[str, Any] | None:
+def _earlier(
+        path: Path | None, fingerprint: str, split: str, data: str) -> dict[str, Any] | None:
     """Read the figures of an earlier run, if they are of this segmenter and split."""
     from ptdiffseg_ros.commands import CommandError
     if path is None or not path.exists():
         return None
     try:
         figures: dict[str, Any] = json.loads(path.read_text())
-        same = figures['segmenter'] == fingerprint and figures['split'] == split
+        same = (figures['segmenter'] == fingerprint and figures['split'] == split
+                and figures.get('data', 'town') == data)
     except (ValueError, KeyError, TypeError) as error:
         raise CommandError(f'{path} holds no figures of this command: {error!r}') from error
     if not same:
         raise CommandError(
-            f'{path} holds figures of another segmenter or split; give another file')
+            f'{path} holds figures of another segmenter or split, or of other data; give another '
+            'file')
     return figures
 
 

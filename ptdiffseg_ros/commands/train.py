@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ptdiffseg_ros.commands import number
+from ptdiffseg_ros.commands import image_size, number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--backbone', type=Path, metavar='FOLDER',
         help='diffusion model in the diffusers layout; by default the embedded one')
     parser.add_argument(
-        '--frames', type=whole, default=2000, help='labelled clear frames of the town')
+        '--data', type=Path, metavar='PATH',
+        help='labelled pictures: the folder of a data set, or a dataset.yaml; by default clear '
+        'frames of the town')
+    parser.add_argument(
+        '--data-kind', metavar='KIND', help='cityscapes, gta5 ...; by default what it looks like')
+    parser.add_argument(
+        '--input-size', type=image_size, default='128x256', metavar='HxW',
+        help='frames are scaled to this size; the node keeps its area')
+    parser.add_argument(
+        '--frames', type=whole, default=2000, help='labelled frames for the head, at most')
     parser.add_argument(
         '--distortion', type=number(0, 1), default=0.5,
         help='how strongly exposure, contrast and colour of these frames are distorted, 0 to 1')
@@ -33,6 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='feature maps, coarse to fine; by default the last of every decoder level, and '
         'the latents')
     parser.add_argument('--head-width', type=whole, default=96, help='channels of the head')
+    parser.add_argument(
+        '--layout-frames', type=whole, default=1200,
+        help='other labelled frames, for the layout denoiser')
+    parser.add_argument(
+        '--layout-steps', type=number(0, kind=int), default=3000,
+        help='training steps of the layout denoiser; 0: none')
+    parser.add_argument(
+        '--only-layout', action='store_true',
+        help='OUT is a segmenter already: train its layout denoiser and measure its source anew')
     parser.add_argument(
         '--no-prompt-randomization', dest='prompt_randomization', action='store_false',
         help='train under the source scene prompt alone')
@@ -56,19 +74,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
+    from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.results import commit, write_json
-    from ptdiffseg_ros.model.segmenter import MICRO_FOLDER
-    from ptdiffseg_ros.train.head import train_head, TrainConfig
+    from ptdiffseg_ros.model.segmenter import MICRO_FOLDER, PromptedSegmenter
+    from ptdiffseg_ros.train.head import learn_source, train_head, TrainConfig
 
     config = TrainConfig(
         frames=args.frames, distortion=args.distortion, steps=args.steps, batch=args.batch,
         seed=args.seed, learning_rate=args.learning_rate, timestep=args.timestep,
         taps=tuple(args.taps), head_width=args.head_width,
+        layout_frames=args.layout_frames, layout_steps=args.layout_steps,
+        input_size=args.input_size,
         prompt_randomization=args.prompt_randomization,
         consistency_weight=args.consistency_weight, category_context=args.category_context)
+    data = None if args.data is None else open_data(args.data, 'train', args.data_kind)
+    if args.only_layout:
+        segmenter = PromptedSegmenter.from_pretrained(args.out, 'cpu')
+        learn_source(segmenter, config, data)
+        segmenter.save_pretrained(args.out)
+        print(f'{args.out}: its source is learned anew')
+        return 0
     backbone = args.backbone or MICRO_FOLDER.with_name('backbone')
     cache = None if args.no_cache else args.cache or args.out.with_name('features')
-    figures = train_head(config, backbone, args.out, cache, args.resume)
+    figures = train_head(config, backbone, args.out, cache, args.resume, data)
     if args.json:
         write_json(args.json, {'command': 'train', 'commit': commit(), **figures})
     print(f'{args.out}: a segmenter; {figures["seconds_per_step"]:.2f} s per step')

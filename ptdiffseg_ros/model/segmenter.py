@@ -18,9 +18,10 @@ from ptdiffseg_ros.data.labels import LabelClass
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.head import SegmentationHead
+from ptdiffseg_ros.model.layout import LayoutDenoiser, NAME as LAYOUT
 from ptdiffseg_ros.model.prompts import category_prompts, encode_sentence
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
-from ptdiffseg_ros.model.source import SourceStatistics
+from ptdiffseg_ros.model.source import NAME as STATISTICS, SourceStatistics
 from safetensors.torch import load_file, save_file
 import torch
 from torch import Tensor
@@ -104,17 +105,28 @@ class PromptedSegmenter:
     def __init__(
         self, config: SegmenterConfig, backbone: DiffusionBackbone, head: SegmentationHead,
         name: str = 'segmenter', statistics: SourceStatistics | None = None,
+        layout: LayoutDenoiser | None = None,
     ) -> None:
         self.config = config
         self.backbone = backbone
         self.head = head
         self.name = name
         self.statistics = statistics  # adaptation needs them; nothing else does
-        # Tells segmenters apart: a learned prompt fits only the one that it was learned with.
-        self.fingerprint = _fingerprint(config, head)
+        self.layout = layout  # None: what the head says is the answer
         self.device = torch.device('cpu')
         self._ids = torch.tensor([c.id for c in config.classes], dtype=torch.uint8)
         self._categories = self._encode_categories()
+
+    @property
+    def fingerprint(self) -> str:
+        """Tell segmenters apart: a learned prompt fits only the one that it was learned with."""
+        digest = hashlib.sha256(json.dumps(
+            [self.config.timestep, self.config.taps, self.config.category_context,
+             self.config.category_templates, [c.name for c in self.config.classes]]).encode())
+        for module in (self.head, self.layout):
+            for name, weight in (module.state_dict() if module is not None else {}).items():
+                digest.update(name.encode() + weight.detach().cpu().half().numpy().tobytes())
+        return digest.hexdigest()[:12]
 
     # -- folders ---------------------------------------------------------------------------
 
@@ -139,8 +151,9 @@ class PromptedSegmenter:
         _load_head(head, path / 'head.safetensors')
         try:
             statistics = SourceStatistics.load(path, len(config.classes))
+            layout = LayoutDenoiser.load(path, len(config.classes))
             segmenter = cls(
-                config, backbone, head.eval().requires_grad_(False), name, statistics)
+                config, backbone, head.eval().requires_grad_(False), name, statistics, layout)
             segmenter.context()
         except PromptError as error:
             raise SegmenterError(f'{path / "segmenter.json"}: {error}') from error
@@ -148,7 +161,7 @@ class PromptedSegmenter:
 
     def save_pretrained(self, folder: str | Path) -> None:
         """
-        Write config, head (float16) and source statistics; the backbone stays where it is.
+        Write config, head and layout (float16) and statistics; the backbone stays where it is.
 
         The folder appears whole or not at all; an old one of the same name is replaced.
         """
@@ -162,7 +175,12 @@ class PromptedSegmenter:
         save_file(weights, partial / 'head.safetensors')
         if self.statistics is not None:
             self.statistics.save(partial)
+        if self.layout is not None:
+            self.layout.save(partial)
         if folder.exists():
+            for part, name in ((self.statistics, STATISTICS), (self.layout, LAYOUT)):
+                if part is None:  # an older segmenter's does not belong to this one
+                    (folder / name).unlink(missing_ok=True)
             for path in partial.iterdir():
                 os.replace(path, folder / path.name)
             partial.rmdir()
@@ -179,6 +197,9 @@ class PromptedSegmenter:
         self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.head.to(device=device, dtype=dtype)
         self.head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.layout is not None:
+            self.layout.to(device=device)  # in float32: it is small
+            self.layout.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._ids = self._ids.to(device)
         self._categories = self._categories.to(device=device, dtype=dtype)
         return self
@@ -247,7 +268,19 @@ class PromptedSegmenter:
         return self.backbone.encode(images)
 
     def logits(self, latents: Tensor, context: Tensor) -> Tensor:
-        """Map latents (B, c, h, w) under a context (B or 1, T, d) to scores (B, K, h', w')."""
+        """
+        Map latents (B, c, h, w) under a context (B or 1, T, d) to scores (B, K, h', w').
+
+        These are the head's, corrected by the layout denoiser where the segmenter has one.
+        """
+        return self.correct(self.head_logits(latents, context))
+
+    def correct(self, logits: Tensor) -> Tensor:
+        """Correct the head's scores (B, K, h, w) by what lies where in a street."""
+        return logits if self.layout is None else self.layout.correct(logits)
+
+    def head_logits(self, latents: Tensor, context: Tensor) -> Tensor:
+        """Map latents (B, c, h, w) under a context (B or 1, T, d) to the head's own scores."""
         features = self.backbone.features(
             latents, context, self.config.timestep, self.config.taps)
         return self.head(features)
@@ -301,16 +334,6 @@ def _check_frame(frame: np.ndarray) -> None:
         raise ValueError(
             f'a frame is {frame.shape[1]} x {frame.shape[0]} pixels; '
             f'the smallest side allowed is {SMALLEST_SIDE}')
-
-
-def _fingerprint(config: SegmenterConfig, head: SegmentationHead) -> str:
-    """Hash where features are taken and the head's weights, which belong to one backbone."""
-    digest = hashlib.sha256(json.dumps(
-        [config.timestep, config.taps, config.category_context,
-         config.category_templates, [c.name for c in config.classes]]).encode())
-    for name, weight in head.state_dict().items():
-        digest.update(name.encode() + weight.detach().cpu().half().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def _read_config(folder: Path) -> SegmenterConfig:

@@ -52,12 +52,20 @@ class Source:
         """Learn nothing."""
 
 
-class PromptLoop:
-    """Ours: the loop that the node runs, with a fixed number of units of work per frame."""
+class HeadAlone(Source):
+    """The source model without its layout denoiser."""
 
-    def __init__(self, loop: AdaptationLoop, units_per_frame: int = 2) -> None:
+    @torch.no_grad()
+    def predict(self, latents: Tensor) -> Tensor:
+        """Map latents (1, c, h, w) to logits (1, K, h', w')."""
+        return self.segmenter.head_logits(latents, self.context)
+
+
+class PromptLoop:
+    """Ours: the loop that the node runs, with time for two looks or tuned frames per frame."""
+
+    def __init__(self, loop: AdaptationLoop) -> None:
         self.loop = loop
-        self.units_per_frame = units_per_frame
         self.trainable = loop.learned().tokens.numel()
         loop.enable(True)
 
@@ -69,9 +77,11 @@ class PromptLoop:
     def update(self, latents: Tensor, labels: Tensor, time_s: float) -> None:
         """Offer the frame to the loop and let it work."""
         self.loop.observe('', time_s, latents[0])
-        for _ in range(self.units_per_frame):
+        for _ in range(2):
             if not self.loop.unit(time_s):
                 break
+            while self.loop.under_way:
+                self.loop.unit(time_s)
 
 
 class _Batched(ABC):
@@ -169,14 +179,18 @@ class HeadMethod(_Batched):
         return self.segmenter.backbone.features(
             latents, self.context, config.timestep, config.taps)
 
+    def logits(self, features: list[Tensor]) -> Tensor:
+        """Map a pyramid to scores, corrected as all predictions are."""
+        return self.segmenter.correct(self.head(features))
+
     @torch.no_grad()
     def predict(self, latents: Tensor) -> Tensor:
         """Map latents (1, c, h, w) to logits (1, K, h', w')."""
-        return self.head(self.features(latents))
+        return self.logits(self.features(latents))
 
     def loss(self, features: list[Tensor]) -> Tensor:
         """Give what is made small."""
-        return _pseudo_label_loss(self.head(features))
+        return _pseudo_label_loss(self.logits(features))
 
     def step(self, latents: Tensor, labels: Tensor) -> None:
         """Take one step."""
@@ -199,7 +213,7 @@ class Tent(HeadMethod):
 
     def loss(self, features: list[Tensor]) -> Tensor:
         """Give the mean entropy of a pixel."""
-        logs = self.head(features).log_softmax(dim=1)
+        logs = self.logits(features).log_softmax(dim=1)
         return -(logs.exp() * logs).sum(dim=1).mean()
 
 
@@ -222,16 +236,21 @@ class CoTta(HeadMethod):
     @torch.no_grad()
     def predict(self, latents: Tensor) -> Tensor:
         """Map latents (1, c, h, w) to logits (1, K, h', w'), those of the teacher."""
-        return self.teacher(self.features(latents))
+        return self.teach(self.features(latents))
+
+    def teach(self, features: list[Tensor]) -> Tensor:
+        """Map a pyramid to the scores of the teacher, corrected as all predictions are."""
+        return self.segmenter.correct(self.teacher(features))
 
     def step(self, latents: Tensor, labels: Tensor) -> None:
         """Take one step of the student, then let the teacher follow."""
         features = self.features(latents)
         with torch.no_grad():
-            mirrored = self.teacher(self.features(latents.flip(-1))).flip(-1)
-            target = 0.5 * (self.teacher(features).softmax(dim=1) + mirrored.softmax(dim=1))
+            seen = self.teach(features)
+            mirrored = self.teach(self.features(latents.flip(-1))).flip(-1)
+            target = 0.5 * (seen.softmax(dim=1) + mirrored.softmax(dim=1))
         self.optimizer.zero_grad(set_to_none=True)
-        logs = self.head(features).log_softmax(dim=1)
+        logs = self.logits(features).log_softmax(dim=1)
         (-(target * logs).sum(dim=1).mean()).backward()
         self.optimizer.step()
         with torch.no_grad():

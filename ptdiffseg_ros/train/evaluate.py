@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.labelled import LabelledPictures
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -65,14 +66,60 @@ def evaluate(
                     matrix.update(truth.labels, answer.class_ids)
                 held = []
         per_condition[condition] = {
-            'miou': round(100 * matrix.miou(), 2),
-            'iou': {n: round(100 * float(v), 2) for n, v in zip(names, matrix.iou())}}
+            'miou': _percent(matrix.miou()),
+            'iou': {n: _percent(v) for n, v in zip(names, matrix.iou())}}
     adverse = [per_condition[c]['miou'] for c in ADVERSE if c in per_condition]
     return {
         'conditions': per_condition,
         'adverse_mean': round(float(np.mean(adverse)), 2) if adverse else None,
         'frames_per_condition': frames, 'split': split,
         'scene': scene or segmenter.config.source_scene_prompt}
+
+
+def evaluate_pictures(
+        segmenter: PromptedSegmenter, data: LabelledPictures, frames: int = 100,
+        scene: str | None = None) -> dict[str, Any]:
+    """
+    Return the same figures on labelled pictures, at their own size, for each condition told.
+
+    Pixels of classes that the segmenter does not have do not count.
+    :param frames: at most so many of each condition, spread over them.
+    :param scene: as in `evaluate`; 'matching' needs conditions named as the town's weathers.
+    """
+    names = [c.name for c in segmenter.config.classes]
+    if not {c.id for c in segmenter.config.classes} & {c.id for c in data.classes}:
+        raise TrainingError(
+            f'{data.root} and the segmenter {segmenter.name} have no class in common')
+    per_condition: dict[str, Any] = {}
+    for condition in data.conditions:
+        sentence = scene
+        if scene == MATCHING:
+            if condition not in town.WEATHERS:
+                raise TrainingError(
+                    f'no scene prompt matches the condition {condition!r}; there are those of '
+                    f'{", ".join(town.WEATHERS)}')
+            sentence = SCENE_PROMPTS[town.WEATHERS.index(condition)]
+        context = segmenter.context(sentence)
+        matrix = ConfusionMatrix(segmenter.config.classes)
+        of = data.only(condition)
+        rows = np.linspace(0, len(of) - 1, min(frames, len(of))).round().astype(int)
+        for row in tqdm(rows, condition or data.kind):
+            image, truth = of.read(int(row))
+            matrix.update(truth, segmenter.segment([image], context)[0].class_ids)
+        per_condition[condition or 'all'] = {
+            'miou': _percent(matrix.miou()),
+            'iou': {n: _percent(v) for n, v in zip(names, matrix.iou())}}
+    adverse = [per_condition[c]['miou'] for c in ADVERSE if c in per_condition]
+    return {
+        'conditions': per_condition,
+        'adverse_mean': round(float(np.mean(adverse)), 2) if adverse else None,
+        'frames_per_condition': frames, 'split': data.split, 'data': data.kind,
+        'scene': scene or segmenter.config.source_scene_prompt}
+
+
+def _percent(share: float) -> float | None:
+    """Give percent; None where nothing was measured: the class is not in the pictures."""
+    return round(100 * float(share), 2) if np.isfinite(share) else None
 
 
 @torch.inference_mode()

@@ -9,8 +9,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-from ptdiffseg_ros.data import town
-from ptdiffseg_ros.data.distortion import distort_photometry
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import (
     class_shares,
@@ -18,48 +16,10 @@ from ptdiffseg_ros.model.source import (
     LOOK_TIMESTEPS,
     SourceStatistics,
 )
-from ptdiffseg_ros.train.losses import IGNORE_INDEX
+from ptdiffseg_ros.train.frames import SourceFrames
 import torch
 from torch import Tensor
 from tqdm import tqdm
-
-# Clear frames for the head start here in the train split, away from the frames that the
-# backbone was pretrained on.
-FIRST_HEAD_FRAME = 1_000_000
-# Of the frames that may be distorted, this share is left as it is.
-CLEAN_SHARE = 0.25
-
-
-class ClearFrames:
-    """
-    Labelled clear frames of the town: image (H, W, 3) uint8 and class indices (H, W).
-
-    distortion in [0, 1]: how strongly the photometry of most frames is distorted, each frame
-    always in the same way, so that features can be cached.
-    """
-
-    def __init__(
-            self, segmenter: PromptedSegmenter, count: int, seed: int = 0,
-            distortion: float = 0.0) -> None:
-        self.count = count
-        self.distortion = distortion
-        self.size = segmenter.config.input_size
-        self.first = town.SPLITS['train'] + FIRST_HEAD_FRAME + seed * count
-        self.name = (f'town-clear-{self.first}-{count}-{self.size[0]}x{self.size[1]}'
-                     f'-distorted-{distortion:g}')
-        self._index = np.full(256, IGNORE_INDEX, np.int16)
-        for index, label in enumerate(segmenter.config.classes):
-            self._index[label.id] = index
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        frame = town.sample(self.first + i, size=self.size)
-        image, rng = frame.image, np.random.default_rng(self.first + i)
-        if rng.random() >= CLEAN_SHARE:
-            image = distort_photometry(image, rng, self.distortion)
-        return image, self._index[frame.labels]
 
 
 class CachedFeatures:
@@ -71,7 +31,7 @@ class CachedFeatures:
     """
 
     def __init__(
-            self, segmenter: PromptedSegmenter, frames: ClearFrames, scenes: Sequence[str],
+            self, segmenter: PromptedSegmenter, frames: SourceFrames, scenes: Sequence[str],
             folder: Path, batch: int = 16) -> None:
         contexts = [segmenter.context(scene) for scene in scenes]
         self.folder = folder / _key(segmenter, frames.name, contexts)
@@ -84,7 +44,7 @@ class CachedFeatures:
 
     @torch.inference_mode()
     def _fill(
-            self, segmenter: PromptedSegmenter, frames: ClearFrames, contexts: list[Tensor],
+            self, segmenter: PromptedSegmenter, frames: SourceFrames, contexts: list[Tensor],
             batch: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         maps: list[np.memmap] = []
@@ -126,7 +86,7 @@ class LiveFeatures:
     """The same as `CachedFeatures`, computed at every call: what caching is measured against."""
 
     def __init__(
-            self, segmenter: PromptedSegmenter, frames: ClearFrames, scenes: Sequence[str]
+            self, segmenter: PromptedSegmenter, frames: SourceFrames, scenes: Sequence[str]
     ) -> None:
         self.segmenter = segmenter
         self.frames = frames
@@ -149,7 +109,7 @@ class LiveFeatures:
 
 @torch.no_grad()
 def source_statistics(
-        segmenter: PromptedSegmenter, frames: ClearFrames, batch: int = 16) -> SourceStatistics:
+        segmenter: PromptedSegmenter, frames: SourceFrames, batch: int = 16) -> SourceStatistics:
     """Measure the class prior and the latents of labelled source frames, undistorted."""
     classes = len(segmenter.config.classes)
     sentence = [segmenter.encode_scene(segmenter.config.source_scene_prompt)[None]]

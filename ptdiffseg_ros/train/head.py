@@ -12,19 +12,17 @@ import time
 from typing import Any
 
 import numpy as np
-from ptdiffseg_ros.data.labels import TOWN
+from ptdiffseg_ros.data.labelled import LabelledPictures
+from ptdiffseg_ros.data.labels import LabelClass, TOWN
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.features import (
-    CachedFeatures,
-    ClearFrames,
-    LiveFeatures,
-    source_statistics,
-)
+from ptdiffseg_ros.train.features import CachedFeatures, LiveFeatures, source_statistics
+from ptdiffseg_ros.train.frames import ClearFrames, divided, PictureFrames, SourceFrames
+from ptdiffseg_ros.train.layout import train_layout
 from ptdiffseg_ros.train.losses import prompt_randomization_loss, segmentation_loss
 import torch
 from tqdm import tqdm
@@ -51,6 +49,8 @@ class TrainConfig:
     timestep: int = 100
     taps: tuple[str, ...] = ()
     head_width: int = 96
+    layout_frames: int = 1200
+    layout_steps: int = 3000
     input_size: tuple[int, int] = (128, 256)
     save_every: int = 500
     seed: int = 0
@@ -59,6 +59,10 @@ class TrainConfig:
         for name in ('frames', 'steps', 'batch', 'head_width', 'save_every'):
             if getattr(self, name) < 1:
                 raise TrainingError(f'{name} is {getattr(self, name)}; it must be at least 1')
+        if self.layout_frames < 1 or self.layout_steps < 0:
+            raise TrainingError(
+                f'layout_frames is {self.layout_frames} and layout_steps {self.layout_steps}; '
+                'they must be at least 1 and 0 (no layout denoiser)')
         if not 0.0 <= self.distortion <= 1.0:
             raise TrainingError(f'distortion is {self.distortion}; allowed are 0 to 1')
         if self.batch > self.frames:
@@ -72,21 +76,25 @@ class TrainConfig:
 
 def train_head(
         config: TrainConfig, backbone_folder: Path, out: Path, cache: Path | None = None,
-        resume: bool = False) -> dict[str, Any]:
+        resume: bool = False, data: LabelledPictures | None = None) -> dict[str, Any]:
     """
     Train a head and save the segmenter to `out`; return the figures of the run.
 
-    With `cache`, features are computed once and kept in that folder. Every step draws from its
-    own seed: a run that was interrupted and resumed gives the same head as one that was not.
+    data: labelled pictures of the source; None: clear frames of the town. With `cache`, features
+    are computed once and kept in that folder. Every step draws from its own seed: a run that was
+    interrupted and resumed gives the same head as one that was not.
     """
     state = out.with_name(out.name + '.state.safetensors')
     if state.exists() and not resume:
         raise TrainingError(
             f'{state} holds an earlier run; give --resume to go on, or delete it')
-    segmenter = new_segmenter(config, backbone_folder, out)
+    segmenter = new_segmenter(config, backbone_folder, out, TOWN if data is None else data.classes)
     scenes = config.scene_prompts if config.prompt_randomization else (
         config.source_scene_prompt,)
-    frames = ClearFrames(segmenter, config.frames, distortion=config.distortion)
+    frames, others = _source(segmenter, config, data)
+    if config.batch > len(frames):
+        raise TrainingError(
+            f'batch is {config.batch} but there are only {len(frames)} frames for the head')
     features = (LiveFeatures(segmenter, frames, scenes) if cache is None
                 else CachedFeatures(segmenter, frames, scenes, cache))
     head = segmenter.head.train().requires_grad_(True)
@@ -101,7 +109,7 @@ def train_head(
     for step in bar:
         begun = time.monotonic()
         rng = np.random.default_rng((config.seed, step))
-        rows = np.sort(rng.choice(config.frames, config.batch, replace=False))
+        rows = np.sort(rng.choice(len(frames), config.batch, replace=False))
         labels = features.labels(rows)
         if config.prompt_randomization:
             i, j = rng.choice(len(scenes), 2, replace=False)
@@ -118,30 +126,68 @@ def train_head(
         seconds += time.monotonic() - begun
         if step % 20 == 0:
             bar.set_postfix(loss=f'{loss.item():.3f}')
-        if (step + 1) % config.save_every == 0 and step + 1 < config.steps:
+        if (step + 1) % config.save_every == 0 or step + 1 == config.steps:
             save_state(state, flatten_state({'head': head}, optimizer),
                        {'step': step + 1, 'seconds': seconds})
     head.eval().requires_grad_(False)
-    segmenter.statistics = source_statistics(
-        segmenter, ClearFrames(segmenter, min(config.frames, STATISTICS_FRAMES)))
+    _learn(segmenter, config, frames, others)
     segmenter.save_pretrained(out)
     state.unlink(missing_ok=True)
-    return {**asdict(config), 'seconds_per_step': seconds / config.steps,
+    return {**asdict(config), 'frames_of_head': len(frames), 'frames_of_layout': len(others),
+            'data': 'town' if data is None else data.kind,
+            'seconds_per_step': seconds / config.steps,
             'head_parameters': sum(p.numel() for p in head.parameters())}
 
 
-def new_segmenter(config: TrainConfig, backbone_folder: Path, out: Path) -> PromptedSegmenter:
+def learn_source(
+        segmenter: PromptedSegmenter, config: TrainConfig, data: LabelledPictures | None = None
+) -> None:
+    """Give a segmenter what it knows of its source beside the head: layout and statistics."""
+    _learn(segmenter, config, *_source(segmenter, config, data))
+
+
+def _source(
+        segmenter: PromptedSegmenter, config: TrainConfig, data: LabelledPictures | None
+) -> tuple[SourceFrames, SourceFrames]:
+    """Give the frames of the head, and others, strongly distorted: there it errs as elsewhere."""
+    if data is None:
+        return (ClearFrames(segmenter, config.frames, distortion=config.distortion),
+                ClearFrames(segmenter, config.layout_frames, config.frames, 1.0))
+    rows, others = divided(data, config.frames, config.layout_frames)
+    return (PictureFrames(segmenter, data, rows, config.distortion),
+            PictureFrames(segmenter, data, others, 1.0))
+
+
+def _learn(segmenter: PromptedSegmenter, config: TrainConfig, frames: SourceFrames,
+           others: SourceFrames) -> None:
+    segmenter.layout = None
+    if config.layout_steps and len(others):
+        segmenter.layout = train_layout(segmenter, others, config.layout_steps, config.seed)
+    segmenter.statistics = source_statistics(segmenter, _undistorted(segmenter, frames))
+
+
+def _undistorted(segmenter: PromptedSegmenter, frames: SourceFrames) -> SourceFrames:
+    """Give some of the same frames as they are."""
+    count = min(len(frames), STATISTICS_FRAMES)
+    if isinstance(frames, PictureFrames):
+        return PictureFrames(segmenter, frames.data, frames.rows[:count])
+    return ClearFrames(segmenter, count)
+
+
+def new_segmenter(
+        config: TrainConfig, backbone_folder: Path, out: Path,
+        classes: tuple[LabelClass, ...] = TOWN) -> PromptedSegmenter:
     """Put an untrained head, from the seed, on a backbone; `out` is where it will be saved."""
     backbone = DiffusionBackbone.from_pretrained(backbone_folder)
     taps: Sequence[str] = config.taps or backbone.default_taps()
     settings = SegmenterConfig(
-        backbone=os.path.relpath(backbone_folder.resolve(), out.resolve()), classes=TOWN,
+        backbone=os.path.relpath(backbone_folder.resolve(), out.resolve()), classes=classes,
         category_templates=CATEGORY_TEMPLATES, scene_prompts=config.scene_prompts,
         source_scene_prompt=config.source_scene_prompt, input_size=config.input_size,
         timestep=config.timestep, taps=tuple(taps), head_width=config.head_width,
         category_context=config.category_context)
     torch.manual_seed(config.seed)
-    head = SegmentationHead(backbone.tap_channels(taps), len(TOWN), config.head_width)
+    head = SegmentationHead(backbone.tap_channels(taps), len(classes), config.head_width)
     segmenter = PromptedSegmenter(settings, backbone, head, out.name)
     return segmenter.to(torch.device('cpu'), torch.float32)
 

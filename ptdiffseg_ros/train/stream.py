@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import tempfile
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from ptdiffseg_ros.adapt.bank import PromptBank
@@ -16,11 +16,13 @@ from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop
 from ptdiffseg_ros.adapt.shift import domain_name
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.labelled import LabelledPictures, resized
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.baselines import (
     CoTta,
+    HeadAlone,
     HeadMethod,
     LabelledPrompt,
     OnlineMethod,
@@ -37,15 +39,17 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 FPS = 5.0
+LEAST_PICTURES = 12  # of a condition, for a stream and what is held out from it
+OF_PICTURES = ('one-pass', 'continual')  # protocols that any labelled pictures will do for
 ADVERSE = tuple(name for name in town.WEATHERS if name != 'clear')
 DOMAINS = dict(zip(town.WEATHERS, map(domain_name, SCENE_PROMPTS)))
 # Chosen on the validation split by `sweep`.
 LEARNING_RATES = {
-    'prompt': TunerConfig.learning_rate, 'pseudo labels': 0.05, 'TENT': 1e-3,
-    'CoTTA': 1e-3, 'self-training': 1e-3, 'labelled prompt': TunerConfig.learning_rate}
+    'prompt': TunerConfig.learning_rate, 'pseudo labels': 0.8, 'TENT': 1e-4,
+    'CoTTA': 1e-5, 'self-training': 1e-5, 'labelled prompt': TunerConfig.learning_rate}
 RATES_TRIED = {
-    'prompt': (0.05, 0.1, 0.2), 'pseudo labels': (0.01, 0.05, 0.2), 'TENT': (1e-4, 1e-3, 1e-2),
-    'CoTTA': (1e-4, 1e-3, 1e-2), 'self-training': (1e-5, 1e-4, 1e-3)}
+    'prompt': (0.1, 0.2, 0.4), 'pseudo labels': (0.05, 0.2, 0.8), 'TENT': (1e-5, 1e-4, 1e-3),
+    'CoTTA': (1e-5, 1e-4, 1e-3), 'self-training': (1e-6, 1e-5, 1e-4)}
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,79 @@ def samples(encoder: Encoder, condition: str, first: int, count: int) -> list[St
         weather = town.draw_weather(condition, np.random.default_rng(first + i))
         frames.append(encoder(town.sample(first + i, weather, size), condition, i / FPS))
     return frames
+
+
+class Scenes(Protocol):
+    """Where the frames of a benchmark come from."""
+
+    conditions: tuple[str, ...]  # to adapt to, in turn
+
+    def stream(self, condition: str, seed: int, stretch: int, count: int, after: int = 0
+               ) -> list[StreamFrame]:
+        """Give frames of a seed's stretch, from the one after so many."""
+
+    def held_out(self, condition: str, count: int) -> list[StreamFrame]:
+        """Give frames that are in no stream."""
+
+
+class TownScenes:
+    """Independent scenes of a split of the town, in its adverse weathers."""
+
+    conditions = ADVERSE
+
+    def __init__(self, encoder: Encoder, split: str) -> None:
+        self.encoder = encoder
+        self.split = split
+
+    def stream(self, condition: str, seed: int, stretch: int, count: int, after: int = 0
+               ) -> list[StreamFrame]:
+        """Give frames of a seed's stretch, from the one after so many."""
+        first = _first(self.split, seed, stretch) + after
+        return samples(self.encoder, condition, first, count)
+
+    def held_out(self, condition: str, count: int) -> list[StreamFrame]:
+        """Give frames that are in no stream."""
+        return samples(self.encoder, condition, town.SPLITS[self.split], count)
+
+
+class PictureScenes:
+    """
+    Labelled pictures of a data set, at the segmenter's input size, one stream per condition.
+
+    Every third picture is held out; the others come in an order that the seed says. A stream is
+    as long as there are pictures, and the same at every visit.
+    """
+
+    def __init__(self, encoder: Encoder, data: LabelledPictures) -> None:
+        self.encoder = encoder
+        self.data = data
+        self.conditions = data.conditions
+        stride = encoder.segmenter.backbone.stride
+        height, width = encoder.segmenter.config.input_size
+        self.size = max(height // stride, 1) * stride, max(width // stride, 1) * stride
+        few = [c for c in self.conditions if len(data.only(c)) < LEAST_PICTURES]
+        if few:
+            raise TrainingError(
+                f'{data.root} has {len(data.only(few[0]))} pictures of the condition {few[0]!r}; '
+                f'a stream needs at least {LEAST_PICTURES}')
+
+    def stream(self, condition: str, seed: int, stretch: int, count: int, after: int = 0
+               ) -> list[StreamFrame]:
+        """Give frames of a condition in the seed's order; stretch and after change nothing."""
+        rows = [i for i in range(len(self.data.only(condition))) if i % 3]
+        order = np.random.default_rng(seed).permutation(rows)[:count]
+        return self._encoded(condition, order.tolist())
+
+    def held_out(self, condition: str, count: int) -> list[StreamFrame]:
+        """Give frames that are in no stream."""
+        return self._encoded(
+            condition, list(range(0, len(self.data.only(condition)), 3))[:count])
+
+    def _encoded(self, condition: str, rows: Sequence[int]) -> list[StreamFrame]:
+        data = self.data.only(condition)
+        return [self.encoder.picture(
+            *resized(*data.read(row), self.size), condition, n / FPS)
+            for n, row in enumerate(rows)]
 
 
 def score(method: OnlineMethod, frame: StreamFrame, matrix: ConfusionMatrix) -> None:
@@ -138,8 +215,8 @@ def make_method(
         name: str, segmenter: PromptedSegmenter, learning_rate: float | None = None, seed: int = 0
 ) -> OnlineMethod:
     """Make a method by its name, at its best learning rate unless told another."""
-    if name == 'source':
-        return Source(segmenter)
+    if name in ('source', 'head alone'):
+        return Source(segmenter) if name == 'source' else HeadAlone(segmenter)
     rate = learning_rate or LEARNING_RATES[name]
     if name == 'prompt':
         return PromptLoop(our_loop(segmenter, rate, seed))
@@ -150,7 +227,8 @@ def make_method(
 
 
 METHODS = (
-    'source', 'prompt', 'pseudo labels', 'TENT', 'CoTTA', 'self-training', 'labelled prompt')
+    'head alone', 'source', 'prompt', 'pseudo labels', 'TENT', 'CoTTA', 'self-training',
+    'labelled prompt')
 
 
 def _first(split: str, seed: int, stretch: int) -> int:
@@ -159,18 +237,22 @@ def _first(split: str, seed: int, stretch: int) -> int:
 
 
 def one_pass(
-        segmenter: PromptedSegmenter, split: str, seed: int, frames: int = 130,
-        evaluated: int = 40, methods: Sequence[str] = METHODS) -> dict[str, Any]:
+        segmenter: PromptedSegmenter, split: str, seed: int, frames: int = 160,
+        evaluated: int = 40, methods: Sequence[str] = METHODS,
+        found: dict[str, Any] | None = None, scenes: Scenes | None = None) -> dict[str, Any]:
     """
     Adapt to each adverse condition by itself, from the source, and evaluate on other frames.
 
+    :param scenes: where frames come from; None: the town.
+
+    :param found: figures of other methods on the same stream, to which these are added.
     :returns: for each method and condition the online mIoU and that of the held-out frames.
     """
-    encoder = Encoder(segmenter)
-    result: dict[str, Any] = {name: {} for name in methods}
-    for stretch, condition in enumerate(ADVERSE):
-        stream = samples(encoder, condition, _first(split, seed, stretch), frames)
-        others = samples(encoder, condition, town.SPLITS[split], evaluated)
+    scenes = scenes or TownScenes(Encoder(segmenter), split)
+    result: dict[str, Any] = {**(found or {}), **{name: {} for name in methods}}
+    for stretch, condition in enumerate(scenes.conditions):
+        stream = scenes.stream(condition, seed, stretch, frames)
+        others = scenes.held_out(condition, evaluated)
         for name in tqdm(methods, f'one pass, {condition}, seed {seed}'):
             method = make_method(name, segmenter, seed=seed)
             online = drive_through(segmenter, method, stream)
@@ -180,49 +262,65 @@ def one_pass(
             result[name]['trainable'] = method.trainable
     for name in methods:
         result[name]['mean_held_out'] = round(float(np.mean(
-            [result[name][c]['held_out'] for c in ADVERSE])), 2)
+            [result[name][c]['held_out'] for c in scenes.conditions])), 2)
     return result
 
 
-def sweep(segmenter: PromptedSegmenter, frames: int = 100, evaluated: int = 20) -> dict[str, Any]:
-    """Try three learning rates for each method on the validation split, night and snow."""
+def sweep(
+        segmenter: PromptedSegmenter, frames: int = 140, evaluated: int = 20,
+        found: dict[str, Any] | None = None) -> dict[str, Any]:
+    """
+    Try learning rates for each method on the validation split, night and snow.
+
+    :param found: figures of an earlier sweep; what is in them is not measured again.
+    """
     encoder = Encoder(segmenter)
-    result: dict[str, Any] = {}
+    result: dict[str, Any] = {} if found is None else found
     for stretch, condition in enumerate(('night', 'snow')):
+        wanted = [
+            (name, rate) for name, rates in RATES_TRIED.items() for rate in rates
+            if condition not in result.get(name, {}).get(f'{rate:g}', {})]
+        if not wanted:
+            continue
         stream = samples(encoder, condition, _first('val', 0, stretch), frames)
         others = samples(encoder, condition, town.SPLITS['val'], evaluated)
-        for name, rates in RATES_TRIED.items():
-            for rate in tqdm(rates, f'{name}, {condition}'):
-                method = make_method(name, segmenter, rate)
-                drive_through(segmenter, method, stream)
-                found = result.setdefault(name, {}).setdefault(f'{rate:g}', {})
-                found[condition] = round(held_out(segmenter, method, others), 2)
+        reference = result.setdefault('source', {})
+        reference[condition] = round(held_out(segmenter, Source(segmenter), others), 2)
+        for name, rate in tqdm(wanted, f'rates, {condition}'):
+            method = make_method(name, segmenter, rate)
+            drive_through(segmenter, method, stream)
+            of_rate = result.setdefault(name, {}).setdefault(f'{rate:g}', {})
+            of_rate[condition] = round(held_out(segmenter, method, others), 2)
     return result
 
 
 def continual(
         segmenter: PromptedSegmenter, split: str, seed: int, rounds: int = 10, frames: int = 20,
-        evaluated: int = 16, methods: Sequence[str] = ('source', 'prompt', 'TENT', 'CoTTA')
-) -> dict[str, Any]:
+        first_frames: int = 80, evaluated: int = 16,
+        methods: Sequence[str] = ('source', 'prompt', 'TENT', 'CoTTA'),
+        scenes: Scenes | None = None) -> dict[str, Any]:
     """
-    Go round fog, night, rain and snow, never reset.
+    Go round fog, night, rain and snow, or what conditions there are, never reset.
+
+    The first visits are longer than the later ones, so that there is something to remember.
 
     Online mIoU of every visit; for the prompt also the held-out mIoU at the end of a condition's
     first visit and two seconds into the later ones (the recurring protocol).
     """
-    encoder = Encoder(segmenter)
-    others = {c: samples(encoder, c, town.SPLITS[split], evaluated) for c in ADVERSE}
+    scenes = scenes or TownScenes(Encoder(segmenter), split)
+    others = {c: scenes.held_out(c, evaluated) for c in scenes.conditions}
     players = {name: make_method(name, segmenter, seed=seed) for name in methods}
-    reference = {c: held_out(segmenter, players['source'], others[c]) for c in ADVERSE}
+    reference = {c: held_out(segmenter, players['source'], others[c]) for c in others}
     online: dict[str, dict[str, list[float]]] = {
-        name: {c: [] for c in ADVERSE} for name in methods}
-    returning: dict[str, list[float]] = {c: [] for c in ADVERSE}
+        name: {c: [] for c in others} for name in methods}
+    returning: dict[str, list[float]] = {c: [] for c in others}
     early = round(2 * FPS)
     time_s = 0.0
     for lap in tqdm(range(rounds), f'continual, seed {seed}'):
-        for stretch, condition in enumerate(ADVERSE):
-            first = _first(split, seed, 10 + stretch) + lap * frames
-            visit = samples(encoder, condition, first, frames)
+        for stretch, condition in enumerate(scenes.conditions):
+            count, after = ((frames, first_frames + (lap - 1) * frames) if lap
+                            else (first_frames, 0))
+            visit = scenes.stream(condition, seed, 10 + stretch, count, after)
             for name, method in players.items():
                 matrix = ConfusionMatrix(segmenter.config.classes)
                 for i, frame in enumerate(visit):
@@ -237,8 +335,9 @@ def continual(
                     returning[condition].append(round(
                         held_out(segmenter, method, others[condition])
                         - reference[condition], 2))
-            time_s += frames / FPS
-    loop = players['prompt'].loop if isinstance(players['prompt'], PromptLoop) else None
+            time_s += len(visit) / FPS
+    ours = players.get('prompt')
+    loop = ours.loop if isinstance(ours, PromptLoop) else None
     return {'online': online, 'gain_first_visit_end_then_2s_into_visits': returning,
             'rollbacks': loop.state.rollbacks if loop else None}
 
@@ -468,93 +567,17 @@ PROTOCOLS: dict[str, Callable[..., dict[str, Any]]] = {
     'hostile': hostile, 'unusual': unusual_shares, 'recognition': recognition, 'cost': cost}
 
 
-def check(protocols: Sequence[str], split: str, methods: Sequence[str] = ()) -> None:
+def check(protocols: Sequence[str], split: str, methods: Sequence[str] = (),
+          of_town: bool = True) -> None:
     """Raise TrainingError, with what is allowed, for an unknown protocol, split or method."""
-    unknown = [p for p in protocols if p not in PROTOCOLS]
+    allowed = tuple(PROTOCOLS) if of_town else OF_PICTURES
+    unknown = [p for p in protocols if p not in allowed]
     if unknown:
-        raise TrainingError(f'protocol {unknown[0]!r}; allowed are all, {", ".join(PROTOCOLS)}')
-    if split not in town.SPLITS:
+        where = '' if of_town else ' with pictures of a data set'
+        raise TrainingError(
+            f'protocol {unknown[0]!r}; allowed{where} are all, {", ".join(allowed)}')
+    if of_town and split not in town.SPLITS:
         raise TrainingError(f'split is {split!r}; allowed are {", ".join(town.SPLITS)}')
     strange = [m for m in methods if m not in METHODS]
     if strange:
         raise TrainingError(f'method {strange[0]!r}; allowed are {", ".join(METHODS)}')
-
-
-def table(figures: dict[str, Any]) -> str:
-    """Lay the figures out for people; means over the seeds there are."""
-    found = figures['protocols']
-    lines: list[str] = []
-
-    def mean(values: Iterable[float]) -> float:
-        return float(np.mean(list(values)))
-
-    if seeds := list(found.get('one-pass', {}).values()):
-        lines.append(f'one pass, held-out mIoU in %, {len(seeds)} seeds')
-        lines.append(f'{"":16}' + ''.join(f'{c:>8}' for c in ADVERSE) + f'{"mean":>8}{"gain":>8}')
-        for name in METHODS:
-            of = [s for s in seeds if name in s]
-            if not of:
-                continue
-            row = [mean(s[name][c]['held_out'] for s in of) for c in ADVERSE]
-            ahead = [s[name]['mean_held_out'] - s['source']['mean_held_out']
-                     for s in of if 'source' in s]
-            lines.append(f'{name:16}' + ''.join(f'{v:8.1f}' for v in row) + f'{mean(row):8.1f}'
-                         + (f'{mean(ahead):+8.1f}' if ahead else ''))
-    if seeds := list(found.get('continual', {}).values()):
-        lines.append(f'continual, online gain over the source in each round, {len(seeds)} seeds')
-        for name in seeds[0]['online']:
-            if name == 'source':
-                continue
-            gains = np.array([[np.subtract(s['online'][name][c], s['online']['source'][c])
-                               for c in ADVERSE] for s in seeds])  # (seeds, conditions, rounds)
-            lines.append(f'{name:16}' + ''.join(f'{v:+6.1f}' for v in gains.mean(axis=(0, 1)))
-                         + f'   least {gains.min():+.1f}')
-    for seed, result in found.get('drives', {}).items():
-        lines.append(f'drives, seed {seed}, last third: ' + ', '.join(
-            f'{c} {r["prompt"]["last_third"] - r["source"]["last_third"]:+.1f}'
-            for c, r in result.items()))
-    for seed, result in found.get('gradual', {}).items():
-        lines.append(f'gradual, seed {seed}: ' + ', '.join(
-            f'{c} {r["prompt"] - r["source"]:+.1f}' for c, r in result.items()))
-    for seed, result in found.get('hostile', {}).items():
-        lines.append(f'hostile, seed {seed}: ' + ', '.join(
-            f'{kind} {r["after_10_s"] - r["before"]:+.1f}' for kind, r in result.items()))
-    for seed, result in found.get('unusual', {}).items():
-        lines.append(f'unusual, seed {seed}: ' + ', '.join(
-            f'{kind} {c} {r["prompt"] - r["source"]:+.1f}'
-            for kind, of in result.items() for c, r in of.items()))
-    for seed, result in found.get('recognition', {}).items():
-        lines.append(
-            f'recognition, seed {seed}: {result["right_from_3_s_percent"]} % right, noticed after '
-            f'{max(result["delays_s"]):.1f} s at the most, {result["false_alarms"]} false alarms '
-            f'in {result["steady_hours"]} h')
-    for result in found.get('cost', {}).values():
-        lines.append(
-            f'a tuning step costs {result["step_in_forward_passes"]} forward passes of its batch; '
-            f'a learned prompt takes {result["prompt_file_bytes"]} bytes, a buffered frame '
-            f'{result["buffer_bytes_per_frame"]}')
-    return '\n'.join(lines)
-
-
-def plot(figures: dict[str, Any], path: Path) -> None:
-    """Draw the continual protocol: mIoU of each method over the rounds."""
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    seeds = list(figures['protocols'].get('continual', {}).values())
-    if not seeds:
-        raise TrainingError('there is nothing to draw: run the protocol continual')
-    figure, axes = pyplot.subplots(1, len(ADVERSE), figsize=(13, 3.2), layout='constrained')
-    for axis, condition in zip(axes, ADVERSE):
-        for name in seeds[0]['online']:
-            values = np.array([s['online'][name][condition] for s in seeds])
-            laps = np.arange(1, values.shape[1] + 1)
-            axis.plot(laps, values.mean(axis=0), label=name, linewidth=2)
-            axis.fill_between(laps, values.min(axis=0), values.max(axis=0), alpha=0.15)
-        axis.set(title=condition, xlabel='round')
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel('online mIoU (%)')
-    axes[-1].legend()
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)

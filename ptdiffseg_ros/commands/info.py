@@ -1,0 +1,51 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``ptdiffseg info``: what a segmenter is, what it costs, its classes and its prompts."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument(
+        'model', nargs='?', default='micro', metavar='MODEL',
+        help='"micro", or the folder of another segmenter')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write it all to a file, too')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print it."""
+    from ptdiffseg_ros.data.results import write_json
+    from ptdiffseg_ros.model.info import describe
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+
+    found = describe(PromptedSegmenter.from_pretrained(args.model, 'cpu'))
+    print(_words(found))
+    if args.json:
+        write_json(args.json, found)
+    return 0
+
+
+def _words(found: dict[str, Any]) -> str:
+    height, width = found['input_size']
+    lines = [
+        f'{found["name"]}, fingerprint {found["fingerprint"]}',
+        f'frames of {height} x {width} pixels, timestep {found["timestep"]}, '
+        f'taps {", ".join(found["taps"])}',
+        'it can adapt' if found['can_adapt'] else
+        'it cannot adapt: it has no source statistics (ptdiffseg train --only-layout makes them)',
+        '', f'{"part":<16}{"numbers":>14}{"GFLOP a frame":>16}']
+    cost = found['gflop_per_frame']
+    for part, count in found['parameters'].items():
+        lines.append(f'{part:<16}{count:>14,}' + (f'{cost[part]:>16.2f}' if part in cost else ''))
+    lines.append(f'{"all":<16}{sum(found["parameters"].values()):>14,}{sum(cost.values()):>16.2f}')
+    classes = ', '.join(f'{c["id"]} {c["name"]}' for c in found['classes'])
+    lines += ['', f'classes: {classes}', f'category prompts: {found["category_templates"][0]!r}'
+              f' and {len(found["category_templates"]) - 1} more'
+              if found['category_context'] else 'category prompts: none', 'scene prompts:']
+    source = found['source_scene_prompt']
+    lines += [f'  {p}{"  (the source)" if p == source else ""}' for p in found['scene_prompts']]
+    return '\n'.join(lines)

@@ -1,0 +1,53 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What a segmenter is made of, and what it costs."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def describe(segmenter: PromptedSegmenter) -> dict[str, Any]:
+    """
+    Return a segmenter's configuration, its numbers by part and its GFLOP by part, JSON-able.
+
+    GFLOP are of one frame of the input size, a multiplication and an addition counting as two.
+    """
+    backbone, layout = segmenter.backbone, segmenter.layout
+    parts: dict[str, nn.Module | None] = {
+        'autoencoder': backbone.vae, 'UNet': backbone.unet, 'text encoder': backbone.text_encoder,
+        'head': segmenter.head, 'layout denoiser': layout}
+    return {
+        'name': segmenter.name, 'fingerprint': segmenter.fingerprint,
+        'can_adapt': segmenter.statistics is not None,
+        'parameters': {name: sum(p.numel() for p in part.parameters())
+                       for name, part in parts.items() if part is not None},
+        'gflop_per_frame': _cost(segmenter), **asdict(segmenter.config)}
+
+
+@torch.no_grad()
+def _cost(segmenter: PromptedSegmenter) -> dict[str, float]:
+    """Count what each part does for one frame."""
+    config, context = segmenter.config, segmenter.context()
+    images = torch.zeros(1, 3, *config.input_size, device=segmenter.device,
+                         dtype=segmenter.backbone.vae.dtype)
+
+    def count(work: Callable[[], Any]) -> tuple[float, Any]:
+        with FlopCounterMode(display=False) as counter:
+            result = work()
+        return round(counter.get_total_flops() / 1e9, 3), result
+
+    cost: dict[str, float] = {}
+    cost['autoencoder'], latents = count(lambda: segmenter.encode(images))
+    cost['UNet'], features = count(lambda: segmenter.backbone.features(
+        latents, context, config.timestep, config.taps))
+    cost['head'], logits = count(lambda: segmenter.head(features))
+    if segmenter.layout is not None:
+        cost['layout denoiser'], _ = count(lambda: segmenter.correct(logits))
+    return cost
