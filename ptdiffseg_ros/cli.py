@@ -18,8 +18,12 @@ COMMANDS = {
     'pretrain': ('pretrain', 'train the small text-to-image backbone from nothing'),
     'train': ('train', 'train a segmentation head with prompt randomization'),
     'evaluate': ('evaluate', 'mIoU of a segmenter per weather condition and per class'),
+    'data': ('data', 'look through a labelled data set before hours are spent on it'),
+    'info': ('info', 'what a segmenter is, what it costs, its classes and its prompts'),
     'adapt': ('adapt', 'tune the scene prompt on unlabelled frames: folder, video or bag'),
     'stream': ('stream', 'adapt online on streams of the town, beside baselines'),
+    'soak': ('soak', 'run the node through a long drive with faults, and give a verdict'),
+    'watch': ('watch', 'a live page in the browser: camera, masks, domain, adaptation'),
     'prompts': ('prompts', 'list, show, export and import the scene prompts that were learned'),
 }
 # What brings a module that is not installed, by the name Python misses.

@@ -3,7 +3,8 @@
 """The segmenter node as a process of its own, and where its DDS settings come from."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 import json
 import os
 from pathlib import Path
@@ -12,8 +13,11 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from types import TracebackType
 from typing import Any
+
+from rclpy.executors import SingleThreadedExecutor
 
 TAIL_LINES = 30
 
@@ -123,7 +127,26 @@ class NodeProcess:
         if (status := self._process.poll()) is not None:
             raise DemoError(f'the node ended with status {status}. {self.last_words()}')
 
+    def memory_mb(self) -> float:
+        """Return the resident memory of the process (Linux)."""
+        pages = int(Path(f'/proc/{self._process.pid}/statm').read_text().split()[1])
+        return pages * os.sysconf('SC_PAGE_SIZE') / 2 ** 20
+
     def last_words(self) -> str:
         """Return the end of the node's log."""
         lines = self.log.read_text(errors='replace').splitlines()[-TAIL_LINES:]
         return f'The end of {self.log}:\n' + '\n'.join(lines or ['(nothing)'])
+
+
+@contextmanager
+def spinning(node: Any) -> Iterator[None]:
+    """Take a node's messages in on a thread of their own."""
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        executor.shutdown()
+        thread.join(5)

@@ -10,7 +10,6 @@ import os
 from pathlib import Path
 import random
 import signal
-import threading
 import time
 from typing import Any
 
@@ -19,12 +18,17 @@ from ptdiffseg_ros.data.bags import Bag, FRAME_ID, IMAGE_TOPIC, record_drive
 from ptdiffseg_ros.data.results import commit, machine, write_json
 from ptdiffseg_ros.data.schedule import WeatherSchedule
 from ptdiffseg_ros.demo.consumer import MaskConsumer
-from ptdiffseg_ros.demo.node_process import dds_environment, DemoError, free_domain_id, NodeProcess
+from ptdiffseg_ros.demo.node_process import (
+    dds_environment,
+    DemoError,
+    free_domain_id,
+    NodeProcess,
+    spinning,
+)
 from ptdiffseg_ros.demo.report import write_report
 from ptdiffseg_ros.demo.review import Quality, Review, review, segment_without_adaptation
 from ptdiffseg_ros.ros.replay import Player
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 from tqdm import tqdm
 
@@ -183,7 +187,7 @@ def _segment_live(bag: Bag, options: DemoOptions) -> Pace:
                 player = Player(
                     rclpy.create_node('demo_player'), bag, clock_hz=CLOCK_HZ, before=pace.before)
                 pace.player = player
-                with _spinning(consumer_node):
+                with spinning(consumer_node):
                     _wait_for_node(player, process, consumer)
                     player.play()
                     pace.wait()
@@ -205,20 +209,6 @@ def _wait_for_node(player: Player, process: NodeProcess, consumer: MaskConsumer)
             raise DemoError(
                 f'the node is not active after {START_PATIENCE_S:g} s. {process.last_words()}')
         time.sleep(0.05)
-
-
-@contextmanager
-def _spinning(node: Any) -> Iterator[None]:
-    """Take a node's messages in on a thread of their own."""
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        executor.shutdown()
-        thread.join(5)
 
 
 @contextmanager

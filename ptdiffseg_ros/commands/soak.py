@@ -1,0 +1,67 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``ptdiffseg soak``: a long drive with faults, and a verdict."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ptdiffseg_ros.commands import image_size, number
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument('--minutes', type=number(0.2, 10000), default=60.0, help='how long')
+    parser.add_argument(
+        '--cameras', type=number(1, 16, kind=int), default=2, help='how many cameras, up to 16')
+    parser.add_argument(
+        '--rate', type=number(0.1, 200), default=10.0, metavar='HZ', help='of each camera')
+    parser.add_argument(
+        '--size', type=image_size, default='480x640', metavar='HxW', help='of their images')
+    parser.add_argument(
+        '--calm', type=number(0.1), default=5.0, metavar='SECONDS',
+        help='mean time between two faults')
+    parser.add_argument(
+        '--seed', type=number(0, kind=int), default=0, help='the same seed, the same faults')
+    parser.add_argument(
+        '--model', default='micro', help='"micro", or the folder of another segmenter')
+    parser.add_argument('--log', type=Path, metavar='FILE', help="keep the node's log")
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run it; the exit status is 0 if every check holds, else 1."""
+    from ptdiffseg_ros.data.results import write_json
+    from ptdiffseg_ros.demo.soak import run_soak, SoakOptions
+
+    figures = run_soak(SoakOptions(
+        minutes=args.minutes, cameras=args.cameras, rate_hz=args.rate, size=args.size,
+        calm_s=args.calm, seed=args.seed, model=args.model), args.log)
+    if args.json:
+        write_json(args.json, figures)
+    print(tables(figures))
+    return 0 if figures['passed'] else 1
+
+
+def tables(figures: dict[str, Any]) -> str:
+    """Lay the figures out as Markdown."""
+    parts = []
+
+    def table(head: list[str], rows: list[list[Any]]) -> None:
+        parts.append('\n'.join(
+            f'| {" | ".join(map(str, row))} |' for row in [head, ['---'] * len(head), *rows]))
+
+    table(['check', 'holds'], [
+        [name, 'yes' if holds else '**no**'] for name, holds in figures['checks'].items()])
+    cameras = figures['cameras']
+    keys = list(next(iter(cameras.values())))
+    table(['camera', *(key.replace('_', ' ') for key in keys)], [
+        [name, *(of[key] for key in keys)] for name, of in cameras.items()])
+    table(['until minute', 'masks', 'latency p50 (ms)', 'p95 (ms)'], [
+        [row['minute'], row['masks'], row['p50'], row['p95']] for row in figures['latency_ms']])
+    table(['fault', 'times'], [[name, times] for name, times in figures['faults'].items()])
+    parts.append(f'Memory of the node grew by {figures["memory_growth_percent"]} % after the '
+                 'warm-up.')
+    parts += [f'Unexplained: {line}' for line in figures['unexplained']]
+    return '\n\n'.join(parts)

@@ -1,0 +1,28 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``ptdiffseg watch``: a live page in the browser."""
+from __future__ import annotations
+
+import argparse
+
+from ptdiffseg_ros.commands import number
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument(
+        '--segmenter', default='/segmenter', metavar='NODE', help="the node's full name")
+    parser.add_argument(
+        '--host', default='127.0.0.1', metavar='ADDRESS',
+        help='the address to serve on; 0.0.0.0 lets everybody on the network watch and switch')
+    parser.add_argument(
+        '--port', type=number(0, 65535, kind=int), default=8080, help='0 takes a free one')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Serve until interrupted."""
+    from ptdiffseg_ros.demo.watch import run_watch
+
+    name = '/' + args.segmenter.strip('/')
+    run_watch(name, args.host, args.port)
+    return 0

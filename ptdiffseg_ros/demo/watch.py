@@ -1,0 +1,314 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""A page in the browser that shows what a segmenter does, live, and switches its adaptation."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import json
+from pathlib import Path
+import threading
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+import cv2
+from diagnostic_msgs.msg import DiagnosticArray
+import numpy as np
+from ptdiffseg_ros.demo.node_process import DemoError, spinning
+from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
+from ptdiffseg_ros.ros.outputs import LATCHED_QOS
+import rclpy
+from rclpy.node import NodeNameNonExistentError
+from rclpy.qos import qos_profile_sensor_data
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import String
+from std_srvs.srv import SetBool
+
+PAGE = Path(__file__).with_name('watch.html')
+VIEWS = ('camera', 'overlay', 'color_mask')
+DISCOVERY_S = 1.0
+LONG_POLL_S = 1.0  # a browser opens six connections at the most
+SERVICE_S = 5.0
+WIDEST = 960  # of a picture for the page, in pixels
+LEVELS = ('OK', 'WARN', 'ERROR', 'STALE')
+HEADER = 'X-Requested-With'  # a page of another site cannot set it, so it cannot switch anything
+
+
+@dataclass
+class _View:
+    """The newest message of one view, and its JPEG once somebody has asked for it."""
+
+    serial: int = 0
+    message: Any = None
+    jpeg: tuple[int, bytes] = (0, b'')
+
+
+@dataclass
+class _Camera:
+    views: dict[str, _View] = field(default_factory=dict)
+    confidence: float | None = None  # mean over the newest frame
+
+
+class Watcher:
+    """
+    Keep the newest of what a segmenter publishes.
+
+    :param segmenter: the segmenter's full name, such as ``/segmenter``; it may come later.
+    """
+
+    def __init__(self, node: Any, segmenter: str = '/segmenter') -> None:
+        self.segmenter = segmenter
+        self._node = node
+        self._arrived = threading.Condition()
+        self._cameras: dict[str, _Camera] = {}
+        self._labels: list[dict[str, Any]] = []
+        self._domain = ''
+        self._adaptation: dict[str, Any] = {}
+        self._health: list[dict[str, Any]] = []
+        node.create_subscription(
+            String, f'{segmenter}/labels', self._keeper('_labels', json.loads), LATCHED_QOS)
+        node.create_subscription(
+            String, f'{segmenter}/adaptation', self._keeper('_adaptation', json.loads),
+            LATCHED_QOS)
+        node.create_subscription(
+            String, f'{segmenter}/domain', self._keeper('_domain', str), LATCHED_QOS)
+        node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
+        self._client = node.create_client(SetBool, f'{segmenter}/set_adaptation')
+        node.create_timer(DISCOVERY_S, self._discover)
+
+    # -- ROS -------------------------------------------------------------------------------
+
+    def _keeper(self, name: str, parse: Callable[[str], Any]) -> Callable[[String], None]:
+        return lambda message: setattr(self, name, parse(message.data))
+
+    def _discover(self) -> None:
+        """Subscribe to the views of cameras that have not been seen before."""
+        namespace, _, name = self.segmenter.rpartition('/')
+        try:
+            published = self._node.get_publisher_names_and_types_by_node(name, namespace or '/')
+            read = self._node.get_subscriber_names_and_types_by_node(name, namespace or '/')
+        except NodeNameNonExistentError:
+            return  # not there, or not any more
+        pictures = {topic: types[0] for topic, types in read
+                    if types[0] in ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')}
+        prefix = f'{self.segmenter}/'
+        names = [topic[len(prefix):-len('mask')].rstrip('/') for topic, _ in published
+                 if topic.startswith(prefix) and topic.endswith('/mask')]
+        for camera in names:
+            if camera in self._cameras:
+                continue
+            found = [topic for topic in pictures if not camera or f'/{camera}/' in topic]
+            if not found:  # it is not active yet
+                continue
+            self._cameras[camera] = _Camera({view: _View() for view in VIEWS})
+            self._subscribe(camera, found[0], pictures[found[0]])
+
+    def _subscribe(self, camera: str, topic: str, type_name: str) -> None:
+        out = f'{self.segmenter}/{camera}'.rstrip('/')
+        kind = CompressedImage if type_name.endswith('CompressedImage') else Image
+        for view, message_type, name in (
+                ('camera', kind, topic), ('overlay', Image, f'{out}/overlay'),
+                ('color_mask', Image, f'{out}/color_mask')):
+            self._node.create_subscription(
+                message_type, name, self._taker(camera, view), qos_profile_sensor_data)
+        self._node.create_subscription(
+            Image, f'{out}/confidence',
+            lambda message: setattr(
+                self._cameras[camera], 'confidence',
+                float(np.frombuffer(message.data, np.uint8).mean() / 255.0)),
+            qos_profile_sensor_data)
+
+    def _taker(self, camera: str, view: str) -> Callable[[Any], None]:
+        def take(message: Any) -> None:
+            with self._arrived:
+                kept = self._cameras[camera].views[view]
+                kept.serial, kept.message = kept.serial + 1, message
+                self._arrived.notify_all()
+
+        return take
+
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        prefix = f'{self.segmenter.lstrip("/")}: '
+        found = [
+            {'part': status.name[len(prefix):], 'level': LEVELS[ord(status.level)],
+             'message': status.message,
+             'values': {item.key: item.value for item in status.values}}
+            for status in message.status if status.name.startswith(prefix)]
+        if found:
+            self._health = found
+
+    # -- what the page asks for ------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Return all that is known but the pictures, JSON-able."""
+        return {
+            'segmenter': self.segmenter, 'labels': self._labels, 'domain': self._domain,
+            'adaptation': self._adaptation, 'health': self._health,
+            'cameras': [{'name': name, 'confidence': camera.confidence}
+                        for name, camera in sorted(self._cameras.items())]}
+
+    def picture(self, camera: str, view: str, after: int) -> tuple[int, bytes] | None:
+        """
+        Wait for a picture newer than the one with that serial number.
+
+        :returns: its number and JPEG; None if none came in time.
+        :raises KeyError: no such camera or view.
+        """
+        kept = self._cameras[camera].views[view]
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: kept.serial > after, LONG_POLL_S):
+                return None
+            serial, message = kept.serial, kept.message
+        if kept.jpeg[0] != serial:
+            kept.jpeg = serial, to_jpeg(message)
+        return kept.jpeg
+
+    def set_adaptation(self, on: bool) -> tuple[bool, str]:
+        """Call ~/set_adaptation; say whether it was done, and the segmenter's words."""
+        if not self._client.service_is_ready():
+            return False, f'{self.segmenter}/set_adaptation does not answer: is the node up?'
+        answered = threading.Event()
+        future = self._client.call_async(SetBool.Request(data=on))
+        future.add_done_callback(lambda _: answered.set())
+        if not answered.wait(SERVICE_S):
+            return False, f'no answer from {self.segmenter}/set_adaptation'
+        return bool(future.result().success), str(future.result().message)
+
+
+def to_jpeg(message: Image | CompressedImage) -> bytes:
+    """Encode an image message, scaled down to what a page shows; a bad one is a black picture."""
+    try:
+        pixels = (decode_compressed if isinstance(message, CompressedImage) else decode)(message)
+    except ImageError:
+        pixels = np.zeros((90, 160, 3), np.uint8)
+    height, width = pixels.shape[:2]
+    if width > WIDEST:
+        pixels = cv2.resize(pixels, (WIDEST, round(height * WIDEST / width)),
+                            interpolation=cv2.INTER_AREA)
+    _, encoded = cv2.imencode('.jpg', cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR),
+                              [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return bytes(encoded.tobytes())
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = 'HTTP/1.1'
+    server: Server
+
+    def log_message(self, *args: Any, **more: Any) -> None:
+        """Keep quiet: a page asks many times a second."""
+
+    def do_GET(self) -> None:
+        """Answer with the page, the state or a picture."""
+        if not self._is_meant():
+            return
+        url = urlsplit(self.path)
+        parts = [unquote(part) for part in url.path.split('/')[1:]]
+        if parts == ['']:
+            self._answer(PAGE.read_bytes(), 'text/html; charset=utf-8')
+        elif parts == ['state']:
+            self._json(self.server.watcher.state())
+        elif len(parts) == 3 and parts[0] == 'frame':
+            self._frame(parts[1].lstrip('_'), parts[2], parse_qs(url.query).get('after', ['0'])[0])
+        else:
+            self._json({'message': f'there is no {url.path}'}, HTTPStatus.NOT_FOUND)
+
+    def _frame(self, camera: str, view: str, after: str) -> None:
+        try:
+            picture = self.server.watcher.picture(camera, view, int(after))
+        except (KeyError, ValueError):
+            self._json({'message': f'there is no {self.path}'}, HTTPStatus.NOT_FOUND)
+            return
+        if picture is None:
+            self._answer(b'', 'image/jpeg', HTTPStatus.NO_CONTENT)
+        else:
+            self._answer(picture[1], 'image/jpeg', serial=picture[0])
+
+    def do_POST(self) -> None:
+        """Switch adaptation: ``{"on": true}``."""
+        if not self._is_meant():
+            return
+        length = self.headers.get('Content-Length', '')
+        body = self.rfile.read(min(int(length), 1000)) if length.isdigit() else b''
+        try:
+            on = json.loads(body)['on']
+        except (ValueError, KeyError, TypeError):
+            on = None
+        if self.path != '/adaptation' or not isinstance(on, bool):
+            self._json({'message': 'POST {"on": true} or {"on": false} to /adaptation'},
+                       HTTPStatus.BAD_REQUEST)
+        elif not self.headers.get(HEADER):
+            self._json({'message': f'the header {HEADER} is needed'}, HTTPStatus.FORBIDDEN)
+        else:
+            done, message = self.server.watcher.set_adaptation(on)
+            self._json({'message': message},
+                       HTTPStatus.OK if done else HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def _is_meant(self) -> bool:
+        """Refuse who reached this machine by a name that is not its own (DNS rebinding)."""
+        host = (self.headers.get('Host') or '').rpartition(':')[0]
+        if host in self.server.hosts or not self.server.hosts:
+            return True
+        self._json({'message': f'this is not {host}'}, HTTPStatus.FORBIDDEN)
+        return False
+
+    def _json(self, value: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
+        self._answer(json.dumps(value).encode(), 'application/json', status)
+
+    def _answer(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK,
+                serial: int | None = None) -> None:
+        try:
+            self.send_response(status)
+            self.send_header('Content-Type', kind)
+            self.send_header('Content-Length', str(len(body)))
+            self.send_header('Cache-Control', 'no-store')
+            if serial is not None:
+                self.send_header('X-Serial', str(serial))
+            self.end_headers()
+            self.wfile.write(body)
+        except (BrokenPipeError, ConnectionResetError):
+            self.close_connection = True  # the page was closed meanwhile
+
+
+class Server(ThreadingHTTPServer):
+    """
+    Serve the page of a watcher.
+
+    :param host: an address of this machine; '0.0.0.0' lets everybody on the network in.
+    :param port: 0 takes a free one.
+    :raises DemoError: the port is taken or the address is not this machine's.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, watcher: Watcher, host: str, port: int) -> None:
+        self.watcher = watcher
+        local = {'localhost', '127.0.0.1', host}
+        self.hosts = set() if host == '0.0.0.0' else local  # none: any name will do
+        try:
+            super().__init__((host, port), _Handler)
+        except OSError as error:
+            raise DemoError(
+                f'cannot serve on {host}:{port} ({error.strerror}): choose another with --port or '
+                '--host') from error
+
+    @property
+    def url(self) -> str:
+        """Return where a browser finds the page."""
+        host, port = str(self.server_address[0]), self.server_address[1]
+        return f'http://{"localhost" if host == "0.0.0.0" else host}:{port}/'
+
+
+def run_watch(segmenter: str, host: str, port: int) -> None:
+    """Serve until interrupted."""
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = rclpy.create_node('ptdiffseg_watch')
+        server = Server(Watcher(node, segmenter), host, port)
+        with spinning(node), server:
+            print(f'{segmenter} is at {server.url} (Ctrl-C ends it)', flush=True)
+            server.serve_forever()
+    finally:
+        rclpy.try_shutdown()

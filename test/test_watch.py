@@ -1,0 +1,144 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The live page: what a browser asks for is answered, and nobody else can switch anything."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+import http.client
+import json
+from pathlib import Path
+import re
+import socket
+from typing import Any
+
+import cv2
+import numpy as np
+from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.demo.watch import to_jpeg
+from ptdiffseg_ros.model.testing import tiny_segmenter
+import pytest
+from ros_harness import Consumer, image, PIXELS, Process, running_segmenter
+
+pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
+
+
+class Browser:
+    """Asks the server as a page does."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def ask(self, method: str, path: str, body: str | None = None,
+            **headers: str) -> tuple[int, bytes, dict[str, str]]:
+        connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=30)
+        try:
+            connection.request(
+                method, path, body, {name.replace('_', '-'): v for name, v in headers.items()})
+            answer = connection.getresponse()
+            return answer.status, answer.read(), dict(answer.headers)
+        finally:
+            connection.close()
+
+    def state(self) -> dict[str, Any]:
+        status, body, _ = self.ask('GET', '/state')
+        assert status == 200
+        found: dict[str, Any] = json.loads(body)
+        return found
+
+
+@pytest.fixture(scope='module')
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    model = tiny_segmenter(tmp_path_factory.mktemp('model'))
+    with running_segmenter(model, **{'adaptation.bank': tmp_path_factory.mktemp('bank')}):
+        watch = Process('-m', 'ptdiffseg_ros.cli', 'watch', '--port', '0')
+        try:
+            said = watch.wait_for_output('Ctrl-C ends it')
+            found = re.search(r'http://127\.0\.0\.1:(\d+)/', said)
+            assert found, said
+            yield Browser(int(found[1]))
+            assert watch.end() == 130 and 'Traceback' not in watch.output
+        finally:
+            watch.kill()
+
+
+@pytest.fixture
+def consumer() -> Iterator[Consumer]:
+    consumer = Consumer()
+    yield consumer
+    consumer.close()
+
+
+def picture(browser: Browser, consumer: Consumer, view: str) -> tuple[bytes, int]:
+    """Send images until a view of them comes; return its JPEG and serial number."""
+    answers: list[tuple[int, bytes, dict[str, str]]] = []
+    assert consumer.spin_until(
+        lambda: answers and answers[-1][0] == 200,
+        lambda: (consumer.segment(), answers.append(browser.ask('GET', f'/frame/_/{view}'))))
+    return answers[-1][1], int(answers[-1][2]['X-Serial'])
+
+
+def test_the_page_shows_the_camera_and_what_became_of_it(browser, consumer) -> None:
+    page = browser.ask('GET', '/')
+    assert page[0] == 200 and b'<html' in page[1]
+    assert consumer.spin_until(lambda: browser.state()['cameras'], consumer.segment)
+    sizes = set()
+    for view in ('camera', 'overlay', 'color_mask'):
+        jpeg, serial = picture(browser, consumer, view)
+        sizes.add(cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape)
+        assert browser.ask('GET', f'/frame/_/{view}?after={serial + 1000}')[0] == 204
+    assert sizes == {(48, 64, 3)}
+
+    def told() -> bool:
+        state = browser.state()
+        return bool(state['health'] and state['labels'] and state['cameras'][0]['confidence'])
+
+    assert consumer.spin_until(told, consumer.segment)
+    state = browser.state()
+    assert state['labels'][0]['name'] == 'road' and state['health'][0]['part'] == 'segmentation'
+    assert 0.0 < state['cameras'][0]['confidence'] <= 1.0
+
+
+def test_the_switch_switches_adaptation(browser, consumer) -> None:
+    for on in (True, False):
+        status, body, _ = browser.ask(
+            'POST', '/adaptation', json.dumps({'on': on}), X_Requested_With='ptdiffseg')
+        assert status == 200 and '->' in json.loads(body)['message']
+        assert consumer.get_parameter('adaptation.enabled') == on
+        assert consumer.spin_until(lambda on=on: browser.state()['adaptation']['enabled'] == on)
+
+
+def test_a_page_of_another_site_can_neither_read_nor_switch(browser, consumer) -> None:
+    off = json.dumps({'on': True})
+    assert browser.ask('POST', '/adaptation', off)[0] == 403
+    assert browser.ask('GET', '/state', Host='evil.example:80')[0] == 403
+    assert browser.ask(
+        'POST', '/adaptation', off, Host='evil.example:80', X_Requested_With='x')[0] == 403
+    assert consumer.get_parameter('adaptation.enabled') is False
+
+
+@pytest.mark.parametrize('path', ['/frame/_/mask', '/frame/_left/overlay', '/etc/passwd',
+                                  '/frame/_/overlay?after=x', '/../watch.py'])
+def test_what_is_not_there_is_not_found(browser, path: str) -> None:
+    assert browser.ask('GET', path)[0] == 404
+
+
+@pytest.mark.parametrize('body', ['', 'on', '{}', '{"on": 1}', '[true]'])
+def test_a_switch_needs_a_yes_or_a_no(browser, body: str) -> None:
+    assert browser.ask('POST', '/adaptation', body, X_Requested_With='x')[0] == 400
+
+
+def test_a_large_picture_is_scaled_and_a_bad_one_is_black() -> None:
+    wide = to_jpeg(image(np.zeros((50, 2000, 3), np.uint8)))
+    assert cv2.imdecode(np.frombuffer(wide, np.uint8), 1).shape == (24, 960, 3)
+    bad = image(PIXELS)
+    bad.encoding = 'nonsense'
+    assert not cv2.imdecode(np.frombuffer(to_jpeg(bad), np.uint8), 1).any()
+
+
+def test_a_port_in_use_is_said(capsys, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(['watch', '--port', str(port)]) == 2
+    assert '--port' in capsys.readouterr().err
