@@ -32,7 +32,8 @@ setup(
         (f'share/{PACKAGE}', ['package.xml']),
         (f'share/{PACKAGE}/launch', glob('launch/*.launch.py')),
         (f'share/{PACKAGE}/config', [
-            path for kind in ('rviz', 'xml', 'yaml') for path in glob(f'config/*.{kind}')]),
+            path for kind in ('json', 'rviz', 'xml', 'yaml')
+            for path in glob(f'config/*.{kind}')]),
     ],
     zip_safe=False,
     python_requires='>=3.10',
