@@ -12,6 +12,7 @@ import itertools
 import json
 import os
 from pathlib import Path
+import re
 import signal
 import subprocess
 import sys
@@ -141,6 +142,20 @@ def running_segmenter(model: Path | str, arguments: tuple[str, ...] = (),
         assert 'Traceback' not in process.output
     finally:
         process.kill()
+
+
+@contextmanager
+def running_watch(*arguments: str) -> Iterator[tuple[Process, int]]:
+    """Run `ptdiffseg watch`, at a free port if no other is named; give it and its port."""
+    watch = Process('-m', 'ptdiffseg_ros.cli', 'watch', '--port', '0', *arguments)
+    try:
+        said = watch.wait_for_output('Ctrl-C ends it')
+        found = re.search(r'http://127\.0\.0\.1:(\d+)/', said)
+        assert found, said
+        yield watch, int(found[1])
+        assert watch.end() == 130 and 'Traceback' not in watch.output
+    finally:
+        watch.kill()
 
 
 class Peer:

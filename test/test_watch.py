@@ -7,17 +7,16 @@ from collections.abc import Iterator
 import http.client
 import json
 from pathlib import Path
-import re
 import socket
 from typing import Any
 
 import cv2
 import numpy as np
 from ptdiffseg_ros.cli import main
-from ptdiffseg_ros.demo.watch import to_jpeg
+from ptdiffseg_ros.demo.watch import to_jpeg, VIEWS
 from ptdiffseg_ros.model.testing import tiny_segmenter
 import pytest
-from ros_harness import Consumer, image, PIXELS, Process, running_segmenter
+from ros_harness import Consumer, image, PIXELS, running_segmenter, running_watch
 
 pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
 
@@ -50,15 +49,8 @@ class Browser:
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     model = tiny_segmenter(tmp_path_factory.mktemp('model'))
     with running_segmenter(model, **{'adaptation.bank': tmp_path_factory.mktemp('bank')}):
-        watch = Process('-m', 'ptdiffseg_ros.cli', 'watch', '--port', '0')
-        try:
-            said = watch.wait_for_output('Ctrl-C ends it')
-            found = re.search(r'http://127\.0\.0\.1:(\d+)/', said)
-            assert found, said
-            yield Browser(int(found[1]))
-            assert watch.end() == 130 and 'Traceback' not in watch.output
-        finally:
-            watch.kill()
+        with running_watch() as (_, port):
+            yield Browser(port)
 
 
 @pytest.fixture
@@ -68,24 +60,21 @@ def consumer() -> Iterator[Consumer]:
     consumer.close()
 
 
-def picture(browser: Browser, consumer: Consumer, view: str) -> tuple[bytes, int]:
-    """Send images until a view of them comes; return its JPEG and serial number."""
+def picture(browser: Browser, consumer: Consumer, view: str) -> bytes:
+    """Send images until a view of them comes; return its JPEG."""
     answers: list[tuple[int, bytes, dict[str, str]]] = []
     assert consumer.spin_until(
         lambda: answers and answers[-1][0] == 200,
         lambda: (consumer.segment(), answers.append(browser.ask('GET', f'/frame/_/{view}'))))
-    return answers[-1][1], int(answers[-1][2]['X-Serial'])
+    return answers[-1][1]
 
 
 def test_the_page_shows_the_camera_and_what_became_of_it(browser, consumer) -> None:
     page = browser.ask('GET', '/')
     assert page[0] == 200 and b'<html' in page[1]
     assert consumer.spin_until(lambda: browser.state()['cameras'], consumer.segment)
-    sizes = set()
-    for view in ('camera', 'overlay', 'color_mask'):
-        jpeg, serial = picture(browser, consumer, view)
-        sizes.add(cv2.imdecode(np.frombuffer(jpeg, np.uint8), 1).shape)
-        assert browser.ask('GET', f'/frame/_/{view}?after={serial + 1000}')[0] == 204
+    sizes = {cv2.imdecode(np.frombuffer(picture(browser, consumer, view), np.uint8), 1).shape
+             for view in VIEWS}
     assert sizes == {(48, 64, 3)}
 
     def told() -> bool:
@@ -96,6 +85,24 @@ def test_the_page_shows_the_camera_and_what_became_of_it(browser, consumer) -> N
     state = browser.state()
     assert state['labels'][0]['name'] == 'road' and state['health'][0]['part'] == 'segmentation'
     assert 0.0 < state['cameras'][0]['confidence'] <= 1.0
+    assert state['health'][0]['values']['image topic'] == '/image_raw'
+    assert 0.0 <= state['silent_s'] < 60.0
+    assert all(0.0 <= state['cameras'][0]['age_s'][view] < 60.0 for view in VIEWS)
+
+
+def test_news_are_the_pictures_that_came_since(browser, consumer) -> None:
+    def news(after: int) -> list[list[Any]]:
+        status, body, _ = browser.ask('GET', f'/news/{after}')
+        assert status == 200
+        found: list[list[Any]] = json.loads(body)
+        return found
+
+    assert consumer.spin_until(lambda: len(news(0)) == len(VIEWS), consumer.segment)
+    known = news(0)
+    assert {(camera, view) for _, camera, view in known} == {('', view) for view in VIEWS}
+    newest = max(number for number, _, _ in known)
+    assert consumer.spin_until(lambda: news(newest), consumer.segment)
+    assert news(newest + 1000) == []  # and does not wait for ever
 
 
 def test_the_switch_switches_adaptation(browser, consumer) -> None:
@@ -117,7 +124,7 @@ def test_a_page_of_another_site_can_neither_read_nor_switch(browser, consumer) -
 
 
 @pytest.mark.parametrize('path', ['/frame/_/mask', '/frame/_left/overlay', '/etc/passwd',
-                                  '/frame/_/overlay?after=x', '/../watch.py'])
+                                  '/news', '/news/x', '/news/-1', '/../watch.py'])
 def test_what_is_not_there_is_not_found(browser, path: str) -> None:
     assert browser.ask('GET', path)[0] == 404
 

@@ -10,8 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import json
 from pathlib import Path
 import threading
+import time
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
@@ -30,7 +31,7 @@ from std_srvs.srv import SetBool
 PAGE = Path(__file__).with_name('watch.html')
 VIEWS = ('camera', 'overlay', 'color_mask')
 DISCOVERY_S = 1.0
-LONG_POLL_S = 1.0  # a browser opens six connections at the most
+LONG_POLL_S = 1.0
 SERVICE_S = 5.0
 WIDEST = 960  # of a picture for the page, in pixels
 LEVELS = ('OK', 'WARN', 'ERROR', 'STALE')
@@ -41,15 +42,18 @@ HEADER = 'X-Requested-With'  # a page of another site cannot set it, so it canno
 class _View:
     """The newest message of one view, and its JPEG once somebody has asked for it."""
 
-    serial: int = 0
+    serial: int = 0  # of all pictures that have come, so that one number says what is newer
+    came_s: float = 0.0  # monotonic
     message: Any = None
     jpeg: tuple[int, bytes] = (0, b'')
 
 
 @dataclass
 class _Camera:
-    views: dict[str, _View] = field(default_factory=dict)
+    views: dict[str, _View] = field(default_factory=lambda: {view: _View() for view in VIEWS})
     confidence: float | None = None  # mean over the newest frame
+    topic: str = ''  # that the segmenter reads
+    subscription: Any = None  # to that topic
 
 
 class Watcher:
@@ -63,11 +67,13 @@ class Watcher:
         self.segmenter = segmenter
         self._node = node
         self._arrived = threading.Condition()
+        self._serial = 0
         self._cameras: dict[str, _Camera] = {}
         self._labels: list[dict[str, Any]] = []
         self._domain = ''
         self._adaptation: dict[str, Any] = {}
         self._health: list[dict[str, Any]] = []
+        self._told_s: float | None = None  # when health came, monotonic
         node.create_subscription(
             String, f'{segmenter}/labels', self._keeper('_labels', json.loads), LATCHED_QOS)
         node.create_subscription(
@@ -92,40 +98,49 @@ class Watcher:
             read = self._node.get_subscriber_names_and_types_by_node(name, namespace or '/')
         except NodeNameNonExistentError:
             return  # not there, or not any more
-        pictures = {topic: types[0] for topic, types in read
-                    if types[0] in ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')}
         prefix = f'{self.segmenter}/'
-        names = [topic[len(prefix):-len('mask')].rstrip('/') for topic, _ in published
-                 if topic.startswith(prefix) and topic.endswith('/mask')]
-        for camera in names:
-            if camera in self._cameras:
-                continue
-            found = [topic for topic in pictures if not camera or f'/{camera}/' in topic]
-            if not found:  # it is not active yet
-                continue
-            self._cameras[camera] = _Camera({view: _View() for view in VIEWS})
-            self._subscribe(camera, found[0], pictures[found[0]])
+        for topic, _ in published:
+            if topic.startswith(prefix) and topic.endswith('/mask'):
+                camera = topic[len(prefix):-len('mask')].rstrip('/')
+                if camera not in self._cameras:
+                    self._subscribe(camera)
+                self._follow(camera, {topic: types[0] for topic, types in read})
 
-    def _subscribe(self, camera: str, topic: str, type_name: str) -> None:
+    def _subscribe(self, camera: str) -> None:
+        kept = _Camera()
+        with self._arrived:
+            self._cameras[camera] = kept
         out = f'{self.segmenter}/{camera}'.rstrip('/')
-        kind = CompressedImage if type_name.endswith('CompressedImage') else Image
-        for view, message_type, name in (
-                ('camera', kind, topic), ('overlay', Image, f'{out}/overlay'),
-                ('color_mask', Image, f'{out}/color_mask')):
+        for view in ('overlay', 'color_mask'):
             self._node.create_subscription(
-                message_type, name, self._taker(camera, view), qos_profile_sensor_data)
+                Image, f'{out}/{view}', self._taker(kept.views[view]), qos_profile_sensor_data)
         self._node.create_subscription(
             Image, f'{out}/confidence',
             lambda message: setattr(
-                self._cameras[camera], 'confidence',
+                kept, 'confidence',
                 float(np.frombuffer(message.data, np.uint8).mean() / 255.0)),
             qos_profile_sensor_data)
 
-    def _taker(self, camera: str, view: str) -> Callable[[Any], None]:
+    def _follow(self, camera: str, read: dict[str, str]) -> None:
+        """Subscribe to what the segmenter reads for a camera, whatever that is remapped to."""
+        kept = self._cameras[camera]
+        part = camera or 'segmentation'
+        topic = next((found['values'].get('image topic', '') for found in self._health
+                      if found['part'] == part), '')
+        if topic == kept.topic or topic not in read:
+            return
+        if kept.subscription is not None:
+            self._node.destroy_subscription(kept.subscription)
+        kept.topic, kept.subscription = topic, self._node.create_subscription(
+            CompressedImage if read[topic].endswith('CompressedImage') else Image, topic,
+            self._taker(kept.views['camera']), qos_profile_sensor_data)
+
+    def _taker(self, view: _View) -> Callable[[Any], None]:
         def take(message: Any) -> None:
             with self._arrived:
-                kept = self._cameras[camera].views[view]
-                kept.serial, kept.message = kept.serial + 1, message
+                self._serial += 1
+                view.serial, view.came_s, view.message = (
+                    self._serial, time.monotonic(), message)
                 self._arrived.notify_all()
 
         return take
@@ -138,33 +153,56 @@ class Watcher:
              'values': {item.key: item.value for item in status.values}}
             for status in message.status if status.name.startswith(prefix)]
         if found:
-            self._health = found
+            self._health, self._told_s = found, time.monotonic()
 
     # -- what the page asks for ------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return all that is known but the pictures, JSON-able."""
+        """
+        Return all that is known but the pictures, JSON-able.
+
+        `silent_s` is the time since the segmenter was heard of, `age_s` since a view came; None
+        if never.
+        """
+        now_s = time.monotonic()
         return {
             'segmenter': self.segmenter, 'labels': self._labels, 'domain': self._domain,
             'adaptation': self._adaptation, 'health': self._health,
-            'cameras': [{'name': name, 'confidence': camera.confidence}
-                        for name, camera in sorted(self._cameras.items())]}
+            'silent_s': None if self._told_s is None else now_s - self._told_s,
+            'cameras': [
+                {'name': name, 'confidence': camera.confidence,
+                 'age_s': {view: now_s - kept.came_s if kept.serial else None
+                           for view, kept in camera.views.items()}}
+                for name, camera in sorted(self._cameras.items())]}
 
-    def picture(self, camera: str, view: str, after: int) -> tuple[int, bytes] | None:
+    def news(self, after: int) -> list[tuple[int, str, str]]:
         """
-        Wait for a picture newer than the one with that serial number.
+        Wait for pictures newer than a serial number, but not for long.
 
-        :returns: its number and JPEG; None if none came in time.
+        :returns: serial number, camera and view of each.
+        """
+        def newer() -> list[tuple[int, str, str]]:
+            return [(kept.serial, name, view) for name, camera in self._cameras.items()
+                    for view, kept in camera.views.items() if kept.serial > after]
+
+        with self._arrived:
+            self._arrived.wait_for(newer, LONG_POLL_S)
+            return newer()
+
+    def picture(self, camera: str, view: str) -> bytes | None:
+        """
+        Return the newest picture as JPEG; None if none has come.
+
         :raises KeyError: no such camera or view.
         """
         kept = self._cameras[camera].views[view]
         with self._arrived:
-            if not self._arrived.wait_for(lambda: kept.serial > after, LONG_POLL_S):
-                return None
             serial, message = kept.serial, kept.message
+        if message is None:
+            return None
         if kept.jpeg[0] != serial:
             kept.jpeg = serial, to_jpeg(message)
-        return kept.jpeg
+        return kept.jpeg[1]
 
     def set_adaptation(self, on: bool) -> tuple[bool, str]:
         """Call ~/set_adaptation; say whether it was done, and the segmenter's words."""
@@ -204,27 +242,29 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer with the page, the state or a picture."""
         if not self._is_meant():
             return
-        url = urlsplit(self.path)
-        parts = [unquote(part) for part in url.path.split('/')[1:]]
+        parts = [unquote(part) for part in urlsplit(self.path).path.split('/')[1:]]
+        watcher = self.server.watcher
         if parts == ['']:
             self._answer(PAGE.read_bytes(), 'text/html; charset=utf-8')
         elif parts == ['state']:
-            self._json(self.server.watcher.state())
+            self._json(watcher.state())
+        elif len(parts) == 2 and parts[0] == 'news' and parts[1].isdecimal():
+            self._json(watcher.news(int(parts[1])))
         elif len(parts) == 3 and parts[0] == 'frame':
-            self._frame(parts[1].lstrip('_'), parts[2], parse_qs(url.query).get('after', ['0'])[0])
+            self._frame(parts[1].removeprefix('_'), parts[2])
         else:
-            self._json({'message': f'there is no {url.path}'}, HTTPStatus.NOT_FOUND)
+            self._json({'message': f'there is no {self.path}'}, HTTPStatus.NOT_FOUND)
 
-    def _frame(self, camera: str, view: str, after: str) -> None:
+    def _frame(self, camera: str, view: str) -> None:
         try:
-            picture = self.server.watcher.picture(camera, view, int(after))
-        except (KeyError, ValueError):
+            picture = self.server.watcher.picture(camera, view)
+        except KeyError:
             self._json({'message': f'there is no {self.path}'}, HTTPStatus.NOT_FOUND)
             return
         if picture is None:
             self._answer(b'', 'image/jpeg', HTTPStatus.NO_CONTENT)
         else:
-            self._answer(picture[1], 'image/jpeg', serial=picture[0])
+            self._answer(picture, 'image/jpeg')
 
     def do_POST(self) -> None:
         """Switch adaptation: ``{"on": true}``."""
@@ -257,15 +297,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, value: Any, status: HTTPStatus = HTTPStatus.OK) -> None:
         self._answer(json.dumps(value).encode(), 'application/json', status)
 
-    def _answer(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK,
-                serial: int | None = None) -> None:
+    def _answer(self, body: bytes, kind: str, status: HTTPStatus = HTTPStatus.OK) -> None:
         try:
             self.send_response(status)
             self.send_header('Content-Type', kind)
             self.send_header('Content-Length', str(len(body)))
             self.send_header('Cache-Control', 'no-store')
-            if serial is not None:
-                self.send_header('X-Serial', str(serial))
             self.end_headers()
             self.wfile.write(body)
         except (BrokenPipeError, ConnectionResetError):

@@ -203,6 +203,10 @@ class Camera:
 
     # Health
 
+    def values(self, now_s: float) -> dict[str, Any]:
+        """Return what diagnostics show of it; now_s is monotonic."""
+        return {'image topic': self._source()[1], **self.statistics.values(now_s)}
+
     def warn_of_silence(self) -> None:
         """Say, once for each reason, why no image comes."""
         limit_s = self._node.settings.silence_warning_s

@@ -313,9 +313,9 @@ class SegmenterNode(LifecycleNode):
         several = []
         for name, camera in self.cameras.items():
             if name:
-                several.append((name, *health[name], camera.statistics.values(now_s)))
+                several.append((name, *health[name], camera.values(now_s)))
             else:
-                values.update(camera.statistics.values(now_s))
+                values.update(camera.values(now_s))
         values.update(self.adaptation.values())
         worst = max(health.values(), key=lambda found: found[0], default=None)
         self.diagnostics.publish(diagnostic_array(
