@@ -136,6 +136,62 @@ def test_a_batch_gives_what_single_frames_give(segmenter) -> None:
         assert torch.allclose(answer.latents, alone.latents, atol=1e-4)
 
 
+def count_batches(segmenter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Keep how many frames go through the model at a time."""
+    sizes: list[int] = []
+    logits = segmenter.logits
+
+    def counting(latents: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(latents))
+        return logits(latents, context)
+
+    monkeypatch.setattr(segmenter, 'logits', counting)
+    return sizes
+
+
+@pytest.mark.parametrize('sentences, batches', [
+    (('wet', 'fog', 'dry'), [3]),  # of one length: one batch
+    (('wet', 'a foggy scene', 'dry'), [2, 1])])
+def test_contexts_of_their_own_give_what_single_frames_give(
+        segmenter, monkeypatch, sentences, batches) -> None:
+    frames = [picture(64, 128, i) for i in range(3)]
+    contexts = [segmenter.context(sentence) for sentence in sentences]
+    sizes = count_batches(segmenter, monkeypatch)
+    together = segmenter.segment(frames, contexts)
+    assert sizes == batches
+    for frame, context, answer in zip(frames, contexts, together):
+        alone = segmenter.segment([frame], context)[0]
+        assert (answer.class_ids == alone.class_ids).mean() > 0.999
+        assert np.abs(answer.confidence.astype(int) - alone.confidence.astype(int)).max() <= 1
+    other = segmenter.segment(frames[:1], contexts[1])[0]
+    assert not np.array_equal(together[0].confidence, other.confidence)
+
+
+def test_contexts_come_as_a_list_or_as_one_tensor(segmenter) -> None:
+    frames = [picture(64, 128), picture(50, 70)]
+    contexts = [segmenter.context('wet'), segmenter.context('fog')]
+    listed, joined = (segmenter.segment(frames, given) for given in (
+        contexts, torch.cat(contexts)))
+    for one, two in zip(listed, joined):
+        assert np.array_equal(one.confidence, two.confidence)
+
+
+def test_the_same_context_for_each_frame_is_one_for_all(segmenter) -> None:
+    frames = [picture(64, 128, i) for i in range(2)]
+    context = segmenter.context()
+    for one, two in zip(segmenter.segment(frames, context),
+                        segmenter.segment(frames, [context, context])):
+        assert np.array_equal(one.class_ids, two.class_ids)
+        assert np.array_equal(one.confidence, two.confidence)
+
+
+def test_another_number_of_contexts_than_of_frames_is_refused(segmenter) -> None:
+    frames = [picture(64, 128)] * 3
+    for contexts in ([segmenter.context()] * 2, segmenter.context().expand(2, -1, -1)):
+        with pytest.raises(ValueError, match='2 contexts for 3 frames'):
+            segmenter.segment(frames, contexts)
+
+
 def test_the_scene_prompt_changes_the_answer(segmenter) -> None:
     frame = [picture(64, 128)]
     one = segmenter.segment(frame, segmenter.context('a clear driving scene'))[0]

@@ -286,23 +286,31 @@ class PromptedSegmenter:
         return self.head(features)
 
     @torch.no_grad()
-    def segment(self, frames: Sequence[np.ndarray], context: Tensor) -> list[Segmentation]:
+    def segment(
+        self, frames: Sequence[np.ndarray], context: Tensor | Sequence[Tensor]
+    ) -> list[Segmentation]:
         """
         Segment RGB uint8 frames (H, W, 3), of any sizes from 16 pixels, under a context.
 
-        Frames of one size go through the model as one batch; each answer has the size of its
-        frame. no_grad, not inference_mode: the latents may later be tuned on.
+        Frames of one size, under contexts of one length, go through the model as one batch; each
+        answer has the size of its frame. no_grad, not inference_mode: the latents may later be
+        tuned on.
+
+        :param context: (1, T, d) for all frames, or one for each: (B, T, d), or a sequence of
+            (1, T, d) whose token counts T may differ.
+        :raises ValueError: a frame has another form, or the number of contexts fits not.
         """
-        groups: dict[tuple[int, int], list[int]] = {}
-        for index, frame in enumerate(frames):
+        contexts = _one_for_each(context, len(frames))
+        groups: dict[tuple[tuple[int, int], int], list[int]] = {}
+        for index, (frame, own) in enumerate(zip(frames, contexts)):
             _check_frame(frame)
-            groups.setdefault(frame.shape[:2], []).append(index)
+            groups.setdefault((frame.shape[:2], own.shape[1]), []).append(index)
         answers: dict[int, Segmentation] = {}
-        for size, members in groups.items():
+        for (size, _), members in groups.items():
             batch = np.stack([frames[i] for i in members])
             images = self.preprocess(batch)
             latents = self.encode(images)
-            logits = self.logits(latents, context).float()
+            logits = self.logits(latents, _joined([contexts[i] for i in members])).float()
             ids, confidence = self._classify(logits, latents, images.shape[-2:], size)
             for row, index in enumerate(members):
                 answers[index] = Segmentation(ids[row], confidence[row], latents[row])
@@ -323,6 +331,22 @@ class PromptedSegmenter:
         probability = 1.0 / (logits - best[:, None]).exp_().sum(dim=1)
         confidence = (probability * 255.0).round_().to(torch.uint8)
         return self._ids[index].cpu().numpy(), confidence.cpu().numpy()
+
+
+def _one_for_each(context: Tensor | Sequence[Tensor], count: int) -> Sequence[Tensor]:
+    """Give the context (1, T, d) of each of so many frames."""
+    if isinstance(context, Tensor):
+        context = [context] * count if len(context) == 1 else context.split(1)
+    if len(context) != count:
+        raise ValueError(
+            f'there are {len(context)} contexts for {count} frames; give one for all, or one each')
+    return context
+
+
+def _joined(contexts: Sequence[Tensor]) -> Tensor:
+    """Join contexts (1, T, d) to (B, T, d); the same one for all frames stays (1, T, d)."""
+    first = contexts[0]
+    return first if all(c is first for c in contexts) else torch.cat(list(contexts))
 
 
 def _check_frame(frame: np.ndarray) -> None:
