@@ -210,20 +210,6 @@ class PromptBank:
             return list(self._prompts)
 
 
-def default_bank_folder() -> Path:
-    """
-    Give the folder where prompts are kept unless another is named, in ROS's own folder.
-
-    :raises AdaptationError: ROS_HOME is not set, and the user has no home folder.
-    """
-    try:
-        home = Path(os.environ.get('ROS_HOME') or '~/.ros').expanduser()
-    except RuntimeError as error:  # a container may run as a user that the system does not know
-        raise AdaptationError(
-            f'there is no folder for prompts: {error} Set ROS_HOME, or name a folder') from error
-    return home / 'ptdiffseg' / 'prompts'
-
-
 def prompt_path(folder: Path, model: str, domain: str) -> Path:
     """Give the file in a bank's folder of the prompt of a segmenter's fingerprint for a domain."""
     return folder / f'{_safe(model)}.{_safe(domain)}{SUFFIX}'
@@ -250,8 +236,8 @@ def read_prompts(folder: Path) -> tuple[dict[Path, LearnedPrompt], list[str]]:
             prompts[path] = prompt
         else:
             problems.append(
-                f'{path} should be called {proper.name}: rename it, or delete it if that is '
-                'there too')
+                f'{path} should be called {proper.name} to count: rename it, or delete it if that '
+                'is there too; it may stay if it is meant for adaptation.prompt_file')
     return prompts, problems
 
 

@@ -47,7 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Adapt, and save the prompt."""
-    from ptdiffseg_ros.adapt.bank import default_bank_folder, prompt_path
+    from ptdiffseg_ros.adapt.bank import prompt_path
+    from ptdiffseg_ros.adapt.folders import default_bank_folder
     from ptdiffseg_ros.adapt.offline import adapt_to
     from ptdiffseg_ros.adapt.tuner import TunerConfig
     from ptdiffseg_ros.commands.predict import open_source

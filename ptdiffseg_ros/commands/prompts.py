@@ -71,7 +71,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Do what is asked with the bank."""
-    from ptdiffseg_ros.adapt.bank import default_bank_folder
+    from ptdiffseg_ros.adapt.folders import default_bank_folder
 
     if args.bank is None:
         args.bank = default_bank_folder()
