@@ -23,11 +23,15 @@ TOGGLES, BATCH = 1000, 8  # a service holds ten requests
 
 
 @pytest.fixture(scope='module')
-def node(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
+def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of the node's bank."""
+    return tmp_path_factory.mktemp('bank')
+
+
+@pytest.fixture(scope='module')
+def node(folder: Path, bank: Path) -> Iterator[Process]:
     """Run a node that all tests share, adaptation being off; it must end cleanly."""
-    parameters = {
-        'adaptation.bank': tmp_path_factory.mktemp('bank'), 'adaptation.duty': 1.0,
-        'adaptation.steps': 5}
+    parameters = {'adaptation.bank': bank, 'adaptation.duty': 1.0, 'adaptation.steps': 5}
     with running_segmenter(folder, ('--params-file', str(CONFIG)), **parameters) as process:
         yield process
 
@@ -104,11 +108,11 @@ def test_service_and_parameter_are_one_switch(node, consumer):
     assert consumer.spin_until(lambda: not consumer.adaptation['enabled'])
 
 
-def test_a_prompt_is_loaded_saved_and_taken_back_bit_for_bit(node, consumer, prompt, tmp_path):
+def test_a_prompt_is_loaded_saved_and_taken_back_bit_for_bit(node, consumer, prompt, bank):
     source = consumer.segment().data
-    prompt.save(tmp_path / 'given')
+    prompt.save(bank / 'given')
 
-    assert consumer.set_parameter('adaptation.prompt_file', str(tmp_path / 'given')).successful
+    assert consumer.set_parameter('adaptation.prompt_file', 'given').successful
     loaded = consumer.trigger('load_prompt')
     assert loaded.success and 'source (step ' in loaded.message
     assert "-> loaded, learned for 'foggy'" in loaded.message
@@ -116,8 +120,8 @@ def test_a_prompt_is_loaded_saved_and_taken_back_bit_for_bit(node, consumer, pro
     assert changed != source
     assert consumer.adaptation['prompt'] == 'loaded'
 
-    copy = tmp_path / 'new' / 'copy'
-    assert consumer.set_parameter('adaptation.prompt_file', str(copy)).successful
+    copy = bank / 'new' / 'copy'
+    assert consumer.set_parameter('adaptation.prompt_file', 'new/copy').successful
     saved = consumer.trigger('save_prompt')
     assert saved.success and str(copy) in saved.message
     assert torch.equal(LearnedPrompt.load(copy, prompt.model).tokens, prompt.tokens)
@@ -129,13 +133,13 @@ def test_a_prompt_is_loaded_saved_and_taken_back_bit_for_bit(node, consumer, pro
     assert consumer.segment().data == changed
 
 
-def test_a_sentence_set_by_hand_is_what_reset_returns_to(node, consumer, prompt, tmp_path):
+def test_a_sentence_set_by_hand_is_what_reset_returns_to(node, consumer, prompt, bank):
     source = consumer.segment().data
     assert consumer.set_parameter('scene_prompt', 'a foggy driving scene').successful
     try:
         by_hand = consumer.segment().data
-        assert consumer.set_parameter(
-            'adaptation.prompt_file', str(prompt.save(tmp_path / 'given'))).successful
+        prompt.save(bank / 'given')
+        assert consumer.set_parameter('adaptation.prompt_file', 'given').successful
         assert consumer.trigger('load_prompt').success
         assert consumer.segment().data not in (source, by_hand)
         assert consumer.trigger('reset_prompt').message.endswith('-> sentence')
@@ -146,30 +150,63 @@ def test_a_sentence_set_by_hand_is_what_reset_returns_to(node, consumer, prompt,
 
 
 def test_a_prompt_that_does_not_fit_is_refused_and_the_present_one_stays(
-        node, consumer, prompt, tmp_path):
-    good = prompt.save(tmp_path / 'good')
-    damaged = tmp_path / 'damaged'
-    damaged.write_bytes(good.read_bytes()[:-100])
-    assert consumer.set_parameter('adaptation.prompt_file', str(good)).successful
+        node, consumer, prompt, bank):
+    good = prompt.save(bank / 'good')
+    (bank / 'damaged').write_bytes(good.read_bytes()[:-100])
+    assert consumer.set_parameter('adaptation.prompt_file', 'good').successful
     assert consumer.trigger('load_prompt').success
     present = consumer.segment().data
 
     nan = torch.full_like(prompt.tokens, float('nan'))
-    for file, reason in {
-            replace(prompt, model='another').save(tmp_path / 'foreign'): 'another',
-            replace(prompt, tokens=prompt.tokens[:, :8]).save(tmp_path / 'narrow'): 'width 8',
-            replace(prompt, tokens=nan).save(tmp_path / 'nan'): 'not finite',
-            damaged: 'cannot be used', tmp_path / 'missing': 'missing'}.items():
-        assert consumer.set_parameter('adaptation.prompt_file', str(file)).successful
+    replace(prompt, model='another').save(bank / 'foreign')
+    replace(prompt, tokens=prompt.tokens[:, :8]).save(bank / 'narrow')
+    replace(prompt, tokens=nan).save(bank / 'nan')
+    for file, reason in {'foreign': 'another', 'narrow': 'width 8', 'nan': 'not finite',
+                         'damaged': 'cannot be used', 'missing': 'missing'}.items():
+        assert consumer.set_parameter('adaptation.prompt_file', file).successful
         refused = consumer.trigger('load_prompt')
         assert not refused.success and reason in refused.message, refused.message
         assert consumer.segment().data == present
 
-    nowhere = good / 'below_a_file'
-    assert consumer.set_parameter('adaptation.prompt_file', str(nowhere)).successful
+    assert consumer.set_parameter('adaptation.prompt_file', 'good/below_a_file').successful
     refused = consumer.trigger('save_prompt')
-    assert not refused.success and str(nowhere) in refused.message
+    assert not refused.success and str(good / 'below_a_file') in refused.message
     assert consumer.segment().data == present
+
+
+def test_a_prompt_file_outside_the_bank_is_refused_when_set_and_when_used(
+        node, consumer, prompt, bank, tmp_path):
+    elsewhere = prompt.save(tmp_path / 'elsewhere')
+    before = elsewhere.read_bytes()
+    (bank / 'away').symlink_to(tmp_path)
+    for name in (str(elsewhere), '/etc/hostname', '../elsewhere', 'a/../../elsewhere',
+                 '~/elsewhere', 'away/elsewhere', '.'):
+        refused = consumer.set_parameter('adaptation.prompt_file', name)
+        assert not refused.successful
+        for part in ('adaptation.prompt_file', name, 'ptdiffseg prompts export'):
+            assert part in refused.reason, refused.reason
+    assert consumer.get_parameter('adaptation.prompt_file') == ''
+
+    assert consumer.set_parameter('adaptation.prompt_file', 'later/elsewhere').successful
+    (bank / 'later').symlink_to(tmp_path)
+    for service in ('save_prompt', 'load_prompt'):
+        refused = consumer.trigger(service)
+        assert not refused.success and str(elsewhere) in refused.message
+        assert 'symbolic link' in refused.message
+    assert elsewhere.read_bytes() == before and list(tmp_path.iterdir()) == [elsewhere]
+
+
+def test_the_bank_cannot_be_moved_while_the_node_runs(node, consumer, bank, tmp_path):
+    refused = consumer.set_parameter('adaptation.bank', str(tmp_path))
+    assert not refused.successful
+    for part in (str(tmp_path), str(bank), "'default'", 'ptdiffseg prompts export'):
+        assert part in refused.reason, refused.reason
+    for name in ('', 'default', str(bank)):
+        assert consumer.set_parameter('adaptation.bank', name).successful
+
+    assert consumer.set_parameter('adaptation.prompt_file', 'given').successful
+    refused = consumer.set_parameter('adaptation.bank', '')
+    assert not refused.successful and "adaptation.prompt_file is 'given'" in refused.reason
 
 
 @pytest.mark.parametrize('name, value, good', [

@@ -39,11 +39,11 @@ from ptdiffseg_ros.adapt.loop import AdaptationLoop
 from ptdiffseg_ros.ros.node import main
 
 
-def work(self, waiting):
+def unit(self, now_s):
     raise ArithmeticError('poisoned')
 
 
-AdaptationLoop.work = work
+AdaptationLoop.unit = unit
 sys.exit(main(sys.argv))
 """
 
@@ -199,7 +199,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SegmenterNod
 def test_parameters_reach_the_loop_while_it_lives(make, folder: Path):
     node = make(model=str(folder), device='cpu', **{'adaptation.bank': '', 'adaptation.seed': 3})
     node.trigger_configure()
-    loop = node.adaptation.loop
+    loop = node.adaptation.loops.of('')
 
     values = {'steps': 3, 'period_s': 60, 'duty': 0.25, 'learning_rate': 0.5, 'look_period_s': 1.5,
               'sensitivity': 2.0, 'buffer_mib': 2, 'seed': 4, 'enabled': True}
@@ -214,9 +214,44 @@ def test_parameters_reach_the_loop_while_it_lives(make, folder: Path):
     assert config.seed == 3  # until the next configure
     assert loop.state.enabled
     node.trigger_cleanup()
-    assert node.adaptation.loop is None
+    assert node.adaptation.loops is None
     node.trigger_configure()
-    assert node.adaptation.loop.config.seed == 4 and node.adaptation.loop.state.enabled
+    loop = node.adaptation.loops.of('')
+    assert loop.config.seed == 4 and loop.state.enabled
+
+
+def test_an_error_in_the_loop_of_one_camera_switches_all_off_and_names_it(
+        make, folder: Path, monkeypatch):
+    node = make(model=str(folder), device='cpu', cameras=['front', 'rear'],
+                **{'adaptation.bank': '', 'adaptation.per_camera': True,
+                   'adaptation.enabled': True})
+    node.trigger_configure()
+
+    def fail(now_s: float) -> bool:
+        raise ArithmeticError('poisoned')
+
+    monkeypatch.setattr(node.adaptation.loops.of('rear'), 'unit', fail)
+    node.worker.run(lambda: node.adaptation.work(lambda: False))
+    node.adaptation.clear_parameter()
+
+    assert not any(loop.state.enabled for _, loop in node.adaptation.loops)
+    assert node.get_parameter('adaptation.enabled').value is False
+    assert 'rear: ArithmeticError: poisoned' in node.adaptation.problem
+    assert node.set_parameters([Parameter('adaptation.enabled', value=True)])[0].successful
+    assert all(loop.state.enabled for _, loop in node.adaptation.loops)
+    assert not node.adaptation.problem
+
+
+def test_a_loop_for_each_camera_begins_with_the_next_configure(make, folder: Path):
+    node = make(model=str(folder), device='cpu', cameras=['front', 'rear'],
+                **{'adaptation.bank': ''})
+    node.trigger_configure()
+    assert node.set_parameters([Parameter('adaptation.per_camera', value=True)])[0].successful
+    assert [name for name, _ in node.adaptation.loops] == ['']
+    node.adaptation.tell(at_once=True)
+    node.trigger_cleanup()
+    node.trigger_configure()
+    assert [name for name, _ in node.adaptation.loops] == ['front', 'rear']
 
 
 def test_a_bank_that_cannot_be_used_leaves_adaptation_off_with_the_reason(
@@ -226,7 +261,7 @@ def test_a_bank_that_cannot_be_used_leaves_adaptation_off_with_the_reason(
     node = make(model=str(folder), device='cpu')
     node.trigger_configure()
 
-    assert node.adaptation.context.isfinite().all()
+    assert node.adaptation.contexts(['']).isfinite().all()
     result, = node.set_parameters([Parameter('adaptation.enabled', value=True)])
     assert not result.successful and 'ROS_HOME' in result.reason
 
@@ -247,8 +282,8 @@ def test_without_adaptation_the_context_is_the_segmenters_own(make, folder: Path
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
     node.trigger_configure()
 
-    assert torch.equal(node.adaptation.context, segmenter.context())
+    assert torch.equal(node.adaptation.contexts(['']), segmenter.context())
     node.set_parameters([Parameter('scene_prompt', value='a rainy driving scene')])
-    assert torch.equal(node.adaptation.context, segmenter.context('a rainy driving scene'))
+    assert torch.equal(node.adaptation.contexts(['']), segmenter.context('a rainy driving scene'))
     node.set_parameters([Parameter('scene_prompt', value='')])
-    assert torch.equal(node.adaptation.context, segmenter.context())
+    assert torch.equal(node.adaptation.contexts(['']), segmenter.context())

@@ -229,7 +229,8 @@ class SegmenterNode(LifecycleNode):
                  begun_s: float) -> None:
         assert self.segmenter is not None
         model_begun_s = time.monotonic()
-        results = self.segmenter.segment(list(images.values()), self.adaptation.context)
+        results = self.segmenter.segment(
+            list(images.values()), self.adaptation.contexts(list(images)))
         model_s = time.monotonic() - model_begun_s
         for (name, image), result in zip(images.items(), results):
             self.cameras[name].publish(frames[name], image, result, begun_s, model_s)
@@ -246,6 +247,7 @@ class SegmenterNode(LifecycleNode):
         """Refuse (ValueError) what the loaded segmenter cannot do."""
         if settings.adaptation_enabled and self.adaptation.refusal:
             raise ValueError(f'adaptation.enabled: {self.adaptation.refusal}')
+        self.adaptation.check(settings)
         segmenter = self.segmenter
         if segmenter is None or not settings.scene_prompt:
             return
@@ -313,7 +315,8 @@ class SegmenterNode(LifecycleNode):
         several = []
         for name, camera in self.cameras.items():
             if name:
-                several.append((name, *health[name], camera.values(now_s)))
+                several.append((name, *health[name], {
+                    **camera.values(now_s), **self.adaptation.camera_values(name)}))
             else:
                 values.update(camera.values(now_s))
         values.update(self.adaptation.values())

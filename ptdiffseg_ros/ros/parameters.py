@@ -15,6 +15,7 @@ from dataclasses import dataclass, Field, field, fields, replace
 import re
 from typing import Any
 
+from ptdiffseg_ros.adapt.folders import CARRY, is_inner_name
 from rcl_interfaces.msg import (
     FloatingPointRange,
     IntegerRange,
@@ -27,19 +28,20 @@ from rclpy.parameter import Parameter
 
 
 def _parameter(default: Any, description: str, *, least: float = 0, most: float | None = None,
-               choices: tuple[str, ...] = (), optional: bool = False, late: bool = False,
-               fixed: bool = False) -> Any:
+               choices: tuple[str, ...] = (), optional: bool = False, inner: bool = False,
+               late: bool = False, fixed: bool = False) -> Any:
     """
     Describe one parameter.
 
     `least`, `most`: a number is allowed from the one to the other, a whole one where the default
     is an int. `choices`: the words allowed; none: any text, but an empty one only where the
-    default is empty or the parameter is `optional`. `late`: takes effect at the next configure.
+    default is empty or the parameter is `optional`. `inner`: a file in the folder of
+    adaptation.bank, and no other. `late`: takes effect at the next configure.
     `fixed`: read-only.
     """
     return field(default=default, metadata={
         'description': description, 'least': least, 'most': most, 'choices': choices,
-        'optional': optional or default == '', 'late': late, 'fixed': fixed})
+        'optional': optional or default == '', 'inner': inner, 'late': late, 'fixed': fixed})
 
 
 def ros_name(name: str) -> str:
@@ -93,10 +95,14 @@ class Settings:
         'stays as it is, and nothing is computed for adaptation.')
     adaptation_bank: str = _parameter(
         'default', "The folder of learned prompts. 'default': ptdiffseg/prompts in $ROS_HOME, or "
-        'in ~/.ros. Empty: prompts are kept in memory only.', optional=True, late=True)
+        'in ~/.ros. Empty: prompts are kept in memory only. While the node runs it can be set to '
+        "what it was at the start, to 'default' or to nothing.", optional=True, late=True)
+    adaptation_per_camera: bool = _parameter(
+        False, 'Give every camera a scene prompt of its own, tuned on its own frames. Otherwise '
+        'one prompt serves all cameras, tuned on the frames of all.', late=True)
     adaptation_prompt_file: str = _parameter(
-        '', 'The file that ~/save_prompt writes and ~/load_prompt reads. Empty: the bank, under '
-        'the name of the present domain.')
+        '', 'The file, in the folder of adaptation.bank, that ~/save_prompt writes and '
+        '~/load_prompt reads. Empty: the bank, under the name of the present domain.', inner=True)
     adaptation_steps: int = _parameter(
         50, 'Tuning steps for each visit of a domain.', least=1, most=1000)
     adaptation_period_s: float = _parameter(
@@ -128,6 +134,12 @@ class Settings:
             if not _fits(value, item):
                 raise ValueError(
                     f'{ros_name(item.name)} is {value!r}, allowed is {_allowed(item)}')
+        if self.adaptation_prompt_file and not self.adaptation_bank:
+            raise ValueError(
+                f'adaptation.prompt_file is {self.adaptation_prompt_file!r}, but adaptation.bank '
+                'is empty (prompts in memory only): there is no folder for it. Set '
+                'adaptation.prompt_file to nothing, or start the node with a folder as '
+                f'adaptation.bank; {CARRY}')
 
     @staticmethod
     def late(name: str) -> bool:
@@ -145,8 +157,13 @@ def _fits(value: Any, item: Field[Any]) -> bool:
         return type(value) in kinds and data['least'] <= value <= data['most']
     if type(item.default) is tuple:
         return type(value) is tuple and (value == item.default or _are_names(value))
-    return type(value) is type(item.default) and (
-        value in data['choices'] if data['choices'] else value != '' or data['optional'])
+    if type(value) is not type(item.default):
+        return False
+    if data['choices']:
+        return value in data['choices']
+    if data['inner'] and isinstance(value, str) and value:
+        return is_inner_name(value)
+    return value != '' or bool(data['optional'])
 
 
 def _are_names(values: tuple[Any, ...]) -> bool:
@@ -165,6 +182,9 @@ def _allowed(item: Field[Any]) -> str:
         return ' or '.join(choices)
     if type(item.default) is tuple:
         return 'a list of different names of letters, digits and _, which begin with a letter'
+    if item.metadata['inner']:
+        return ('nothing or a file inside the folder of adaptation.bank, by its name from there '
+                f'without any ..; {CARRY}')
     return 'true or false' if type(item.default) is bool else 'text'
 
 
