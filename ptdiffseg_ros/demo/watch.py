@@ -52,6 +52,8 @@ class _View:
 class _Camera:
     views: dict[str, _View] = field(default_factory=lambda: {view: _View() for view in VIEWS})
     confidence: float | None = None  # mean over the newest frame
+    domain: str = ''  # and adaptation: of its own, where it adapts by itself
+    adaptation: dict[str, Any] = field(default_factory=dict)
     topic: str = ''  # that the segmenter reads
     subscription: Any = None  # to that topic
 
@@ -87,8 +89,10 @@ class Watcher:
 
     # -- ROS -------------------------------------------------------------------------------
 
-    def _keeper(self, name: str, parse: Callable[[str], Any]) -> Callable[[String], None]:
-        return lambda message: setattr(self, name, parse(message.data))
+    def _keeper(self, name: str, parse: Callable[[str], Any], camera: str | None = None
+                ) -> Callable[[String], None]:
+        kept = self if camera is None else self._cameras[camera]
+        return lambda message: setattr(kept, name, parse(message.data))
 
     def _discover(self) -> None:
         """Subscribe to the views of cameras that have not been seen before."""
@@ -120,6 +124,12 @@ class Watcher:
                 kept, 'confidence',
                 float(np.frombuffer(message.data, np.uint8).mean() / 255.0)),
             qos_profile_sensor_data)
+        if camera:
+            self._node.create_subscription(
+                String, f'{out}/domain', self._keeper('domain', str, camera), LATCHED_QOS)
+            self._node.create_subscription(
+                String, f'{out}/adaptation', self._keeper('adaptation', json.loads, camera),
+                LATCHED_QOS)
 
     def _follow(self, camera: str, read: dict[str, str]) -> None:
         """Subscribe to what the segmenter reads for a camera, whatever that is remapped to."""
@@ -165,15 +175,21 @@ class Watcher:
         if never.
         """
         now_s = time.monotonic()
+        with self._arrived:
+            cameras = sorted(self._cameras.items())
+        domain, adaptation = self._domain, self._adaptation
+        if not adaptation:  # each camera adapts by itself: on or off for all
+            domain = ', '.join(f'{name}: {c.domain}' for name, c in cameras if c.domain)
+            adaptation = next((c.adaptation for _, c in cameras if c.adaptation), {})
         return {
-            'segmenter': self.segmenter, 'labels': self._labels, 'domain': self._domain,
-            'adaptation': self._adaptation, 'health': self._health,
+            'segmenter': self.segmenter, 'labels': self._labels, 'domain': domain,
+            'adaptation': adaptation, 'health': self._health,
             'silent_s': None if self._told_s is None else now_s - self._told_s,
             'cameras': [
-                {'name': name, 'confidence': camera.confidence,
+                {'name': name, 'confidence': camera.confidence, 'domain': camera.domain,
                  'age_s': {view: now_s - kept.came_s if kept.serial else None
                            for view, kept in camera.views.items()}}
-                for name, camera in sorted(self._cameras.items())]}
+                for name, camera in cameras]}
 
     def news(self, after: int) -> list[tuple[int, str, str]]:
         """
