@@ -298,7 +298,7 @@ class PromptedSegmenter:
 
         :param context: (1, T, d) for all frames, or one for each: (B, T, d), or a sequence of
             (1, T, d) whose token counts T may differ.
-        :raises ValueError: a frame has another form, or the number of contexts fits not.
+        :raises ValueError: a frame has another form, or contexts are neither one nor one each.
         """
         contexts = _one_for_each(context, len(frames))
         groups: dict[tuple[tuple[int, int], int], list[int]] = {}
