@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ptdiffseg_ros.commands import image_size, number
+from ptdiffseg_ros.data.results import markdown_table, write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,6 +24,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--calm', type=number(0.1), default=5.0, metavar='SECONDS',
         help='mean time between two faults')
     parser.add_argument(
+        '--overload', action='store_true',
+        help='no faults; cameras much faster than the model follows (choose --rate), and checks '
+        'that frames do not age for it and that no camera starves')
+    parser.add_argument(
         '--seed', type=number(0, kind=int), default=0, help='the same seed, the same faults')
     parser.add_argument(
         '--model', default='micro', help='"micro", or the folder of another segmenter')
@@ -32,12 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run it; the exit status is 0 if every check holds, else 1."""
-    from ptdiffseg_ros.data.results import write_json
     from ptdiffseg_ros.demo.soak import run_soak, SoakOptions
 
     figures = run_soak(SoakOptions(
         minutes=args.minutes, cameras=args.cameras, rate_hz=args.rate, size=args.size,
-        calm_s=args.calm, seed=args.seed, model=args.model), args.log)
+        calm_s=args.calm, overload=args.overload, seed=args.seed, model=args.model), args.log)
     if args.json:
         write_json(args.json, figures)
     print(tables(figures))
@@ -49,8 +53,7 @@ def tables(figures: dict[str, Any]) -> str:
     parts = []
 
     def table(head: list[str], rows: list[list[Any]]) -> None:
-        parts.append('\n'.join(
-            f'| {" | ".join(map(str, row))} |' for row in [head, ['---'] * len(head), *rows]))
+        parts.append(markdown_table(head, rows))
 
     table(['check', 'holds'], [
         [name, 'yes' if holds else '**no**'] for name, holds in figures['checks'].items()])
@@ -58,10 +61,16 @@ def tables(figures: dict[str, Any]) -> str:
     keys = list(next(iter(cameras.values())))
     table(['camera', *(key.replace('_', ' ') for key in keys)], [
         [name, *(of[key] for key in keys)] for name, of in cameras.items()])
+    table(['time of a frame', 'p50 (ms)', 'p95 (ms)'], [
+        [name, figures[key].get('p50', ''), figures[key].get('p95', '')] for name, key in (
+            ('processing, from taking it to publishing its mask', 'processing_ms'),
+            ('age, from its stamp to publishing its mask', 'age_ms'),
+            ("overhead, from receiving it to publishing, less the model's", 'overhead_ms'))])
     table(['until minute', 'masks', 'latency p50 (ms)', 'p95 (ms)'], [
         [row['minute'], row['masks'], row['p50'], row['p95']] for row in figures['latency_ms']])
-    table(['fault', 'times'], [[name, times] for name, times in figures['faults'].items()])
+    if figures['faults']:
+        table(['fault', 'times'], [[name, times] for name, times in figures['faults'].items()])
     parts.append(f'Memory of the node grew by {figures["memory_growth_percent"]} % after the '
-                 'warm-up.')
+                 f'warm-up. The cameras used {figures["camera_cores"]} processor cores.')
     parts += [f'Unexplained: {line}' for line in figures['unexplained']]
     return '\n\n'.join(parts)

@@ -3,7 +3,7 @@
 """Where a figure comes from, and the JSON files that figures are kept in."""
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 import importlib.metadata
 import json
 import os
@@ -51,3 +51,9 @@ def write_json(path: str | Path, figures: Mapping[str, Any]) -> None:
     partial = path.with_name(path.name + '.partial')
     partial.write_text(json.dumps(figures, indent=2, allow_nan=False) + '\n')
     os.replace(partial, path)
+
+
+def markdown_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
+    """Lay rows out as a table for a document."""
+    return '\n'.join(
+        f'| {" | ".join(map(str, row))} |' for row in (head, ['---'] * len(head), *rows))

@@ -1,9 +1,31 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A long drive with faults: cameras at full rate, trouble at random, and a verdict at the end."""
+"""
+A long drive with faults: cameras at full rate, trouble at random, and a verdict at the end.
+
+Or, by `overload`, a drive without faults behind cameras that are faster than the model follows.
+
+The figures. Of each camera, the node counts in its diagnostics what it `received`, `segmented`,
+`dropped` (for a newer frame, by `max_rate_hz` or by age) and `failed` at; the soak counts what it
+`sent`, how many of these `malformed`, the `masks` that came back, and those `unasked`: under no
+stamp that was sent. `sent_hz` and `masks_hz` are per second of the drive. `forgotten_in_pauses`
+are frames that waited when `~/enable` switched off, one for each pause at the most. `unaccounted`
+is received less segmented, dropped, failed and forgotten.
+
+`memory_mb` is the node's resident memory, every 5 s, and its growth compares the medians of the
+last and the first tenth after the warm-up. `latency_ms` is from sending a frame to receiving its
+mask, in ten parts of the time. `processing_ms` is the node's `~/debug/processing_time_ms`: from
+taking the newest frame, when the model is free, to publishing its mask. `age_ms` is
+`~/debug/pipeline_latency_ms`: from the frame's stamp, which is when it was sent, to publishing its
+mask, by the same machine's clock; frames that a faulty clock has stamped are left out. The
+difference of the two is how long a frame was on the way and waited for the model. `overhead_ms`
+is from receiving a frame to publishing its mask, less the model's own time, and so has that wait
+in it; the node gives the percentiles of the last 10 s, here are their medians over the time.
+`camera_cores` is how much of a processor core the cameras used: what they take, the node does not
+get.
+"""
 from __future__ import annotations
 
-import array
 from collections import Counter
 from dataclasses import dataclass, field
 import os
@@ -26,18 +48,28 @@ from ptdiffseg_ros.demo.node_process import (
     NodeProcess,
     spinning,
 )
+from ptdiffseg_ros.ros.outputs import image_message
 import rclpy
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions
 from sensor_msgs.msg import Image
+from std_msgs.msg import Float64, Header
 from std_srvs.srv import SetBool
 from tqdm import tqdm
 
 START_PATIENCE_S = 180.0
 WARM_UP = 1 / 12  # of the time, before growth of memory counts: 5 of 60 minutes
 MOST_GROWTH = 2.0  # percent
+# Of an overload. A frame that waits for the model is replaced by the next one, so whatever the
+# rate it waits for one period of the camera at the most; a faster one is given SLACK_MS all the
+# same, to be carried and taken. MOST_AGE leaves room for what computes beside the model.
+OVERLOAD = 1.5  # frames sent for each mask, at least: else nothing was overloaded
+MOST_AGE = 1.3  # times the processing time
+SLACK_MS = 20.0
+MOST_UNFAIR = 1.1  # the most masks of a camera by the least
 SAMPLE_S = 5.0
 FAULT_S = 3.0  # how long one lasts
+CLOCK_FAULT_S = 100  # by how much a faulty clock is wrong
 PICTURES = 12  # of each camera, shown in turn
 # What a camera does for a while; the last two are done to the node.
 FAULTS = ('black', 'saturated', 'noise', 'frozen', 'malformed', 'gone', 'small', 'mono',
@@ -51,7 +83,7 @@ class SoakOptions:
     What to put the node through.
 
     minutes; cameras, how many; rate_hz of each; size (h, w) in pixels; calm_s, mean time between
-    two faults.
+    two faults; overload: no faults, and checks of lag and fairness.
     """
 
     minutes: float = 60.0
@@ -59,6 +91,7 @@ class SoakOptions:
     rate_hz: float = 10.0
     size: tuple[int, int] = (480, 640)
     calm_s: float = 5.0
+    overload: bool = False
     seed: int = 0
     model: str = 'micro'
 
@@ -70,6 +103,7 @@ class _Camera:
     name: str
     publisher: Any
     pictures: list[np.ndarray]
+    messages: list[Image]  # of the pictures: copying them for each frame would cost the node time
     fault: str = ''
     until_s: float = 0.0
     sent: dict[tuple[int, int], float] = field(default_factory=dict)  # stamp: when, monotonic
@@ -78,6 +112,8 @@ class _Camera:
     masks: int = 0
     unasked: int = 0  # masks of no frame that was sent well-formed
     latencies_ms: list[tuple[float, float]] = field(default_factory=list)  # when, how long
+    processing_ms: list[float] = field(default_factory=list)
+    age_ms: list[float] = field(default_factory=list)
 
 
 class Soak:
@@ -89,6 +125,7 @@ class Soak:
         self.faults: Counter[str] = Counter()
         self.memory_mb: list[tuple[float, float]] = []
         self.counts: dict[str, dict[str, str]] = {}  # of each camera, by the last diagnostics
+        self.overhead_ms: list[tuple[float, float]] = []  # p50 and p95 of the last 10 s
         self.heard = 0
         self._rng = random.Random(options.seed)
         self._lock = threading.Lock()
@@ -118,8 +155,10 @@ class Soak:
                     DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
                 with spinning(self._node):
                     self._wait(process)
-                    self._begun_s = time.monotonic()
+                    self._begun_s, cpu_s = time.monotonic(), time.process_time()
                     self._drive(process)
+                    self._camera_cores = (time.process_time() - cpu_s) / (
+                        time.monotonic() - self._begun_s)
                 process.check()
         finally:
             rclpy.try_shutdown()
@@ -130,9 +169,16 @@ class Soak:
         weathers = [town.Weather.named(kind, 0.7) for kind in town.WEATHERS]
         pictures = [drive.frame(0.5 * i, weathers[i % len(weathers)]).image
                     for i in range(PICTURES)]
-        camera = _Camera(name, self._publisher(name), pictures)
+        camera = _Camera(
+            name, self._publisher(name), pictures, [to_message(picture) for picture in pictures])
+        topics = f'/segmenter/{name}'
         self._node.create_subscription(
-            Image, f'/segmenter/{name}/mask', lambda mask: self._on_mask(camera, mask), 10)
+            Image, f'{topics}/mask', lambda mask: self._on_mask(camera, mask), 10)
+        for times, kind in ((camera.processing_ms, 'processing_time_ms'),
+                            (camera.age_ms, 'pipeline_latency_ms')):
+            self._node.create_subscription(
+                Float64, f'{topics}/debug/{kind}',
+                lambda message, times=times: times.append(message.data), 10)
         return camera
 
     def _publisher(self, name: str) -> Any:
@@ -160,7 +206,7 @@ class Soak:
                 process.check()
                 self._mend(now_s)
                 # Nothing is broken any more when the end comes.
-                if now_s >= fault_s and now_s < end_s - 2 * FAULT_S:
+                if not self.options.overload and fault_s <= now_s < end_s - 2 * FAULT_S:
                     self._break(now_s)
                     fault_s = now_s + self._calm()
                 for camera in self._cameras:
@@ -211,7 +257,8 @@ class Soak:
             return
         camera.number += 1
         message = self._picture(camera)
-        shift_s = {'clock back': -100, 'clock forward': 100}.get(camera.fault, 0)
+        shift_s = {
+            'clock back': -CLOCK_FAULT_S, 'clock forward': CLOCK_FAULT_S}.get(camera.fault, 0)
         now_ns = time.time_ns() + shift_s * 10**9
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(now_ns, 10**9)
         message.header.frame_id = camera.name
@@ -225,24 +272,22 @@ class Soak:
         camera.publisher.publish(message)
 
     def _picture(self, camera: _Camera) -> Image:
-        pixels = camera.pictures[camera.number % PICTURES]
+        number = camera.number % PICTURES
+        pixels = camera.pictures[number]
         if camera.fault == 'black':
-            pixels = np.zeros_like(pixels)
-        elif camera.fault == 'saturated':
-            pixels = np.full_like(pixels, 255)
-        elif camera.fault == 'noise':
-            pixels = np.random.default_rng(camera.number).integers(
-                0, 256, pixels.shape, np.uint8)
-        elif camera.fault == 'frozen':
-            pixels = camera.pictures[0]
-        elif camera.fault == 'small':
-            pixels = pixels[::2, ::2]
-        elif camera.fault == 'mono':
-            pixels = pixels[..., :1]
-        return Image(
-            height=pixels.shape[0], width=pixels.shape[1], step=pixels[0].size,
-            encoding='mono8' if pixels.shape[-1] == 1 else 'rgb8',
-            data=array.array('B', pixels.tobytes()))
+            return to_message(np.zeros_like(pixels))
+        if camera.fault == 'saturated':
+            return to_message(np.full_like(pixels, 255))
+        if camera.fault == 'noise':
+            return to_message(np.random.default_rng(camera.number).integers(
+                0, 256, pixels.shape, np.uint8))
+        if camera.fault == 'malformed':
+            return to_message(pixels)  # its own, to be spoilt
+        if camera.fault == 'small':
+            return to_message(pixels[::2, ::2])
+        if camera.fault == 'mono':
+            return to_message(pixels[..., :1])
+        return camera.messages[0 if camera.fault == 'frozen' else number]
 
     # -- what comes back -------------------------------------------------------------------
 
@@ -261,37 +306,40 @@ class Soak:
         for status in message.status:
             name = status.name.rpartition(': ')[2]
             if name in self.names:
-                self.counts[name] = {item.key: item.value for item in status.values}
+                self.counts[name] = values = {item.key: item.value for item in status.values}
+                if 'overhead (ms) p50' in values:
+                    self.overhead_ms.append((
+                        float(values['overhead (ms) p50']), float(values['overhead (ms) p95'])))
 
     # -- the verdict -----------------------------------------------------------------------
 
     def _report(self, log: Path) -> dict[str, Any]:
         cameras = {camera.name: self._of_camera(camera) for camera in self._cameras}
-        growth = growth_percent(self.memory_mb)
-        unexplained = unexplained_lines(log.read_text(errors='replace'))
-        checks = {
-            f'memory grows by {MOST_GROWTH:g} % at the most': growth <= MOST_GROWTH,
-            'every frame that was taken is accounted for': all(
-                of['unaccounted'] == 0 for of in cameras.values()),
-            'every mask that went out came in': all(
-                of['masks'] == of['segmented'] for of in cameras.values()),
-            'every mask is of a frame that was sent': all(
-                of['unasked'] == 0 for of in cameras.values()),
-            'only malformed frames fail': all(
-                of['failed'] <= of['malformed'] for of in cameras.values()),
-            'no unexplained error in the log': not unexplained,
-        }
-        return {
+        processing_ms = [ms for camera in self._cameras for ms in camera.processing_ms]
+        age_ms = [ms for camera in self._cameras for ms in camera.age_ms
+                  if abs(ms) < 1e3 * CLOCK_FAULT_S / 2]
+        figures: dict[str, Any] = {
             'command': 'soak', 'minutes': self.options.minutes, 'rate_hz': self.options.rate_hz,
-            'size': list(self.options.size), 'seed': self.options.seed,
-            'model': self.options.model, 'commit': commit(), 'machine': machine(),
-            'faults': dict(sorted(self.faults.items())), 'cameras': cameras,
+            'size': list(self.options.size), 'overload': self.options.overload,
+            'seed': self.options.seed, 'model': self.options.model, 'commit': commit(),
+            'machine': machine(), 'faults': dict(sorted(self.faults.items())), 'cameras': cameras,
             'memory_mb': [[round(at), round(mb, 1)] for at, mb in self.memory_mb],
-            'memory_growth_percent': round(growth, 2), 'unexplained': unexplained,
-            'latency_ms': self._latency(), 'checks': checks, 'passed': all(checks.values())}
+            'memory_growth_percent': round(growth_percent(self.memory_mb), 2),
+            'unexplained': unexplained_lines(log.read_text(errors='replace')),
+            'latency_ms': self._latency(), 'processing_ms': percentiles(processing_ms),
+            'age_ms': percentiles(age_ms), 'overhead_ms': self._overhead(),
+            'camera_cores': round(self._camera_cores, 2)}
+        checks = verdict(figures)
+        return {**figures, 'checks': checks, 'passed': all(checks.values())}
 
-    def _of_camera(self, camera: _Camera) -> dict[str, int]:
-        counts = self.counts.get(camera.name, {})
+    def _overhead(self) -> dict[str, float]:
+        if not self.overhead_ms:
+            return {}
+        p50, p95 = np.median(self.overhead_ms, axis=0)
+        return {'p50': round(float(p50), 1), 'p95': round(float(p95), 1)}
+
+    def _of_camera(self, camera: _Camera) -> dict[str, float]:
+        counts, seconds = self.counts.get(camera.name, {}), 60.0 * self.options.minutes
 
         def of(key: str) -> int:
             return int(counts.get(key, 0))
@@ -302,11 +350,12 @@ class Soak:
         unaccounted = of('frames received') - of('frames segmented') - dropped - of('errors')
         forgotten = min(max(unaccounted, 0), self.faults['paused'])
         return {
-            'sent': camera.number, 'malformed': camera.malformed,
+            'sent': camera.number, 'sent_hz': round(camera.number / seconds, 2),
+            'malformed': camera.malformed,
             'received': of('frames received'), 'segmented': of('frames segmented'),
             'dropped': dropped, 'failed': of('errors'), 'forgotten_in_pauses': forgotten,
             'unaccounted': unaccounted - forgotten, 'masks': camera.masks,
-            'unasked': camera.unasked}
+            'masks_hz': round(camera.masks / seconds, 2), 'unasked': camera.unasked}
 
     def _latency(self) -> list[dict[str, float]]:
         """Give percentiles over the time, in ten parts."""
@@ -316,10 +365,52 @@ class Soak:
         for i in range(10):
             of_part = [ms for at, ms in values if i * part_s <= at < (i + 1) * part_s]
             if of_part:
-                p50, p95 = np.percentile(of_part, (50, 95))
                 rows.append({'minute': round((i + 1) * part_s / 60, 2), 'masks': len(of_part),
-                             'p50': round(float(p50), 1), 'p95': round(float(p95), 1)})
+                             **percentiles(of_part)})
         return rows
+
+
+def verdict(figures: dict[str, Any]) -> dict[str, bool]:
+    """Say what holds, by the figures of a report; the last checks are of an overload only."""
+    cameras = figures['cameras'].values()
+    checks = {
+        f'memory grows by {MOST_GROWTH:g} % at the most':
+            figures['memory_growth_percent'] <= MOST_GROWTH,
+        'every frame that was taken is accounted for': all(
+            of['unaccounted'] == 0 for of in cameras),
+        'every mask that went out came in': all(of['masks'] == of['segmented'] for of in cameras),
+        'every mask is of a frame that was sent': all(of['unasked'] == 0 for of in cameras),
+        'only malformed frames fail': all(of['failed'] <= of['malformed'] for of in cameras),
+        'no unexplained error in the log': not figures['unexplained'],
+    }
+    if not figures['overload']:
+        return checks
+    masks = [of['masks'] for of in cameras]
+    wait_ms = max(SLACK_MS, 1e3 / figures['rate_hz'])
+    age, processing = figures['age_ms'].get('p95'), figures['processing_ms'].get('p95')
+    checks[f'each camera sends at least {OVERLOAD:g} frames for each mask'] = all(
+        of['sent'] >= OVERLOAD * of['masks'] for of in cameras)
+    checks[f'the age of a frame is at most {MOST_AGE:g} times its processing time '
+           f'+ {wait_ms:g} ms, at p95'] = (
+        age is not None and age <= MOST_AGE * processing + wait_ms)
+    if len(masks) > 1:
+        checks[f'no camera gets more than {MOST_UNFAIR:g} times the masks of another'] = (
+            max(masks) <= MOST_UNFAIR * min(masks) > 0)
+    return checks
+
+
+def percentiles(values: list[float]) -> dict[str, float]:
+    """Give the median and the 95th percentile; nothing of nothing."""
+    if not values:
+        return {}
+    p50, p95 = np.percentile(values, (50, 95))
+    return {'p50': round(float(p50), 1), 'p95': round(float(p95), 1)}
+
+
+def to_message(pixels: np.ndarray) -> Image:
+    """Make an image message of (H, W, 3) RGB or (H, W, 1) grey pixels."""
+    return image_message(
+        Header(), pixels, 'mono8' if pixels.shape[-1] == 1 else 'rgb8')
 
 
 def spoil(message: Image, rng: random.Random) -> None:

@@ -311,21 +311,26 @@ class PromptedSegmenter:
             images = self.preprocess(batch)
             latents = self.encode(images)
             logits = self.logits(latents, _joined([contexts[i] for i in members])).float()
-            ids, confidence = self._classify(logits, latents, images.shape[-2:], size)
+            ids, confidence = self.classify(logits, latents, images.shape[-2:], size)
             for row, index in enumerate(members):
                 answers[index] = Segmentation(ids[row], confidence[row], latents[row])
         return [answers[i] for i in range(len(frames))]
 
-    def _classify(
-        self, logits: Tensor, latents: Tensor, working: Sequence[int], size: tuple[int, int]
+    def classify(
+        self, logits: Tensor, latents: Tensor, working: Sequence[int], size: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
+        """
+        Decide by scores (B, K, h', w'): class ids and confidences, (B, H, W) uint8 each.
+
+        `working` (h, w) is the size that the latents were encoded from, `size` the frames' own.
+        """
         # Logit cells per working pixel, exactly, so that the padding is cropped to the pixel.
         stride = self.backbone.vae_stride
         padded = (latents.shape[-2] * stride, latents.shape[-1] * stride)
         if tuple(working) != padded:
             logits = F.interpolate(logits, size=padded, mode='bilinear', align_corners=False)
             logits = logits[..., :working[0], :working[1]]
-        if logits.shape[-2:] != size:
+        if tuple(logits.shape[-2:]) != tuple(size):
             logits = F.interpolate(logits, size=size, mode='bilinear', align_corners=False)
         best, index = logits.max(dim=1)  # (B, H, W)
         probability = 1.0 / (logits - best[:, None]).exp_().sum(dim=1)

@@ -3,11 +3,12 @@
 """Lay the figures of the online benchmark out: Markdown tables, and a plot over the rounds."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.stream import METHODS
 
@@ -32,11 +33,6 @@ def tables(figures: dict[str, Any]) -> str:
     return '\n\n'.join(parts)
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ['---'] * len(head), *rows]
-    return '\n'.join(f'| {" | ".join(cells)} |' for cells in lines)
-
-
 def _signed(values: Iterable[float]) -> str:
     """Give the mean and, where they differ, the least and the greatest."""
     found = list(values)
@@ -58,7 +54,7 @@ def _one_pass(seeds: list[dict[str, Any]]) -> str:
             WHAT[name], str(of[0][name]['trainable']), str(len(of)),
             *(f'{m:.1f}' for m in means), f'{np.mean(means):.1f}',
             _signed(gains) if gains and name != 'source' else ''])
-    return _table(['one pass', 'numbers', 'seeds', *conditions, 'mean', 'gain'], rows)
+    return markdown_table(['one pass', 'numbers', 'seeds', *conditions, 'mean', 'gain'], rows)
 
 
 def _continual(seeds: list[dict[str, Any]]) -> str:
@@ -71,13 +67,13 @@ def _continual(seeds: list[dict[str, Any]]) -> str:
         rows.append([WHAT[name], *(f'{v:+.1f}' for v in gains.mean(axis=(0, 1))),
                      f'{gains.min():+.1f}'])
     laps = len(seeds[0]['online']['source'][conditions[0]])
-    text = _table(['round', *(str(i + 1) for i in range(laps)), 'least'], rows)
+    text = markdown_table(['round', *(str(i + 1) for i in range(laps)), 'least'], rows)
     returns = [s.get('gain_first_visit_end_then_2s_into_visits') for s in seeds]
     if not all(found and all(found.values()) for found in returns):
         return text
     rows = [[c, *(_signed(r[c][i] for r in returns) for i in range(3))]  # type: ignore[index]
             for c in conditions]
-    return text + '\n\n' + _table(
+    return text + '\n\n' + markdown_table(
         ['held-out gain', 'end of the first visit', '2 s into the second', '2 s into the third'],
         rows)
 
@@ -92,7 +88,7 @@ def _with_and_without(
             rows.append([WHAT[name], *(f'{m:.1f}' for m in means), f'{np.mean(means):.1f}'])
         gains = [[take(s[c]['prompt']) - take(s[c]['source']) for s in seeds] for c in seeds[0]]
         rows.append(['gain', *map(_signed, gains), f'{np.mean(gains):+.1f}'])
-        return _table([f'{title}, {len(seeds)} seeds', *seeds[0], 'mean'], rows)
+        return markdown_table([f'{title}, {len(seeds)} seeds', *seeds[0], 'mean'], rows)
 
     return lay_out
 
@@ -102,13 +98,14 @@ def _hostile(seeds: list[dict[str, Any]]) -> str:
     rows = [[kind, *(f'{np.mean([s[kind][at] for s in seeds]):.1f}'
                      for at in ('before', 'after_10_s')),
              _signed(s[kind]['after_10_s'] - s[kind]['before'] for s in seeds)] for kind in kinds]
-    return _table([f'hostile, {len(seeds)} seeds', 'before', '10 s after', 'difference'], rows)
+    return markdown_table(
+        [f'hostile, {len(seeds)} seeds', 'before', '10 s after', 'difference'], rows)
 
 
 def _unusual(seeds: list[dict[str, Any]]) -> str:
     rows = [[kind, *(_signed(s[kind][c]['prompt'] - s[kind][c]['source'] for s in seeds)
                      for c in of)] for kind, of in seeds[0].items()]
-    return _table(
+    return markdown_table(
         [f'unusual class shares, {len(seeds)} seeds', *next(iter(seeds[0].values()))], rows)
 
 
@@ -116,7 +113,7 @@ def _recognition(seeds: list[dict[str, Any]]) -> str:
     delays = [d for s in seeds for d in s['delays_s']]
     right = np.average([s['right_from_3_s_percent'] for s in seeds],
                        weights=[s['frames'] for s in seeds])
-    return _table(
+    return markdown_table(
         ['recognition', 'frames', 'right from 3 s', 'changes', 'noticed after, mean', 'at most',
          'steady driving', 'false alarms'],
         [[f'{len(seeds)} seeds', str(sum(s['frames'] for s in seeds)), f'{right:.1f} %',
@@ -126,7 +123,7 @@ def _recognition(seeds: list[dict[str, Any]]) -> str:
 
 
 def _cost(seeds: list[dict[str, Any]]) -> str:
-    return _table(
+    return markdown_table(
         ['a step, in forward passes of its batch', 'a learned prompt', 'a buffered frame'],
         [[f'{s["step_in_forward_passes"]:.2f}', f'{s["prompt_file_bytes"]} bytes',
           f'{s["buffer_bytes_per_frame"]} bytes'] for s in seeds])
@@ -139,7 +136,7 @@ def _sweep(found: dict[str, Any]) -> str:
         for rate, of in sorted(rates.items(), key=lambda item: float(item[0])))]
         for name, rates in found.items() if name != 'source']
     rows.insert(0, [WHAT['source'], f'{np.mean(list(found["source"].values())):.1f}'])
-    return _table(['validation split, night and snow', 'learning rate: mIoU'], rows)
+    return markdown_table(['validation split, night and snow', 'learning rate: mIoU'], rows)
 
 
 TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {

@@ -1,0 +1,64 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``ptdiffseg bench``: latency, throughput and memory on this machine, by stage."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ptdiffseg_ros.commands import image_size, number
+from ptdiffseg_ros.data.results import markdown_table, write_json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument(
+        '--model', default='micro', help='"micro", or the folder of another segmenter')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    parser.add_argument(
+        '--dtype', default='auto', choices=('auto', 'float32', 'float16', 'bfloat16'),
+        help="the model's number format; the half ones need CUDA")
+    parser.add_argument(
+        '--size', type=image_size, default='480x640', metavar='HxW', help="of a camera's images")
+    parser.add_argument(
+        '--batch', type=number(1, 64, kind=int), default=3, metavar='N',
+        help='measure batches of 1, 2, ... N frames')
+    parser.add_argument(
+        '--frames', type=number(2, 100000, kind=int), default=30, metavar='N',
+        help='how often each batch is measured, after the warm-up')
+    parser.add_argument(
+        '--seed', type=number(0, kind=int), default=0, help='the same seed, the same images')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print."""
+    from ptdiffseg_ros.demo.bench import BenchOptions, run_bench
+
+    figures = run_bench(BenchOptions(
+        model=args.model, device=args.device, dtype=args.dtype, size=args.size, batch=args.batch,
+        frames=args.frames, seed=args.seed))
+    if args.json:
+        write_json(args.json, figures)
+    print(tables(figures))
+    return 0
+
+
+def tables(figures: dict[str, Any]) -> str:
+    """Lay the figures out as Markdown."""
+    height, width = figures['size']
+    batches = figures['batches']
+    head = (f'{figures["model"]} on {figures["device"]} in {figures["dtype"]}, '
+            f'{figures["threads"]} threads, images of {height} x {width}, '
+            f'{figures["frames"]} rounds.')
+    whole = markdown_table(
+        ['batch', 'p50 (ms)', 'p95 (ms)', 'frames/s', 'cost against single frames',
+         'peak memory (MB)'],
+        [[of['batch'], of['whole_ms']['p50'], of['whole_ms']['p95'], of['frames_per_s'],
+          of['cost'], of['peak_memory_mb']] for of in batches])
+    stages = markdown_table(
+        ['stage', *(f'batch of {of["batch"]}: p50 / p95 (ms)' for of in batches)],
+        [[stage, *(f'{of["stages_ms"][stage]["p50"]} / {of["stages_ms"][stage]["p95"]}'
+                   for of in batches)] for stage in batches[0]['stages_ms']])
+    return '\n\n'.join((head, whole, stages))

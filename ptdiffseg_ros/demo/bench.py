@@ -1,0 +1,190 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+What a frame costs on this machine, by stage, alone and in batches.
+
+The stages are those of the node, in their order: `decode` (image messages to RGB), `preprocess`
+(to the device, scaled), `encode` (the autoencoder), `UNet`, `head`, `layout` (the correction;
+absent where the segmenter has no layout denoiser), `classify` (upsampled to the camera's
+resolution, class ids and confidences back in main memory) and `messages` (the masks as image
+messages). Each is timed until the device is done with it. `whole` is the same way once more
+without stopping between the stages, so it is what a round of the node takes, less DDS.
+
+Batches of every size take turns, round by round: what else the machine does meanwhile strikes all
+alike. The cost of a batch against single frames is the median, over the rounds, of its time by
+that of as many single frames of the same round.
+"""
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+import resource
+import time
+from typing import Any, TypeVar
+
+import numpy as np
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.results import commit, machine
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.ros.images import decode
+from ptdiffseg_ros.ros.outputs import image_message
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+import torch
+from tqdm import tqdm
+
+WARM_UP = 3  # rounds that do not count: libraries choose their kernels, memory is laid out
+WHOLE = 'whole'
+ENCODING = 'bgr8'  # what many drivers send; rgb8 would be decoded for nothing
+PEAK_SWITCH = Path('/proc/self/clear_refs')  # Linux
+
+ResultT = TypeVar('ResultT')
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """
+    What to measure.
+
+    size (h, w) of the camera in pixels; batch, the largest: 1, 2, ... batch are measured; frames,
+    the rounds that count, each with one batch of each size.
+    """
+
+    model: str = 'micro'
+    device: str = 'auto'
+    dtype: str = 'auto'
+    size: tuple[int, int] = (480, 640)
+    batch: int = 3
+    frames: int = 30
+    seed: int = 0
+
+
+class Stopwatch:
+    """Time pieces of work until the device is done with them, in milliseconds."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.spent_ms: dict[str, float] = {}
+        self._device = device
+
+    def time(self, stage: str, work: Callable[[], ResultT]) -> ResultT:
+        """Do a piece of work and keep its time under that name."""
+        self._wait()
+        begun_s = time.perf_counter()
+        result = work()
+        self._wait()
+        self.spent_ms[stage] = 1e3 * (time.perf_counter() - begun_s)
+        return result
+
+    def _wait(self) -> None:
+        if self._device.type == 'cuda':
+            torch.cuda.synchronize(self._device)
+
+
+@torch.no_grad()
+def segment_by_stage(
+        segmenter: PromptedSegmenter, messages: list[Image], context: torch.Tensor,
+        watch: Stopwatch) -> list[Image]:
+    """Give the masks of images of one size, the stages one after another under the watch."""
+    config, backbone = segmenter.config, segmenter.backbone
+    frames = np.stack(watch.time('decode', lambda: [decode(message) for message in messages]))
+    images = watch.time('preprocess', lambda: segmenter.preprocess(frames))
+    latents = watch.time('encode', lambda: segmenter.encode(images))
+    features = watch.time('UNet', lambda: backbone.features(
+        latents, context, config.timestep, config.taps))
+    logits = watch.time('head', lambda: segmenter.head(features))
+    if segmenter.layout is not None:
+        head_logits = logits
+        logits = watch.time('layout', lambda: segmenter.correct(head_logits))
+    ids, _ = watch.time('classify', lambda: segmenter.classify(
+        logits.float(), latents, images.shape[-2:], frames.shape[1:3]))
+    return watch.time('messages', lambda: [
+        image_message(message.header, mask, 'mono8') for message, mask in zip(messages, ids)])
+
+
+def segment_whole(
+        segmenter: PromptedSegmenter, messages: list[Image], context: torch.Tensor) -> list[Image]:
+    """Give the masks of images as the node does."""
+    answers = segmenter.segment([decode(message) for message in messages], context)
+    return [image_message(message.header, answer.class_ids, 'mono8')
+            for message, answer in zip(messages, answers)]
+
+
+def camera_messages(size: tuple[int, int], count: int, seed: int) -> list[Image]:
+    """Give images of the town as a camera of that size (h, w) would send them."""
+    drive = town.Drive(town.SPLITS['val'] + seed, size)
+    weather = town.Weather.named('clear', 0.0)
+    return [image_message(Header(), drive.frame(0.5 * i, weather).image[..., ::-1], ENCODING)
+            for i in range(count)]
+
+
+def run_bench(options: BenchOptions) -> dict[str, Any]:
+    """
+    Measure it.
+
+    :returns: figures, JSON-able.
+    :raises SegmenterError: no such model, device or number format.
+    """
+    segmenter = PromptedSegmenter.from_pretrained(options.model, options.device, options.dtype)
+    device, context = segmenter.device, segmenter.context()
+    messages = camera_messages(options.size, options.batch, options.seed)
+    sizes = range(1, options.batch + 1)
+    spent_ms: dict[int, dict[str, list[float]]] = {n: defaultdict(list) for n in sizes}
+    memory_mb = {n: 0.0 for n in sizes}
+    for number in tqdm(range(WARM_UP + options.frames), desc='bench', unit='round'):
+        for n in sizes:
+            forget_peak_memory(device)
+            watch = Stopwatch(device)
+            segment_by_stage(segmenter, messages[:n], context, watch)
+            watch.time(WHOLE, partial(segment_whole, segmenter, messages[:n], context))
+            memory_mb[n] = max(memory_mb[n], peak_memory_mb(device))
+            if number >= WARM_UP:
+                for stage, ms in watch.spent_ms.items():
+                    spent_ms[n][stage].append(ms)
+    return {
+        'command': 'bench', 'model': options.model, 'size': list(options.size),
+        'working_size': list(segmenter.working_size(*options.size)), 'encoding': ENCODING,
+        'frames': options.frames, 'warm_up': WARM_UP, 'seed': options.seed,
+        'device': _device_name(device), 'dtype': str(segmenter.backbone.unet.dtype)[6:],
+        'threads': torch.get_num_threads(), 'commit': commit(), 'machine': machine(),
+        'batches': [{
+            'batch': n, **summary(spent_ms[n]), 'frames_per_s': round(
+                1e3 * n / float(np.median(spent_ms[n][WHOLE])), 2),
+            'cost': round(cost(spent_ms[n][WHOLE], spent_ms[1][WHOLE], n), 3),
+            'peak_memory_mb': round(memory_mb[n], 1)} for n in sizes]}
+
+
+def summary(spent_ms: dict[str, list[float]]) -> dict[str, Any]:
+    """Give the percentiles of the whole and of each stage."""
+    def percentiles(values: list[float]) -> dict[str, float]:
+        p50, p95 = np.percentile(values, (50, 95))
+        return {'p50': round(float(p50), 2), 'p95': round(float(p95), 2)}
+
+    stages = {stage: percentiles(values) for stage, values in spent_ms.items()}
+    return {'whole_ms': stages.pop(WHOLE), 'stages_ms': stages}
+
+
+def cost(batch_ms: list[float], single_ms: list[float], n: int) -> float:
+    """Give what a batch of n costs against n single frames, 1 = the same, over all rounds."""
+    return float(np.median(np.array(batch_ms) / (n * np.array(single_ms))))
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
+
+
+def forget_peak_memory(device: torch.device) -> None:
+    """Let `peak_memory_mb` count from now on."""
+    if device.type == 'cuda':
+        torch.cuda.reset_peak_memory_stats(device)
+    elif PEAK_SWITCH.exists():
+        PEAK_SWITCH.write_text('5')  # see proc(5); another system keeps the peak since the start
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Give the most memory that the model holds on a GPU, or the whole process on a CPU, in MB."""
+    if device.type == 'cuda':
+        return torch.cuda.max_memory_allocated(device) / 2 ** 20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10  # KiB on Linux

@@ -1,0 +1,126 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The bench measures the way that the node goes, and its figures are arithmetic on the times."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+import time
+
+import numpy as np
+from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.commands.bench import tables
+from ptdiffseg_ros.demo.bench import (
+    camera_messages,
+    cost,
+    forget_peak_memory,
+    peak_memory_mb,
+    segment_by_stage,
+    segment_whole,
+    Stopwatch,
+    summary,
+)
+from ptdiffseg_ros.model.layout import LayoutDenoiser
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+import pytest
+import torch
+
+STAGES = ['decode', 'preprocess', 'encode', 'UNet', 'head', 'classify', 'messages']
+CPU = torch.device('cpu')
+
+
+@pytest.mark.parametrize('has_layout', [False, True])
+def test_the_stages_together_give_the_masks_of_the_whole(folder: Path, has_layout: bool) -> None:
+    segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    if has_layout:
+        segmenter.layout = LayoutDenoiser(len(segmenter.config.classes), 16).eval()
+        torch.nn.init.normal_(segmenter.layout.out.weight)
+    messages = camera_messages((60, 90), 2, seed=0)  # not the shape that the model works in
+    watch = Stopwatch(CPU)
+    masks = segment_by_stage(segmenter, messages, segmenter.context(), watch)
+    with torch.no_grad():
+        assert masks == segment_whole(segmenter, messages, segmenter.context())
+    assert [mask.height for mask in masks] == [60, 60] and masks[0].encoding == 'mono8'
+    expected = [*STAGES[:5], 'layout', *STAGES[5:]] if has_layout else STAGES
+    assert list(watch.spent_ms) == expected and min(watch.spent_ms.values()) > 0.0
+
+
+def test_a_stage_is_as_long_as_its_work() -> None:
+    watch = Stopwatch(CPU)
+
+    def work() -> str:
+        begun_s = time.perf_counter()
+        while time.perf_counter() < begun_s + 0.02:
+            pass
+        return 'done'
+
+    assert watch.time('work', work) == 'done'
+    assert watch.spent_ms['work'] >= 20.0
+
+
+def test_the_cost_of_a_batch_compares_times_of_the_same_round() -> None:
+    single = [10.0, 20.0, 1000.0]  # the machine was busy in the last round, for all alike
+    assert cost([33.0, 66.0, 3300.0], single, 3) == pytest.approx(1.1)
+    assert cost(single, single, 1) == 1.0
+
+
+def test_percentiles_are_of_each_stage() -> None:
+    found = summary({'UNet': [float(i) for i in range(101)], 'whole': [7.0, 7.0]})
+    assert found == {'whole_ms': {'p50': 7.0, 'p95': 7.0},
+                     'stages_ms': {'UNet': {'p50': 50.0, 'p95': 95.0}}}
+
+
+def test_peak_memory_counts_from_when_it_was_forgotten() -> None:
+    forget_peak_memory(CPU)
+    before = peak_memory_mb(CPU)
+    held = np.ones(2**24)  # 128 MB
+    high = peak_memory_mb(CPU)
+    del held
+    forget_peak_memory(CPU)
+    assert high - before == pytest.approx(128.0, abs=8.0)
+    assert peak_memory_mb(CPU) == pytest.approx(before, abs=8.0)
+
+
+def test_bench_writes_and_prints_what_it_measured(
+        folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / 'bench.json'
+    assert main(['bench', '--model', str(folder), '--device', 'cpu', '--size', '48x64',
+                 '--batch', '2', '--frames', '3', '--json', str(out)]) == 0
+    figures = json.loads(out.read_text())
+    assert [of['batch'] for of in figures['batches']] == [1, 2]
+    assert figures['size'] == [48, 64] and figures['threads'] == torch.get_num_threads()
+    assert figures['device'] == 'cpu' and figures['dtype'] == 'float32'
+    for of in figures['batches']:
+        assert list(of['stages_ms']) == STAGES
+        assert 0 < of['whole_ms']['p50'] <= of['whole_ms']['p95']
+        assert of['frames_per_s'] == pytest.approx(
+            1e3 * of['batch'] / of['whole_ms']['p50'], rel=0.01)
+        assert of['peak_memory_mb'] > 50
+    assert figures['batches'][0]['cost'] == 1.0
+    said = capsys.readouterr().out
+    assert tables(figures) in said and '| UNet |' in said
+
+
+@pytest.mark.parametrize(('arguments', 'words'), [
+    (['--batch', '0'], 'a whole number of at least 1 and at most 64'),
+    (['--frames', '1'], 'of at least 2'),
+    (['--size', '480'], 'HEIGHTxWIDTH'),
+    (['--dtype', 'int8'], "'float32'"),
+])
+def test_a_wrong_argument_is_answered_with_what_is_allowed(
+        arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(['bench', *arguments])
+    assert left.value.code == 2 and words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('arguments', 'words'), [
+    (['--device', 'gpu'], 'use auto, cpu, cuda or cuda:N'),
+    (['--device', 'cpu', '--dtype', 'float16'], 'on a CPU use auto or float32'),
+    (['--model', 'nowhere'], 'nowhere is no segmenter'),
+])
+def test_what_this_machine_cannot_do_is_one_line(
+        arguments: list[str], words: str, folder: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['bench', '--model', str(folder), *arguments]) == 2
+    assert words in capsys.readouterr().err
