@@ -17,6 +17,7 @@ import numpy as np
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.ros.adaptation import Adaptation
 from ptdiffseg_ros.ros.camera import Camera, Frame
+from ptdiffseg_ros.ros.compatibility import refuse_impossible_transitions
 from ptdiffseg_ros.ros.diagnostics import diagnostic_array, memory
 from ptdiffseg_ros.ros.outputs import Labels
 from ptdiffseg_ros.ros.parameters import Parameters, Settings
@@ -69,6 +70,7 @@ class SegmenterNode(LifecycleNode):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('segmenter', **kwargs)
+        refuse_impossible_transitions(self)
         self.problem = ''  # why the last transition failed
         self.active = False
         self.enabled = True

@@ -1,0 +1,40 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What older releases of rclpy do otherwise, made alike; CONTRIBUTING.md lists the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+from lifecycle_msgs.srv import ChangeState
+from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.lifecycle import LifecycleNode
+
+
+def refuse_impossible_transitions(node: LifecycleNode) -> None:
+    """
+    Let the node answer a transition that its state does not have with "no success".
+
+    rclpy of Kilted does so itself. In Humble and Jazzy the error leaves the executor instead, and
+    with it whoever asks an active node to configure ends its process (ros2/rclpy#1209).
+    """
+    for service in node.services:
+        if service.srv_type is ChangeState:
+            service.callback = _refusing(node, service.callback)
+
+
+def _refusing(node: LifecycleNode, change_state: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(change_state)
+    def callback(request: ChangeState.Request, response: ChangeState.Response
+                 ) -> ChangeState.Response:
+        try:
+            return change_state(request, response)
+        except rclpy_implementation.RCLError as error:
+            if node.context.ok():  # else it is the end of the process that came in between
+                node.get_logger().error(f'transition {request.transition.id} refused: {error}')
+            response.success = False
+            return response
+
+    return callback
