@@ -34,6 +34,7 @@ setup(
         (f'share/{PACKAGE}/config', [
             path for kind in ('json', 'rviz', 'xml', 'yaml')
             for path in glob(f'config/*.{kind}')]),
+        (f'share/{PACKAGE}/config/sros2', ['config/sros2/policy.xml']),
     ],
     zip_safe=False,
     python_requires='>=3.10',

@@ -11,7 +11,7 @@ from catkin_pkg.package import parse_package
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-XML_FILES = [ROOT / 'package.xml', *sorted((ROOT / 'config').glob('*.xml'))]
+XML_FILES = [ROOT / 'package.xml', *sorted((ROOT / 'config').rglob('*.xml'))]
 
 
 @pytest.mark.linter
