@@ -132,7 +132,7 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
     messages = camera_messages(options.size, options.batch, options.seed)
     sizes = range(1, options.batch + 1)
     spent_ms: dict[int, dict[str, list[float]]] = {n: defaultdict(list) for n in sizes}
-    memory_mb = {n: 0.0 for n in sizes}
+    memory_mb = dict.fromkeys(sizes, 0.0)
     for number in tqdm(range(WARM_UP + options.frames), desc='bench', unit='round'):
         for n in sizes:
             forget_peak_memory(device)
