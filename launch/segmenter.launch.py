@@ -7,8 +7,6 @@ The node configures and activates itself (its parameter `autostart`); it is a la
 LifecycleNode, so that a launch file which includes this one can follow its transitions.
 """
 
-import os
-
 from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
 from launch.substitutions import (
@@ -68,15 +66,17 @@ def generate_launch_description() -> LaunchDescription:
         ),
     ]
 
-    # A profile that the user has chosen stays. Humble's Fast DDS knows the older name only.
-    old = os.environ.get('ROS_DISTRO') == 'humble'
-    profile = 'FASTRTPS_DEFAULT_PROFILES_FILE' if old else 'FASTDDS_DEFAULT_PROFILES_FILE'
-    transport = SetEnvironmentVariable(
-        profile,
-        EnvironmentVariable(
-            profile, default_value=PathJoinSubstitution([config, 'fastdds.xml'])
-        ),
-    )
+    # A profile that the user has chosen stays. The Fast DDS of Humble and Jazzy (2.x) knows the
+    # second name only, that of Kilted (3.x) the first only.
+    transport = [
+        SetEnvironmentVariable(
+            variable,
+            EnvironmentVariable(
+                variable, default_value=PathJoinSubstitution([config, 'fastdds.xml'])
+            ),
+        )
+        for variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+    ]
 
     node = LifecycleNode(
         package='ptdiffseg_ros',
@@ -102,4 +102,4 @@ def generate_launch_description() -> LaunchDescription:
         ],
         ros_arguments=['--log-level', LaunchConfiguration('log_level')],
     )
-    return LaunchDescription([*arguments, transport, node])
+    return LaunchDescription([*arguments, *transport, node])

@@ -25,7 +25,8 @@ def _domain_id() -> int:
 # Set here, before any test module imports rclpy or torch: both read them once. A live robot in the
 # user's own domain neither hears the tests nor disturbs them.
 os.environ['ROS_DOMAIN_ID'] = str(_domain_id())
-os.environ['FASTDDS_DEFAULT_PROFILES_FILE'] = str(ROOT / 'config' / 'fastdds.xml')
+for _variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
+    os.environ[_variable] = str(ROOT / 'config' / 'fastdds.xml')  # Fast DDS 3.x, 2.x
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 # A shell without job control starts what runs in its background with SIGINT ignored, and every

@@ -237,14 +237,15 @@ def test_fastdds_profile_is_found_and_the_users_own_is_left_alone(
         monkeypatch: pytest.MonkeyPatch) -> None:
     profile = fastdds_profile()
     assert profile is not None and 'segment_size' in profile.read_text()
-    monkeypatch.delenv('ROS_DISTRO', raising=False)
-    monkeypatch.delenv('FASTDDS_DEFAULT_PROFILES_FILE', raising=False)
-    assert dds_environment(7) == {
-        'ROS_DOMAIN_ID': '7', 'FASTDDS_DEFAULT_PROFILES_FILE': str(profile)}
-    monkeypatch.setenv('FASTDDS_DEFAULT_PROFILES_FILE', 'mine.xml')
-    assert dds_environment(7)['FASTDDS_DEFAULT_PROFILES_FILE'] == 'mine.xml'
-    monkeypatch.setenv('ROS_DISTRO', 'humble')
-    assert dds_environment(7)['FASTRTPS_DEFAULT_PROFILES_FILE'] == str(profile)
+    names = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    # Fast DDS 3.x (Kilted) reads the first, 2.x (Humble, Jazzy) the second.
+    assert dds_environment(7) == {'ROS_DOMAIN_ID': '7', **dict.fromkeys(names, str(profile))}
+    for name in names:
+        with monkeypatch.context() as patch:
+            patch.setenv(name, 'mine.xml')
+            assert dds_environment(7)[name] == 'mine.xml'
 
 
 def test_pace_gives_up_on_a_mask_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:

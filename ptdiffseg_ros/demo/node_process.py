@@ -20,6 +20,8 @@ from typing import Any
 from rclpy.executors import SingleThreadedExecutor
 
 TAIL_LINES = 30
+# Each Fast DDS knows one of them: 2.x, of Humble and Jazzy, the second only.
+PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 
 
 class DemoError(RuntimeError):
@@ -59,12 +61,10 @@ def dds_environment(domain: int) -> dict[str, str]:
     A Fast DDS profile that the user has chosen stays.
     """
     chosen = {'ROS_DOMAIN_ID': str(domain)}
-    # Humble's Fast DDS knows the older name only.
-    old = os.environ.get('ROS_DISTRO') == 'humble'
-    variable = 'FASTRTPS_DEFAULT_PROFILES_FILE' if old else 'FASTDDS_DEFAULT_PROFILES_FILE'
-    profile = os.environ.get(variable) or fastdds_profile()
+    mine = next((os.environ[name] for name in PROFILE_VARIABLES if os.environ.get(name)), None)
+    profile = mine or fastdds_profile()
     if profile is not None:
-        chosen[variable] = str(profile)
+        chosen.update(dict.fromkeys(PROFILE_VARIABLES, str(profile)))
     return chosen
 
 

@@ -391,7 +391,7 @@ def verdict(figures: dict[str, Any]) -> dict[str, bool]:
     checks[f'each camera sends at least {OVERLOAD:g} frames for each mask'] = all(
         of['sent'] >= OVERLOAD * of['masks'] for of in cameras)
     checks[f'the age of a frame is at most {MOST_AGE:g} times its processing time '
-           f'+ {wait_ms:g} ms, at p95'] = (
+           f'+ {wait_ms:.0f} ms, at p95'] = (
         age is not None and age <= MOST_AGE * processing + wait_ms)
     if len(masks) > 1:
         checks[f'no camera gets more than {MOST_UNFAIR:g} times the masks of another'] = (

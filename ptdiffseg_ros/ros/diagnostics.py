@@ -137,4 +137,5 @@ def explain_silence(node: Node, topic: str, type_name: str, qos: QoSProfile) -> 
     return (f'{topic} has a publisher that matches, but it sends nothing, or its messages are '
             'lost on the way: check the camera driver; a best-effort image larger than the '
             'shared-memory segment of Fast DDS is lost without a word, so use the profile in '
-            'config/ (FASTDDS_DEFAULT_PROFILES_FILE) or set image_qos to reliable')
+            'config/ (FASTDDS_DEFAULT_PROFILES_FILE; in Humble and Jazzy '
+            'FASTRTPS_DEFAULT_PROFILES_FILE) or set image_qos to reliable')
