@@ -1,8 +1,11 @@
 # The whole set-up, from nothing: one virtual environment, .venv. Beside a sourced ROS 2 it uses
-# the installation's rclpy and messages; elsewhere it takes them from PyPI.
+# the installation's rclpy and messages; elsewhere it takes them from PyPI, of the release kilted
+# or, by ROS_RELEASE=jazzy and in an environment of its own, of jazzy.
 
 PYTHON ?= python3
-VENV := .venv
+ROS_RELEASE ?= kilted
+RELEASE_CONSTRAINTS := $(if $(filter-out kilted,$(ROS_RELEASE)),config/constraints-$(ROS_RELEASE).txt)
+VENV := .venv$(if $(RELEASE_CONSTRAINTS),-$(ROS_RELEASE))
 BIN := $(VENV)/bin
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
@@ -39,15 +42,20 @@ colcon: build ## Run the quick tests through colcon, and see that it ran some
 	@grep -Eq '^Summary: [1-9]' build/test_summary.txt || { echo 'colcon ran no test' >&2; exit 1; }
 
 clean: ## Remove the environment and all that was built
-	rm -rf $(VENV) build install log *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build install log *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
-$(STAMP): setup.py config/constraints.txt
+$(RELEASE_CONSTRAINTS):
+	@echo "ROS_RELEASE is $(ROS_RELEASE): allowed are kilted and jazzy." >&2; exit 1
+
+$(STAMP): setup.py config/constraints.txt $(RELEASE_CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo \
 		"Python 3.10 or newer is needed; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 		"Name another: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	@[ -n "$(ROS)" ] || $(PYTHON) -c 'import sys; sys.exit(sys.version_info >= (3, 14))' || { echo \
 		"PyPI has ROS 2 for Python 3.10 to 3.13; $(PYTHON) is $$($(PYTHON) --version)." \
 		"Name another (make PYTHON=python3.12 $(MAKECMDGOALS)) or source a ROS 2." >&2; exit 1; }
+	@[ -z "$(ROS)" -o -z "$(RELEASE_CONSTRAINTS)" ] || { echo \
+		"ROS_RELEASE is for shells where no ROS 2 is sourced; $(ROS) is." >&2; exit 1; }
 	@[ -n "$(ROS)" -o -z "$${ROS_DISTRO:-}" ] || { echo \
 		"ROS 2 $$ROS_DISTRO is sourced, but $(PYTHON) cannot import its rclpy." \
 		"Name the Python that it was made for (make PYTHON=/usr/bin/python3 $(MAKECMDGOALS))" \
@@ -56,11 +64,13 @@ $(STAMP): setup.py config/constraints.txt
 		"$(PYTHON) cannot make virtual environments: install the package python3-venv" \
 		"(sudo apt install python3-venv) and try again." >&2; exit 1; }
 	@[ -e $(STAMP) ] || $(PYTHON) -m venv --clear $(if $(ROS),--system-site-packages) $(VENV)
-	@echo "Installing into $(VENV) with $(or $(ROS:%=ROS 2 %),ROS 2 from PyPI): some minutes ..."
+	@echo "Installing into $(VENV) with $(or $(ROS:%=ROS 2 %),ROS 2 $(ROS_RELEASE) from PyPI): some minutes ..."
 	@if [ -n "$(ROS)" ]; then \
 		grep -E '^(torch|diffusers|transformers|tokenizers|huggingface_hub|safetensors|accelerate)=' \
 			config/constraints.txt; \
 		$(PYTHON) -c 'import numpy; print(f"numpy=={numpy.__version__}")'; \
+	elif [ -n "$(RELEASE_CONSTRAINTS)" ]; then \
+		grep -v '^ros-' config/constraints.txt; cat $(RELEASE_CONSTRAINTS); \
 	else cat config/constraints.txt; fi > $(VENV)/constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt \
 		-e '.[demo,test,train$(if $(ROS),,$(comma)ros)]'

@@ -26,9 +26,9 @@ def test_one_version_everywhere() -> None:
                      (ROOT / 'CHANGELOG.rst').read_text(), re.M)
 
 
-def pins() -> list[Requirement]:
-    """Return the lines of the constraints file."""
-    lines = (ROOT / 'config' / 'constraints.txt').read_text().splitlines()
+def pins(name: str = 'constraints.txt') -> list[Requirement]:
+    """Return the lines of a constraints file."""
+    lines = (ROOT / 'config' / name).read_text().splitlines()
     return [Requirement(line) for line in lines if line and not line.startswith('#')]
 
 
@@ -55,6 +55,16 @@ def test_every_constraint_is_one_exact_release() -> None:
     assert len(pins()) == len({pin.name.lower() for pin in pins()})
     for pin in pins():
         assert [item.operator for item in pin.specifier] == ['=='], str(pin)
+
+
+@pytest.mark.linter
+def test_the_constraints_of_jazzy_are_another_release_of_every_ros_package() -> None:
+    """The Makefile takes them in place of all lines that begin with ros-."""
+    other = pins('constraints-jazzy.txt')
+    assert sorted(pin.name for pin in other) == sorted(
+        pin.name for pin in pins() if pin.name.startswith('ros-'))
+    assert {str(pin) for pin in other}.isdisjoint(map(str, pins()))
+    assert all([item.operator for item in pin.specifier] == ['=='] for pin in other)
 
 
 @pytest.mark.linter
