@@ -3,14 +3,18 @@
 """What the documents point to exists, and what they quote is in the result files."""
 from __future__ import annotations
 
+from collections.abc import Callable
 import json
 from pathlib import Path
 import re
+from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.cli import COMMANDS
+from ptdiffseg_ros.commands import bench, soak
 from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.pictures import write_png
+from ptdiffseg_ros.demo.soak import verdict
 from ptdiffseg_ros.ros.parameters import PARAMETERS
 from ptdiffseg_ros.train.stream_report import tables
 import pytest
@@ -18,9 +22,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CARD = ROOT / 'ptdiffseg_ros' / 'assets' / 'micro' / 'segmenter' / 'README.md'
+RELIABILITY = ROOT / 'docs' / 'reliability.md'
 DOCUMENTS = [
     ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', CARD, ROOT / 'docs' / 'adaptation.md',
-    ROOT / 'docs' / 'training.md', ROOT / 'docs' / 'security.md']
+    ROOT / 'docs' / 'training.md', ROOT / 'docs' / 'security.md', RELIABILITY]
 
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.parent.name)
@@ -68,6 +73,31 @@ def test_the_tables_of_adaptation_are_those_of_their_file() -> None:
     assert len(found) > 5
     for table in found:
         assert table in text
+
+
+@pytest.mark.parametrize(('results', 'tables_of'), [
+    ('soak.json', soak.tables), ('overload.json', soak.tables), ('bench.json', bench.tables)])
+def test_the_figures_of_reliability_are_those_of_their_file(
+        results: str, tables_of: Callable[[dict[str, Any]], str]) -> None:
+    path, text = ROOT / 'docs' / 'results' / results, RELIABILITY.read_text()
+    assert path.exists() == (f'(results/{results})' in text)  # what is not measured is not quoted
+    if path.exists():
+        for part in tables_of(json.loads(path.read_text())).split('\n\n'):
+            assert part in text
+
+
+def test_reliability_points_to_tests_that_exist_and_the_limits_that_are_checked() -> None:
+    text = RELIABILITY.read_text()
+    found = re.findall(r'`(test_\w+\.py)::(test_\w+)`', text)
+    assert len(found) > 15
+    for file, name in found:
+        assert f'def {name}(' in (ROOT / 'test' / file).read_text(), name
+    camera = dict.fromkeys(
+        ('sent', 'masks', 'segmented', 'unaccounted', 'unasked', 'failed', 'malformed'), 1)
+    checks = verdict({
+        'overload': True, 'rate_hz': 100.0, 'memory_growth_percent': 0.0, 'unexplained': [],
+        'cameras': {'left': camera, 'right': camera}, 'processing_ms': {}, 'age_ms': {}})
+    assert [name for name in checks if f'| {name} |' not in text] == []
 
 
 def test_the_descriptions_of_folders_in_the_documents_are_understood(tmp_path: Path) -> None:
