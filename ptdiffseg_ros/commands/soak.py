@@ -71,6 +71,6 @@ def tables(figures: dict[str, Any]) -> str:
     if figures['faults']:
         table(['fault', 'times'], [[name, times] for name, times in figures['faults'].items()])
     parts.append(f'Memory of the node grew by {figures["memory_growth_percent"]} % after the '
-                 f'warm-up. The cameras used {figures["camera_cores"]} processor cores.')
+                 f'warm-up. The soak itself used {figures["soak_cores"]} processor cores.')
     parts += [f'Unexplained: {line}' for line in figures['unexplained']]
     return '\n\n'.join(parts)

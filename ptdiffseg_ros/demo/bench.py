@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+import contextlib
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -179,8 +180,9 @@ def forget_peak_memory(device: torch.device) -> None:
     """Let `peak_memory_mb` count from now on."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
-    elif PEAK_SWITCH.exists():
-        PEAK_SWITCH.write_text('5')  # see proc(5); another system keeps the peak since the start
+        return
+    with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak is since the start
+        PEAK_SWITCH.write_text('5')  # proc(5)
 
 
 def peak_memory_mb(device: torch.device) -> float:

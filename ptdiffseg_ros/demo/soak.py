@@ -21,8 +21,8 @@ mask, by the same machine's clock; frames that a faulty clock has stamped are le
 difference of the two is how long a frame was on the way and waited for the model. `overhead_ms`
 is from receiving a frame to publishing its mask, less the model's own time, and so has that wait
 in it; the node gives the percentiles of the last 10 s, here are their medians over the time.
-`camera_cores` is how much of a processor core the cameras used: what they take, the node does not
-get.
+`soak_cores` is how many processor cores the soak itself used, to send and to receive: what it
+takes, the node does not get.
 """
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ class Soak:
                     self._wait(process)
                     self._begun_s, cpu_s = time.monotonic(), time.process_time()
                     self._drive(process)
-                    self._camera_cores = (time.process_time() - cpu_s) / (
+                    self._soak_cores = (time.process_time() - cpu_s) / (
                         time.monotonic() - self._begun_s)
                 process.check()
         finally:
@@ -328,7 +328,7 @@ class Soak:
             'unexplained': unexplained_lines(log.read_text(errors='replace')),
             'latency_ms': self._latency(), 'processing_ms': percentiles(processing_ms),
             'age_ms': percentiles(age_ms), 'overhead_ms': self._overhead(),
-            'camera_cores': round(self._camera_cores, 2)}
+            'soak_cores': round(self._soak_cores, 2)}
         checks = verdict(figures)
         return {**figures, 'checks': checks, 'passed': all(checks.values())}
 
