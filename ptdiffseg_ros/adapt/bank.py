@@ -93,7 +93,8 @@ class LearnedPrompt:
                     raise ValueError('it is no scene prompt of this package')
                 header = json.loads(metadata['prompt'])
                 _check(header)
-                prompt = cls(handle.get_tensor('tokens'), **header)
+                # A copy: what is read is a view of the file, which may be overwritten.
+                prompt = cls(handle.get_tensor('tokens').clone(), **header)
             if prompt.tokens.ndim != 2 or not prompt.tokens.is_floating_point():
                 raise ValueError(f'its tokens have the shape {tuple(prompt.tokens.shape)}')
             if not torch.isfinite(prompt.tokens).all():

@@ -130,6 +130,7 @@ class AdaptationLoop:
         self._job: Passes[None] | None = None  # what is under way, between two of its passes
         self._paused: dict[str, tuple[PromptTuner, int]] = {}  # and its steps, by domain
         self._latents: Tensor | None = None  # of the newest usable frame
+        self._since_s = 0.0  # the stamp from which on frames are of the present domain
         self._searching = True  # looking at every frame until the domain is known
         self.set_sentence('')
         self._restart_recognition()
@@ -191,10 +192,14 @@ class AdaptationLoop:
         """
         Put the prompt in use into the bank, under the present domain.
 
-        :raises AdaptationError: it cannot be written; it is remembered in memory all the same.
+        :raises AdaptationError: it cannot be written; it is remembered in memory all the same,
+            and `problem` tells until it can.
         """
         try:
             self.bank.remember(self.learned())
+        except AdaptationError as error:
+            self.state.problem = str(error)
+            raise
         finally:
             self.state.remembered = self.bank.domains()
         self.state.problem = ''  # if the bank could not be written before, now it can
@@ -213,6 +218,8 @@ class AdaptationLoop:
         if not self.state.enabled:
             return
         self._stamp_s = stamp_s
+        if stamp_s < self._since_s:  # the clock went back: nothing would be fresh for hours
+            self._since_s = stamp_s - HISTORY_S
         if not self._is_usable(latents):
             self.state.unusable_frames += 1
             self._usable = False
@@ -422,7 +429,6 @@ class AdaptationLoop:
         try:
             self.save()
         except AdaptationError as error:
-            self.state.problem = str(error)
             self._tell('problem', str(error))
 
     def _roll_back(self, reason: str) -> None:

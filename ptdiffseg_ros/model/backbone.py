@@ -81,6 +81,10 @@ class DiffusionBackbone(nn.Module):
                 'unet, vae, text_encoder, tokenizer and scheduler in the diffusers layout, with '
                 'weights as .safetensors'
             ) from error
+        # safetensors maps its files into memory: one that is overwritten or cut short in its place
+        # would change the weights, or end the process (SIGBUS).
+        for weight in (*backbone.parameters(), *backbone.buffers()):
+            weight.data = weight.data.clone()
         return backbone.eval().requires_grad_(False)
 
     def save_pretrained(self, folder: str | Path) -> None:

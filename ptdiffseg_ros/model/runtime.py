@@ -4,10 +4,16 @@
 
 from __future__ import annotations
 
+import gc
+
 from ptdiffseg_ros.model.errors import SegmenterError
 import torch
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+# Where memory has run out and torch raises no kind of its own: in the errors of the allocator of
+# a CPU, and of libraries.
+OUT_OF_MEMORY = ('DefaultCPUAllocator', 'out of memory', 'ALLOC_FAILED')
 
 
 def choose_device(name: str = 'auto') -> torch.device:
@@ -43,3 +49,16 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name != 'float32' and device.type == 'cpu':
         raise SegmenterError(f'dtype {name} needs a CUDA device; on a CPU use auto or float32')
     return DTYPES[name]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an error means that memory ran out, of a GPU or of this machine."""
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
+
+
+def release_memory() -> None:
+    """Give back what nobody uses any more, to the device as well."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

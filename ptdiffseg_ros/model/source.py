@@ -66,7 +66,8 @@ class SourceStatistics:
         if not path.exists():
             return None
         try:
-            statistics = cls(**load_file(path))
+            # Copies: what is loaded is a view of the file, which may be overwritten in its place.
+            statistics = cls(**{k: v.clone() for k, v in load_file(path).items()})
             if len(statistics.class_prior) != classes:
                 raise ValueError(f'it is of {len(statistics.class_prior)} classes, not {classes}')
         except Exception as error:  # safetensors raises kinds of its own

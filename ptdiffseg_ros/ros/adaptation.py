@@ -11,6 +11,7 @@ from typing import Any, TYPE_CHECKING
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.folders import bank_folder
 from ptdiffseg_ros.ros.adaptation_topics import AdaptationTopics
+from ptdiffseg_ros.ros.diagnostics import THROTTLE
 from ptdiffseg_ros.ros.parameters import Settings
 from ptdiffseg_ros.ros.prompt_services import called, position, PromptServices
 from rclpy.parameter import Parameter
@@ -146,16 +147,34 @@ class Adaptation:
         except Exception as error:
             if not self._node.context.ok():  # the process is ending: nobody to tell
                 return
-            self.failures += 1
-            camera = self.loops.acting if self.loops is not None else ''
-            self._failure = (f'{called(camera)}{type(error).__name__}: {error}. Adaptation is '
-                             'off; ~/set_adaptation switches it on again')
-            self._node.get_logger().error(
-                f'adaptation failed: {self._failure}', throttle_duration_sec=5.0)
             self._node.get_logger().debug(traceback.format_exc())
-            self._failed.trigger()
-            if self.loops is not None:
-                self.loops.enable(False)
+            from ptdiffseg_ros.model.runtime import is_out_of_memory, release_memory
+            camera = self.loops.acting if self.loops is not None else ''
+            reason = f'{called(camera)}{type(error).__name__}: {error}'
+            memory = is_out_of_memory(error)
+        else:
+            return
+        self._give_up(reason)
+        if memory:  # now that neither the loop nor the error holds any
+            release_memory()
+
+    def make_way(self) -> bool:
+        """Free the memory that adaptation takes, for masks; say whether it took any."""
+        if self.loops is None or not self.loops.enabled:
+            return False
+        from ptdiffseg_ros.model.runtime import release_memory
+        self._give_up('out of memory: the device has none left for masks beside it')
+        release_memory()
+        return True
+
+    def _give_up(self, reason: str) -> None:
+        """Switch off and tell, after an error."""
+        self.failures += 1
+        self._failure = f'{reason}. Adaptation is off; ~/set_adaptation switches it on again'
+        self._node.get_logger().error(f'adaptation failed: {self._failure}', **THROTTLE)
+        self._failed.trigger()
+        if self.loops is not None:
+            self.loops.enable(False)
 
     def _on_event(self, camera: str, kind: str, text: str) -> None:
         logger, message = self._node.get_logger(), f'adaptation: {called(camera)}{text}'

@@ -14,12 +14,11 @@ from typing import Any, TYPE_CHECKING
 from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 from ptdiffseg_ros.data.labels import LabelClass
-from ptdiffseg_ros.ros.diagnostics import explain_silence, Statistics, Timing
+from ptdiffseg_ros.ros.diagnostics import explain_silence, Statistics, THROTTLE, Timing
 from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
 from ptdiffseg_ros.ros.outputs import Outputs
 from ptdiffseg_ros.ros.worker import RateLimit
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
 ABSURD_AGE_S = 60.0  # no camera is that late: the stamp is of another clock
 ABSURD_LEAD_S = 1.0
+STALE_S = 10.0  # the least time without a mask after which those that went out are stale
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class Frame:
 
     @property
     def stamp_s(self) -> float:
-        """Return the stamp in seconds."""
-        return float(Time.from_msg(self.message.header.stamp).nanoseconds * 1e-9)
+        """Return the stamp in seconds; a wild one may be before 0, where rclpy's Time ends."""
+        stamp = self.message.header.stamp
+        return float(stamp.sec + stamp.nanosec * 1e-9)
 
 
 class Camera:
@@ -56,12 +57,16 @@ class Camera:
         self.name = name
         self.statistics = Statistics()
         self.silence = ''  # why no frame comes, once that has been warned of
+        self.overdue = ''  # why no mask comes though frames do, once that has been warned of
         self._node = node
         self._called = f'{name}: ' if name else ''
         self._outputs = Outputs(node, classes, name)
         self._rate_limit = RateLimit()
         self._subscriptions: list[Any] = []
-        self._last_frame_s = 0.0
+        self._last_frame_s = 0.0  # monotonic, as the next two
+        self._last_mask_s: float | None = None  # since masks are expected
+        self._unanswered_s: float | None = None  # the first frame since the last mask
+        self._dropped = (0, 0)  # by age and by rate, at that frame
         self._clock_hint_given = False
 
     def destroy(self) -> None:
@@ -107,7 +112,8 @@ class Camera:
     def expect(self) -> None:
         """Count silence from now on."""
         self._last_frame_s = time.monotonic()
-        self.silence = ''
+        self._last_mask_s = self._unanswered_s = None
+        self.silence = self.overdue = ''
 
     def _on_camera_info(self, message: CameraInfo) -> None:
         if self._node.enabled:
@@ -121,6 +127,9 @@ class Camera:
         if not self._node.enabled or worker is None:
             return
         self.statistics.received += 1
+        if self._unanswered_s is None:
+            self._dropped = self.statistics.stale, self.statistics.limited
+            self._unanswered_s = frame.received_s
         if self.silence:
             self.silence = ''
             self._node.get_logger().info(f'{self._called}images arrive')
@@ -160,9 +169,10 @@ class Camera:
             return frame.decode(frame.message)
         except ImageError as error:
             self.statistics.fail(str(error))
-            self._node.get_logger().error(
-                f'{self._called}bad image: {error}', throttle_duration_sec=5.0)
-            return None
+            self._node.get_logger().error(f'{self._called}bad image: {error}', **THROTTLE)
+        except Exception as error:  # memory, or a bug: it must not take the other cameras along
+            self.fail(f'{type(error).__name__}: {error}')
+        return None
 
     def _is_stale(self, frame: Frame) -> bool:
         max_age_s = self._node.settings.max_frame_age_s
@@ -174,7 +184,7 @@ class Camera:
         self.statistics.stale += 1
         self._node.get_logger().warning(
             f'{self._called}dropped a frame {age_s:.2f} s old, max_frame_age_s is {max_age_s}',
-            throttle_duration_sec=5.0)
+            **THROTTLE)
         return True
 
     def publish(self, frame: Frame, image: np.ndarray, result: Segmentation, begun_s: float,
@@ -191,15 +201,15 @@ class Camera:
         age_s = self._node.now_s() - frame.stamp_s
         self._outputs.publish_views(header, image, mask, result.confidence, settings.overlay_alpha)
         self._outputs.publish_times((published_s - begun_s) * 1e3, age_s * 1e3)
-        self.statistics.segmented += 1
-        self.statistics.timings.append(Timing(
+        self._last_mask_s, self._unanswered_s = published_s, None
+        self.statistics.succeed(Timing(
             published_s, age_s, model_s * 1e3, (published_s - frame.received_s - model_s) * 1e3))
 
-    def fail(self, error: Exception) -> None:
+    def fail(self, reason: str) -> None:
         """Count and tell that a frame could not be segmented."""
-        self.statistics.fail(str(error))
+        self.statistics.fail(reason)
         self._node.get_logger().error(
-            f'{self._called}a frame could not be segmented: {error}', throttle_duration_sec=5.0)
+            f'{self._called}a frame could not be segmented: {reason}', **THROTTLE)
 
     # Health
 
@@ -207,8 +217,16 @@ class Camera:
         """Return what diagnostics show of it; now_s is monotonic."""
         return {'image topic': self._source()[1], **self.statistics.values(now_s)}
 
-    def warn_of_silence(self) -> None:
-        """Say, once for each reason, why no image comes."""
+    def warn(self) -> None:
+        """Say, once for each reason, why no image comes, or no mask."""
+        self._warn_of_silence()
+        overdue_s, reason = self._find_overdue()
+        if reason and not self.overdue:
+            self._node.get_logger().warning(
+                f'{self._called}no mask for {overdue_s:.0f} s: {reason}')
+        self.overdue = reason
+
+    def _warn_of_silence(self) -> None:
         limit_s = self._node.settings.silence_warning_s
         silent_s = time.monotonic() - self._last_frame_s
         if limit_s <= 0.0 or silent_s < limit_s:
@@ -221,12 +239,49 @@ class Camera:
             self._node.get_logger().warning(
                 f'{self._called}no image for {silent_s:.0f} s: {reason}')
 
+    def _find_overdue(self) -> tuple[float, str]:
+        """Say for how long frames have been unanswered, and why, if that is too long."""
+        since_s, now_s = self._unanswered_s, time.monotonic()
+        if since_s is None or now_s - since_s < self._limit_s():
+            return 0.0, ''
+        waited_s = self._node.worker.waited_s() if self._node.worker is not None else 0.0
+        stale, limited = self._dropped
+        if waited_s >= 0.5 * (now_s - since_s):
+            reason = (f'the device has been busy for {waited_s:.0f} s with what came before. Look '
+                      'at it (nvidia-smi, dmesg, the load of the machine); if it has hung, start '
+                      'the node again')
+        elif self.statistics.stale > stale:
+            reason = ('frames are older than max_frame_age_s by the node clock. Make the camera '
+                      'or its transport faster, synchronise the clocks, or raise max_frame_age_s')
+        elif self.statistics.limited > limited:
+            reason = ('max_rate_hz drops every frame. Raise it, or, with use_sim_time, let '
+                      '/clock go on')
+        else:
+            reason = 'frames come seldom or fail, see the log'
+        return now_s - since_s, reason
+
+    def _limit_s(self) -> float:
+        """Return how long no mask may come before those that went out are stale."""
+        return max(STALE_S, 2.0 * self._node.settings.silence_warning_s,
+                   3.0 * self.statistics.usual_interval_s())
+
     def health(self) -> tuple[bytes, str]:
-        """Give a level and words for the time since this was last asked."""
-        if self.silence:
-            return DiagnosticStatus.WARN, f'{self._called}no images: {self.silence}'
+        """Give a level and words, by the table of `ptdiffseg_ros.ros.diagnostics`."""
         failed, segmented = self.statistics.since_last_report()
-        if not failed:
+        failure = self.statistics.last_failure
+        last_s, now_s = self._last_mask_s, time.monotonic()
+        stale = last_s is not None and now_s - last_s >= self._limit_s()
+        if self.silence:
+            level, words = DiagnosticStatus.WARN, f'no images: {self.silence}'
+        elif self.statistics.failing and not segmented:
+            return DiagnosticStatus.ERROR, f'{self._called}every frame fails: {failure}'
+        elif self.overdue:
+            level, words = DiagnosticStatus.WARN, f'no masks: {self.overdue}'
+        elif failed:
+            return DiagnosticStatus.WARN, f'{self._called}{failed} frames failed: {failure}'
+        else:
             return DiagnosticStatus.OK, 'segmenting'
-        level = DiagnosticStatus.WARN if segmented else DiagnosticStatus.ERROR
-        return level, f'{self._called}{failed} frames failed: {self.statistics.last_failure}'
+        if stale and last_s is not None:
+            level = DiagnosticStatus.STALE
+            words = f'the last mask is {now_s - last_s:.0f} s old, {words}'
+        return level, f'{self._called}{words}'

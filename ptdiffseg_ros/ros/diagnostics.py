@@ -1,6 +1,21 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How the node is doing: counts, times, and why no image arrives."""
+"""
+How the node is doing: counts, times, levels, and why no image arrives.
+
+The message of a status has the reason and the remedy. Each camera of several has a status of its
+own, and the whole node has the level of the one that is worst off. Levels:
+
+ERROR  Nothing comes out and an operator must act: configure failed, or every frame fails (such as
+       for want of memory).
+STALE  Masks had been coming, and those that consumers have are old: none for 10 s, twice
+       silence_warning_s, or three of the usual intervals between masks, whichever is longest.
+       The camera is silent, the device hangs, or a parameter drops every frame.
+WARN   Nothing is to come out yet (unconfigured, inactive), or it works but something is off: no
+       image for silence_warning_s, no mask yet though images come, some frames failed, memory
+       does not take all cameras at once, adaptation has a problem.
+OK     It segments, or is disabled by ~/enable.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +28,16 @@ from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 import numpy as np
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import qos_check_compatible, QoSCompatibility, QoSProfile, ReliabilityPolicy
 
 WINDOW_S = 10.0  # rate and percentiles are of the last seconds
+# Of logs that may come with every frame. Not the system's clock, which is rclpy's choice: set back
+# by an hour, it would keep them quiet for an hour.
+THROTTLE: dict[str, Any] = {
+    'throttle_duration_sec': 5.0,
+    'throttle_time_source_type': Clock(clock_type=ClockType.STEADY_TIME)}
 
 
 class Timing(NamedTuple):
@@ -38,6 +59,7 @@ class Statistics:
     limited: int = 0  # dropped by max_rate_hz
     stale: int = 0  # dropped by max_frame_age_s
     failed: int = 0  # could not be decoded or segmented
+    failing: bool = False  # the last frame could not be
     last_failure: str = ''
     timings: deque[Timing] = field(default_factory=lambda: deque(maxlen=1000))
     reported: tuple[int, int] = (0, 0)
@@ -45,7 +67,19 @@ class Statistics:
     def fail(self, reason: str) -> None:
         """Count a frame that gave no mask."""
         self.failed += 1
+        self.failing = True
         self.last_failure = reason
+
+    def succeed(self, timing: Timing) -> None:
+        """Count a frame whose mask is published."""
+        self.segmented += 1
+        self.failing = False
+        self.timings.append(timing)
+
+    def usual_interval_s(self) -> float:
+        """Return the median of the last ten intervals between masks; 0 before the first."""
+        at_s = [timing.at_s for timing in list(self.timings.copy())[-11:]]
+        return float(np.median(np.diff(at_s))) if len(at_s) > 1 else 0.0
 
     def since_last_report(self) -> tuple[int, int]:
         """Count the frames that failed and that were segmented since this was last asked."""

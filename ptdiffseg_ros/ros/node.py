@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import functools
-import gc
 import sys
 import time
 import traceback
-from typing import Any, TYPE_CHECKING
+from typing import Any, NamedTuple, TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
@@ -18,10 +17,10 @@ from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.ros.adaptation import Adaptation
 from ptdiffseg_ros.ros.camera import Camera, Frame
 from ptdiffseg_ros.ros.compatibility import refuse_impossible_transitions
-from ptdiffseg_ros.ros.diagnostics import diagnostic_array, memory
+from ptdiffseg_ros.ros.diagnostics import diagnostic_array, memory, THROTTLE
 from ptdiffseg_ros.ros.outputs import Labels
 from ptdiffseg_ros.ros.parameters import Parameters, Settings
-from ptdiffseg_ros.ros.worker import Worker
+from ptdiffseg_ros.ros.worker import BatchLimit, Worker
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -34,6 +33,17 @@ if TYPE_CHECKING:
 
 class TransitionFailure(Exception):
     """A transition that cannot be made, with the reason; the node stays in its state."""
+
+
+class BatchFailure(NamedTuple):
+    """
+    Why a batch gave no masks.
+
+    Not the exception, whose traceback holds all that the model had computed until then.
+    """
+
+    reason: str
+    memory: bool  # ran out
 
 
 def _transition(
@@ -77,6 +87,7 @@ class SegmenterNode(LifecycleNode):
         self.worker: Worker[Frame] | None = None
         self.segmenter: PromptedSegmenter | None = None
         self.cameras: dict[str, Camera] = {}  # from configure to cleanup
+        self.batch_limit = BatchLimit(1)
         self.labels: Labels | None = None
         self.parameters = Parameters(self, self._check, self._apply)
         self.adaptation = Adaptation(self)
@@ -112,6 +123,7 @@ class SegmenterNode(LifecycleNode):
         assert self.segmenter is not None
         classes = self.segmenter.config.classes
         self.cameras = {name: Camera(self, name, classes) for name in self.settings.cameras}
+        self.batch_limit = BatchLimit(len(self.cameras))
         self.labels = Labels(self, classes)
         self.labels.publish(self.settings.min_confidence)
         self.adaptation.advertise()
@@ -161,6 +173,13 @@ class SegmenterNode(LifecycleNode):
             ) from error
         except PromptError as error:
             raise TransitionFailure(f'scene_prompt: {error}') from error
+        except Exception as error:
+            from ptdiffseg_ros.model.runtime import is_out_of_memory
+            if is_out_of_memory(error):
+                raise TransitionFailure(
+                    f'out of memory: the model does not fit ({_first_line(error)}). Free the '
+                    'device, or set model, device or dtype; then configure again') from None
+            raise
         self.segmenter = segmenter
 
     def _stop_frames(self) -> None:
@@ -188,10 +207,9 @@ class SegmenterNode(LifecycleNode):
     def _free(self) -> None:
         self.segmenter = None
         self.adaptation.free()
-        gc.collect()
-        torch = sys.modules.get('torch')
-        if torch is not None and torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        if 'torch' in sys.modules:  # otherwise there is nothing to give back
+            from ptdiffseg_ros.model.runtime import release_memory
+            release_memory()
 
     def close(self) -> None:
         """End the worker and leave ROS; safe in every state and after the context has ended."""
@@ -212,32 +230,66 @@ class SegmenterNode(LifecycleNode):
             image = self.cameras[name].decode(frame)
             if image is not None:
                 images[name] = image
-        batches = [images] if images else []
-        while batches:
-            batch = batches.pop()
-            try:
-                self._segment({name: frames[name] for name in batch}, batch, begun_s)
-            except Exception as error:
-                if not self.context.ok():  # the process is ending: nobody to publish to
-                    return
-                self.get_logger().debug(traceback.format_exc())
-                if len(batch) > 1:  # one camera's trouble is not the others'
-                    batches += [{name: image} for name, image in batch.items()]
-                    continue
-                for name in batch:
-                    self.cameras[name].fail(error)
+        waiting = list(images)
+        most = self.batch_limit.now(begun_s)
+        while waiting:
+            batch = waiting[:most]
+            failure = self._segment(frames, {name: images[name] for name in batch}, begun_s)
+            if not self.context.ok():  # the process is ending: nobody to publish to
+                return
+            if failure is not None and self._may_be_mended(failure, len(batch)):
+                most = self.batch_limit.now(begun_s) if failure.memory else 1
+                continue
+            if failure is not None:
+                self.cameras[batch[0]].fail(failure.reason)
+            waiting = waiting[len(batch):]
+
+    def _may_be_mended(self, failure: BatchFailure, frames: int) -> bool:
+        """Say whether to try the frames of a batch again, fewer at once or with more memory."""
+        if failure.memory:
+            from ptdiffseg_ros.model.runtime import release_memory
+            release_memory()
+            if frames == 1:
+                return self.adaptation.make_way()
+            fewer = self.batch_limit.lower(frames, time.monotonic())
+            self.get_logger().warning(
+                f'out of memory with {frames} frames at once: {fewer} from now on', **THROTTLE)
+        return frames > 1  # one camera's trouble is not the others'
 
     def _segment(self, frames: dict[str, Frame], images: dict[str, np.ndarray],
-                 begun_s: float) -> None:
+                 begun_s: float) -> BatchFailure | None:
+        """Segment images at once and publish the masks, or say why there are none."""
         assert self.segmenter is not None
         model_begun_s = time.monotonic()
-        results = self.segmenter.segment(
-            list(images.values()), self.adaptation.contexts(list(images)))
+        try:
+            results = self.segmenter.segment(
+                list(images.values()), self.adaptation.contexts(list(images)))
+        except Exception as error:
+            self.get_logger().debug(traceback.format_exc())
+            return self._explain(error, images)
         model_s = time.monotonic() - model_begun_s
         for (name, image), result in zip(images.items(), results):
-            self.cameras[name].publish(frames[name], image, result, begun_s, model_s)
+            try:
+                self.cameras[name].publish(frames[name], image, result, begun_s, model_s)
+            except Exception as error:
+                if not self.context.ok():
+                    break
+                self.cameras[name].fail(f'{type(error).__name__}: {error}')
         for name, result in zip(images, results):  # once all masks are out
             self.adaptation.observe(name, frames[name].stamp_s, result.latents)
+        return None
+
+    def _explain(self, error: Exception, images: dict[str, np.ndarray]) -> BatchFailure:
+        from ptdiffseg_ros.model.runtime import is_out_of_memory
+        if not is_out_of_memory(error):
+            return BatchFailure(str(error), memory=False)
+        height, width = next(iter(images.values())).shape[:2]
+        assert self.segmenter is not None
+        return BatchFailure(
+            f'out of memory on {self.segmenter.device} with one frame of {width} x {height} '
+            f'pixels ({_first_line(error)}). Free the device, send smaller images, or set device '
+            f'or dtype; then ros2 lifecycle set {self.get_fully_qualified_name()} cleanup, '
+            'configure and activate', memory=True)
 
     def _adapt(self, waiting: Callable[[], bool]) -> None:
         """Use the time between frames; runs on the worker's thread."""
@@ -301,7 +353,7 @@ class SegmenterNode(LifecycleNode):
     def _on_second(self) -> None:
         if self.active and self.enabled:
             for camera in self.cameras.values():
-                camera.warn_of_silence()
+                camera.warn()
         self.adaptation.clear_parameter()  # should the worker's word of it have been lost
         self.adaptation.tell()  # what was held back to ten times a second
         health = {name: camera.health() for name, camera in self.cameras.items()}
@@ -342,9 +394,17 @@ class SegmenterNode(LifecycleNode):
             return DiagnosticStatus.OK, 'disabled by ~/enable'
         if of_cameras is not None and of_cameras[0] != DiagnosticStatus.OK:
             return of_cameras
+        if self.batch_limit.frames is not None:
+            return DiagnosticStatus.WARN, (
+                f'segmenting, but memory takes only {self.batch_limit.frames} of '
+                f'{len(self.cameras)} cameras at once: free the device, or send smaller images')
         if self.adaptation.problem:
             return DiagnosticStatus.WARN, f'segmenting; adaptation: {self.adaptation.problem}'
         return DiagnosticStatus.OK, 'segmenting'
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def main(args: list[str] | None = None) -> int:

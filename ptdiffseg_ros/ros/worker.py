@@ -1,18 +1,20 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that owns the device, what it takes from and fills its time with; a rate limit."""
+"""The thread that owns the device, what it takes from and fills its time with; two limits."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
+import time
 from typing import Generic, TypeVar
 
 # Where a frame always waits, background work comes after so many: fewer than one in twenty of the
 # intervals between masks is longer for it, and their 95th percentile stays.
 PATIENCE = 24
 TURN = 3  # units of background work at such a time
+RETRY_S = 60.0  # before a larger batch is tried again
 
 FrameT = TypeVar('FrameT')
 ResultT = TypeVar('ResultT')
@@ -42,6 +44,7 @@ class Worker(Generic[FrameT]):
         self._ending = False
         self._passed = 0  # rounds since background work had its turn
         self._newest: dict[str, FrameT] = {}
+        self._waiting_since_s: float | None = None  # monotonic
         self._lock = Lock()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix='device')
 
@@ -51,6 +54,8 @@ class Worker(Generic[FrameT]):
             idle = not self._newest
             replaced = camera in self._newest
             self._newest[camera] = frame
+            if idle:
+                self._waiting_since_s = time.monotonic()
         if idle:  # otherwise the thread already has been told
             self._thread.submit(self._process_newest)
         return replaced
@@ -58,6 +63,7 @@ class Worker(Generic[FrameT]):
     def _process_newest(self) -> None:
         with self._lock:
             frames, self._newest = self._newest, {}
+            self._waiting_since_s = None
         if frames:
             self._process(frames)
             self._passed += 1
@@ -72,6 +78,11 @@ class Worker(Generic[FrameT]):
     def waiting(self) -> bool:
         """Say whether a frame or a job waits, or the end: background work is to make way."""
         return bool(self._newest) or self._jobs > 0 or self._ending
+
+    def waited_s(self) -> float:
+        """Return for how long frames have waited for the thread; 0 where none does."""
+        since_s = self._waiting_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     def run(self, job: Callable[[], ResultT]) -> ResultT:
         """Run a job on the thread, after what is under way, and return (or raise) its outcome."""
@@ -88,6 +99,7 @@ class Worker(Generic[FrameT]):
         """Forget the frames that wait."""
         with self._lock:
             self._newest = {}
+            self._waiting_since_s = None
 
     def drain(self) -> None:
         """Forget the frames that wait and return when the one under way is done."""
@@ -124,3 +136,38 @@ class RateLimit:
             return False
         self._due = max(self._due, now_s - early) + period
         return True
+
+
+class BatchLimit:
+    """
+    Remember how many frames the device's memory takes at once, where it does not take all.
+
+    Halved where it ran out. Not for ever: other processes and adaptation share that memory, and
+    what filled it goes. So twice as many are tried again after RETRY_S; where they are still too
+    many, that makes one round in a minute longer.
+
+    :param most: how many frames there can be.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._frames = most
+        self._lowered_s = 0.0
+
+    @property
+    def frames(self) -> int | None:
+        """Return the limit; None where there is none."""
+        return self._frames if self._frames < self._most else None
+
+    def now(self, now_s: float) -> int:
+        """Return how many frames to take at once now."""
+        if self._frames < self._most and now_s - self._lowered_s >= RETRY_S:
+            self._frames = min(2 * self._frames, self._most)
+            self._lowered_s = now_s
+        return self._frames
+
+    def lower(self, failed: int, now_s: float) -> int:
+        """Return how many to take now that so many frames were too many."""
+        self._frames = max(1, min(self._frames, failed // 2))
+        self._lowered_s = now_s
+        return self._frames
