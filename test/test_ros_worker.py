@@ -8,7 +8,7 @@ import threading
 import time
 
 from hypothesis import given, strategies as st
-from ptdiffseg_ros.ros.worker import PATIENCE, RateLimit, TURN, Worker
+from ptdiffseg_ros.ros.worker import BatchLimit, PATIENCE, RateLimit, RETRY_S, TURN, Worker
 import pytest
 
 PATIENCE_S = 30.0
@@ -232,3 +232,19 @@ def test_no_limit_and_a_clock_that_goes_back_admit():
     assert all(limit.admits(5.0, 0.0) for _ in range(5))
     assert limit.admits(1000.0, 1.0) and not limit.admits(1000.1, 1.0)
     assert limit.admits(3.0, 1.0)  # the bag began again
+
+
+def test_a_batch_that_did_not_fit_is_halved_and_tried_again_after_a_while():
+    limit = BatchLimit(6)
+    assert (limit.now(0.0), limit.frames) == (6, None)
+    assert limit.lower(6, 0.0) == 3
+    assert limit.lower(3, 0.5) == 2
+    assert limit.lower(2, 1.0) == 1
+    assert (limit.now(1.0), limit.frames) == (1, 1)
+    assert limit.now(RETRY_S) == 1
+    assert limit.now(1.0 + RETRY_S) == 2
+    assert limit.lower(2, 1.0 + RETRY_S) == 1  # still too many
+    assert limit.now(2.0 + 2 * RETRY_S) == 2
+    assert limit.now(3.0 + 2 * RETRY_S) == 2
+    assert limit.now(3.0 + 3 * RETRY_S) == 4
+    assert (limit.now(4.0 + 4 * RETRY_S), limit.frames) == (6, None)

@@ -168,6 +168,6 @@ class BatchLimit:
 
     def lower(self, failed: int, now_s: float) -> int:
         """Return how many to take now that so many frames were too many."""
-        self._frames = max(1, min(self._frames, failed // 2))
+        self._frames = min(self._frames, (failed + 1) // 2)
         self._lowered_s = now_s
         return self._frames

@@ -1,0 +1,199 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Memory that runs out and devices that hang: masks go on if they can, and the levels tell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import os
+from pathlib import Path
+import signal
+import time
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+import numpy as np
+from ptdiffseg_ros.model.runtime import is_out_of_memory
+from ptdiffseg_ros.ros.worker import RETRY_S
+import pytest
+from ros_harness import (
+    ACTIVATE,
+    CLEANUP,
+    CONFIGURE,
+    DEACTIVATE,
+    image,
+    Peer,
+    Process,
+    start_segmenter,
+)
+from sensor_msgs.msg import Image
+import torch
+
+pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
+
+CAMERAS = ('front', 'left', 'rear', 'roof')
+HANG = -1
+
+# A model that takes only as many frames at once as a file says, until it is loaded anew.
+POISONED = """
+from pathlib import Path
+import sys
+import time
+
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.ros import camera
+from ptdiffseg_ros.ros.node import main
+import torch
+
+order = Path(sys.argv[1])
+load, segment = PromptedSegmenter.from_pretrained, PromptedSegmenter.segment
+
+
+def poisoned_load(*arguments, **keywords):
+    order.write_text('99')
+    return load(*arguments, **keywords)
+
+
+def poisoned_segment(self, frames, context):
+    while order.read_text() == '-1':
+        time.sleep(0.01)
+    if len(frames) > int(order.read_text()):
+        print('refused', len(frames))
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB.')
+    return segment(self, frames, context)
+
+
+PromptedSegmenter.from_pretrained = poisoned_load
+PromptedSegmenter.segment = poisoned_segment
+camera.STALE_S = 1.5
+sys.exit(main(sys.argv))
+"""
+
+
+class Vehicle(Peer):
+    """Four cameras, who listens to their masks, and the node's health."""
+
+    def __init__(self, order: Path) -> None:
+        super().__init__()
+        self._order = order
+        self.sender = {name: self.node.create_publisher(Image, f'{name}/image_raw', 1)
+                       for name in CAMERAS}
+        self.masks = {name: self.listen(Image, f'/segmenter/{name}/mask') for name in CAMERAS}
+        self.health = self.listen(DiagnosticArray, '/diagnostics')
+        self.rng = np.random.default_rng(0)
+
+    def order(self, most: int) -> None:
+        """Say how many frames at once the model takes from now on."""
+        partial = self._order.with_suffix('.partial')
+        partial.write_text(str(most))
+        os.replace(partial, self._order)
+
+    def send(self) -> None:
+        for sender in self.sender.values():
+            sender.publish(image(self.rng.integers(0, 256, (48, 64, 3), np.uint8)))
+
+    def sees(self) -> bool:
+        """Say whether new masks of every camera come."""
+        for masks in self.masks.values():
+            masks.clear()
+        return self.spin_until(lambda: all(self.masks.values()), self.send)
+
+    def becomes(self, level: bytes, *words: str, driving: bool = True) -> bool:
+        """Say whether the whole node comes to a level with these words in its message."""
+        self.health.clear()
+        return self.spin_until(
+            lambda: self.health and (whole := self.health[-1].status[0]).level == level
+            and all(part in whole.message for part in words),
+            self.send if driving else None)
+
+
+@pytest.fixture(scope='module')
+def order(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp('order') / 'order'
+
+
+@pytest.fixture(scope='module')
+def node(folder: Path, order: Path) -> Iterator[Process]:
+    process = start_segmenter(
+        folder, program=('-c', POISONED, str(order)), cameras=f'[{",".join(CAMERAS)}]',
+        **{'adaptation.enabled': True, 'adaptation.bank': "''"})
+    try:
+        process.wait_for_output('waiting for images', times=len(CAMERAS))
+        yield process
+        assert process.end(signal.SIGINT) == 0
+        assert 'Traceback' not in process.output
+    finally:
+        process.kill()
+
+
+@pytest.fixture
+def vehicle(order: Path) -> Iterator[Vehicle]:
+    vehicle = Vehicle(order)
+    yield vehicle
+    vehicle.close()
+
+
+def test_memory_that_runs_out_makes_batches_smaller_then_is_an_error_with_a_remedy(node, vehicle):
+    assert vehicle.sees()
+
+    begun_s = time.monotonic()
+    vehicle.order(2)
+    assert vehicle.becomes(DiagnosticStatus.WARN, 'memory takes only 2 of 4 cameras at once')
+    for _ in range(5):
+        assert vehicle.sees()
+    assert 'frames at once: 2 from now on' in node.output
+    assert node.output.count('refused') <= 1 + (time.monotonic() - begun_s) / RETRY_S
+    assert vehicle.get_parameter('adaptation.enabled') is True
+
+    vehicle.order(0)
+    assert vehicle.becomes(
+        DiagnosticStatus.ERROR,
+        'every frame fails: out of memory on cpu with one frame of 64 x 48',
+        'Free the device', 'ros2 lifecycle set /segmenter cleanup')
+    assert node.alive and vehicle.state() == 'active'
+    assert 'Adaptation is off' in node.output  # what it held might have been what was missing
+    assert vehicle.get_parameter('adaptation.enabled') is False
+
+    vehicle.order(1)  # whoever filled the device has left some
+    assert vehicle.sees()
+    vehicle.order(0)
+    assert vehicle.becomes(DiagnosticStatus.ERROR)
+    for transition in (DEACTIVATE, CLEANUP, CONFIGURE, ACTIVATE):
+        assert vehicle.change_state(transition)
+    assert vehicle.sees() and vehicle.becomes(DiagnosticStatus.OK, 'segmenting')
+
+
+def test_masks_that_are_old_are_stale_whatever_holds_the_new_ones(node, vehicle):
+    assert vehicle.sees()
+    vehicle.order(HANG)
+    assert vehicle.becomes(
+        DiagnosticStatus.STALE, 'the last mask is', 'the device has been busy', 'nvidia-smi')
+    vehicle.order(99)
+    assert vehicle.sees()
+
+    assert vehicle.set_parameter('max_rate_hz', 1e-3).successful
+    assert vehicle.becomes(DiagnosticStatus.STALE, 'max_rate_hz drops every frame')
+    assert vehicle.set_parameter('max_rate_hz', 0.0).successful
+    assert vehicle.sees()
+
+    assert vehicle.set_parameter('silence_warning_s', 0.5).successful
+    assert vehicle.becomes(DiagnosticStatus.STALE, 'no images', driving=False)
+    assert vehicle.set_parameter('silence_warning_s', 5.0).successful
+    assert vehicle.sees() and vehicle.becomes(DiagnosticStatus.OK)
+
+
+@pytest.mark.parametrize('error, memory', [
+    (torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB'), True),
+    (RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate "
+                  'memory: you tried to allocate 99 bytes'), True),
+    (RuntimeError('CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`'), True),
+    (MemoryError(), True),
+    (RuntimeError('mat1 and mat2 shapes cannot be multiplied'), False),
+    (ValueError('out of memory'), False)])
+def test_memory_that_ran_out_is_told_from_other_errors(error, memory):
+    assert is_out_of_memory(error) is memory
+
+
+def test_an_allocation_that_no_machine_can_make_is_memory_that_ran_out():
+    with pytest.raises(Exception) as caught:
+        torch.empty(2**61, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
