@@ -413,3 +413,17 @@ def test_a_review_prefers_the_prior_and_refuses_what_is_no_number(segmenter) -> 
 def test_settings_out_of_range_are_refused(change, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         AdaptationConfig(**change)
+
+
+@pytest.mark.parametrize('second', [10, 10**6])
+def test_a_clock_that_leaps_in_the_middle_of_tuning_does_not_hold_it_up(
+        segmenter, always_better, second: int) -> None:
+    drive = Drive(segmenter)
+    drive.number = 5 * 36000
+    drive.go(2)
+    drive.say(FOG)
+    drive.go(1, units=4)
+    assert drive.loop.state.domain == 'foggy' and drive.loop.state.tuning
+    drive.number = 5 * second
+    drive.go(6)
+    assert drive.loop.state.prompt == 'tuned' and not drive.loop.state.tuning
