@@ -61,9 +61,13 @@ def test_every_file_but_the_constraints_is_installed(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(setuptools, 'setup', lambda **keywords: said.update(keywords))
     monkeypatch.chdir(CONFIG.parent)
     runpy.run_path('setup.py')
-    installed = dict(said['data_files'])
-    assert sorted(installed['share/ptdiffseg_ros/config']) == sorted(
-        f'config/{path.name}' for path in CONFIG.iterdir() if path.name != 'constraints.txt')
+    for folder, files in said['data_files']:
+        if '/config' in folder:
+            assert all(f'share/ptdiffseg_ros/{Path(name).parent}' == folder for name in files)
+    installed = [name for _, files in said['data_files'] for name in files]
+    assert sorted(name for name in installed if name.startswith('config/')) == sorted(
+        str(path.relative_to(CONFIG.parent)) for path in CONFIG.rglob('*')
+        if path.is_file() and not path.name.startswith('constraints'))
 
 
 def rviz() -> dict[str, Any]:
