@@ -216,6 +216,31 @@ def test_a_prompt_worse_than_the_source_is_rolled_back(segmenter, monkeypatch) -
     assert not drive.loop.state.tuning and not drive.loop.state.remembered
 
 
+def test_a_roll_back_keeps_the_prompt_in_use_that_is_still_good(segmenter, monkeypatch) -> None:
+    find(monkeypatch, Verdict.BETTER, Verdict.WORSE)
+    monkeypatch.setattr(PromptReview, 'present_is_good', True)
+    drive = Drive(segmenter)
+    drive.say(FOG)
+    drive.go(8)
+    assert drive.loop.state.rollbacks == 1 and drive.loop.state.prompt == 'tuned'
+    remembered = drive.loop.bank.recall('foggy')
+    assert remembered is not None
+    assert torch.equal(drive.loop.context, segmenter.context(remembered.tokens))
+    assert not torch.equal(drive.loop.context, segmenter.context())
+
+
+def test_switched_off_in_the_middle_it_keeps_what_was_found_better(
+        segmenter, always_better, tmp_path: Path) -> None:
+    bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+    drive = Drive(segmenter, bank, steps=100)
+    drive.say(FOG)
+    drive.go(2, units=9)
+    assert drive.loop.state.tuning and drive.loop.state.prompt == 'tuned'
+    drive.loop.enable(False)
+    path = bank.path('foggy')
+    assert path is not None and path.exists()
+
+
 def test_poisoned_frames_roll_back_and_do_no_harm(segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.say(FOG)

@@ -159,6 +159,8 @@ class AdaptationLoop:
             self._restart_recognition()
             self._budget.reset(self._clock())
         if not enabled:
+            if self._tuner is not None:  # a visit that is broken off is not for nothing
+                self._remember_if_tuned()
             self._drop_tuning()
             self._paused = {}
             self.buffer.clear()
@@ -324,8 +326,7 @@ class AdaptationLoop:
         """Go on in another domain: with what was learned there, or tuning for it."""
         if self._tuner is not None:  # the domain may return: a short visit is not for nothing
             self._paused[self.state.domain] = self._tuner, self.state.step
-            if self.state.prompt == 'tuned':
-                self._remember()
+            self._remember_if_tuned()
         self.state.domain = found.domain
         self._tell('domain', f'the scene is {found.domain!r} (margin {100 * found.margin:.2f} %)')
         self._drop_tuning()
@@ -409,7 +410,10 @@ class AdaptationLoop:
         if verdict is Verdict.BETTER:
             self._publish(self._tuner.published, 'tuned')
         elif verdict is Verdict.WORSE:
-            self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
+            if review.present_is_good:
+                self._remember_if_tuned()
+            else:
+                self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
             self._roll_back('the prompt is worse than the one it started from')
             return
         if self.state.step >= self.config.steps:
@@ -418,14 +422,16 @@ class AdaptationLoop:
     def _finish(self) -> None:
         """End a visit's tuning and remember what it brought."""
         self._drop_tuning()
-        if self.state.prompt != 'tuned':
-            self._tell('tuned', f'nothing better was found for {self.state.domain!r}')
-            return
-        self._tell('tuned', f'the prompt for {self.state.domain!r} after {self.state.step} steps')
-        self._remember()
+        found = (f'the prompt for {self.state.domain!r} after {self.state.step} steps'
+                 if self.state.prompt == 'tuned' else
+                 f'nothing better was found for {self.state.domain!r}')
+        self._tell('tuned', found)
+        self._remember_if_tuned()
 
-    def _remember(self) -> None:
-        """Put the prompt in use into the bank; tell if that cannot be done."""
+    def _remember_if_tuned(self) -> None:
+        """Put a prompt that a review found better into the bank; tell if that cannot be done."""
+        if self.state.prompt != 'tuned':
+            return
         try:
             self.save()
         except AdaptationError as error:

@@ -58,6 +58,11 @@ class PromptReview:
         self._doubt: list[list[Tensor]] = [[], [], []]  # of each frame by itself
         self._changes: list[Tensor] = []
 
+    @property
+    def present_is_good(self) -> bool:
+        """Say whether the prompt in use was found no worse than the source prompt."""
+        return self.scores is not None and self.scores[1] <= self.scores[0]
+
     def feed(self, latents: Tensor) -> Verdict | None:
         """Take one frame's latents (c, h, w); the last one brings the verdict."""
         return at_once(self.passes(latents))

@@ -93,6 +93,8 @@ class Adaptation:
 
     def free(self) -> None:
         """Let go of the loops and all that they keep on the device; on the worker's thread."""
+        if self.loops is not None:
+            self.loops.enable(False)  # which keeps what has been learned
         self.loops = self._segmenter = self._context = None
         self.refusal = self._failure = self._sentence = ''
         self.failures = 0
