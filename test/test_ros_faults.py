@@ -78,6 +78,7 @@ def tunes(consumer: AdaptationConsumer, drive: Callable[[], object]) -> None:
 # Nodes of their own
 
 
+@pytest.mark.slow
 def test_a_camera_gone_bad_moves_no_prompt_and_its_masks_go_on(start, tmp_path, consumer):
     drive = town.Drive(town.SPLITS['val'], (128, 256))
     street = [drive.frame(0.5 * i, town.Weather.named('clear')).image for i in range(4)]
@@ -89,8 +90,8 @@ def test_a_camera_gone_bad_moves_no_prompt_and_its_masks_go_on(start, tmp_path, 
         'noise': lambda: noise.integers(0, 256, street[0].shape, np.uint8)}
     file = tmp_path / 'prompt'
     process = start('micro', **{
-        'adaptation.bank': "''", 'adaptation.prompt_file': file, 'adaptation.enabled': True,
-        'adaptation.duty': 1.0})
+        'adaptation.bank': file.parent, 'adaptation.prompt_file': file.name,
+        'adaptation.enabled': True, 'adaptation.duty': 1.0})
     frames = itertools.cycle(street)
     assert consumer.spin_until(
         lambda: consumer.adaptation.get('domain') == 'clear',
@@ -407,7 +408,7 @@ def full_disk(folder: Path, process: Process) -> Iterator[None]:
 
 def test_a_full_disk_keeps_the_old_prompt_on_it_and_the_new_one_in_use(
         node, consumer, bank, segmenter):
-    given = bank.parent / 'given'
+    given = bank / 'given'
     tokens = 5.0 * segmenter.encode_scene('rain').float()
     LearnedPrompt(tokens, 'clear', segmenter.fingerprint).save(given)
     assert consumer.set_adaptation(False).success
@@ -416,7 +417,7 @@ def test_a_full_disk_keeps_the_old_prompt_on_it_and_the_new_one_in_use(
     path = Path(saved.message.rpartition(' is saved to ')[2])
     assert path.parent == bank
     old = path.read_bytes()
-    with parameters(consumer, **{'adaptation.prompt_file': str(given)}):
+    with parameters(consumer, **{'adaptation.prompt_file': given.name}):
         assert consumer.trigger('load_prompt').success
     mask = consumer.segment().data
 
