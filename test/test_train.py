@@ -11,11 +11,12 @@ import numpy as np
 from ptdiffseg_ros import cli
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.labels import TOWN
+from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
 from ptdiffseg_ros.train import head as head_module
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import condition_frames, evaluate, recognise_weather
-from ptdiffseg_ros.train.features import CachedFeatures, LiveFeatures
+from ptdiffseg_ros.train.features import CachedFeatures, Draw, LiveFeatures
 from ptdiffseg_ros.train.frames import ClearFrames
 from ptdiffseg_ros.train.head import train_head, TrainConfig
 from ptdiffseg_ros.train.losses import (
@@ -105,24 +106,40 @@ def test_dice_counts_classes_not_pixels() -> None:
 
 def test_cached_features_equal_live_ones_and_are_computed_once(
         segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames = ClearFrames(segmenter, 5)
-    scenes = ('a clear driving scene', 'a foggy driving scene')
-    cached = CachedFeatures(segmenter, frames, scenes, tmp_path, batch=2)
-    live = LiveFeatures(segmenter, frames, scenes)
+    frames = ClearFrames(segmenter, 5, distortion=1.0)
+    clear, fog = 'a clear driving scene', 'a foggy driving scene'
+    draws = (Draw(clear), Draw(fog), Draw(fog, 3))
+    cached = CachedFeatures(segmenter, frames, draws, tmp_path, batch=2)
+    live = LiveFeatures(segmenter, frames, draws)
     rows = np.array([1, 4])
-    for prompt in (0, 1):
-        for ours, theirs in zip(cached.pyramid(prompt, rows), live.pyramid(prompt, rows)):
+    for draw in range(len(draws)):
+        for ours, theirs in zip(cached.pyramid(draw, rows), live.pyramid(draw, rows)):
             assert torch.allclose(ours, theirs, atol=5e-3, rtol=5e-3)
+    latents = [cached.pyramid(draw, rows)[-1] for draw in range(len(draws))]
+    assert torch.equal(latents[0], latents[1]), 'a prompt changes no latents'
+    assert not torch.equal(latents[1], latents[2]), 'another look does'
     assert torch.equal(cached.labels(rows), live.labels(rows))
     monkeypatch.setattr(segmenter, 'encode', lambda images: pytest.fail('computed again'))
-    CachedFeatures(segmenter, frames, scenes, tmp_path, batch=2)
+    CachedFeatures(segmenter, frames, draws, tmp_path, batch=2)
 
 
-def test_other_prompts_have_another_cache(segmenter, tmp_path: Path) -> None:
+def test_other_prompts_and_other_looks_have_another_cache(segmenter, tmp_path: Path) -> None:
     frames = ClearFrames(segmenter, 2)
-    one = CachedFeatures(segmenter, frames, ('a clear driving scene',), tmp_path)
-    two = CachedFeatures(segmenter, frames, ('a foggy driving scene',), tmp_path)
-    assert one.folder != two.folder
+    folders = {CachedFeatures(segmenter, frames, (draw,), tmp_path).folder for draw in (
+        Draw('a clear driving scene'), Draw('a foggy driving scene'),
+        Draw('a clear driving scene', 1))}
+    assert len(folders) == 3
+
+
+def test_a_step_draws_from_prompts_and_looks_or_has_nothing_to_draw() -> None:
+    def pool(prompts: bool, looks: bool) -> set[tuple[str, int]]:
+        return set(TrainConfig(prompt_randomization=prompts, look_randomization=looks).draws())
+
+    source = SCENE_PROMPTS[0]
+    assert pool(True, True) == {(scene, n) for n, scene in enumerate(SCENE_PROMPTS)}
+    assert pool(True, False) == {(scene, 0) for scene in SCENE_PROMPTS}
+    assert pool(False, True) == {(source, n) for n in range(5)}
+    assert pool(False, False) == {(source, 0)}
 
 
 def test_the_head_sees_clear_frames_of_the_train_split_alone(segmenter) -> None:
@@ -137,13 +154,17 @@ def test_the_head_sees_clear_frames_of_the_train_split_alone(segmenter) -> None:
 
 def test_distortion_changes_photometry_alone_and_always_alike(segmenter) -> None:
     plain, distorted = ClearFrames(segmenter, 8), ClearFrames(segmenter, 8, distortion=1.0)
-    changed = 0
+    changed, different = 0, 0
     for i in range(8):
         (image, labels), (other, same) = plain[i], distorted[i]
         assert np.array_equal(labels, same)
-        assert np.array_equal(other, distorted[i][0])
+        (first, second), same = distorted.looks(i, (0, 1))
+        assert np.array_equal(labels, same) and np.array_equal(other, first)
+        assert np.array_equal(second, distorted.looks(i, (1,))[0][0])
         changed += not np.array_equal(image, other)
+        different += not np.array_equal(first, second)
     assert 1 <= changed < 8, 'some frames stay as they are'
+    assert different >= 4, 'looks of a frame differ'
 
 
 # -- training ------------------------------------------------------------------------------
@@ -169,7 +190,7 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(
 @pytest.mark.parametrize('randomized', [True, False])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, randomized: bool) -> None:
-    config = replace(SMALL, prompt_randomization=randomized)
+    config = replace(SMALL, prompt_randomization=randomized, look_randomization=randomized)
     backbone, cache = folder.parent / 'backbone', tmp_path / 'f'
     train_head(config, backbone, tmp_path / 'whole', cache)
 

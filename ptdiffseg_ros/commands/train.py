@@ -55,8 +55,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--no-prompt-randomization', dest='prompt_randomization', action='store_false',
         help='train under the source scene prompt alone')
     parser.add_argument(
+        '--no-look-randomization', dest='look_randomization', action='store_false',
+        help='let the two predictions that a step compares be from one look of the frame')
+    parser.add_argument(
         '--consistency-weight', type=number(0), default=1.0,
-        help='lambda of the KL term between two scene prompts')
+        help='lambda of the KL term between the two predictions of a frame')
     parser.add_argument(
         '--no-category-prompts', dest='category_context', action='store_false',
         help='leave the class names out of the context')
@@ -86,6 +89,7 @@ def run(args: argparse.Namespace) -> int:
         layout_frames=args.layout_frames, layout_steps=args.layout_steps,
         input_size=args.input_size,
         prompt_randomization=args.prompt_randomization,
+        look_randomization=args.look_randomization,
         consistency_weight=args.consistency_weight, category_context=args.category_context)
     data = None if args.data is None else open_data(args.data, 'train', args.data_kind)
     if args.only_layout:

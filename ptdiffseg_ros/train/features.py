@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import hashlib
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -22,22 +23,30 @@ from torch import Tensor
 from tqdm import tqdm
 
 
+class Draw(NamedTuple):
+    """How a frame may be shown to the head: under a scene prompt, in one of its looks."""
+
+    scene: str
+    look: int = 0
+
+
 class CachedFeatures:
     """
-    Feature pyramids of (frame, scene prompt) pairs, float16, memory-mapped from a folder.
+    Feature pyramids of frames in each draw of a pool, float16, memory-mapped from a folder.
 
     They lie under a name that follows from everything they depend on, so that other settings
     never read them; a run that was interrupted starts its cache anew.
     """
 
     def __init__(
-            self, segmenter: PromptedSegmenter, frames: SourceFrames, scenes: Sequence[str],
+            self, segmenter: PromptedSegmenter, frames: SourceFrames, draws: Sequence[Draw],
             folder: Path, batch: int = 16) -> None:
-        contexts = [segmenter.context(scene) for scene in scenes]
-        self.folder = folder / _key(segmenter, frames.name, contexts)
+        contexts = [segmenter.context(draw.scene) for draw in draws]
+        looks = [draw.look for draw in draws]
+        self.folder = folder / _key(segmenter, frames.name, contexts, looks)
         self.levels = len(segmenter.config.taps)
         if not (self.folder / 'done.json').exists():
-            self._fill(segmenter, frames, contexts, batch)
+            self._fill(segmenter, frames, contexts, looks, batch)
         self._features = [
             np.load(self.folder / f'level{i}.npy', mmap_mode='r') for i in range(self.levels)]
         self._labels = np.load(self.folder / 'labels.npy', mmap_mode='r')
@@ -45,7 +54,7 @@ class CachedFeatures:
     @torch.inference_mode()
     def _fill(
             self, segmenter: PromptedSegmenter, frames: SourceFrames, contexts: list[Tensor],
-            batch: int) -> None:
+            looks: list[int], batch: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         maps: list[np.memmap] = []
         labels = np.lib.format.open_memmap(
@@ -53,12 +62,15 @@ class CachedFeatures:
         config = segmenter.config
         for start in tqdm(range(0, len(frames), batch), 'features'):
             rows = slice(start, min(start + batch, len(frames)))
-            images, truths = zip(*(frames[i] for i in range(rows.start, rows.stop)))
+            different = sorted(set(looks))
+            images, truths = zip(*(
+                frames.looks(i, different) for i in range(rows.start, rows.stop)))
             labels[rows] = np.stack(truths)
-            latents = segmenter.encode(segmenter.preprocess(np.stack(images)))
-            for p, context in enumerate(contexts):
+            latents = {look: segmenter.encode(segmenter.preprocess(np.stack(seen)))
+                       for look, seen in zip(different, zip(*images))}
+            for p, (context, look) in enumerate(zip(contexts, looks)):
                 pyramid = segmenter.backbone.features(
-                    latents, context, config.timestep, config.taps)
+                    latents[look], context, config.timestep, config.taps)
                 if not maps:
                     maps = [
                         np.lib.format.open_memmap(
@@ -71,10 +83,10 @@ class CachedFeatures:
             stored.flush()
         (self.folder / 'done.json').write_text(json.dumps({'frames': frames.name}))
 
-    def pyramid(self, prompt: int, rows: np.ndarray) -> list[Tensor]:
-        """Give the pyramid of these frames under one prompt, float32, levels (B, c, h, w)."""
+    def pyramid(self, draw: int, rows: np.ndarray) -> list[Tensor]:
+        """Give the pyramid of these frames in a draw, float32, levels (B, c, h, w)."""
         return [
-            torch.from_numpy(level[prompt, rows]).float()
+            torch.from_numpy(level[draw, rows]).float()
             .contiguous(memory_format=torch.channels_last) for level in self._features]
 
     def labels(self, rows: np.ndarray) -> Tensor:
@@ -86,20 +98,21 @@ class LiveFeatures:
     """The same as `CachedFeatures`, computed at every call: what caching is measured against."""
 
     def __init__(
-            self, segmenter: PromptedSegmenter, frames: SourceFrames, scenes: Sequence[str]
+            self, segmenter: PromptedSegmenter, frames: SourceFrames, draws: Sequence[Draw]
     ) -> None:
         self.segmenter = segmenter
         self.frames = frames
-        self.contexts = [segmenter.context(scene) for scene in scenes]
+        self.contexts = [segmenter.context(draw.scene) for draw in draws]
+        self.looks = [draw.look for draw in draws]
 
     @torch.no_grad()
-    def pyramid(self, prompt: int, rows: np.ndarray) -> list[Tensor]:
-        """Give the pyramid of these frames under one prompt, float32, levels (B, c, h, w)."""
+    def pyramid(self, draw: int, rows: np.ndarray) -> list[Tensor]:
+        """Give the pyramid of these frames in a draw, float32, levels (B, c, h, w)."""
         config = self.segmenter.config
-        images = np.stack([self.frames[int(i)][0] for i in rows])
+        images = np.stack([self.frames.looks(int(i), (self.looks[draw],))[0][0] for i in rows])
         latents = self.segmenter.encode(self.segmenter.preprocess(images))
         pyramid = self.segmenter.backbone.features(
-            latents, self.contexts[prompt], config.timestep, config.taps)
+            latents, self.contexts[draw], config.timestep, config.taps)
         return [level.float() for level in pyramid]
 
     def labels(self, rows: np.ndarray) -> Tensor:
@@ -132,8 +145,9 @@ def source_statistics(
         described.std(dim=0).clamp(min=1e-3), torch.stack(errors).sum(dim=0) / len(frames))
 
 
-def _key(segmenter: PromptedSegmenter, frames: str, contexts: Sequence[Tensor]) -> str:
-    digest = hashlib.sha256(frames.encode())
+def _key(segmenter: PromptedSegmenter, frames: str, contexts: Sequence[Tensor],
+         looks: Sequence[int]) -> str:
+    digest = hashlib.sha256(frames.encode() + bytes(looks))
     config = segmenter.config
     digest.update(json.dumps([config.timestep, config.taps, config.input_size]).encode())
     parts = [*contexts, *segmenter.backbone.vae.state_dict().values(),

@@ -26,7 +26,8 @@ class SourceFrames(Protocol):
     """
     Labelled frames of the source, all of one size (h, w).
 
-    name: says which they are, for caches.
+    name: says which they are, for caches. A frame has many looks: the same scene, taken with
+    another exposure, contrast and so on; look 0 is the one that is given where none is asked for.
     """
 
     name: str
@@ -38,14 +39,17 @@ class SourceFrames(Protocol):
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Give an image (H, W, 3) uint8 and class indices (H, W), IGNORE_INDEX for none."""
 
+    def looks(self, i: int, numbers: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+        """Give the image in each of these looks, and the class indices."""
+
 
 class ClearFrames:
     """
     Labelled clear frames of the town: image (H, W, 3) uint8 and class indices (H, W).
 
-    distortion in [0, 1]: how strongly the photometry of most frames is distorted, each frame
-    always in the same way, so that features can be cached. after: how many frames to pass over
-    before the first.
+    distortion in [0, 1]: how strongly the photometry of most frames is distorted, each look of a
+    frame always in the same way, so that features can be cached. after: how many frames to pass
+    over before the first.
     """
 
     def __init__(
@@ -63,8 +67,14 @@ class ClearFrames:
         return self.count
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        (image,), labels = self.looks(i, (0,))
+        return image, labels
+
+    def looks(self, i: int, numbers: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+        """Give the image in each of these looks, and the class indices."""
         frame = town.sample(self.first + i, size=self.size)
-        return _distorted(frame.image, self.first + i, self.distortion), self._index[frame.labels]
+        images = [_distorted(frame.image, self.first + i, n, self.distortion) for n in numbers]
+        return images, self._index[frame.labels]
 
 
 class PictureFrames:
@@ -92,8 +102,14 @@ class PictureFrames:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        (image,), labels = self.looks(i, (0,))
+        return image, labels
+
+    def looks(self, i: int, numbers: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+        """Give the image in each of these looks, and the class indices."""
         image, ids = resized(*self.data.read(self.rows[i]), self.size)
-        return _distorted(image, self.rows[i], self.distortion), self._index[ids]
+        return ([_distorted(image, self.rows[i], n, self.distortion) for n in numbers],
+                self._index[ids])
 
 
 def divided(data: LabelledPictures, frames: int, layout_frames: int) -> tuple[
@@ -116,8 +132,8 @@ def class_index(segmenter: PromptedSegmenter) -> np.ndarray:
     return index
 
 
-def _distorted(image: np.ndarray, number: int, distortion: float) -> np.ndarray:
-    rng = np.random.default_rng(number)
+def _distorted(image: np.ndarray, number: int, look: int, distortion: float) -> np.ndarray:
+    rng = np.random.default_rng((number, look) if look else number)
     if rng.random() < CLEAN_SHARE:
         return image
     return distort_photometry(image, rng, distortion)

@@ -20,19 +20,26 @@ from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.features import CachedFeatures, LiveFeatures, source_statistics
+from ptdiffseg_ros.train.features import CachedFeatures, Draw, LiveFeatures, source_statistics
 from ptdiffseg_ros.train.frames import ClearFrames, divided, PictureFrames, SourceFrames
 from ptdiffseg_ros.train.layout import train_layout
 from ptdiffseg_ros.train.losses import prompt_randomization_loss, segmentation_loss
 import torch
 from tqdm import tqdm
 
+LOOKS = 5  # of a frame, where looks are randomized and prompts are not
 STATISTICS_FRAMES = 300  # more change the figures by less than streets differ
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Say how a head is trained; the text side included. Rates are per step."""
+    """
+    Say how a head is trained; the text side included. Rates are per step.
+
+    prompt_randomization and look_randomization: whether the two predictions of a frame that a
+    step compares are under different scene prompts, and from different looks (exposure, contrast,
+    colour, blur, noise) of the frame; with neither a step has one.
+    """
 
     frames: int = 2000
     distortion: float = 0.5
@@ -42,6 +49,7 @@ class TrainConfig:
     weight_decay: float = 1e-3
     warmup_steps: int = 50
     prompt_randomization: bool = True
+    look_randomization: bool = True
     consistency_weight: float = 1.0
     category_context: bool = True
     scene_prompts: tuple[str, ...] = SCENE_PROMPTS
@@ -73,6 +81,14 @@ class TrainConfig:
                 'prompt randomization draws two scene prompts, but the pool has '
                 f'{len(self.scene_prompts)}; add one or turn it off')
 
+    def draws(self) -> tuple[Draw, ...]:
+        """Give the pool that a step draws from: two of it, or the only one."""
+        if self.prompt_randomization:
+            return tuple(Draw(scene, n if self.look_randomization else 0)
+                         for n, scene in enumerate(self.scene_prompts))
+        return tuple(Draw(self.source_scene_prompt, n)
+                     for n in range(LOOKS if self.look_randomization else 1))
+
 
 def train_head(
         config: TrainConfig, backbone_folder: Path, out: Path, cache: Path | None = None,
@@ -89,14 +105,13 @@ def train_head(
         raise TrainingError(
             f'{state} holds an earlier run; give --resume to go on, or delete it')
     segmenter = new_segmenter(config, backbone_folder, out, TOWN if data is None else data.classes)
-    scenes = config.scene_prompts if config.prompt_randomization else (
-        config.source_scene_prompt,)
+    draws = config.draws()
     frames, others = _source(segmenter, config, data)
     if config.batch > len(frames):
         raise TrainingError(
             f'batch is {config.batch} but there are only {len(frames)} frames for the head')
-    features = (LiveFeatures(segmenter, frames, scenes) if cache is None
-                else CachedFeatures(segmenter, frames, scenes, cache))
+    features = (LiveFeatures(segmenter, frames, draws) if cache is None
+                else CachedFeatures(segmenter, frames, draws, cache))
     head = segmenter.head.train().requires_grad_(True)
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -111,8 +126,8 @@ def train_head(
         rng = np.random.default_rng((config.seed, step))
         rows = np.sort(rng.choice(len(frames), config.batch, replace=False))
         labels = features.labels(rows)
-        if config.prompt_randomization:
-            i, j = rng.choice(len(scenes), 2, replace=False)
+        if len(draws) > 1:
+            i, j = rng.choice(len(draws), 2, replace=False)
             loss = prompt_randomization_loss(
                 head(features.pyramid(i, rows)), head(features.pyramid(j, rows)), labels,
                 config.consistency_weight)
