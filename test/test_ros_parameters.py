@@ -23,7 +23,7 @@ WRONG = [
     ('max_rate_hz', float('nan')), ('max_frame_age_s', 'old'), ('min_confidence', 1.01),
     ('min_confidence', True), ('overlay_alpha', -0.1), ('silence_warning_s', 1e9),
     ('adaptation.enabled', 1), ('adaptation.bank', 3), ('adaptation.per_camera', 'yes'),
-    ('adaptation.prompt_file', True), ('adaptation.prompt_file', '/tmp/prompt'),
+    ('adaptation.prompt_file', True), ('adaptation.prompt_file', '/elsewhere/prompt'),
     ('adaptation.prompt_file', '../prompt'), ('adaptation.prompt_file', 'a/../b'),
     ('adaptation.prompt_file', '~/prompt'), ('adaptation.prompt_file', '.'),
     ('adaptation.steps', 0), ('adaptation.steps', 1001), ('adaptation.steps', 10.0),

@@ -14,7 +14,7 @@ import shutil
 from typing import Any
 
 import numpy as np
-from ptdiffseg_ros.data.labels import LabelClass
+from ptdiffseg_ros.data.labels import IGNORE, LabelClass
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.head import SegmentationHead
@@ -114,7 +114,11 @@ class PromptedSegmenter:
         self.statistics = statistics  # adaptation needs them; nothing else does
         self.layout = layout  # None: what the head says is the answer
         self.device = torch.device('cpu')
-        self._ids = torch.tensor([c.id for c in config.classes], dtype=torch.uint8)
+        # Classes are ranked from last to first; rank 0 is none.
+        count = len(config.classes)
+        self._ranks = torch.arange(count, 0, -1, dtype=torch.uint8)[:, None, None]
+        self._ids = torch.tensor(
+            [IGNORE, *(c.id for c in reversed(config.classes))], dtype=torch.uint8)
         self._categories = self._encode_categories()
 
     @property
@@ -200,7 +204,7 @@ class PromptedSegmenter:
         if self.layout is not None:
             self.layout.to(device=device)  # in float32: it is small
             self.layout.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._ids = self._ids.to(device)
+        self._ids, self._ranks = self._ids.to(device), self._ranks.to(device)
         self._categories = self._categories.to(device=device, dtype=dtype)
         return self
 
@@ -327,15 +331,26 @@ class PromptedSegmenter:
         # Logit cells per working pixel, exactly, so that the padding is cropped to the pixel.
         stride = self.backbone.vae_stride
         padded = (latents.shape[-2] * stride, latents.shape[-1] * stride)
-        if tuple(working) != padded:
-            logits = F.interpolate(logits, size=padded, mode='bilinear', align_corners=False)
-            logits = logits[..., :working[0], :working[1]]
-        if tuple(logits.shape[-2:]) != tuple(size):
-            logits = F.interpolate(logits, size=size, mode='bilinear', align_corners=False)
-        best, index = logits.max(dim=1)  # (B, H, W)
-        probability = 1.0 / (logits - best[:, None]).exp_().sum(dim=1)
-        confidence = (probability * 255.0).round_().to(torch.uint8)
-        return self._ids[index].cpu().numpy(), confidence.cpu().numpy()
+        decided = []
+        for own in logits.split(1):  # a frame at a time: larger blocks of memory are slow to get
+            own = own.contiguous()
+            if tuple(working) != padded:
+                own = F.interpolate(own, size=padded, mode='bilinear', align_corners=False)
+                own = own[..., :working[0], :working[1]]
+            if tuple(own.shape[-2:]) != tuple(size):
+                own = F.interpolate(own, size=size, mode='bilinear', align_corners=False)
+            decided.append(self._decide(own[0]))
+        ids, confidences = (torch.stack(part).cpu().numpy() for part in zip(*decided))
+        return ids, confidences
+
+    def _decide(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Give ids and confidences, (H, W) uint8, of scores (K, H, W)."""
+        below = scores - scores.amax(dim=0)
+        # On a CPU twice as fast as max, which gives indices in int64. The first of equal classes
+        # wins; where a score is no number none does, and the pixel has no class.
+        rank = (below == 0).to(torch.uint8).mul_(self._ranks).amax(dim=0)
+        probability = below.exp_().sum(dim=0).reciprocal_().nan_to_num_(0.0)
+        return self._ids[rank.int()], (probability * 255.0).round_().to(torch.uint8)
 
 
 def _one_for_each(context: Tensor | Sequence[Tensor], count: int) -> Sequence[Tensor]:
