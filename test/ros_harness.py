@@ -158,6 +158,20 @@ def running_watch(*arguments: str) -> Iterator[tuple[Process, int]]:
         watch.kill()
 
 
+@contextmanager
+def starting_segmenters() -> Iterator[Callable[..., Process]]:
+    """Give `start_segmenter`; whatever it starts is gone at the end."""
+    started: list[Process] = []
+
+    def start(*arguments: Any, **keywords: Any) -> Process:
+        started.append(start_segmenter(*arguments, **keywords))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+
+
 class Peer:
     """Another ROS node, in the test's own process and context."""
 

@@ -24,7 +24,7 @@ from ros_harness import (
     CONFIGURE,
     DEACTIVATE,
     Process,
-    start_segmenter,
+    starting_segmenters,
 )
 import torch
 
@@ -57,15 +57,8 @@ def consumer() -> Iterator[AdaptationConsumer]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Process]]:
-    started: list[Process] = []
-
-    def begin(*arguments, **keywords) -> Process:
-        started.append(start_segmenter(*arguments, **keywords))
-        return started[-1]
-
-    yield begin
-    for process in started:
-        process.kill()
+    with starting_segmenters() as start:
+        yield start
 
 
 def test_services_follow_the_lifecycle_and_the_bank_keeps_a_prompt(

@@ -36,7 +36,7 @@ from ros_harness import (
     PIXELS,
     Process,
     running_segmenter,
-    start_segmenter,
+    starting_segmenters,
 )
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
@@ -57,15 +57,8 @@ def consumer() -> Iterator[AdaptationConsumer]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Process]]:
-    started: list[Process] = []
-
-    def begin(*arguments, **keywords) -> Process:
-        started.append(start_segmenter(*arguments, **keywords))
-        return started[-1]
-
-    yield begin
-    for process in started:
-        process.kill()
+    with starting_segmenters() as start:
+        yield start
 
 
 def tunes(consumer: AdaptationConsumer, drive: Callable[[], object]) -> None:
