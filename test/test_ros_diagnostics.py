@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import os
 from pathlib import Path
 import signal
+import threading
 import time
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
@@ -21,6 +22,7 @@ from ros_harness import (
     CONFIGURE,
     DEACTIVATE,
     image,
+    PATIENCE_S,
     Peer,
     Process,
     start_segmenter,
@@ -91,11 +93,12 @@ class Vehicle(Peer):
         for sender in self.sender.values():
             sender.publish(image(self.rng.integers(0, 256, (48, 64, 3), np.uint8)))
 
-    def sees(self) -> bool:
+    def sees(self, patience_s: float = PATIENCE_S) -> bool:
         """Say whether new masks of every camera come."""
         for masks in self.masks.values():
             masks.clear()
-        return self.spin_until(lambda: all(self.masks.values()), self.send)
+        return self.spin_until(
+            lambda: all(self.masks.values()), self.send, patience_s=patience_s)
 
     def becomes(self, level: bytes, *words: str, driving: bool = True) -> bool:
         """Say whether the whole node comes to a level with these words in its message."""
@@ -179,6 +182,20 @@ def test_masks_that_are_old_are_stale_whatever_holds_the_new_ones(node, vehicle)
     assert vehicle.becomes(DiagnosticStatus.STALE, 'no images', driving=False)
     assert vehicle.set_parameter('silence_warning_s', 5.0).successful
     assert vehicle.sees() and vehicle.becomes(DiagnosticStatus.OK)
+
+
+def test_waiting_for_the_device_is_not_taken_for_a_silent_camera(node, vehicle):
+    assert vehicle.set_parameter('silence_warning_s', 2.0).successful
+    assert vehicle.sees()
+    said = node.output.count('no image for')
+    vehicle.order(HANG)
+    assert not vehicle.sees(patience_s=0.5), 'a frame is under way'
+    mended = threading.Timer(4.0, vehicle.order, (99,))
+    mended.start()
+    assert vehicle.set_parameter('adaptation.steps', 7).successful  # waits for the device
+    assert not mended.is_alive() and vehicle.sees()
+    assert node.output.count('no image for') == said
+    assert vehicle.set_parameter('silence_warning_s', 5.0).successful
 
 
 @pytest.mark.parametrize('error, memory', [

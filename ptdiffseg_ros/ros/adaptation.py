@@ -205,13 +205,13 @@ class Adaptation:
 
     def apply(self, settings: Settings, changed: tuple[str, ...]) -> None:
         """Put changed parameters into force; on the executor's thread."""
-        worker = self._node.worker
         ours = [name for name in changed if name.startswith('adaptation.')]
-        if worker is None or not ours and 'scene_prompt' not in changed:
+        if self._node.worker is None or not ours and 'scene_prompt' not in changed:
             return
         if ENABLED in ours:
             self._failure = ''
-        worker.run(lambda: self._attempt(lambda: self._take(settings, ENABLED in ours)))
+        self._node.run_on_device(
+            lambda: self._attempt(lambda: self._take(settings, ENABLED in ours)))
         self.tell(at_once=True)
 
     def _take(self, settings: Settings, switch: bool) -> None:

@@ -115,6 +115,10 @@ class Camera:
         self._last_mask_s = self._unanswered_s = None
         self.silence = self.overdue = ''
 
+    def excuse(self, seconds: float) -> None:
+        """Do not count so much of the silence: nothing could be heard meanwhile."""
+        self._last_frame_s += seconds
+
     def _on_camera_info(self, message: CameraInfo) -> None:
         if self._node.enabled:
             self._outputs.pass_camera_info(message)

@@ -20,7 +20,7 @@ from ptdiffseg_ros.ros.compatibility import refuse_impossible_transitions
 from ptdiffseg_ros.ros.diagnostics import diagnostic_array, memory, THROTTLE
 from ptdiffseg_ros.ros.outputs import Labels
 from ptdiffseg_ros.ros.parameters import Parameters, Settings
-from ptdiffseg_ros.ros.worker import BatchLimit, Worker
+from ptdiffseg_ros.ros.worker import BatchLimit, ResultT, Worker
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
@@ -215,6 +215,16 @@ class SegmenterNode(LifecycleNode):
         """End the worker and leave ROS; safe in every state and after the context has ended."""
         self._release()
         self.destroy_node()
+
+    def run_on_device(self, job: Callable[[], ResultT]) -> ResultT:
+        """Run a job on the worker's thread and return its outcome; callbacks wait meanwhile."""
+        assert self.worker is not None
+        begun_s = time.monotonic()
+        try:
+            return self.worker.run(job)
+        finally:
+            for camera in self.cameras.values():
+                camera.excuse(time.monotonic() - begun_s)
 
     def now_s(self) -> float:
         """Return the node clock in seconds; 0 while simulated time has not begun."""

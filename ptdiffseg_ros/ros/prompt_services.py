@@ -66,11 +66,11 @@ class PromptServices:
             response.success = False
             response.message = (
                 self._node.unavailable(name, needs_active) or self._adaptation.refusal)
-            loops, worker = self._adaptation.loops, self._node.worker
-            if response.message or loops is None or worker is None:
+            loops = self._adaptation.loops
+            if response.message or loops is None:
                 return response
             try:
-                response.success, response.message = worker.run(
+                response.success, response.message = self._node.run_on_device(
                     functools.partial(_for_each, job, loops))
                 if response.success:
                     self._node.get_logger().info(f'~/{name}: {response.message}')
