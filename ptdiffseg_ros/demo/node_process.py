@@ -17,6 +17,7 @@ import threading
 from types import TracebackType
 from typing import Any
 
+from ptdiffseg_ros.data.installed import installed
 from rclpy.executors import SingleThreadedExecutor
 
 TAIL_LINES = 30
@@ -47,11 +48,7 @@ def free_domain_id(rng: random.Random) -> int:
 
 def fastdds_profile() -> Path | None:
     """Return the Fast DDS profile of this package, from the source tree or where it installs."""
-    name = Path('config', 'fastdds.xml')
-    share = Path('share', 'ptdiffseg_ros')
-    prefixes = [sys.prefix, *os.environ.get('AMENT_PREFIX_PATH', '').split(os.pathsep)]
-    places = [Path(__file__).resolve().parents[2], *(Path(p) / share for p in prefixes if p)]
-    return next((place / name for place in places if (place / name).is_file()), None)
+    return installed('config/fastdds.xml')
 
 
 def dds_environment(domain: int) -> dict[str, str]:
