@@ -34,6 +34,7 @@ setup(
         (f'share/{PACKAGE}/config', [
             path for kind in ('json', 'rviz', 'xml', 'yaml')
             for path in glob(f'config/*.{kind}')]),
+        (f'share/{PACKAGE}/config/train', glob('config/train/*.yaml')),
         (f'share/{PACKAGE}/config/sros2', ['config/sros2/policy.xml']),
     ],
     zip_safe=False,
@@ -69,6 +70,7 @@ setup(
         ],
         'demo': ['av', 'jinja2', 'rosbags'],
         'train': ['matplotlib', 'tokenizers'],
+        'tensorboard': ['tensorboard'],
         # colcon runs the tests only where this extra names pytest.
         'test': [
             'colcon-common-extensions',

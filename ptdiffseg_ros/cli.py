@@ -34,6 +34,7 @@ REMEDIES = {
     'rclpy': _ROS, 'builtin_interfaces': _ROS, 'diagnostic_msgs': _ROS, 'rosgraph_msgs': _ROS,
     'sensor_msgs': _ROS, 'std_msgs': _ROS, 'rosbags': _DEMO, 'av': _DEMO, 'jinja2': _DEMO,
     'matplotlib': "pip install 'ptdiffseg_ros[train]'",
+    'tensorboard': "pip install 'ptdiffseg_ros[tensorboard]'",
     'accelerate': "pip install 'ptdiffseg_ros[train]'",
 }
 USER_ERROR, INTERRUPTED = 2, 130

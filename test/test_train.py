@@ -15,9 +15,14 @@ from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
 from ptdiffseg_ros.train import head as head_module
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.evaluate import condition_frames, evaluate, recognise_weather
+from ptdiffseg_ros.train.evaluate import (
+    condition_frames,
+    evaluate,
+    recognise_weather,
+    source_miou,
+)
 from ptdiffseg_ros.train.features import CachedFeatures, Draw, LiveFeatures
-from ptdiffseg_ros.train.frames import ClearFrames
+from ptdiffseg_ros.train.frames import ClearFrames, FIRST_HEAD_FRAME
 from ptdiffseg_ros.train.head import train_head, TrainConfig
 from ptdiffseg_ros.train.losses import (
     consistency_loss,
@@ -187,10 +192,13 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(
     PromptedSegmenter.from_pretrained(tmp_path / 's', 'cpu')
 
 
-@pytest.mark.parametrize('randomized', [True, False])
+@pytest.mark.parametrize('change', [
+    {}, {'prompt_randomization': False, 'look_randomization': False},
+    {'accumulate': 2, 'evaluate_every': 3}], ids=['plain', 'not randomized', 'parts, best'])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, randomized: bool) -> None:
-    config = replace(SMALL, prompt_randomization=randomized, look_randomization=randomized)
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change) -> None:
+    monkeypatch.setattr(head_module, 'HELD_OUT', 2)
+    config = replace(SMALL, **change)
     backbone, cache = folder.parent / 'backbone', tmp_path / 'f'
     train_head(config, backbone, tmp_path / 'whole', cache)
 
@@ -224,7 +232,77 @@ def test_the_seed_decides_the_head(folder: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(a[k], c[k]) for k in a)
 
 
+def test_the_head_that_does_best_on_frames_it_never_saw_is_kept(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores, seen, heads = iter([10.0, 30.0, 20.0]), [], []
+
+    def measured(segmenter, frames):
+        seen.append(range(frames.first, frames.first + len(frames)))
+        heads.append({k: v.half() for k, v in segmenter.head.state_dict().items()})
+        return next(scores)
+    monkeypatch.setattr(head_module, 'source_miou', measured)
+    config = replace(SMALL, evaluate_every=2)
+    backbone = folder.parent / 'backbone'
+    figures = train_head(config, backbone, tmp_path / 's', tmp_path / 'f')
+    assert (figures['best_step'], figures['best_miou'], len(heads)) == (4, 30.0, 3)
+    kept = head_of(tmp_path / 's')
+    assert all(torch.equal(kept[k], heads[1][k]) for k in kept)
+    assert any(not torch.equal(kept[k], heads[2][k]) for k in kept)
+    used = town.SPLITS['train'] + FIRST_HEAD_FRAME + config.frames + config.layout_frames
+    assert seen[0].start == used and seen[0].stop < town.SPLITS['val']
+
+
+def test_the_score_on_the_source_is_that_of_evaluation(segmenter) -> None:
+    frames = ClearFrames(segmenter, 3)
+    answers = {frames[i][0].tobytes(): frames[i][1] for i in range(3)}
+    ids = np.array([c.id for c in segmenter.config.classes], np.uint8)
+
+    class Right(Oracle):
+
+        def segment(self, images, context):
+            return [Segmentation(ids[answers[i.tobytes()]], i[..., 0], torch.zeros(1))
+                    for i in images]
+    assert source_miou(Right(segmenter.config), frames, batch=2) == 100.0
+
+
+def test_accumulation_computes_a_batch_in_parts_and_steps_once(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts: list[int] = []
+
+    def watched(first, second, labels, weight):
+        parts.append(len(labels))
+        return prompt_randomization_loss(first, second, labels, weight)
+    monkeypatch.setattr(head_module, 'prompt_randomization_loss', watched)
+    steps = []
+    real = torch.optim.AdamW.step
+    monkeypatch.setattr(
+        torch.optim.AdamW, 'step', lambda self, *a, **k: steps.append(1) or real(self, *a, **k))
+    backbone, out = folder.parent / 'backbone', tmp_path / 's'
+    config = replace(SMALL, batch=4, accumulate=2, steps=3, layout_steps=0)
+    train_head(config, backbone, out, tmp_path / 'f')
+    assert parts == [2] * 6 and len(steps) == 3
+
+
+def test_a_run_can_be_resumed_to_keep_the_best_head_from_there(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stop(Exception):
+        pass
+
+    def stop(*_):
+        raise Stop
+    given = folder.parent / 'backbone', tmp_path / 's', tmp_path / 'f'
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        patch.setattr(head_module, '_learn', stop)
+        train_head(replace(SMALL, steps=4), *given)
+    monkeypatch.setattr(head_module, 'HELD_OUT', 2)
+    figures = train_head(replace(SMALL, evaluate_every=1), *given, resume=True)
+    assert figures['best_step'] in (5, 6)
+
+
 @pytest.mark.parametrize(('change', 'words'), [
+    ({'accumulate': 4}, 'batch is 2.*4 equal parts'), ({'learning_rate': 0.0}, 'above 0'),
+    ({'mixed_precision': 'fp8'}, 'fp8.*no, bf16, fp16'),
+    ({'warmup_steps': 0}, 'warmup_steps is 0'),
     ({'batch': 9}, 'batch is 9.*6 frames'), ({'steps': 0}, 'steps is 0'),
     ({'distortion': 1.5}, 'distortion is 1.5; allowed are 0 to 1'),
     ({'scene_prompts': ('one',)}, 'draws two')])
@@ -242,7 +320,7 @@ class Oracle:
         self.config = config
         self.scenes: list[str | None] = []
 
-    def context(self, scene):
+    def context(self, scene=None):
         self.scenes.append(scene)
         return torch.zeros(1, 1, 1)
 

@@ -49,8 +49,11 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.data.town import WEATHERS
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     from ptdiffseg_ros.train.evaluate import evaluate, evaluate_pictures, recognise_weather
+    from ptdiffseg_ros.train.processes import processes
 
-    segmenter = PromptedSegmenter.from_pretrained(args.model, args.device)
+    state = processes()
+    device = str(state.device) if args.device == 'auto' else args.device  # a GPU for each
+    segmenter = PromptedSegmenter.from_pretrained(args.model, device)
     if not args.layout:
         segmenter.layout = None
     if args.data is not None:
@@ -62,11 +65,13 @@ def run(args: argparse.Namespace) -> int:
             args.scene_prompt)
     if args.recognition:
         figures['recognition'] = recognise_weather(segmenter, args.recognition, args.split)
-    print(_table(figures))
-    if args.json:
-        write_json(args.json, {
-            'command': 'evaluate', 'model': segmenter.name, 'commit': commit(),
-            'machine': machine(), 'layout': segmenter.layout is not None, **figures})
+    if state.is_main_process:
+        print(_table(figures))
+        if args.json:
+            write_json(args.json, {
+                'command': 'evaluate', 'model': segmenter.name, 'commit': commit(),
+                'machine': machine(), 'layout': segmenter.layout is not None, **figures})
+    state.destroy_process_group()
     return 0
 
 

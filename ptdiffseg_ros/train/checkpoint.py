@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 import json
 import os
 from pathlib import Path
@@ -17,7 +18,7 @@ from torch import nn, Tensor
 
 
 def flatten_state(
-    modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
+    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
 ) -> dict[str, Tensor]:
     """Collect the tensors of modules, and of an AdamW optimizer, under slash-separated names."""
     tensors = {}
@@ -33,7 +34,7 @@ def flatten_state(
 
 def restore_state(
     tensors: dict[str, Tensor],
-    modules: dict[str, nn.Module],
+    modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
     """Put back what `flatten_state` collected."""

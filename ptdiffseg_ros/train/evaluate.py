@@ -1,35 +1,47 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Measure a segmenter on the town: mIoU per condition, and weather named by the backbone."""
+"""
+Measure a segmenter: mIoU per condition, and weather named by the backbone.
+
+Several processes divide the frames; each gets the figures of them all, the same to the last digit
+as one process alone.
+"""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.labelled import LabelledPictures
+from ptdiffseg_ros.data.labels import IGNORE
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
+from ptdiffseg_ros.train.frames import SourceFrames
+from ptdiffseg_ros.train.processes import own_batches, processes, total_counts
 import torch
 from tqdm import tqdm
 
 ADVERSE = tuple(name for name in town.WEATHERS if name != 'clear')
 MATCHING = 'matching'
+T = TypeVar('T')
 
 
 def condition_frames(
-        condition: str, count: int, split: str, size: tuple[int, int]) -> Iterator[town.Frame]:
+        condition: str, numbers: int | Sequence[int], split: str, size: tuple[int, int]
+) -> Iterator[town.Frame]:
     """
-    Yield `count` frames of a condition; the same scenes for every condition of a split.
+    Yield frames of a condition; the same scenes for every condition of a split.
+
+    numbers: which, from 0; or how many.
 
     The intensity of each frame is uniform in [0.4, 1], drawn from its number.
     """
     if split not in town.SPLITS:
         raise TrainingError(f'split is {split!r}; allowed are {", ".join(town.SPLITS)}')
-    for i in range(count):
+    for i in range(numbers) if isinstance(numbers, int) else numbers:
         seed = town.SPLITS[split] + i
         weather = town.draw_weather(condition, np.random.default_rng(seed))
         yield town.sample(seed, weather, size)
@@ -56,15 +68,12 @@ def evaluate(
             sentence = SCENE_PROMPTS[town.WEATHERS.index(condition)]
         context = segmenter.context(sentence)
         matrix = ConfusionMatrix(segmenter.config.classes)
-        held: list[town.Frame] = []
-        source = condition_frames(condition, frames, split, segmenter.config.input_size)
-        for n, frame in enumerate(tqdm(source, condition, total=frames), 1):
-            held.append(frame)
-            if len(held) == batch or n == frames:
-                answers = segmenter.segment([f.image for f in held], context)
-                for truth, answer in zip(held, answers):
-                    matrix.update(truth.labels, answer.class_ids)
-                held = []
+        for own in _bar(own_batches(frames, batch), condition):
+            held = list(condition_frames(condition, own, split, segmenter.config.input_size))
+            answers = segmenter.segment([f.image for f in held], context)
+            for truth, answer in zip(held, answers):
+                matrix.update(truth.labels, answer.class_ids)
+        matrix.counts = total_counts(matrix.counts)
         per_condition[condition] = {
             'miou': _percent(matrix.miou()),
             'iou': {n: _percent(v) for n, v in zip(names, matrix.iou())}}
@@ -103,9 +112,10 @@ def evaluate_pictures(
         matrix = ConfusionMatrix(segmenter.config.classes)
         of = data.only(condition)
         rows = np.linspace(0, len(of) - 1, min(frames, len(of))).round().astype(int)
-        for row in tqdm(rows, condition or data.kind):
-            image, truth = of.read(int(row))
+        for own in _bar(own_batches(len(rows), 1), condition or data.kind):
+            image, truth = of.read(int(rows[own.start]))
             matrix.update(truth, segmenter.segment([image], context)[0].class_ids)
+        matrix.counts = total_counts(matrix.counts)
         per_condition[condition or 'all'] = {
             'miou': _percent(matrix.miou()),
             'iou': {n: _percent(v) for n, v in zip(names, matrix.iou())}}
@@ -115,6 +125,24 @@ def evaluate_pictures(
         'adverse_mean': round(float(np.mean(adverse)), 2) if adverse else None,
         'frames_per_condition': frames, 'split': data.split, 'data': data.kind,
         'scene': scene or segmenter.config.source_scene_prompt}
+
+
+def source_miou(segmenter: PromptedSegmenter, frames: SourceFrames, batch: int = 8) -> float:
+    """Return the mIoU in percent on labelled frames of the source, under its scene prompt."""
+    matrix = ConfusionMatrix(segmenter.config.classes)
+    ids = np.array([c.id for c in segmenter.config.classes], np.uint8)
+    context = segmenter.context()
+    for own in own_batches(len(frames), batch):
+        images, labels = zip(*(frames[i] for i in own))
+        for truth, answer in zip(labels, segmenter.segment(images, context)):
+            matrix.update(np.where(truth < 0, IGNORE, ids[truth]), answer.class_ids)
+    matrix.counts = total_counts(matrix.counts)
+    return 100 * matrix.miou()
+
+
+def _bar(items: Sequence[T], title: str) -> Iterable[T]:
+    """Show the progress through them, once for all processes."""
+    return tqdm(items, title, disable=not processes().is_main_process)
 
 
 def _percent(share: float) -> float | None:
@@ -137,19 +165,19 @@ def recognise_weather(
     # Captions, not class lists, are what the error was trained under: the sentence alone.
     contexts = [segmenter.encode_scene(sentence)[None] for sentence in SCENE_PROMPTS]
     confusion = np.zeros((len(town.WEATHERS),) * 2, int)
-    for row, condition in enumerate(tqdm(town.WEATHERS, 'weather')):
-        source = list(
-            condition_frames(condition, per_condition, split, segmenter.config.input_size))
-        for start in range(0, len(source), batch):
-            images = np.stack([f.image for f in source[start:start + batch]])
+    for row, condition in enumerate(_bar(town.WEATHERS, 'weather')):
+        for own in own_batches(per_condition, batch):
+            images = np.stack([f.image for f in condition_frames(
+                condition, own, split, segmenter.config.input_size)])
             latents = segmenter.encode(segmenter.preprocess(images))
             total = torch.zeros(len(latents), len(contexts))
             for timestep in timesteps:
-                generator = torch.Generator().manual_seed(timestep + 1000 * start)
+                generator = torch.Generator().manual_seed(timestep + 1000 * own.start)
                 noise = torch.randn(latents.shape, generator=generator).to(latents)
                 total += backbone.denoising_error(latents, contexts, timestep, noise).cpu()
             for answer in total.argmin(dim=1).tolist():
                 confusion[row, answer] += 1
+    confusion = total_counts(confusion)
     return {
         'accuracy': round(100 * float(np.trace(confusion) / confusion.sum()), 2),
         'confusion': {w: dict(zip(town.WEATHERS, map(int, line)))

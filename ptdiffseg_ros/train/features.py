@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import hashlib
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import (
     class_shares,
@@ -18,6 +19,7 @@ from ptdiffseg_ros.model.source import (
     SourceStatistics,
 )
 from ptdiffseg_ros.train.frames import SourceFrames
+from ptdiffseg_ros.train.processes import own_batches, processes
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -45,53 +47,64 @@ class CachedFeatures:
         looks = [draw.look for draw in draws]
         self.folder = folder / _key(segmenter, frames.name, contexts, looks)
         self.levels = len(segmenter.config.taps)
+        self.device = segmenter.device
         if not (self.folder / 'done.json').exists():
             self._fill(segmenter, frames, contexts, looks, batch)
-        self._features = [
-            np.load(self.folder / f'level{i}.npy', mmap_mode='r') for i in range(self.levels)]
-        self._labels = np.load(self.folder / 'labels.npy', mmap_mode='r')
+        self._features = [self._open(f'level{i}', 'r') for i in range(self.levels)]
+        self._labels = self._open('labels', 'r')
 
     @torch.inference_mode()
     def _fill(
             self, segmenter: PromptedSegmenter, frames: SourceFrames, contexts: list[Tensor],
             looks: list[int], batch: int) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        maps: list[np.memmap] = []
-        labels = np.lib.format.open_memmap(
-            self.folder / 'labels.npy', 'w+', np.int16, (len(frames), *frames.size))
-        config = segmenter.config
-        for start in tqdm(range(0, len(frames), batch), 'features'):
-            rows = slice(start, min(start + batch, len(frames)))
-            different = sorted(set(looks))
-            images, truths = zip(*(
-                frames.looks(i, different) for i in range(rows.start, rows.stop)))
+        """Compute the features, every process those of its own frames, in common files."""
+        config, state = segmenter.config, processes()
+        blank = segmenter.encode(segmenter.preprocess(np.zeros((1, *frames.size, 3), np.uint8)))
+        shapes = [level.shape[1:] for level in segmenter.backbone.features(
+            blank, contexts[0], config.timestep, config.taps)]
+        if state.is_main_process:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make('labels', np.int16, (len(frames), *frames.size))
+            for i, shape in enumerate(shapes):
+                self._make(f'level{i}', np.float16, (len(contexts), len(frames), *shape))
+        state.wait_for_everyone()
+        labels = self._open('labels', 'r+')
+        maps = [self._open(f'level{i}', 'r+') for i in range(self.levels)]
+        different = sorted(set(looks))
+        for own in tqdm(own_batches(len(frames), batch), 'features',
+                        disable=not state.is_main_process):
+            rows = slice(own.start, own.stop)
+            images, truths = zip(*(frames.looks(i, different) for i in own))
             labels[rows] = np.stack(truths)
             latents = {look: segmenter.encode(segmenter.preprocess(np.stack(seen)))
                        for look, seen in zip(different, zip(*images))}
             for p, (context, look) in enumerate(zip(contexts, looks)):
                 pyramid = segmenter.backbone.features(
                     latents[look], context, config.timestep, config.taps)
-                if not maps:
-                    maps = [
-                        np.lib.format.open_memmap(
-                            self.folder / f'level{i}.npy', 'w+', np.float16,
-                            (len(contexts), len(frames), *level.shape[1:]))
-                        for i, level in enumerate(pyramid)]
                 for level, stored in zip(pyramid, maps):
                     stored[p, rows] = level.half().cpu().numpy()
         for stored in (*maps, labels):
             stored.flush()
-        (self.folder / 'done.json').write_text(json.dumps({'frames': frames.name}))
+        state.wait_for_everyone()
+        if state.is_main_process:
+            (self.folder / 'done.json').write_text(json.dumps({'frames': frames.name}))
+
+    def _make(self, name: str, kind: DTypeLike, shape: tuple[int, ...]) -> None:
+        np.lib.format.open_memmap(self.folder / f'{name}.npy', 'w+', kind, shape).flush()
+
+    def _open(self, name: str, mode: Literal['r', 'r+']) -> np.memmap:
+        opened: np.memmap = np.load(self.folder / f'{name}.npy', mmap_mode=mode)
+        return opened
 
     def pyramid(self, draw: int, rows: np.ndarray) -> list[Tensor]:
         """Give the pyramid of these frames in a draw, float32, levels (B, c, h, w)."""
         return [
-            torch.from_numpy(level[draw, rows]).float()
+            torch.from_numpy(level[draw, rows]).to(self.device).float()
             .contiguous(memory_format=torch.channels_last) for level in self._features]
 
     def labels(self, rows: np.ndarray) -> Tensor:
         """Give class indices (B, H, W) int64 of these frames."""
-        return torch.from_numpy(self._labels[rows]).long()
+        return torch.from_numpy(self._labels[rows]).to(self.device).long()
 
 
 class LiveFeatures:
@@ -117,7 +130,8 @@ class LiveFeatures:
 
     def labels(self, rows: np.ndarray) -> Tensor:
         """Give class indices (B, H, W) int64 of these frames."""
-        return torch.from_numpy(np.stack([self.frames[int(i)][1] for i in rows])).long()
+        labels = torch.from_numpy(np.stack([self.frames[int(i)][1] for i in rows]))
+        return labels.to(self.segmenter.device).long()
 
 
 @torch.no_grad()

@@ -1,8 +1,15 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The losses of offline training."""
+"""
+The losses of offline training.
+
+With several processes each has a share of the batch. A loss is a function of sums over the batch,
+and those are added up over the processes: each gets the loss of the whole batch. A mean of
+the processes' own losses would be another one, because Dice is no mean over frames.
+"""
 from __future__ import annotations
 
+from ptdiffseg_ros.train.processes import total
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -20,8 +27,10 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """
     logits = F.interpolate(logits, labels.shape[-2:], mode='bilinear', align_corners=False)
     logs = logits.log_softmax(dim=1)
-    cross_entropy = F.nll_loss(logs, labels, ignore_index=IGNORE_INDEX)
-    return cross_entropy + dice_loss(logs.exp(), labels)
+    cross_entropy, labelled = total(torch.stack([
+        F.nll_loss(logs, labels, ignore_index=IGNORE_INDEX, reduction='sum'),
+        (labels != IGNORE_INDEX).sum()]))
+    return cross_entropy / labelled.clamp(min=1) + dice_loss(logs.exp(), labels)
 
 
 def dice_loss(shares: Tensor, labels: Tensor) -> Tensor:
@@ -33,9 +42,9 @@ def dice_loss(shares: Tensor, labels: Tensor) -> Tensor:
     valid = (labels != IGNORE_INDEX)[:, None]
     shares = shares * valid
     truth = torch.zeros_like(shares).scatter_(1, labels.clamp(min=0)[:, None], 1.0) * valid
-    area = truth.sum(dim=(0, 2, 3))  # (K,)
-    overlap = (shares * truth).sum(dim=(0, 2, 3))
-    dice = 2.0 * overlap / (shares.sum(dim=(0, 2, 3)) + area).clamp(min=1.0)
+    overlap, said, area = total(torch.stack([
+        part.sum(dim=(0, 2, 3)) for part in (shares * truth, shares, truth)]))  # (3, K)
+    dice = 2.0 * overlap / (said + area).clamp(min=1.0)
     present = area > 0
     return ((1.0 - dice) * present).sum() / present.sum().clamp(min=1)
 
@@ -52,7 +61,8 @@ def consistency_loss(first: Tensor, second: Tensor, valid: Tensor) -> Tensor:
     divergence = 0.5 * (
         F.kl_div(q, p.detach(), reduction='none', log_target=True)
         + F.kl_div(p, q.detach(), reduction='none', log_target=True)).sum(dim=1)  # (B, h, w)
-    return (divergence * valid).sum() / valid.sum().clamp(min=1)
+    diverged, counted = total(torch.stack([(divergence * valid).sum(), valid.sum()]))
+    return diverged / counted.clamp(min=1)
 
 
 def prompt_randomization_loss(
