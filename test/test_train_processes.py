@@ -20,7 +20,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 TORCHRUN = ['torch.distributed.run', '--standalone', '--nproc-per-node', '2']
-ACCELERATE = ['accelerate.commands.launch', '--cpu', '--num_processes', '2',
+# --cpu would start one process; --multi_gpu starts two, and without a GPU they take the CPU.
+ACCELERATE = ['accelerate.commands.launch', '--multi_gpu', '--num_processes', '2',
               '--num_machines', '1', '--main_process_port', '0', '--mixed_precision', 'no',
               '--dynamo_backend', 'no']
 
@@ -34,12 +35,14 @@ def two_processes(launcher: list[str], *arguments: str) -> subprocess.CompletedP
 
 
 def both(launcher: list[str], tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
-    """Run a command that writes figures: in this process, then in two."""
+    """Evaluate in this process, then in two; give the figures of both."""
     one, two = tmp_path / 'one.json', tmp_path / 'two.json'
     assert main([*arguments, '--json', str(one)]) == 0
     done = two_processes(launcher, *arguments, '--json', str(two))
     assert done.returncode == 0, done.stderr
-    return [json.loads(path.read_text()) for path in (one, two)]
+    figures = [json.loads(path.read_text()) for path in (one, two)]
+    assert [of.pop('processes') for of in figures] == [1, 2]
+    return figures
 
 
 @pytest.mark.slow

@@ -70,7 +70,8 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             write_json(args.json, {
                 'command': 'evaluate', 'model': segmenter.name, 'commit': commit(),
-                'machine': machine(), 'layout': segmenter.layout is not None, **figures})
+                'machine': machine(), 'processes': state.num_processes,
+                'layout': segmenter.layout is not None, **figures})
     state.destroy_process_group()
     return 0
 

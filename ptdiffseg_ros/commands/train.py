@@ -127,10 +127,12 @@ def run(args: argparse.Namespace) -> int:
             f'the settings say to train on {config.data_kind}; give its folder with --data')
     data = None if args.data is None else open_data(args.data, 'train', config.data_kind or None)
     if args.only_layout:
-        segmenter = PromptedSegmenter.from_pretrained(args.out, 'cpu')
-        learn_source(segmenter, config, data)
-        segmenter.save_pretrained(args.out)
-        print(f'{args.out}: its source is learned anew')
+        if processes().is_main_process:  # there is nothing to share
+            segmenter = PromptedSegmenter.from_pretrained(args.out, 'cpu')
+            learn_source(segmenter, config, data)
+            segmenter.save_pretrained(args.out)
+            print(f'{args.out}: its source is learned anew')
+        processes().destroy_process_group()
         return 0
     backbone = args.backbone or MICRO_FOLDER.with_name('backbone')
     cache = (args.cache or args.out.with_name('features')) if config.cached else None
