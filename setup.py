@@ -42,6 +42,7 @@ setup(
     install_requires=[
         'accelerate',  # diffusers loads weights with it
         'diffusers>=0.30',
+        'huggingface_hub',
         'numpy>=1.21',
         'opencv-python-headless>=4.5',
         'pillow',

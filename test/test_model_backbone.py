@@ -62,6 +62,20 @@ def test_the_walk_ends_at_the_last_tap(
     assert len(backbone.features(latents, context, 10, backbone.default_taps()[:1])) == 1
 
 
+def test_stopped_early_the_last_decoder_level_is_not_run(
+        backbone: DiffusionBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in backbone.unet.up_blocks[-1].modules():
+        if not list(part.children()):
+            monkeypatch.setattr(part, 'forward', lambda *a, **k: pytest.fail('walked too far'))
+    upsampler = backbone.unet.up_blocks[-2].upsamplers[0]
+    monkeypatch.setattr(upsampler, 'forward', lambda *a, **k: pytest.fail('walked too far'))
+    latents, context = torch.randn(1, 4, 8, 16), torch.randn(1, 3, backbone.text_width)
+    taps = backbone.default_taps(stop_early=True)
+    maps = backbone.features(latents, context, 10, taps)
+    assert taps == (*backbone.default_taps()[:-2], 'latents')
+    assert maps[-2].shape[-2:] == (4, 8) and maps[-1] is latents
+
+
 def test_an_unknown_tap_is_refused_with_the_list_of_taps(backbone: DiffusionBackbone) -> None:
     with pytest.raises(SegmenterError, match='up_blocks.9.*mid_block'):
         backbone.tap_channels(['up_blocks.9'])

@@ -12,6 +12,7 @@ from typing import Any
 
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
+from ptdiffseg_ros.model import files
 from ptdiffseg_ros.model.errors import SegmenterError
 import torch
 from torch import nn, Tensor
@@ -19,6 +20,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
 AUTOENCODERS = {'AutoencoderKL': AutoencoderKL, 'AutoencoderTiny': AutoencoderTiny}
+OFFLINE: dict[str, Any] = {'local_files_only': True}
+WEIGHTS: dict[str, Any] = {
+    **OFFLINE, 'use_safetensors': True, 'torch_dtype': torch.float32}
 
 
 class DiffusionBackbone(nn.Module):
@@ -51,35 +55,43 @@ class DiffusionBackbone(nn.Module):
         self.scheduler = scheduler
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> DiffusionBackbone:
-        """Load the components in float32 from a local folder; safetensors only, offline."""
-        folder = Path(folder)
-        index = _read_model_index(folder)
-        kind = index.get('vae', [None, None])[1]
-        if kind not in AUTOENCODERS:
-            raise SegmenterError(
-                f'{folder / "model_index.json"}: vae is {kind!r}; allowed are '
-                f'{", ".join(AUTOENCODERS)}'
-            )
-        local: dict[str, Any] = {'local_files_only': True}
-        weights: dict[str, Any] = {
-            **local, 'use_safetensors': True, 'torch_dtype': torch.float32}
+    def from_pretrained(
+        cls, source: str | Path, autoencoder: str | Path | None = None
+    ) -> DiffusionBackbone:
+        """
+        Load the components in float32; safetensors only, and never from a network.
+
+        :param source: a folder in the diffusers layout, or the name of a model in the Hugging
+            Face cache, such as stable-diffusion-v1-5/stable-diffusion-v1-5.
+        :param autoencoder: the same of an autoencoder to take in place of the model's own, such
+            as madebyollin/taesd; the weights of vae/ are not needed then.
+        :raises SegmenterError: files are missing or damaged, or the parts do not fit together.
+        """
+        vae = files.VAE if autoencoder is None else files.VAE_CONFIG
+        found = files.find_model(
+            source, (files.INDEX, files.UNET, vae, *files.TEXT, files.SCHEDULER),
+            'diffusion backbone')
+        folder = found.folder
+        kind = _read_json(folder / 'model_index.json').get('vae', [None, None])[1]
         try:
             with _quiet_libraries():
                 backbone = cls(
-                    vae=AUTOENCODERS[kind].from_pretrained(folder / 'vae', **weights),
-                    unet=UNet2DConditionModel.from_pretrained(folder / 'unet', **weights),
-                    text_encoder=CLIPTextModel.from_pretrained(folder / 'text_encoder', **weights),
-                    tokenizer=CLIPTokenizer.from_pretrained(folder / 'tokenizer', **local),
-                    scheduler=DDPMScheduler.from_pretrained(folder / 'scheduler', **local),
+                    vae=_load_autoencoder(folder / 'vae', kind, found.variants['vae'])
+                    if autoencoder is None else _other_autoencoder(autoencoder, folder),
+                    unet=UNet2DConditionModel.from_pretrained(
+                        folder / 'unet', variant=found.variants['unet'], **WEIGHTS),
+                    text_encoder=CLIPTextModel.from_pretrained(
+                        folder / 'text_encoder', variant=found.variants['text_encoder'],
+                        **WEIGHTS),
+                    tokenizer=CLIPTokenizer.from_pretrained(folder / 'tokenizer', **OFFLINE),
+                    scheduler=DDPMScheduler.from_pretrained(folder / 'scheduler', **OFFLINE),
                 )
         except SegmenterError:
             raise
         except Exception as error:  # the libraries raise many kinds for a damaged folder
             raise SegmenterError(
-                f'cannot load the diffusion backbone in {folder}: {error}. It needs the folders '
-                'unet, vae, text_encoder, tokenizer and scheduler in the diffusers layout, with '
-                'weights as .safetensors'
+                f'cannot load the diffusion backbone {source} in {folder}: {error}. Copy or fetch '
+                'its files anew'
             ) from error
         # safetensors maps its files into memory: one that is overwritten or cut short in its place
         # would change the weights, or end the process (SIGBUS).
@@ -111,9 +123,7 @@ class DiffusionBackbone(nn.Module):
     @property
     def vae_stride(self) -> int:
         """Pixels per latent cell (8 for Stable Diffusion, 4 for the embedded model)."""
-        if isinstance(self.vae, AutoencoderTiny):
-            return 2 ** (len(self.vae.config.encoder_block_out_channels) - 1)
-        return 2 ** (len(self.vae.config.block_out_channels) - 1)
+        return _stride_of(self.vae.config)
 
     @property
     def stride(self) -> int:
@@ -125,14 +135,19 @@ class DiffusionBackbone(nn.Module):
         """Width d of a text token (768 for SD 1.5, 1024 for SD 2.1)."""
         return int(self.text_encoder.config.hidden_size)
 
-    def default_taps(self) -> tuple[str, ...]:
-        """Name the last feature map of every decoder level, coarse to fine, and the latents."""
+    def default_taps(self, stop_early: bool = False) -> tuple[str, ...]:
+        """
+        Name the last feature map of every decoder level, coarse to fine, and the latents.
+
+        stop_early: leave out the last level, which the UNet then does not compute; it is the
+        costliest one (a quarter of the UNet of Stable Diffusion).
+        """
         taps = []
         for i, block in enumerate(self.unet.up_blocks):
             last = len(block.resnets) - 1
             kind = 'attentions' if getattr(block, 'attentions', None) else 'resnets'
             taps.append(f'up_blocks.{i}.{kind}.{last}')
-        return (*taps, 'latents')
+        return (*taps[:-1 if stop_early else None], 'latents')
 
     def tap_channels(self, taps: Sequence[str]) -> list[int]:
         """Give the channels of each tap; a name that is not a tap is refused."""
@@ -262,14 +277,41 @@ def _quiet_libraries() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _read_model_index(folder: Path) -> dict[str, Any]:
-    path = folder / 'model_index.json'
+def _load_autoencoder(
+        folder: Path, kind: Any, variant: str | None) -> AutoencoderKL | AutoencoderTiny:
+    if kind not in AUTOENCODERS:
+        raise SegmenterError(
+            f'the autoencoder in {folder} is {kind!r}; allowed are {", ".join(AUTOENCODERS)}')
+    return AUTOENCODERS[kind].from_pretrained(folder, variant=variant, **WEIGHTS)
+
+
+def _other_autoencoder(source: str | Path, model: Path) -> AutoencoderKL | AutoencoderTiny:
+    """Load an autoencoder of its own, if its latents have the form of those of the model."""
+    found = files.find_model(source, (files.AUTOENCODER,), 'autoencoder')
+    autoencoder = _load_autoencoder(
+        found.folder, _read_json(found.folder / 'config.json').get('_class_name'),
+        found.variants[''])
+    own = _read_json(model / 'vae' / 'config.json')
+    for what, has, wants in (
+            ('latents with so many channels', autoencoder.config.latent_channels,
+             own.get('latent_channels', 4)),
+            ('a stride of so many pixels', _stride_of(autoencoder.config), _stride_of(own))):
+        if has != wants:
+            raise SegmenterError(
+                f'the autoencoder {source} does not fit the UNet of {model}: it has {what}: '
+                f'{has}, and the UNet was trained with {wants}. Give one that was made for this '
+                'model, or none')
+    return autoencoder
+
+
+def _stride_of(config: Any) -> int:
+    """Give the pixels per latent cell of an autoencoder."""
+    channels = config.get('encoder_block_out_channels') or config['block_out_channels']
+    return 2 ** (len(channels) - 1)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
         return dict(json.loads(path.read_text()))
-    except FileNotFoundError as error:
-        raise SegmenterError(
-            f'{folder} is no diffusion model: {path.name} is missing. Give a folder in the '
-            'diffusers layout (unet, vae, text_encoder, tokenizer, scheduler, model_index.json)'
-        ) from error
     except (OSError, ValueError, TypeError) as error:
         raise SegmenterError(f'{path} cannot be read: {error}') from error
