@@ -103,7 +103,8 @@ def _latents(
         except (PictureError, ImageError):
             continue
         with torch.no_grad():
-            kept.append(segmenter.encode(segmenter.preprocess(image[None]))[0].half().cpu())
+            kept.append(
+                segmenter.encode_seen(segmenter.preprocess(image[None]))[0].half().cpu())
         if len(kept) > args.max_frames:  # a video does not say how long it is
             kept, stride = kept[::2], 2 * stride
     if not kept:

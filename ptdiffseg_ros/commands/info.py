@@ -35,9 +35,15 @@ def _words(found: dict[str, Any]) -> str:
         f'{found["name"]}, fingerprint {found["fingerprint"]}',
         f'frames of {height} x {width} pixels, timestep {found["timestep"]}, '
         f'taps {", ".join(found["taps"])}',
+        f'backbone {found["backbone"]}, autoencoder '
+        f'{found["autoencoder"] or "of the backbone"}',
         'it can adapt' if found['can_adapt'] else
         'it cannot adapt: it has no source statistics (ptdiffseg train --only-layout makes them)',
         '', f'{"part":<16}{"numbers":>14}{"GFLOP a frame":>16}']
+    if found['window']:
+        height, width = found['window']
+        lines.insert(3, f'{found["windows_per_frame"]} windows a frame, of {height} x {width} '
+                     f'pixels, overlapping by {found["overlap"]:.0%} or more')
     cost = found['gflop_per_frame']
     for part, count in found['parameters'].items():
         lines.append(f'{part:<16}{count:>14,}' + (f'{cost[part]:>16.2f}' if part in cost else ''))

@@ -100,7 +100,7 @@ def segment_by_stage(
         head_logits = logits
         logits = watch.time('layout', lambda: segmenter.correct(head_logits))
     ids, _ = watch.time('classify', lambda: segmenter.classify(
-        logits.float(), latents, images.shape[-2:], frames.shape[1:3]))
+        logits.float(), images.shape[-2:], frames.shape[1:3]))
     return watch.time('messages', lambda: [
         image_message(message.header, mask, 'mono8') for message, mask in zip(messages, ids)])
 

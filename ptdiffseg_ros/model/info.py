@@ -17,7 +17,8 @@ def describe(segmenter: PromptedSegmenter) -> dict[str, Any]:
     """
     Return a segmenter's configuration, its numbers by part and its GFLOP by part, JSON-able.
 
-    GFLOP are of one frame of the input size, a multiplication and an addition counting as two.
+    GFLOP are of one frame of the input size, with all its windows, a multiplication and an
+    addition counting as two.
     """
     backbone, layout = segmenter.backbone, segmenter.layout
     parts: dict[str, nn.Module | None] = {
@@ -28,6 +29,7 @@ def describe(segmenter: PromptedSegmenter) -> dict[str, Any]:
         'can_adapt': segmenter.statistics is not None,
         'parameters': {name: sum(p.numel() for p in part.parameters())
                        for name, part in parts.items() if part is not None},
+        'windows_per_frame': len(segmenter.windows(*segmenter.config.input_size)),
         'gflop_per_frame': _cost(segmenter), **asdict(segmenter.config)}
 
 
@@ -35,13 +37,14 @@ def describe(segmenter: PromptedSegmenter) -> dict[str, Any]:
 def _cost(segmenter: PromptedSegmenter) -> dict[str, float]:
     """Count what each part does for one frame."""
     config, context = segmenter.config, segmenter.context()
-    images = torch.zeros(1, 3, *config.input_size, device=segmenter.device,
+    images = torch.zeros(1, 3, *config.seen_size, device=segmenter.device,
                          dtype=segmenter.backbone.vae.dtype)
+    times = len(segmenter.windows(*config.input_size))
 
     def count(work: Callable[[], Any]) -> tuple[float, Any]:
         with FlopCounterMode(display=False) as counter:
             result = work()
-        return round(counter.get_total_flops() / 1e9, 3), result
+        return round(times * counter.get_total_flops() / 1e9, 3), result
 
     cost: dict[str, float] = {}
     cost['autoencoder'], latents = count(lambda: segmenter.encode(images))

@@ -12,16 +12,20 @@ import os
 from pathlib import Path
 import shutil
 from typing import Any
+import warnings
 
+from diffusers import AutoencoderKL
 import numpy as np
 from ptdiffseg_ros.data.labels import IGNORE, LabelClass
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
+from ptdiffseg_ros.model.files import resolved
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.layout import LayoutDenoiser, NAME as LAYOUT
 from ptdiffseg_ros.model.prompts import category_prompts, encode_sentence
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
 from ptdiffseg_ros.model.source import NAME as STATISTICS, SourceStatistics
+from ptdiffseg_ros.model.windows import Windows
 from safetensors.torch import load_file, save_file
 import torch
 from torch import Tensor
@@ -30,6 +34,10 @@ import torch.nn.functional as F
 MICRO = 'micro'
 MICRO_FOLDER = Path(__file__).resolve().parents[1] / 'assets' / 'micro' / 'segmenter'
 SMALLEST_SIDE = 16
+OVERLAP = 0.25  # of windows: a quarter is enough for the seams to vanish
+# Stable Diffusion's autoencoder attends to every latent cell of a picture and was trained on 512
+# pixels; above this side its latents have been seen to break.
+LARGEST_SIDE = 1500
 
 
 @dataclass(frozen=True)
@@ -37,9 +45,13 @@ class SegmenterConfig:
     """
     Say what a segmenter is made of; the contents of segmenter.json.
 
-    `backbone` is a folder, relative to the segmenter's own; `input_size` (h, w) in pixels sets
-    the area that frames are scaled to, their shape being kept; `timestep` is in [0, 999]; `taps`
-    name UNet feature maps, coarse to fine.
+    `backbone` is a folder, relative to the segmenter's own, or the name of a model in the Hugging
+    Face cache, and so is `autoencoder`, which stands in for the backbone's own where it is given;
+    `input_size` (h, w) in pixels sets the area that frames are scaled to, their shape being kept;
+    `timestep` is in [0, 999]; `taps` name UNet feature maps, coarse to fine.
+
+    With a `window` (h, w) in pixels the model sees a scaled frame not whole, but by windows of
+    that size that overlap by the share `overlap` (in [0, 1)) at least.
     """
 
     backbone: str
@@ -52,6 +64,9 @@ class SegmenterConfig:
     taps: tuple[str, ...]
     head_width: int
     category_context: bool = True
+    autoencoder: str | None = None
+    window: tuple[int, int] | None = None
+    overlap: float = OVERLAP
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -64,6 +79,14 @@ class SegmenterConfig:
         if min(self.input_size) < SMALLEST_SIDE:
             raise SegmenterError(
                 f'input_size is {self.input_size}; a side has at least {SMALLEST_SIDE} pixels')
+        if self.window is not None and any(
+                not SMALLEST_SIDE <= side <= most
+                for side, most in zip(self.window, self.input_size)):
+            raise SegmenterError(
+                f'window is {self.window}; its sides are at least {SMALLEST_SIDE} pixels and at '
+                f'most those of the input_size, {self.input_size}')
+        if not 0.0 <= self.overlap < 1.0:
+            raise SegmenterError(f'overlap is {self.overlap}; allowed are 0 to below 1')
         bad = [t for t in self.category_templates if t.count('{}') != 1]
         if bad or not self.category_templates:
             raise SegmenterError(
@@ -78,11 +101,18 @@ class SegmenterConfig:
             for c in values['classes'])
         for name in ('category_templates', 'scene_prompts', 'taps', 'input_size'):
             values[name] = tuple(values[name])
+        if values.get('window') is not None:
+            values['window'] = tuple(values['window'])
         return cls(**values)
 
     def to_json(self) -> str:
         """Write what `from_json` reads."""
         return json.dumps(asdict(self), indent=2) + '\n'
+
+    @property
+    def seen_size(self) -> tuple[int, int]:
+        """Give the size (h, w) that goes through the model at a time."""
+        return self.window or self.input_size
 
 
 @dataclass(frozen=True)
@@ -91,7 +121,8 @@ class Segmentation:
     The answer for one frame.
 
     class_ids (H, W) uint8, the classes' public ids; confidence (H, W) uint8, the largest
-    class probability times 255; latents (c, h, w), what the backbone made of the frame.
+    class probability times 255; latents (c, h, w), what the backbone made of the frame, or, in a
+    segmenter with windows, of the window in its middle: adaptation takes them as a frame's.
     """
 
     class_ids: np.ndarray
@@ -107,6 +138,14 @@ class PromptedSegmenter:
         name: str = 'segmenter', statistics: SourceStatistics | None = None,
         layout: LayoutDenoiser | None = None,
     ) -> None:
+        if any(side % backbone.stride for side in config.window or ()):
+            raise SegmenterError(
+                f'window is {config.window}; with this backbone its sides are multiples of '
+                f'{backbone.stride} pixels')
+        if isinstance(backbone.vae, AutoencoderKL) and max(config.seen_size) > LARGEST_SIDE:
+            warnings.warn(
+                f'{name}: an AutoencoderKL encodes {config.seen_size} pixels at a time; above '
+                f'{LARGEST_SIDE} its latents may break. Train with a window', stacklevel=2)
         self.config = config
         self.backbone = backbone
         self.head = head
@@ -124,9 +163,12 @@ class PromptedSegmenter:
     @property
     def fingerprint(self) -> str:
         """Tell segmenters apart: a learned prompt fits only the one that it was learned with."""
+        config = self.config
+        # Its last name alone: a folder that is moved stays the same autoencoder.
+        other = [] if config.autoencoder is None else [Path(config.autoencoder).name]
         digest = hashlib.sha256(json.dumps(
-            [self.config.timestep, self.config.taps, self.config.category_context,
-             self.config.category_templates, [c.name for c in self.config.classes]]).encode())
+            [config.timestep, config.taps, config.category_context, config.category_templates,
+             [c.name for c in config.classes], *other]).encode())
         for module in (self.head, self.layout):
             for name, weight in (module.state_dict() if module is not None else {}).items():
                 digest.update(name.encode() + weight.detach().cpu().half().numpy().tobytes())
@@ -149,7 +191,9 @@ class PromptedSegmenter:
         name = Path(folder).name or str(folder)
         path = MICRO_FOLDER if str(folder) == MICRO else Path(folder).expanduser()
         config = _read_config(path)
-        backbone = DiffusionBackbone.from_pretrained((path / config.backbone).resolve())
+        backbone = DiffusionBackbone.from_pretrained(
+            resolved(config.backbone, path),
+            None if config.autoencoder is None else resolved(config.autoencoder, path))
         head = SegmentationHead(
             backbone.tap_channels(config.taps), len(config.classes), config.head_width)
         _load_head(head, path / 'head.safetensors')
@@ -245,8 +289,12 @@ class PromptedSegmenter:
     # -- images ----------------------------------------------------------------------------
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
-        """Scale a frame's size to the area of `input_size`, keeping its shape."""
-        if (height, width) == self.config.input_size:
+        """
+        Scale a frame's size to the area of `input_size`, keeping its shape.
+
+        What has the size of the input, or of one window, is taken as it is.
+        """
+        if (height, width) in (self.config.input_size, self.config.window):
             return height, width
         area = self.config.input_size[0] * self.config.input_size[1]
         scale = (area / (height * width)) ** 0.5
@@ -265,11 +313,42 @@ class PromptedSegmenter:
 
     def encode(self, images: Tensor) -> Tensor:
         """Pad images (B, 3, h, w) at the right and bottom to the stride, and encode them."""
-        stride = self.backbone.stride
-        down, right = (-images.shape[-2]) % stride, (-images.shape[-1]) % stride
+        return self.backbone.encode(self._padded(images))
+
+    def _padded(self, images: Tensor) -> Tensor:
+        down, right = (padded - side for padded, side in zip(
+            self._padded_size(images.shape[-2:]), images.shape[-2:]))
         if down or right:
             images = F.pad(images, (0, right, 0, down), mode='replicate')
-        return self.backbone.encode(images)
+        return images
+
+    def _padded_size(self, size: Sequence[int]) -> tuple[int, int]:
+        height, width = (side + -side % self.backbone.stride for side in size)
+        return height, width
+
+    def windows(self, height: int, width: int) -> Windows:
+        """
+        Cover a scaled frame by windows, in cells of the backbone's stride.
+
+        They start at whole cells of the UNet's coarsest level: its convolutions fall on the same
+        pixels in every window. Without a `window` there is one, the frame itself.
+        """
+        stride = self.backbone.stride
+        size = self._padded_size((height, width))
+        window = self.config.window or size
+        return Windows.cover(
+            (size[0] // stride, size[1] // stride), (window[0] // stride, window[1] // stride),
+            self.config.overlap)
+
+    def encode_seen(self, images: Tensor) -> Tensor:
+        """
+        Encode images (B, 3, h, w) as adaptation gets them: the window in the middle.
+
+        Without windows they are encoded whole, as `encode` does.
+        """
+        windows = self.windows(*images.shape[-2:])
+        return self.backbone.encode(
+            windows.cut(self._padded(images), windows.middle, self.backbone.stride))
 
     def logits(self, latents: Tensor, context: Tensor) -> Tensor:
         """
@@ -288,6 +367,41 @@ class PromptedSegmenter:
         features = self.backbone.features(
             latents, context, self.config.timestep, self.config.taps)
         return self.head(features)
+
+    def predict(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Predict images (B, 3, h, w) under a context (B or 1, T, d), whole or by windows.
+
+        Windows go through the model one at a time, so that memory is that of one window and of
+        the scores, which are blended on the head's own grid.
+
+        :returns: latents (B, c, h'', w''), of the window in the middle where there are several,
+            and scores (B, K, h', w') float32.
+        """
+        windows = self.windows(*images.shape[-2:])
+        if len(windows) == 1:
+            latents = self.encode(images)
+            return latents, self.logits(latents, context).float()
+        images = self._padded(images)
+        kept, scores = [], []
+        for row in range(len(images)):
+            own = context[row if len(context) > 1 else 0][None]
+            total = None
+            for which in windows:
+                latents = self.backbone.encode(
+                    windows.cut(images[row:row + 1], which, self.backbone.stride))
+                logits = self.logits(latents, own).float()
+                scale = logits.shape[-1] // windows.columns.window
+                if total is None:
+                    total = logits.new_zeros(
+                        1, logits.shape[1], windows.rows.length * scale,
+                        windows.columns.length * scale)
+                windows.blend(total, logits, which, scale)
+                if which == windows.middle:
+                    kept.append(latents)
+            assert total is not None
+            scores.append(total)
+        return torch.cat(kept), torch.cat(scores)
 
     @torch.no_grad()
     def segment(
@@ -313,24 +427,22 @@ class PromptedSegmenter:
         for (size, _), members in groups.items():
             batch = np.stack([frames[i] for i in members])
             images = self.preprocess(batch)
-            latents = self.encode(images)
-            logits = self.logits(latents, _joined([contexts[i] for i in members])).float()
-            ids, confidence = self.classify(logits, latents, images.shape[-2:], size)
+            latents, logits = self.predict(images, _joined([contexts[i] for i in members]))
+            ids, confidence = self.classify(logits, images.shape[-2:], size)
             for row, index in enumerate(members):
                 answers[index] = Segmentation(ids[row], confidence[row], latents[row])
         return [answers[i] for i in range(len(frames))]
 
     def classify(
-        self, logits: Tensor, latents: Tensor, working: Sequence[int], size: Sequence[int]
+        self, logits: Tensor, working: Sequence[int], size: Sequence[int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """
         Decide by scores (B, K, h', w'): class ids and confidences, (B, H, W) uint8 each.
 
-        `working` (h, w) is the size that the latents were encoded from, `size` the frames' own.
+        `working` (h, w) is the size that the frames were scaled to, `size` their own.
         """
         # Logit cells per working pixel, exactly, so that the padding is cropped to the pixel.
-        stride = self.backbone.vae_stride
-        padded = (latents.shape[-2] * stride, latents.shape[-1] * stride)
+        padded = self._padded_size(working)
         decided = []
         for own in logits.split(1):  # a frame at a time: larger blocks of memory are slow to get
             own = own.contiguous()
