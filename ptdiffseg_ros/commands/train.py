@@ -23,8 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='settings from a YAML file, or from one of config/train by its name; what is given '
         'here wins over it')
     parser.add_argument(
-        '--backbone', type=Path, metavar='FOLDER',
-        help='diffusion model in the diffusers layout; by default the embedded one')
+        '--backbone', metavar='FOLDER_OR_NAME',
+        help='diffusion model: a folder in the diffusers layout, or the name of one in the '
+        'Hugging Face cache; by default the embedded one')
     parser.add_argument(
         '--data', type=Path, metavar='PATH',
         help='labelled pictures: the folder of a data set, or a dataset.yaml; by default clear '
@@ -50,6 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--input-size', type=image_size, metavar='HxW',
         help='frames are scaled to this size; the node keeps its area (128x256)')
     settings.add_argument(
+        '--window', type=image_size, metavar='HxW',
+        help='let the model see a frame by overlapping windows of this size (whole)')
+    settings.add_argument(
+        '--overlap', type=number(0, 0.9), help='of windows, the least share of their sides (0.25)')
+    settings.add_argument(
+        '--autoencoder', metavar='FOLDER_OR_NAME',
+        help="an autoencoder in place of the backbone's own, such as madebyollin/taesd")
+    settings.add_argument(
         '--frames', type=whole, help='labelled frames for the head, at most (2000)')
     settings.add_argument(
         '--distortion', type=number(0, 1),
@@ -72,6 +81,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     settings.add_argument(
         '--taps', nargs='+', metavar='TAP',
         help='feature maps, coarse to fine (the last of every decoder level, and the latents)')
+    settings.add_argument(
+        '--stop-early', action='store_true',
+        help='leave out the last decoder level of the UNet, its costliest')
     settings.add_argument('--head-width', type=whole, help='channels of the head (96)')
     settings.add_argument(
         '--layout-frames', type=whole,

@@ -49,18 +49,21 @@ class ClearFrames:
 
     distortion in [0, 1]: how strongly the photometry of most frames is distorted, each look of a
     frame always in the same way, so that features can be cached. after: how many frames to pass
-    over before the first.
+    over before the first. For a segmenter with windows a frame is one window, at a place drawn
+    once, or the one in the middle (middle).
     """
 
     def __init__(
             self, segmenter: PromptedSegmenter, count: int, after: int = 0,
-            distortion: float = 0.0) -> None:
+            distortion: float = 0.0, middle: bool = False) -> None:
         self.count = count
         self.distortion = distortion
-        self.size = segmenter.config.input_size
+        self.size = segmenter.config.seen_size
+        self._whole = segmenter.config.input_size
+        self._window = WindowPlace(segmenter, middle)
         self.first = town.SPLITS['train'] + FIRST_HEAD_FRAME + after
-        self.name = (f'town-clear-{self.first}-{count}-{self.size[0]}x{self.size[1]}'
-                     f'-distorted-{distortion:g}')
+        self.name = (f'town-clear-{self.first}-{count}-{self._whole[0]}x{self._whole[1]}'
+                     f'-distorted-{distortion:g}{self._window.name}')
         self._index = class_index(segmenter)
 
     def __len__(self) -> int:
@@ -72,30 +75,34 @@ class ClearFrames:
 
     def looks(self, i: int, numbers: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
         """Give the image in each of these looks, and the class indices."""
-        frame = town.sample(self.first + i, size=self.size)
-        images = [_distorted(frame.image, self.first + i, n, self.distortion) for n in numbers]
-        return images, self._index[frame.labels]
+        frame = town.sample(self.first + i, size=self._whole)
+        place = self._window.of(self.first + i)
+        images = [_distorted(frame.image[place], self.first + i, n, self.distortion)
+                  for n in numbers]
+        return images, self._index[frame.labels[place]]
 
 
 class PictureFrames:
     """
     Labelled pictures of a data set, scaled to the segmenter's input size.
 
-    rows: which of them; distortion as in `ClearFrames`.
+    rows: which of them; distortion and middle as in `ClearFrames`.
     """
 
     def __init__(
             self, segmenter: PromptedSegmenter, data: LabelledPictures, rows: Sequence[int],
-            distortion: float = 0.0) -> None:
+            distortion: float = 0.0, middle: bool = False) -> None:
         self.data = data
         self.rows = list(rows)
         self.distortion = distortion
-        self.size = segmenter.config.input_size
+        self.size = segmenter.config.seen_size
+        self._whole = segmenter.config.input_size
+        self._window = WindowPlace(segmenter, middle)
         digest = hashlib.sha256(repr([
             (str(data.pairs[i].image), data.pairs[i].image.stat().st_mtime_ns,
              data.pairs[i].mask.stat().st_mtime_ns) for i in self.rows]).encode())
-        self.name = (f'{data.kind}-{digest.hexdigest()[:16]}-{self.size[0]}x{self.size[1]}'
-                     f'-distorted-{distortion:g}')
+        self.name = (f'{data.kind}-{digest.hexdigest()[:16]}-{self._whole[0]}x{self._whole[1]}'
+                     f'-distorted-{distortion:g}{self._window.name}')
         self._index = class_index(segmenter)
 
     def __len__(self) -> int:
@@ -107,9 +114,38 @@ class PictureFrames:
 
     def looks(self, i: int, numbers: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
         """Give the image in each of these looks, and the class indices."""
-        image, ids = resized(*self.data.read(self.rows[i]), self.size)
-        return ([_distorted(image, self.rows[i], n, self.distortion) for n in numbers],
-                self._index[ids])
+        image, ids = resized(*self.data.read(self.rows[i]), self._whole)
+        place = self._window.of(self.rows[i])
+        return ([_distorted(image[place], self.rows[i], n, self.distortion) for n in numbers],
+                self._index[ids[place]])
+
+
+class WindowPlace:
+    """Where the window of a frame lies that a segmenter learns from; the whole frame, if none."""
+
+    def __init__(self, segmenter: PromptedSegmenter, middle: bool) -> None:
+        config = segmenter.config
+        self.whole, self.window = config.input_size, config.window
+        self.name = ''  # for caches
+        self._middle: tuple[slice, slice] | None = None
+        if self.window is None:
+            self._middle = (slice(None), slice(None))
+            return
+        if middle:
+            windows = segmenter.windows(*self.whole)
+            self._middle = windows.place(windows.middle, segmenter.backbone.stride)
+        self.name = (f'-window-{self.window[0]}x{self.window[1]}'
+                     f'{f"-middle-{config.overlap:g}" if middle else ""}')
+
+    def of(self, number: int) -> tuple[slice, slice]:
+        """Give rows and columns in the frame of this number; for one number, always the same."""
+        if self._middle is not None:
+            return self._middle
+        assert self.window is not None
+        rng = np.random.default_rng((number, *self.window))
+        top, left = (int(rng.integers(0, most - side + 1))
+                     for most, side in zip(self.whole, self.window))
+        return slice(top, top + self.window[0]), slice(left, left + self.window[1])
 
 
 def divided(data: LabelledPictures, frames: int, layout_frames: int) -> tuple[

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 import math
-import os
 from pathlib import Path
 import time
 from typing import Any
@@ -17,9 +16,10 @@ import numpy as np
 from ptdiffseg_ros.data.labelled import LabelledPictures
 from ptdiffseg_ros.data.labels import LabelClass, TOWN
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
+from ptdiffseg_ros.model.files import reference
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
-from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
+from ptdiffseg_ros.model.segmenter import OVERLAP, PromptedSegmenter, SegmenterConfig
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import source_miou
@@ -50,7 +50,8 @@ class TrainConfig:
     one after another. evaluate_every: after so many steps the head is measured on held-out frames
     of the source, and the best one kept; 0: the last one is kept. data_kind, evaluate_on: kinds of
     data sets, to train on ('': any) and to measure on afterwards. cached: features are computed
-    once.
+    once. autoencoder: in place of the backbone's own; '': that. window: (h, w) of the windows that
+    the model sees a frame by; (): it sees the whole.
     prompt_randomization and look_randomization: whether the two predictions of a frame that a
     step compares are under different scene prompts, and from different looks (exposure, contrast,
     colour, blur, noise) of the frame; with neither a step has one.
@@ -78,6 +79,10 @@ class TrainConfig:
     layout_frames: int = 1200
     layout_steps: int = 3000
     input_size: tuple[int, int] = (128, 256)
+    autoencoder: str = ''
+    stop_early: bool = False
+    window: tuple[int, ...] = ()
+    overlap: float = OVERLAP
     save_every: int = 500
     evaluate_every: int = 0
     seed: int = 0
@@ -107,6 +112,13 @@ class TrainConfig:
             raise TrainingError(
                 f'layout_frames is {self.layout_frames} and layout_steps {self.layout_steps}; '
                 'they must be at least 1 and 0 (no layout denoiser)')
+        if len(self.window) not in (0, 2):
+            raise TrainingError(
+                f'window is {list(self.window)}; allowed are two numbers, height and width, or '
+                'none')
+        if self.taps and self.stop_early:
+            raise TrainingError('taps and stop_early exclude each other: the last tap says where '
+                                'the UNet ends')
         if not 0.0 <= self.distortion <= 1.0:
             raise TrainingError(f'distortion is {self.distortion}; allowed are 0 to 1')
         if self.batch > self.frames:
@@ -171,7 +183,7 @@ class Progress:
 
 
 def train_head(
-        config: TrainConfig, backbone_folder: Path, out: Path, cache: Path | None = None,
+        config: TrainConfig, backbone_folder: str | Path, out: Path, cache: Path | None = None,
         resume: bool = False, data: LabelledPictures | None = None,
         tensorboard: Path | None = None) -> dict[str, Any]:
     """
@@ -313,25 +325,28 @@ def _learn(segmenter: PromptedSegmenter, config: TrainConfig, frames: SourceFram
 
 
 def _undistorted(segmenter: PromptedSegmenter, frames: SourceFrames) -> SourceFrames:
-    """Give some of the same frames as they are."""
+    """Give some of the same frames as they are, and as adaptation will see them."""
     count = min(len(frames), STATISTICS_FRAMES)
     if isinstance(frames, PictureFrames):
-        return PictureFrames(segmenter, frames.data, frames.rows[:count])
-    return ClearFrames(segmenter, count)
+        return PictureFrames(segmenter, frames.data, frames.rows[:count], middle=True)
+    return ClearFrames(segmenter, count, middle=True)
 
 
 def new_segmenter(
-        config: TrainConfig, backbone_folder: Path, out: Path,
+        config: TrainConfig, backbone_folder: str | Path, out: Path,
         classes: tuple[LabelClass, ...] = TOWN) -> PromptedSegmenter:
     """Put an untrained head, from the seed, on a backbone; `out` is where it will be saved."""
-    backbone = DiffusionBackbone.from_pretrained(backbone_folder)
-    taps: Sequence[str] = config.taps or backbone.default_taps()
+    backbone = DiffusionBackbone.from_pretrained(backbone_folder, config.autoencoder or None)
+    taps: Sequence[str] = config.taps or backbone.default_taps(config.stop_early)
     settings = SegmenterConfig(
-        backbone=os.path.relpath(backbone_folder.resolve(), out.resolve()), classes=classes,
+        backbone=reference(backbone_folder, out), classes=classes,
         category_templates=config.category_templates, scene_prompts=config.scene_prompts,
         source_scene_prompt=config.source_scene_prompt, input_size=config.input_size,
         timestep=config.timestep, taps=tuple(taps), head_width=config.head_width,
-        category_context=config.category_context)
+        category_context=config.category_context,
+        autoencoder=reference(config.autoencoder, out) if config.autoencoder else None,
+        window=(config.window[0], config.window[1]) if config.window else None,
+        overlap=config.overlap)
     torch.manual_seed(config.seed)
     head = SegmentationHead(backbone.tap_channels(taps), len(classes), config.head_width)
     segmenter = PromptedSegmenter(settings, backbone, head, out.name)
