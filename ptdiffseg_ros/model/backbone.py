@@ -139,8 +139,8 @@ class DiffusionBackbone(nn.Module):
         """
         Name the last feature map of every decoder level, coarse to fine, and the latents.
 
-        stop_early: leave out the last level, which the UNet then does not compute; it is the
-        costliest one (a quarter of the UNet of Stable Diffusion).
+        stop_early: leave out the last level, the costliest, which the UNet then does not compute
+        (more than a quarter of the work in Stable Diffusion's).
         """
         taps = []
         for i, block in enumerate(self.unet.up_blocks):
