@@ -319,6 +319,21 @@ def test_unknown_devices_and_dtypes_are_answered_with_what_is_allowed() -> None:
             choose_device('cuda')
 
 
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+def test_the_fingerprint_is_the_same_in_every_number_format(segmenter, dtype) -> None:
+    """A prompt that a GPU has learned fits on a CPU."""
+    half = copy.deepcopy(segmenter).to(torch.device('cpu'), dtype)
+    assert half.head.fuse[2].weight.dtype == dtype
+    assert half.fingerprint == segmenter.fingerprint
+
+
+def test_float16_leaves_the_autoencoder_in_float32_and_bfloat16_does_not(segmenter) -> None:
+    cpu = torch.device('cpu')
+    for dtype, vae in ((torch.float16, torch.float32), (torch.bfloat16, torch.bfloat16)):
+        backbone = copy.deepcopy(segmenter).to(cpu, dtype).backbone
+        assert (backbone.unet.dtype, backbone.vae.dtype) == (dtype, vae)
+
+
 def test_the_gradient_of_the_prompt_is_that_of_finite_differences(segmenter) -> None:
     """Adaptation stands on it; PyTorch has had a wrong one for a layer of the head."""
     double = copy.deepcopy(segmenter).to(torch.device('cpu'), torch.float64)

@@ -153,6 +153,7 @@ class PromptedSegmenter:
         self.statistics = statistics  # adaptation needs them; nothing else does
         self.layout = layout  # None: what the head says is the answer
         self.device = torch.device('cpu')
+        self._fingerprint: str | None = None
         # Classes are ranked from last to first; rank 0 is none.
         count = len(config.classes)
         self._ranks = torch.arange(count, 0, -1, dtype=torch.uint8)[:, None, None]
@@ -163,6 +164,8 @@ class PromptedSegmenter:
     @property
     def fingerprint(self) -> str:
         """Tell segmenters apart: a learned prompt fits only the one that it was learned with."""
+        if self._fingerprint is not None:
+            return self._fingerprint
         config = self.config
         # Its last name alone: a folder that is moved stays the same autoencoder.
         other = [] if config.autoencoder is None else [Path(config.autoencoder).name]
@@ -238,6 +241,8 @@ class PromptedSegmenter:
     def to(self, device: torch.device, dtype: torch.dtype) -> PromptedSegmenter:
         """Move to a device; the autoencoder stays in float32 where the rest is float16."""
         self.device = device
+        if dtype == torch.bfloat16:  # it rounds weights: the fingerprint is of them as saved
+            self._fingerprint = self.fingerprint
         self.backbone.to(device=device, dtype=dtype)
         if dtype == torch.float16:  # Stable Diffusion's autoencoder overflows in float16
             self.backbone.vae.to(dtype=torch.float32)
