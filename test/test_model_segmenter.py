@@ -201,12 +201,11 @@ def test_the_scene_prompt_changes_the_answer(segmenter) -> None:
 
 def test_the_class_of_the_largest_score_wins_the_first_of_equals_and_none_without_numbers(
         segmenter) -> None:
-    stride, classes = segmenter.backbone.vae_stride, len(TOWN)
-    scores = torch.randn(2, classes, 8, 16)
+    size = segmenter.backbone.stride, 2 * segmenter.backbone.stride
+    scores = torch.randn(2, len(TOWN), *size)
     scores[0, 3, 0] = scores[0, 7, 0] = 50.0
     scores[1, 5, 7, 15] = float('nan')
-    latents = torch.zeros(2, 1, 8 // stride, 16 // stride)
-    ids, confidences = segmenter.classify(scores.clone(), latents, (8, 16), (8, 16))
+    ids, confidences = segmenter.classify(scores.clone(), size, size)
     expected = np.array([c.id for c in TOWN])[scores.argmax(dim=1).numpy()]
     expected[1, 7, 15] = 255
     assert np.array_equal(ids, expected)
