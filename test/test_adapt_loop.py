@@ -45,6 +45,7 @@ class Drive:
             segmenter, AdaptationConfig(**settings), bank, clock=self.clock,
             on_event=lambda kind, text: self.events.append((kind, text)))
         self.segmenter = segmenter
+        self.a_look = len(segmenter.config.scene_prompts)  # in units of work
         self.number = 0
         self.loop.enable(True)
         self.say(CLEAR)
@@ -155,7 +156,7 @@ def test_when_a_domain_returns_its_prompt_does_at_once(segmenter, always_better)
     drive.say(CLEAR)
     drive.go(1)
     drive.say(FOG)
-    drive.go(1, units=1)
+    drive.go(1, units=drive.a_look)
     assert torch.equal(drive.loop.context, learned)
     assert drive.loop.state.prompt == 'recalled' and 'recalled' in drive.kinds()
 
@@ -163,7 +164,7 @@ def test_when_a_domain_returns_its_prompt_does_at_once(segmenter, always_better)
 def test_a_visit_too_short_to_finish_is_not_for_nothing(segmenter, always_better) -> None:
     drive = Drive(segmenter, steps=100)
     drive.say(FOG)
-    drive.go(2, units=9)
+    drive.go(2, units=drive.a_look + 8)
     step = drive.loop.state.step
     assert drive.loop.state.prompt == 'tuned' and 2 <= step < 100
     learned = drive.loop.context.clone()
@@ -171,14 +172,14 @@ def test_a_visit_too_short_to_finish_is_not_for_nothing(segmenter, always_better
     drive.go(1)
     assert drive.loop.state.remembered == ['foggy'], 'what a review has found better'
     drive.say(FOG)
-    drive.go(1, units=1)
+    drive.go(1, units=drive.a_look)
     assert torch.equal(drive.loop.context, learned)
     assert drive.loop.state.step == step and drive.loop.state.tuning, 'it goes on'
     drive.loop.reset()
     drive.say(CLEAR)
     drive.go(1)
     drive.say(FOG)
-    drive.go(1, units=1)
+    drive.go(1, units=drive.a_look)
     assert drive.loop.state.step == 0, 'after a reset it begins anew'
 
 
@@ -191,7 +192,7 @@ def test_learned_prompts_outlive_the_process(segmenter, always_better, tmp_path:
     first.go(8)
     second = Drive(segmenter, bank())
     second.say(FOG)
-    second.go(1, units=1)
+    second.go(1, units=second.a_look)
     assert torch.equal(second.loop.context, first.loop.context)
 
 
@@ -234,7 +235,7 @@ def test_switched_off_in_the_middle_it_keeps_what_was_found_better(
     bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
     drive = Drive(segmenter, bank, steps=100)
     drive.say(FOG)
-    drive.go(2, units=9)
+    drive.go(2, units=drive.a_look + 8)
     assert drive.loop.state.tuning and drive.loop.state.prompt == 'tuned'
     drive.loop.enable(False)
     path = bank.path('foggy')
@@ -302,7 +303,7 @@ def test_a_sentence_set_by_hand_is_where_it_starts(segmenter, always_better) -> 
     drive.loop.set_sentence('dusk')
     assert torch.equal(drive.loop.context, segmenter.context('dusk'))
     drive.say(FOG)
-    drive.go(1, units=1)
+    drive.go(1, units=drive.a_look)
     assert torch.equal(drive.loop._tuner.start, segmenter.encode_scene('dusk').float())
     drive.go(8)
     drive.loop.reset()
@@ -316,7 +317,7 @@ def test_on_demand_needs_frames_and_to_be_on(segmenter) -> None:
         drive.loop.adapt_now()
     drive.go(3)
     drive.loop.adapt_now()
-    drive.go(1, units=1)
+    drive.go(1, units=drive.a_look)
     assert (drive.loop.state.trigger, drive.loop.state.tuning) == ('on demand', True)
     drive.loop.enable(False)
     with pytest.raises(AdaptationError, match='off'):
@@ -447,7 +448,7 @@ def test_a_clock_that_leaps_in_the_middle_of_tuning_does_not_hold_it_up(
     drive.number = 5 * 36000
     drive.go(2)
     drive.say(FOG)
-    drive.go(1, units=4)
+    drive.go(1, units=drive.a_look + 3)
     assert drive.loop.state.domain == 'foggy' and drive.loop.state.tuning
     drive.number = 5 * second
     drive.go(6)

@@ -12,7 +12,7 @@ import numpy as np
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.buffer import FrameBuffer
 from ptdiffseg_ros.adapt.errors import AdaptationError
-from ptdiffseg_ros.adapt.passes import at_once, Passes
+from ptdiffseg_ros.adapt.passes import Passes
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
 from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, Recognition, ShiftGate
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig, TuneStep
@@ -302,11 +302,10 @@ class AdaptationLoop:
         return self._searching or now_s - self._looked_s >= self.config.look_period_s
 
     def _look(self, now_s: float) -> Passes[None]:
-        """Look: at once in search of the domain, else one sentence at a time."""
+        """Look, one sentence at a time: no frame waits for more, even in search of the domain."""
         assert self._latents is not None
         self._looked_s, self._fresh = now_s, False
-        passes = self._recognizer.passes(self._latents)
-        found = at_once(passes) if self._searching else (yield from passes)
+        found = yield from self._recognizer.passes(self._latents)
         if not self._recognizer.explained:  # nothing of this is to be tuned on
             self.state.unusable_frames += 1
             self._usable = False

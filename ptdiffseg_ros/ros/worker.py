@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 # Where a frame always waits, background work comes after so many: fewer than one in twenty of the
 # intervals between masks is longer for it, and their 95th percentile stays.
 PATIENCE = 24
-TURN = 3  # units of background work at such a time
+TURN = 5  # units of background work at such a time: a look at the domain
 RETRY_S = 60.0  # before a larger batch is tried again
 
 FrameT = TypeVar('FrameT')
