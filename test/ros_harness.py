@@ -7,7 +7,7 @@ from __future__ import annotations
 import array
 import atexit
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 import itertools
 import json
 import os
@@ -34,6 +34,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 PATIENCE_S = 240.0  # a deadline for a loaded machine, not an expectation
+STOP_S = 10.0  # for a process that is no longer needed to end by itself
 ASK_AGAIN_S = 60.0  # a service that has not answered; longer than any takes
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
@@ -113,6 +114,14 @@ class Process:
         finally:
             self.kill()
 
+    def stop(self) -> None:
+        """Let it end cleanly if it does; a killed one leaves its part of DDS's shared memory."""
+        if self.alive:
+            self._process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(STOP_S)
+        self.kill()
+
     def kill(self) -> None:
         """Leave nothing behind, whatever happened."""
         self._process.kill()
@@ -169,7 +178,7 @@ def starting_segmenters() -> Iterator[Callable[..., Process]]:
 
     yield start
     for process in started:
-        process.kill()
+        process.stop()
 
 
 class Peer:

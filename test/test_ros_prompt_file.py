@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import gc
 import os
 from pathlib import Path
 
@@ -91,6 +92,8 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     yield world
     patch.undo()
     world.node.close()
+    del world.node
+    gc.collect()  # until then it is part of the graph, under the name that others look for
     rclpy.shutdown(context=context)
 
 

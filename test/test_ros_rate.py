@@ -87,5 +87,5 @@ def test_the_interval_between_masks_hardly_grows_while_it_tunes(camera, tmp_path
         assert on <= 1.5 * off
     finally:
         consumer.close()
-        node.kill()
+        node.stop()
     print(f'p95 of the interval: {1000 * off:.0f} ms without, {1000 * on:.0f} ms with adaptation')
