@@ -73,7 +73,7 @@ $(STAMP): setup.py config/constraints.txt $(RELEASE_CONSTRAINTS)
 		grep -v '^ros-' config/constraints.txt; cat $(RELEASE_CONSTRAINTS); \
 	else cat config/constraints.txt; fi > $(VENV)/constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt \
-		-e '.[demo,test,train$(if $(ROS),,$(comma)ros)]'
+		-e '.[demo,tensorboard,test,train$(if $(ROS),,$(comma)ros)]'
 	@touch $(STAMP)
 
 comma := ,
