@@ -60,7 +60,6 @@ def evaluate(
     unknown = [c for c in conditions if c not in town.WEATHERS]
     if unknown:
         raise TrainingError(f'conditions {unknown}; allowed are {", ".join(town.WEATHERS)}')
-    names = [c.name for c in segmenter.config.classes]
     per_condition: dict[str, Any] = {}
     for condition in conditions:
         sentence = scene
@@ -73,15 +72,9 @@ def evaluate(
             answers = segmenter.segment([f.image for f in held], context)
             for truth, answer in zip(held, answers):
                 matrix.update(truth.labels, answer.class_ids)
-        matrix.counts = total_counts(matrix.counts)
-        per_condition[condition] = {
-            'miou': _percent(matrix.miou()),
-            'iou': {n: _percent(v) for n, v in zip(names, matrix.iou())}}
-    adverse = [per_condition[c]['miou'] for c in ADVERSE if c in per_condition]
+        per_condition[condition] = _of_condition(matrix)
     return {
-        'conditions': per_condition,
-        'adverse_mean': round(float(np.mean(adverse)), 2) if adverse else None,
-        'frames_per_condition': frames, 'split': split,
+        **_of_all(per_condition), 'frames_per_condition': frames, 'split': split,
         'scene': scene or segmenter.config.source_scene_prompt}
 
 
@@ -95,7 +88,6 @@ def evaluate_pictures(
     :param frames: at most so many of each condition, spread over them.
     :param scene: as in `evaluate`; 'matching' needs conditions named as the town's weathers.
     """
-    names = [c.name for c in segmenter.config.classes]
     if not {c.id for c in segmenter.config.classes} & {c.id for c in data.classes}:
         raise TrainingError(
             f'{data.root} and the segmenter {segmenter.name} have no class in common')
@@ -115,16 +107,24 @@ def evaluate_pictures(
         for own in _bar(own_batches(len(rows), 1), condition or data.kind):
             image, truth = of.read(int(rows[own.start]))
             matrix.update(truth, segmenter.segment([image], context)[0].class_ids)
-        matrix.counts = total_counts(matrix.counts)
-        per_condition[condition or 'all'] = {
-            'miou': _percent(matrix.miou()),
-            'iou': {n: _percent(v) for n, v in zip(names, matrix.iou())}}
-    adverse = [per_condition[c]['miou'] for c in ADVERSE if c in per_condition]
+        per_condition[condition or 'all'] = _of_condition(matrix)
     return {
-        'conditions': per_condition,
-        'adverse_mean': round(float(np.mean(adverse)), 2) if adverse else None,
-        'frames_per_condition': frames, 'split': data.split, 'data': data.kind,
-        'scene': scene or segmenter.config.source_scene_prompt}
+        **_of_all(per_condition), 'frames_per_condition': frames, 'split': data.split,
+        'data': data.kind, 'scene': scene or segmenter.config.source_scene_prompt}
+
+
+def _of_condition(matrix: ConfusionMatrix) -> dict[str, Any]:
+    """Give the figures of a condition, of what all processes have counted."""
+    matrix.counts = total_counts(matrix.counts)
+    return {'miou': _percent(matrix.miou()),
+            'iou': {c.name: _percent(v) for c, v in zip(matrix.classes, matrix.iou())}}
+
+
+def _of_all(per_condition: dict[str, Any]) -> dict[str, Any]:
+    """Give the figures of all conditions, and the mean of the adverse ones."""
+    adverse = [per_condition[c]['miou'] for c in ADVERSE if c in per_condition]
+    return {'conditions': per_condition,
+            'adverse_mean': round(float(np.mean(adverse)), 2) if adverse else None}
 
 
 def source_miou(segmenter: PromptedSegmenter, frames: SourceFrames, batch: int = 8) -> float:
