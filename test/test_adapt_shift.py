@@ -104,6 +104,32 @@ def test_where_two_sentences_are_close_it_looks_longer(micro) -> None:
     assert needed == {'close': (9, 'foggy'), 'clear': (3, 'clear')}
 
 
+def test_once_settled_only_long_and_strong_evidence_changes_the_domain(micro) -> None:
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, steady=0.012)
+    clear = torch.tensor([1.0, 1.2, 1.2, 1.2, 1.2])
+    foggy = torch.tensor([1.05, 1.0, 1.2, 1.2, 1.2])
+    slightly = torch.tensor([1.005, 1.0, 1.2, 1.2, 1.2])
+    recognizer._errors.extend([clear] * 3)
+    recognizer.judge()
+    recognizer.settle()
+
+    def looks(errors: torch.Tensor) -> list[str]:
+        said = []
+        for _ in range(9):
+            recognizer._errors.append(errors)
+            said.append(recognizer.judge().domain)
+        return said
+
+    assert looks(slightly) == ['clear'] * 9
+    # Foggy leads by 1.0 % in the mean of the nine, then by 1.5 %.
+    assert looks(foggy) == ['clear'] + ['foggy'] * 8
+    recognizer.settle()
+    assert looks(clear)[0] == 'foggy'
+    recognizer.forget()
+    recognizer._errors.extend([foggy] * 3)
+    assert recognizer.judge().domain == 'foggy', 'where the scene has changed three are enough'
+
+
 def test_a_look_makes_way_after_each_sentence(micro) -> None:
     recognizer = DomainRecognizer(micro, SCENE_PROMPTS)
     *before, latents = drive(micro, 'night', 3)

@@ -14,7 +14,7 @@ from ptdiffseg_ros.adapt.buffer import FrameBuffer
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.passes import Passes
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
-from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, Recognition, ShiftGate
+from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, Recognition, SHIFT, ShiftGate
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig, TuneStep
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import describe_latents
@@ -151,7 +151,7 @@ class AdaptationLoop:
         """Take other settings; tuning under way goes on with its own rates."""
         self.config = config
         self._budget.duty = config.duty
-        self._gate.threshold = 1.0 / config.sensitivity
+        self._gate.threshold = SHIFT / config.sensitivity
 
     def enable(self, enabled: bool) -> None:
         """Switch on or off; off keeps the prompt as it is, forgets the frames, costs nothing."""
@@ -281,7 +281,7 @@ class AdaptationLoop:
     # -- recognition -----------------------------------------------------------------------
 
     def _restart_recognition(self) -> None:
-        self._gate = ShiftGate(self.statistics.latent_std, 1.0 / self.config.sensitivity)
+        self._gate = ShiftGate(self.statistics.latent_std, SHIFT / self.config.sensitivity)
         self._recognizer = DomainRecognizer(
             self.segmenter, self.segmenter.config.scene_prompts, seed=self.config.seed)
         self._searching = True
@@ -319,6 +319,7 @@ class AdaptationLoop:
             self._enter(found)
         elif self._recognizer.decided and self._searching:
             self._searching = False
+            self._recognizer.settle()
             self._gate.settle()
 
     def _enter(self, found: Recognition) -> None:

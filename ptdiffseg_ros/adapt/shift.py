@@ -17,6 +17,9 @@ from torch import Tensor
 # A frame that is harder to denoise than this many times a source frame, whatever the sentence, is
 # no street: noise is at 3.3 to 3.9, the worst street of any weather at 1.4.
 INEXPLICABLE = 1.8
+# How far frames must move, in deviations, to be looked at anew. On validation drives through one
+# weather they do so 50 times in an hour (at 2.0: 17 times, but weak changes are noticed late).
+SHIFT = 1.5
 ROUNDS = 3  # of looks at every noise level, where the first do not decide
 
 
@@ -38,7 +41,7 @@ class ShiftGate:
     :param momentum: of the average per frame.
     """
 
-    def __init__(self, scale: Tensor, threshold: float = 1.0, momentum: float = 0.7) -> None:
+    def __init__(self, scale: Tensor, threshold: float = SHIFT, momentum: float = 0.7) -> None:
         self.scale = scale
         self.threshold = threshold
         self.momentum = momentum
@@ -88,22 +91,26 @@ class DomainRecognizer:
     Nothing is trained for it: a frame with noise is denoised under every sentence of the pool, at
     one of three noise levels in turn, and errors are summed over the last looks: the newest three
     where one sentence is ahead of all others by `sure`, else six, else nine. Another sentence
-    must win by `hysteresis` before it is believed.
+    must win by `hysteresis` before it is believed. Once settled, while nothing says that the scene
+    has changed, it takes nine looks and a lead of `steady`: chance has many occasions in an hour.
 
     :param hysteresis: the least lead over the present domain, relative to the error.
     :param sure: the least lead over the second that decides before the last look.
+    :param steady: the least lead over the present domain once settled.
     :raises ValueError: fewer than two sentences, or two of one name.
     """
 
     def __init__(
             self, segmenter: PromptedSegmenter, sentences: Sequence[str],
-            hysteresis: float = 5e-4, sure: float = 2.5e-3, seed: int = 0) -> None:
+            hysteresis: float = 5e-4, sure: float = 2.5e-3, steady: float = 1.5e-3,
+            seed: int = 0) -> None:
         if len({domain_name(s) for s in sentences}) != len(sentences) or len(sentences) < 2:
             raise ValueError(f'at least two scene prompts with different names: {sentences}')
         self.segmenter = segmenter
         self.sentences = tuple(sentences)
         self.hysteresis = hysteresis
         self.sure = sure
+        self.steady = steady
         # Captions, not class lists, are what the error was trained under: the sentence alone.
         self._contexts = [segmenter.encode_scene(s)[None] for s in sentences]
         self._generator = torch.Generator().manual_seed(seed)
@@ -112,6 +119,7 @@ class DomainRecognizer:
         self._errors: deque[Tensor] = deque(maxlen=ROUNDS * len(LOOK_TIMESTEPS))
         self._looks = 0
         self._present: int | None = None
+        self._settled = False
         self.explained = True  # the last frame, by any of the sentences
 
     @property
@@ -122,7 +130,8 @@ class DomainRecognizer:
     def _evidence(self) -> Tensor | None:
         """Give the mean errors of as few of the newest looks as decide; None: more are needed."""
         looks = list(self._errors)
-        for count in range(len(LOOK_TIMESTEPS), len(looks) + 1, len(LOOK_TIMESTEPS)):
+        least = (ROUNDS if self._settled else 1) * len(LOOK_TIMESTEPS)
+        for count in range(least, len(looks) + 1, len(LOOK_TIMESTEPS)):
             errors = torch.stack(looks[-count:]).mean(dim=0)  # every noise level equally often
             if count == self._errors.maxlen or _lead(errors)[1] >= self.sure:
                 return errors
@@ -168,8 +177,9 @@ class DomainRecognizer:
             best, margin = before, _lead(evidence)[1]
         else:
             best, margin = _lead(evidence)
+            needed = self.steady if self._settled else self.hysteresis
             if before is not None and best != before and (
-                    evidence[before] - evidence[best] < self.hysteresis * evidence[best]):
+                    evidence[before] - evidence[best] < needed * evidence[best]):
                 best = before
         self._present = best
         sentence = self.sentences[best]
@@ -178,6 +188,11 @@ class DomainRecognizer:
     def forget(self) -> None:
         """Start the window anew: what was seen before belongs to another scene."""
         self._errors.clear()
+        self._settled = False
+
+    def settle(self) -> None:
+        """Take the present domain for what is to be expected, until `forget`."""
+        self._settled = True
 
 
 def _lead(errors: Tensor) -> tuple[int, float]:
