@@ -134,6 +134,32 @@ def test_checkpointing_gives_the_same_step(segmenter) -> None:
         segmenter.backbone.unet.disable_gradient_checkpointing()
 
 
+def bytes_kept(segmenter: PromptedSegmenter) -> int:
+    """Walk the UNet and count what is kept of it for the gradient, the weights apart."""
+    backbone, kept = segmenter.backbone, {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    context = segmenter.context().requires_grad_(True)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        maps = backbone.features(latents_of(segmenter), context, 100, backbone.default_taps())
+    assert maps[0].requires_grad
+    for weight in backbone.parameters():
+        kept.pop(weight.untyped_storage().data_ptr(), None)
+    return sum(kept.values())
+
+
+def test_checkpointing_keeps_little_of_every_part_of_the_unet(segmenter) -> None:
+    plain = bytes_kept(segmenter)
+    segmenter.backbone.unet.enable_gradient_checkpointing()
+    try:
+        assert bytes_kept(segmenter) < plain / 4
+    finally:
+        segmenter.backbone.unet.disable_gradient_checkpointing()
+
+
 def test_the_source_prompt_has_no_departure_and_another_has(segmenter) -> None:
     assert segmenter.statistics is not None
     tokens = segmenter.encode_scene(segmenter.config.source_scene_prompt)

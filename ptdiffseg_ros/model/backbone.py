@@ -16,6 +16,7 @@ from ptdiffseg_ros.model import files
 from ptdiffseg_ros.model.errors import SegmenterError
 import torch
 from torch import nn, Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPTextModel, CLIPTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -226,8 +227,12 @@ class DiffusionBackbone(nn.Module):
 
         for i, block in enumerate(unet.up_blocks):
             attentions = getattr(block, 'attentions', None)
+            # As the other blocks do for themselves; attentions do so here, too.
+            saving = block.gradient_checkpointing and torch.is_grad_enabled()
             for j, resnet in enumerate(block.resnets):
-                hidden = resnet(torch.cat([hidden, skips.pop()], dim=1), temb)
+                hidden = torch.cat([hidden, skips.pop()], dim=1)
+                hidden = (checkpoint(resnet, hidden, temb, use_reentrant=False) if saving
+                          else resnet(hidden, temb))
                 if take(f'up_blocks.{i}.resnets.{j}', hidden):
                     return [taken[tap] for tap in taps]
                 if attentions:
