@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from ptdiffseg_ros.train.evaluate import (
     recognise_weather,
     source_miou,
 )
-from ptdiffseg_ros.train.features import CachedFeatures, Draw, LiveFeatures
+from ptdiffseg_ros.train.features import CachedFeatures, Draw, LiveFeatures, source_statistics
 from ptdiffseg_ros.train.frames import ClearFrames, FIRST_HEAD_FRAME
 from ptdiffseg_ros.train.head import train_head, TrainConfig
 from ptdiffseg_ros.train.losses import (
@@ -126,6 +127,26 @@ def test_cached_features_equal_live_ones_and_are_computed_once(
     assert torch.equal(cached.labels(rows), live.labels(rows))
     monkeypatch.setattr(segmenter, 'encode', lambda images: pytest.fail('computed again'))
     CachedFeatures(segmenter, frames, draws, tmp_path, batch=2)
+
+
+def test_large_frames_go_through_the_backbone_a_few_at_a_time(
+        segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames, draws = ClearFrames(segmenter, 5), (Draw('a clear driving scene'),)
+    live, rows = LiveFeatures(segmenter, frames, draws), np.arange(5)
+    together, seen, encode = live.pyramid(0, rows), [], segmenter.encode
+
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        seen.append(len(images))
+        return encode(images)
+
+    monkeypatch.setattr(segmenter, 'encode', counted)
+    monkeypatch.setattr('ptdiffseg_ros.train.features.PIXELS', 2 * math.prod(frames.size) + 1)
+    for level, own in zip(together, live.pyramid(0, rows)):
+        assert torch.allclose(level, own, atol=1e-4)
+    CachedFeatures(segmenter, frames, draws, tmp_path)
+    source_statistics(segmenter, frames)
+    source_miou(segmenter, frames)
+    assert len(seen) > 12 and max(seen) == 2
 
 
 def test_other_prompts_and_other_looks_have_another_cache(segmenter, tmp_path: Path) -> None:

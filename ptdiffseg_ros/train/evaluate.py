@@ -19,6 +19,7 @@ from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
+from ptdiffseg_ros.train.features import at_a_time
 from ptdiffseg_ros.train.frames import SourceFrames
 from ptdiffseg_ros.train.processes import own_batches, processes, total_counts
 import torch
@@ -61,6 +62,7 @@ def evaluate(
     if unknown:
         raise TrainingError(f'conditions {unknown}; allowed are {", ".join(town.WEATHERS)}')
     per_condition: dict[str, Any] = {}
+    batch = at_a_time(segmenter.config.input_size, batch)
     for condition in conditions:
         sentence = scene
         if scene == MATCHING:
@@ -132,7 +134,7 @@ def source_miou(segmenter: PromptedSegmenter, frames: SourceFrames, batch: int =
     matrix = ConfusionMatrix(segmenter.config.classes)
     ids = np.array([c.id for c in segmenter.config.classes], np.uint8)
     context = segmenter.context()
-    for own in own_batches(len(frames), batch):
+    for own in own_batches(len(frames), at_a_time(frames.size, batch)):
         images, labels = zip(*(frames[i] for i in own))
         for truth, answer in zip(labels, segmenter.segment(images, context)):
             matrix.update(np.where(truth < 0, IGNORE, ids[truth]), answer.class_ids)
@@ -162,6 +164,7 @@ def recognise_weather(
     """
     per_condition = max(1, frames // len(town.WEATHERS))
     backbone = segmenter.backbone
+    batch = at_a_time(segmenter.config.input_size, batch)
     # Captions, not class lists, are what the error was trained under: the sentence alone.
     contexts = [segmenter.encode_scene(sentence)[None] for sentence in SCENE_PROMPTS]
     confusion = np.zeros((len(town.WEATHERS),) * 2, int)

@@ -24,6 +24,9 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+BATCH = 16  # frames that go through the backbone at a time, at most
+PIXELS = BATCH * 128 * 256  # that do so, at most: one frame of 512 x 1024
+
 
 class Draw(NamedTuple):
     """How a frame may be shown to the head: under a scene prompt, in one of its looks."""
@@ -42,14 +45,14 @@ class CachedFeatures:
 
     def __init__(
             self, segmenter: PromptedSegmenter, frames: SourceFrames, draws: Sequence[Draw],
-            folder: Path, batch: int = 16) -> None:
+            folder: Path, batch: int = BATCH) -> None:
         contexts = [segmenter.context(draw.scene) for draw in draws]
         looks = [draw.look for draw in draws]
         self.folder = folder / _key(segmenter, frames.name, contexts, looks)
         self.levels = len(segmenter.config.taps)
         self.device = segmenter.device
         if not (self.folder / 'done.json').exists():
-            self._fill(segmenter, frames, contexts, looks, batch)
+            self._fill(segmenter, frames, contexts, looks, at_a_time(frames.size, batch))
         self._features = [self._open(f'level{i}', 'r') for i in range(self.levels)]
         self._labels = self._open('labels', 'r')
 
@@ -121,6 +124,12 @@ class LiveFeatures:
     @torch.no_grad()
     def pyramid(self, draw: int, rows: np.ndarray) -> list[Tensor]:
         """Give the pyramid of these frames in a draw, float32, levels (B, c, h, w)."""
+        batch = at_a_time(self.frames.size)
+        parts = [self._part(draw, rows[first:first + batch])
+                 for first in range(0, len(rows), batch)]
+        return [torch.cat(level) for level in zip(*parts)]
+
+    def _part(self, draw: int, rows: np.ndarray) -> list[Tensor]:
         config = self.segmenter.config
         images = np.stack([self.frames.looks(int(i), (self.looks[draw],))[0][0] for i in rows])
         latents = self.segmenter.encode(self.segmenter.preprocess(images))
@@ -134,10 +143,17 @@ class LiveFeatures:
         return labels.to(self.segmenter.device).long()
 
 
+def at_a_time(size: tuple[int, int], most: int = BATCH) -> int:
+    """Say how many frames of a size (h, w) go through the backbone at a time: fewer large ones."""
+    return max(1, min(most, PIXELS // (size[0] * size[1])))
+
+
 @torch.no_grad()
 def source_statistics(
-        segmenter: PromptedSegmenter, frames: SourceFrames, batch: int = 16) -> SourceStatistics:
+        segmenter: PromptedSegmenter, frames: SourceFrames, batch: int = BATCH
+) -> SourceStatistics:
     """Measure the class prior and the latents of labelled source frames, undistorted."""
+    batch = at_a_time(frames.size, batch)
     classes = len(segmenter.config.classes)
     sentence = [segmenter.encode_scene(segmenter.config.source_scene_prompt)[None]]
     generator = torch.Generator().manual_seed(0)
