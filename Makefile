@@ -15,18 +15,21 @@ ROS := $(shell [ -n "$${ROS_DISTRO:-}" ] && $(PYTHON) -c 'import rclpy' 2>/dev/n
 STAMP := $(VENV)/installed-$(or $(ROS),pypi)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint build colcon clean
+.PHONY: help venv demo test test-slow lint build colcon clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Make the virtual environment .venv; the other targets do so too
 
 demo: $(STAMP) ## Drive through changing weather, segmented over DDS; leaves demo_report/
 	$(BIN)/ptdiffseg demo --out demo_report
 
-test: lint ## Lint, then run all tests
+test: lint ## Lint, then run all tests but those of test-slow
 	$(BIN)/python -m pytest
+
+test-slow: $(STAMP) ## Test Stable Diffusion at its real size: 16 GiB of memory, many minutes
+	$(BIN)/python -m pytest -m real_size
 
 lint: $(STAMP) ## Check style and types (ruff, mypy)
 	$(BIN)/ruff check .

@@ -7,9 +7,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from diffusers import AutoencoderKL, AutoencoderTiny, UNet2DConditionModel
+from diffusers import AutoencoderTiny, UNet2DConditionModel
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 import pytest
+from real_size import networks
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -19,26 +20,19 @@ TEXT = (Path(__file__).resolve().parent.parent / 'docs' / 'training.md').read_te
 SIZES = ((512, 512), (512, 1024))
 
 
-def text_encoder(width: int, layers: int, heads: int) -> CLIPTextModel:
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=49408, hidden_size=width, intermediate_size=4 * width,
-        num_hidden_layers=layers, num_attention_heads=heads, max_position_embeddings=77))
-
-
 @pytest.fixture(scope='module')
 def parts() -> dict[str, Any]:
     """Give the networks of Stable Diffusion on the meta device: shapes without numbers."""
     with torch.device('meta'):
+        sd15 = networks()
         return {
-            'unet 1.5': UNet2DConditionModel(cross_attention_dim=768, attention_head_dim=8),
+            'unet 1.5': sd15['unet'], 'text 1.5': sd15['text_encoder'], 'own': sd15['vae'],
             'unet 2.1': UNet2DConditionModel(
                 cross_attention_dim=1024, attention_head_dim=(5, 10, 20, 20),
                 use_linear_projection=True),
-            'text 1.5': text_encoder(768, 12, 12), 'text 2.1': text_encoder(1024, 23, 16),
-            'own': AutoencoderKL(
-                block_out_channels=(128, 256, 512, 512), layers_per_block=2,
-                down_block_types=('DownEncoderBlock2D',) * 4,
-                up_block_types=('UpDecoderBlock2D',) * 4),
+            'text 2.1': CLIPTextModel(CLIPTextConfig(
+                vocab_size=49408, hidden_size=1024, intermediate_size=4096, num_hidden_layers=23,
+                num_attention_heads=16, max_position_embeddings=77)),
             'taesd': AutoencoderTiny()}
 
 

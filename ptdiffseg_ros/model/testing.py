@@ -46,7 +46,7 @@ def tiny_segmenter(folder: str | Path, kind: str = 'micro', seed: int = 0) -> Pa
 
 def tiny_backbone(folder: str | Path, kind: str) -> DiffusionBackbone:
     """Build a random backbone; its tokenizer knows single letters, so any text is encoded."""
-    tokenizer = _letter_tokenizer(Path(folder) / 'backbone' / 'tokenizer')
+    tokenizer = letter_tokenizer(Path(folder) / 'backbone' / 'tokenizer')
     text = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
         num_attention_heads=2, max_position_embeddings=77,
@@ -82,12 +82,19 @@ def tiny_backbone(folder: str | Path, kind: str) -> DiffusionBackbone:
     return backbone.eval().requires_grad_(False)
 
 
-def _letter_tokenizer(folder: Path) -> CLIPTokenizer:
+def letter_tokenizer(folder: Path, size: int = 0) -> CLIPTokenizer:
+    """
+    Write a tokenizer of single letters to `folder` and load it.
+
+    size: of the vocabulary at least, as CLIP's of 49408; the last two are begin and end, as there.
+    """
     from tokenizers import pre_tokenizers
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     # 'a clear driving scene' has few letters; whole words keep test sentences short as CLIP does.
-    tokens = [*alphabet, *(a + '</w>' for a in alphabet), '<|startoftext|>', '<|endoftext|>']
+    letters = [*alphabet, *(a + '</w>' for a in alphabet)]
+    unused = [f'<|unused{i}|>' for i in range(size - len(letters) - 2)]
+    tokens = [*letters, *unused, '<|startoftext|>', '<|endoftext|>']
     folder.mkdir(parents=True, exist_ok=True)
     (folder / 'vocab.json').write_text(json.dumps({t: i for i, t in enumerate(tokens)}))
     (folder / 'merges.txt').write_text('#version: 0.2\n')
