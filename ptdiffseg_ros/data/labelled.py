@@ -56,7 +56,7 @@ class IdMeaning:
 
     def numbers(self, path: Path) -> NDArray[np.integer]:
         """Read what the file holds: (H, W)."""
-        with _opened(path) as picture:
+        with opened(path) as picture:
             if picture.mode in ('L', 'P', '1'):  # of a palette picture, the indices
                 return np.asarray(picture.convert('L') if picture.mode == '1' else picture)
             if picture.mode.startswith('I'):
@@ -96,7 +96,7 @@ class ColorMeaning:
 
     def read(self, path: Path) -> NDArray[np.uint8]:
         """Read a mask: (H, W) uint8, class ids, IGNORE where there is none."""
-        with _opened(path) as picture:
+        with opened(path) as picture:
             pixels = np.asarray(picture.convert('RGB')).astype(np.int32)
         codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
         ids = self._table[codes]
@@ -110,7 +110,12 @@ class ColorMeaning:
         return ids.astype(np.uint8)
 
 
-def _opened(path: Path) -> Picture.Image:
+def opened(path: Path) -> Picture.Image:
+    """
+    Open a picture and read its pixels.
+
+    :raises DataError: it is missing, damaged, no picture, or too large.
+    """
     try:
         picture = Picture.open(path)
         picture.load()
@@ -118,6 +123,8 @@ def _opened(path: Path) -> Picture.Image:
         if isinstance(error, FileNotFoundError):
             raise DataError(f'{path} does not exist') from error
         raise DataError(f'{path} is not a picture that can be read, or is damaged') from error
+    except Picture.DecompressionBombError as error:
+        raise DataError(f'{path} has too many pixels: {error}') from error
     return picture
 
 
