@@ -13,6 +13,7 @@ import numpy as np
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.train import pretrain as pretrain_module
+from ptdiffseg_ros.train.captioned_frames import training_weather
 from ptdiffseg_ros.train.checkpoint import load_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.pretrain import (
@@ -22,7 +23,6 @@ from ptdiffseg_ros.train.pretrain import (
     pretrain,
     PretrainConfig,
     reconstruction_loss,
-    training_weather,
     whitening_loss,
 )
 import pytest

@@ -1,12 +1,18 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg pretrain``: the embedded text-to-image backbone, from nothing."""
+"""``ptdiffseg pretrain``: a small text-to-image backbone, from nothing."""
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.commands import number
+from ptdiffseg_ros.commands import CommandError, image_size, number
+
+if TYPE_CHECKING:
+    from ptdiffseg_ros.data.captioned import CaptionedPictures
+
+MOST_ROWS = 8  # of the grid of samples
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +20,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     whole = number(1, kind=int)
     parser.add_argument('out', type=Path, metavar='OUT', help='folder of the new backbone')
     parser.add_argument(
-        '--frames', type=whole, default=6000, help='frames of the town to train on')
+        '--images', type=Path, metavar='FOLDER',
+        help='train on the images in this folder and in those below it, of any size and shape; by '
+        'default on the town. Without the next two, the lines of a.txt are the captions of a.jpg '
+        'beside it')
+    parser.add_argument(
+        '--captions', type=Path, metavar='FILE',
+        help='captions of the images: JSON, {"path below FOLDER": "caption" or ["one", '
+        '"another"]}')
+    parser.add_argument(
+        '--caption-template', action='append', metavar='TEXT',
+        help='a caption for every image, where {folder} is the name of the folder it lies in: "a '
+        '{folder} driving scene"; may be given several times')
+    parser.add_argument(
+        '--size', type=image_size, metavar='HxW', default=(128, 256),
+        help='of a frame; images are scaled to cover it, and cropped')
+    parser.add_argument(
+        '--frames', type=whole, default=6000,
+        help='frames of the town, or crops of the images, to train on')
     parser.add_argument(
         '--steps', type=whole, default=2600, help='training steps of the diffusion model')
     parser.add_argument(
@@ -31,12 +54,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain, and draw a grid of samples to look at."""
+    data = _pictures(args)
+
+    from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
     from ptdiffseg_ros.train.pretrain import draw_sample_grid, pretrain, PretrainConfig
 
     config = PretrainConfig(
-        frames=args.frames, steps=args.steps, autoencoder_steps=args.autoencoder_steps,
-        batch=args.batch, save_every=args.save_every, seed=args.seed)
-    pretrain(config, args.out, resume=args.resume)
-    grid = draw_sample_grid(args.out, args.out / 'samples.png', seed=args.seed)
+        frames=args.frames, image_size=args.size, steps=args.steps,
+        autoencoder_steps=args.autoencoder_steps, batch=args.batch, save_every=args.save_every,
+        seed=args.seed)
+    sentences = SCENE_PROMPTS if data is None else data.most_frequent(MOST_ROWS)
+    pretrain(config, args.out, args.resume, data)
+    grid = draw_sample_grid(args.out, args.out / 'samples.png', sentences, seed=args.seed)
     print(f'{args.out}: the backbone; look at {grid} and at reconstructions.png beside it')
+    if data is not None:
+        print(f'Rows of the samples: {"; ".join(sentences)}')
     return 0
+
+
+def _pictures(args: argparse.Namespace) -> CaptionedPictures | None:
+    """Open the images, and say what was found; None: the town."""
+    from ptdiffseg_ros.data.captioned import open_captioned
+
+    if args.captions is not None and args.caption_template:
+        raise CommandError('give --captions or --caption-template, not both')
+    if args.images is None:
+        if args.captions is not None or args.caption_template:
+            raise CommandError('captions are for images of your own: give their folder with '
+                               '--images')
+        return None
+    data = open_captioned(args.images, args.captions, args.caption_template or ())
+    facts = data.facts
+    print(f'{facts["images"]} images, {facts["different_captions"]} different captions, such as '
+          f'{data.most_frequent(1)[0]!r}')
+    return data

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pretrain the embedded backbone: text-to-image latent diffusion on the town, without labels."""
+"""Pretrain a small backbone: text-to-image latent diffusion on captions, without labels."""
 
 from __future__ import annotations
 
@@ -9,17 +9,22 @@ import dataclasses
 from dataclasses import dataclass
 from functools import partial
 import json
-from multiprocessing import get_context
 from pathlib import Path
 import time
 from typing import Any
 
 from diffusers import AutoencoderTiny, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 import numpy as np
-from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.captioned import CaptionedPictures
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
+from ptdiffseg_ros.train.captioned_frames import (
+    CaptionedFrames,
+    draw_frames,
+    PictureCrops,
+    TownFrames,
+)
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
 import torch
@@ -28,13 +33,16 @@ import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-CAPTIONS_PER_FRAME = 4
 MAX_TOKENS = 77
 
 
 @dataclass(frozen=True)
 class PretrainConfig:
-    """Say how the backbone is built and trained; sizes in pixels, rates per step."""
+    """
+    Say how the backbone is built and trained; sizes in pixels, rates per step.
+
+    frames: of the town, or crops of the pictures, all pictures alike often.
+    """
 
     frames: int = 6000
     image_size: tuple[int, int] = (128, 256)
@@ -68,68 +76,61 @@ class PretrainConfig:
                 f'and at least {2 * stride}')
 
 
-def pretrain(config: PretrainConfig, out: Path, resume: bool = False) -> Path:
+def pretrain(
+    config: PretrainConfig, out: Path, resume: bool = False, data: CaptionedPictures | None = None
+) -> Path:
     """
     Train the whole backbone into `out`, in the diffusers layout, and return that folder.
 
-    The state lies in `out`/state: with `resume` the work goes on from the last save, and every
-    step draws from its own seed, so that an interrupted run ends as an uninterrupted one does.
+    data: pictures with captions; None: frames of the town in every weather. The state lies in
+    `out`/state: with `resume` the work goes on from the last save, and every step draws from its
+    own seed, so that an interrupted run ends as an uninterrupted one does.
     """
     state = out / 'state'
     if state.exists() and not resume:
         raise TrainingError(
             f'{state} holds an earlier run; give --resume to go on, or another folder')
+    source = _source(config, data)
     state.mkdir(parents=True, exist_ok=True)
-    images, captions = render_frames(config, state)
+    images, captions = draw_frames(source, config.workers, state)
+    tokenizer = train_tokenizer(config, captions, out / 'tokenizer')
+    check_lengths(source, captions, tokenizer)
     vae, autoencoder_seconds = train_autoencoder(config, images, state)
     draw_reconstructions(vae, images, out / 'reconstructions.png')
-    tokenizer = train_tokenizer(config, captions, out / 'tokenizer')
     latents = encode_frames(vae, images)
     backbone = build_backbone(config, vae, tokenizer)
     report = train_diffusion(config, backbone, latents, captions, state)
     backbone.half().save_pretrained(out)
     backbone.float()
-    facts = {**dataclasses.asdict(config), 'autoencoder_minutes': autoencoder_seconds / 60,
-             **report}
+    facts = {**dataclasses.asdict(config), **source.facts,
+             'autoencoder_minutes': autoencoder_seconds / 60, **report}
     (out / 'pretraining.json').write_text(json.dumps(facts, indent=2) + '\n')
     return out
 
 
-def training_weather(rng: np.random.Generator) -> town.Weather:
-    """Draw a weather: each kind equally often, one frame in ten a mixture of two."""
-    name = str(rng.choice(town.WEATHERS))
-    if name == 'clear':
-        return town.Weather()
-    strengths = {name: float(rng.uniform(0.3, 1.0))}
-    if rng.random() < 0.125:
-        other = str(rng.choice([w for w in town.WEATHERS if w not in ('clear', name)]))
-        strengths[other] = float(rng.uniform(0.3, 0.8))
-    return town.Weather(**strengths)
+def _source(config: PretrainConfig, data: CaptionedPictures | None) -> CaptionedFrames:
+    if data is None:
+        return TownFrames(config.frames, config.image_size, config.seed)
+    if len(data) < config.batch:
+        raise TrainingError(
+            f'{data.root} has {len(data)} images, fewer than a batch of {config.batch}: give '
+            'more, or a smaller --batch')
+    return PictureCrops(data, config.frames, config.image_size, config.seed)
 
 
-def _render(job: tuple[int, int, tuple[int, int]]) -> tuple[np.ndarray, list[str]]:
-    seed, index, size = job
-    rng = np.random.default_rng((seed, index))
-    frame = town.sample(town.SPLITS['train'] + index, training_weather(rng), size)
-    return frame.image, [town.caption(frame, rng) for _ in range(CAPTIONS_PER_FRAME)]
-
-
-def render_frames(config: PretrainConfig, state: Path) -> tuple[np.ndarray, list[list[str]]]:
-    """Render the training frames, (N, H, W, 3) uint8, and their captions; kept for --resume."""
-    images_path, captions_path = state / 'frames.npy', state / 'captions.json'
-    if captions_path.exists():
-        return np.load(images_path), json.loads(captions_path.read_text())
-    jobs = [(config.seed, i, config.image_size) for i in range(config.frames)]
-    images = np.empty((config.frames, *config.image_size, 3), np.uint8)
-    captions = []
-    with get_context('spawn').Pool(config.workers) as pool:
-        rendered = pool.imap(_render, jobs, chunksize=32)
-        for i, (image, lines) in enumerate(tqdm(rendered, 'frames', total=len(jobs))):
-            images[i] = image
-            captions.append(lines)
-    np.save(images_path, images)
-    captions_path.write_text(json.dumps(captions))
-    return images, captions
+def check_lengths(
+    source: CaptionedFrames, captions: list[list[str]], tokenizer: CLIPTokenizer
+) -> None:
+    """Refuse captions that the text encoder cannot take whole; none is ever cut."""
+    lengths = {line: len(tokenizer(line)['input_ids'])
+               for line in dict.fromkeys(line for lines in captions for line in lines)}
+    for i, lines in enumerate(captions):
+        for line in lines:
+            if lengths[line] > MAX_TOKENS:
+                raise TrainingError(
+                    f'a caption of {source.name(i)} has {lengths[line]} tokens (begin and end '
+                    f'marks included) and the text encoder takes {MAX_TOKENS}: shorten '
+                    f'{line[:60]!r}...')
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
@@ -444,16 +445,19 @@ def sample_images(
     return images.permute(0, 2, 3, 1).numpy()
 
 
-def draw_sample_grid(folder: Path, path: Path, columns: int = 4, seed: int = 0) -> Path:
-    """Draw samples of the backbone in `folder` to a PNG: a row for each scene prompt."""
+def draw_sample_grid(
+    folder: Path, path: Path, sentences: Sequence[str] = SCENE_PROMPTS, columns: int = 4,
+    seed: int = 0
+) -> Path:
+    """Draw samples of the backbone in `folder` to a PNG: a row for each sentence."""
     from ptdiffseg_ros.data.pictures import write_png
 
     backbone = DiffusionBackbone.from_pretrained(folder)
     size = json.loads((folder / 'pretraining.json').read_text())['image_size']
     # The same noise in every row: what differs between rows is what the sentence says.
     images = sample_images(
-        backbone, [sentence for sentence in SCENE_PROMPTS for _ in range(columns)],
+        backbone, [sentence for sentence in sentences for _ in range(columns)],
         (size[0], size[1]), seed, columns=columns, progress=partial(tqdm, desc='samples'))
-    rows = images.reshape(len(SCENE_PROMPTS), columns, *images.shape[1:])
+    rows = images.reshape(len(sentences), columns, *images.shape[1:])
     write_png(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
     return path
