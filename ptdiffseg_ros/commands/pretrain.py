@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='a caption for every image, where {folder} is the name of the folder it lies in: "a '
         '{folder} driving scene"; may be given several times')
     parser.add_argument(
-        '--size', type=image_size, metavar='HxW', default=(128, 256),
+        '--size', type=image_size, metavar='HxW', default='128x256',
         help='of a frame; images are scaled to cover it, and cropped')
     parser.add_argument(
         '--frames', type=whole, default=6000,
