@@ -18,14 +18,16 @@ from ptdiffseg_ros.demo.soak import verdict
 from ptdiffseg_ros.ros.parameters import PARAMETERS
 from ptdiffseg_ros.train.stream_report import tables
 import pytest
+import real_size
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 CARD = ROOT / 'ptdiffseg_ros' / 'assets' / 'micro' / 'segmenter' / 'README.md'
+TRAINING = ROOT / 'docs' / 'training.md'
 RELIABILITY = ROOT / 'docs' / 'reliability.md'
 DOCUMENTS = [
     ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', CARD, ROOT / 'docs' / 'adaptation.md',
-    ROOT / 'docs' / 'training.md', ROOT / 'docs' / 'security.md', RELIABILITY]
+    TRAINING, ROOT / 'docs' / 'security.md', RELIABILITY]
 
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.parent.name)
@@ -75,11 +77,13 @@ def test_the_tables_of_adaptation_are_those_of_their_file() -> None:
         assert table in text
 
 
-@pytest.mark.parametrize(('results', 'tables_of'), [
-    ('soak.json', soak.tables), ('overload.json', soak.tables), ('bench.json', bench.tables)])
-def test_the_figures_of_reliability_are_those_of_their_file(
-        results: str, tables_of: Callable[[dict[str, Any]], str]) -> None:
-    path, text = ROOT / 'docs' / 'results' / results, RELIABILITY.read_text()
+@pytest.mark.parametrize(('document', 'results', 'tables_of'), [
+    (RELIABILITY, 'soak.json', soak.tables), (RELIABILITY, 'overload.json', soak.tables),
+    (RELIABILITY, 'bench.json', bench.tables), (TRAINING, 'sd15_cpu.json', real_size.tables)],
+    ids=['soak', 'overload', 'bench', 'sd15_cpu'])
+def test_the_figures_of_a_document_are_those_of_their_file(
+        document: Path, results: str, tables_of: Callable[[dict[str, Any]], str]) -> None:
+    path, text = ROOT / 'docs' / 'results' / results, document.read_text()
     assert path.exists() == (f'(results/{results})' in text)  # what is not measured is not quoted
     if path.exists():
         for part in tables_of(json.loads(path.read_text())).split('\n\n'):
@@ -102,7 +106,7 @@ def test_reliability_points_to_tests_that_exist_and_the_limits_that_are_checked(
 
 def test_the_descriptions_of_folders_in_the_documents_are_understood(tmp_path: Path) -> None:
     blocks = re.findall(
-        r'```yaml\n(images:.*?)```', (ROOT / 'docs' / 'training.md').read_text(), re.DOTALL)
+        r'```yaml\n(images:.*?)```', TRAINING.read_text(), re.DOTALL)
     assert len(blocks) == 2
     for block in blocks:
         told = yaml.safe_load(block)
