@@ -79,8 +79,9 @@ def test_the_tables_of_adaptation_are_those_of_their_file() -> None:
 
 @pytest.mark.parametrize(('document', 'results', 'tables_of'), [
     (RELIABILITY, 'soak.json', soak.tables), (RELIABILITY, 'overload.json', soak.tables),
+    (RELIABILITY, 'overload_three.json', soak.tables), (RELIABILITY, 'calm.json', soak.tables),
     (RELIABILITY, 'bench.json', bench.tables), (TRAINING, 'sd15_cpu.json', real_size.tables)],
-    ids=['soak', 'overload', 'bench', 'sd15_cpu'])
+    ids=['soak', 'overload', 'three', 'calm', 'bench', 'sd15_cpu'])
 def test_the_figures_of_a_document_are_those_of_their_file(
         document: Path, results: str, tables_of: Callable[[dict[str, Any]], str]) -> None:
     path, text = ROOT / 'docs' / 'results' / results, document.read_text()
