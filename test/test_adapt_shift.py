@@ -70,64 +70,61 @@ def test_the_gate_seldom_opens_on_a_steady_drive(micro) -> None:
     assert opened <= 3
 
 
+def say(recognizer: DomainRecognizer, clear: float, looks: int = 1) -> str | None:
+    """Let looks find fog at error 1 and clear at this; tell the domain after the last."""
+    found = None
+    for _ in range(looks):
+        recognizer._errors.append(torch.tensor([clear, 1.0, 1.2, 1.2, 1.2]))
+        found = recognizer.judge()
+    return None if found is None else found.domain
+
+
 def test_a_small_lead_changes_nothing(micro) -> None:
-    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, hysteresis=0.01)
-    errors = torch.tensor([1.0, 1.2, 1.2, 1.2, 1.2])
-    recognizer._errors.extend([errors] * 3)
-    first = recognizer.judge()
-    assert first is not None and (first.domain, first.changed) == ('clear', True)
-    near = torch.tensor([1.005, 1.0, 1.2, 1.2, 1.2])
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, proof=0.03)
+    assert say(recognizer, 0.8, 3) == 'clear'
     recognizer.forget()
-    recognizer._errors.extend([near] * 3)
-    assert recognizer.judge().domain == 'clear'
-    far = torch.tensor([1.05, 1.0, 1.2, 1.2, 1.2])
+    assert say(recognizer, 1.009, 3) == 'clear'
     recognizer.forget()
-    recognizer._errors.extend([far] * 3)
-    second = recognizer.judge()
-    assert (second.domain, second.changed) == ('foggy', True)
-    assert second.margin == pytest.approx(0.05)
+    assert say(recognizer, 1.011, 3) == 'foggy'
+    recognizer.forget()
+    recognizer._errors.extend([torch.tensor([1.0, 1.05, 1.2, 1.2, 1.2])] * 3)
+    last = recognizer.judge()
+    assert last is not None and (last.domain, last.changed) == ('clear', True)
+    assert last.margin == pytest.approx(0.05)
+
+
+def test_leads_add_up_over_the_looks(micro) -> None:
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, proof=0.03)
+    say(recognizer, 0.8, 3)
+    recognizer.forget()
+    assert say(recognizer, 1.004, 8) == 'clear' and not recognizer.decided
+    assert say(recognizer, 1.004) == 'foggy', 'nine looks by 0.4 % each'
+    say(recognizer, 0.8, 3)
+    recognizer.forget()
+    assert say(recognizer, 1.001, 15) == 'clear' and recognizer.decided, 'too little, for good'
+
+
+def test_once_settled_more_is_needed_to_believe_in_a_change(micro) -> None:
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, proof=0.03, steady=0.06)
+    say(recognizer, 0.8, 15)
+    recognizer.settle()
+    # The newest three, six ... looks are judged together with no older ones.
+    assert say(recognizer, 1.011, 5) == 'clear'
+    assert say(recognizer, 1.011) == 'foggy'
+    recognizer.settle()
+    recognizer.forget()
+    recognizer._errors.extend([torch.tensor([1.0, 1.011, 1.2, 1.2, 1.2])] * 3)
+    assert recognizer.judge().domain == 'clear', 'where the scene has changed three are enough'
 
 
 def test_where_two_sentences_are_close_it_looks_longer(micro) -> None:
-    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, sure=0.01)
-    close = torch.tensor([1.005, 1.0, 1.2, 1.2, 1.2])
-    clear = torch.tensor([1.0, 1.2, 1.2, 1.2, 1.2])
     needed = {}
-    for name, errors in (('close', close), ('clear', clear)):
-        recognizer.forget()
-        for _ in range(9):
-            recognizer._errors.append(errors)
-            if recognizer.decided:
-                break
-            assert name != 'close' or recognizer.judge() is None
+    for name, clear in (('close', 1.005), ('clear', 0.8)):
+        recognizer = DomainRecognizer(micro, SCENE_PROMPTS, sure=0.01)
+        while not recognizer.decided:
+            assert say(recognizer, clear) is None or recognizer.decided
         needed[name] = len(recognizer._errors), recognizer.judge().domain
-    assert needed == {'close': (9, 'foggy'), 'clear': (3, 'clear')}
-
-
-def test_once_settled_only_long_and_strong_evidence_changes_the_domain(micro) -> None:
-    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, steady=0.012)
-    clear = torch.tensor([1.0, 1.2, 1.2, 1.2, 1.2])
-    foggy = torch.tensor([1.05, 1.0, 1.2, 1.2, 1.2])
-    slightly = torch.tensor([1.005, 1.0, 1.2, 1.2, 1.2])
-    recognizer._errors.extend([clear] * 3)
-    recognizer.judge()
-    recognizer.settle()
-
-    def looks(errors: torch.Tensor) -> list[str]:
-        said = []
-        for _ in range(9):
-            recognizer._errors.append(errors)
-            said.append(recognizer.judge().domain)
-        return said
-
-    assert looks(slightly) == ['clear'] * 9
-    # Foggy leads by 1.0 % in the mean of the nine, then by 1.5 %.
-    assert looks(foggy) == ['clear'] + ['foggy'] * 8
-    recognizer.settle()
-    assert looks(clear)[0] == 'foggy'
-    recognizer.forget()
-    recognizer._errors.extend([foggy] * 3)
-    assert recognizer.judge().domain == 'foggy', 'where the scene has changed three are enough'
+    assert needed == {'close': (15, 'foggy'), 'clear': (3, 'clear')}
 
 
 def test_a_look_makes_way_after_each_sentence(micro) -> None:
