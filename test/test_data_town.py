@@ -17,10 +17,14 @@ import numpy as np
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.town import (
     caption,
+    CONDITIONS,
     draw_weather,
     Drive,
     Frame,
+    OTHER_STYLE,
+    Rendering,
     sample,
+    sample_of,
     SPLITS,
     Weather,
     WEATHERS,
@@ -226,6 +230,65 @@ def test_splits_do_not_share_seeds() -> None:
     assert set(SPLITS) == {'train', 'val', 'test'}
     starts = sorted(SPLITS.values())
     assert min(np.diff(starts)) >= 1_000_000
+
+
+# other conditions than a single weather
+
+
+def test_a_mixture_is_two_kinds_of_weather_and_all_pairs_occur() -> None:
+    drawn = [draw_weather('mixture', np.random.default_rng(seed)) for seed in range(60)]
+    kinds = [tuple(name for name in ADVERSE if getattr(weather, name)) for weather in drawn]
+    assert {len(kind) for kind in kinds} == {2}
+    assert len(set(kinds)) == 6
+    assert all(0.4 <= getattr(w, name) <= 0.8 for w, kind in zip(drawn, kinds) for name in kind)
+
+
+def test_the_usual_rendering_changes_nothing() -> None:
+    plain, said = sample(3, size=SIZE), sample(3, size=SIZE, rendering=Rendering())
+    assert np.array_equal(plain.image, said.image) and np.array_equal(plain.labels, said.labels)
+
+
+def test_another_style_shows_the_same_classes_in_other_colours_from_another_camera() -> None:
+    for seed in range(4):
+        usual, other = sample_of('clear', seed, SIZE), sample_of('style', seed, SIZE)
+        again = sample_of('style', seed, SIZE)
+        assert np.array_equal(other.image, again.image)
+        assert np.array_equal(other.labels, again.labels)
+        assert other.weather == Weather()
+        assert mean_difference(usual.image, other.image) > 20
+        assert set(np.unique(other.labels)) <= set(IDS.values())
+
+
+def test_each_part_of_a_rendering_does_its_own() -> None:
+    usual = sample(3, size=SIZE)
+    turned, patterned, lifted, wide = (
+        sample(3, size=SIZE, rendering=Rendering(**{name: getattr(OTHER_STYLE, name)}))
+        for name in ('hue', 'texture', 'lift', 'view'))
+    for frame in (turned, patterned):  # neither moves anything
+        assert np.array_equal(frame.labels, usual.labels)
+        assert not np.array_equal(frame.image, usual.image)
+    assert np.abs(turned.image.mean() - usual.image.mean()) < 4
+    for frame in (lifted, wide):
+        assert not np.array_equal(frame.labels, usual.labels)
+    grey = cv2.cvtColor(usual.image, cv2.COLOR_RGB2GRAY)
+    rough = cv2.cvtColor(patterned.image, cv2.COLOR_RGB2GRAY)
+    assert cv2.Laplacian(rough, cv2.CV_64F).std() > cv2.Laplacian(grey, cv2.CV_64F).std()
+
+
+@pytest.mark.parametrize('name', ['hue', 'texture', 'lift', 'view'])
+@pytest.mark.parametrize('value', [-200., 200., float('nan')])
+def test_a_rendering_out_of_range_is_refused_by_name(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f'{name} is {value}; use .* to '):
+        Rendering(**{name: value})
+
+
+def test_a_condition_is_drawn_from_the_seed_or_refused() -> None:
+    assert np.array_equal(
+        sample_of('fog', 5, SIZE).image,
+        sample(5, draw_weather('fog', np.random.default_rng(5)), SIZE).image)
+    assert {'mixture', 'style', *WEATHERS} == set(CONDITIONS)
+    with pytest.raises(ValueError, match="'hail' is not known; use one of clear, fog"):
+        sample_of('hail', 0)
 
 
 # what each weather looks like

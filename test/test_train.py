@@ -19,8 +19,10 @@ from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import (
     condition_frames,
     evaluate,
+    matching_prompt,
     recognise_weather,
     source_miou,
+    wrong_prompt,
 )
 from ptdiffseg_ros.train.features import CachedFeatures, Draw, LiveFeatures, source_statistics
 from ptdiffseg_ros.train.frames import ClearFrames, FIRST_HEAD_FRAME
@@ -365,6 +367,23 @@ def test_evaluation_gives_known_figures_for_a_known_segmenter(segmenter) -> None
     assert oracle.scenes == [None, None]
     evaluate(oracle, ('fog',), frames=1, scene='matching')
     assert oracle.scenes[-1] == 'a foggy driving scene'
+    evaluate(oracle, ('fog',), frames=1, scene='wrong')
+    assert oracle.scenes[-1] == 'a night driving scene'
+
+
+def test_prompts_from_the_weather_name_all_of_it_or_none() -> None:
+    assert [matching_prompt(town.Weather.named(w)) for w in town.WEATHERS] == list(SCENE_PROMPTS)
+    mixture = town.Weather(night=0.7, rain=0.5)
+    assert matching_prompt(mixture) == 'a rainy night driving scene'
+    assert wrong_prompt(mixture) == 'a snowy driving scene'
+    assert wrong_prompt(town.Weather(snow=1.0)) == 'a foggy driving scene'
+    assert wrong_prompt(town.Weather()) == 'a foggy driving scene'
+
+
+def test_mixture_and_style_count_beside_the_adverse_mean(segmenter) -> None:
+    figures = evaluate(Oracle(segmenter.config), ('fog', 'mixture', 'style'), frames=2)
+    assert set(figures['conditions']) == {'fog', 'mixture', 'style'}
+    assert figures['adverse_mean'] == figures['conditions']['fog']['miou']
 
 
 def test_every_condition_shows_the_same_scenes_and_splits_differ() -> None:

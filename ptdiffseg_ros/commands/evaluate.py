@@ -23,15 +23,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--data-kind', metavar='KIND', help='cityscapes, acdc ...; by default what it looks like')
     parser.add_argument(
         '--conditions', nargs='+', metavar='NAME',
-        help='of clear, fog, night, rain and snow; by default all')
+        help='of clear, fog, night, rain, snow, mixture (two of them at once) and style (clear, '
+        'but drawn in another way); by default the first five')
     parser.add_argument('--frames', type=whole, default=100, help='frames per condition')
     parser.add_argument(
         '--split', default='val', choices=('train', 'val', 'test'),
         help='scenes to measure on; settings are chosen on val, figures are quoted from test')
     parser.add_argument(
         '--scene-prompt', metavar='SENTENCE',
-        help='the scene prompt for every frame, or "matching" for that of each condition; by '
-        "default the model's source prompt")
+        help='the scene prompt for every frame, or "matching" for the one that names its '
+        'weather, or "wrong" for one that names another; by default the source prompt')
     parser.add_argument(
         '--recognition', type=number(0, kind=int), default=0, metavar='FRAMES',
         help='also name the weather of so many frames by denoising error')

@@ -8,7 +8,7 @@ as one process alone.
 """
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,11 +23,29 @@ from ptdiffseg_ros.train.features import at_a_time
 from ptdiffseg_ros.train.frames import SourceFrames
 from ptdiffseg_ros.train.processes import own_batches, processes, total_counts
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 ADVERSE = tuple(name for name in town.WEATHERS if name != 'clear')
-MATCHING = 'matching'
+MATCHING, WRONG = 'matching', 'wrong'
 T = TypeVar('T')
+
+
+def matching_prompt(weather: town.Weather) -> str:
+    """Give the scene prompt that names a weather, or several."""
+    return f'a {town.scene_words(weather)} driving scene'
+
+
+def wrong_prompt(weather: town.Weather) -> str:
+    """Give the scene prompt of an adverse weather that is not there: the next one in turn."""
+    after = town.WEATHERS.index(weather.name)
+    turn = town.WEATHERS[after + 1:] + ADVERSE
+    return matching_prompt(town.Weather.named(
+        next(name for name in turn if not getattr(weather, name))))
+
+
+FROM_WEATHER: dict[str, Callable[[town.Weather], str]] = {
+    MATCHING: matching_prompt, WRONG: wrong_prompt}
 
 
 def condition_frames(
@@ -36,16 +54,14 @@ def condition_frames(
     """
     Yield frames of a condition; the same scenes for every condition of a split.
 
-    numbers: which, from 0; or how many.
+    condition: of town.CONDITIONS. numbers: which, from 0; or how many.
 
-    The intensity of each frame is uniform in [0.4, 1], drawn from its number.
+    The intensity of each frame is drawn from its number.
     """
     if split not in town.SPLITS:
         raise TrainingError(f'split is {split!r}; allowed are {", ".join(town.SPLITS)}')
     for i in range(numbers) if isinstance(numbers, int) else numbers:
-        seed = town.SPLITS[split] + i
-        weather = town.draw_weather(condition, np.random.default_rng(seed))
-        yield town.sample(seed, weather, size)
+        yield town.sample_of(condition, town.SPLITS[split] + i, size)
 
 
 def evaluate(
@@ -55,23 +71,27 @@ def evaluate(
     """
     Return mIoU and IoU per class, in percent, for each condition, and the adverse mean.
 
+    conditions: of town.CONDITIONS; the adverse mean is over the single weathers alone.
     scene: the scene prompt for every frame (None: the segmenter's source prompt), or 'matching'
-    for the pool's prompt of each condition.
+    for the prompt that names each frame's weather, or 'wrong' for one that names another.
     """
-    unknown = [c for c in conditions if c not in town.WEATHERS]
+    unknown = [c for c in conditions if c not in town.CONDITIONS]
     if unknown:
-        raise TrainingError(f'conditions {unknown}; allowed are {", ".join(town.WEATHERS)}')
+        raise TrainingError(f'conditions {unknown}; allowed are {", ".join(town.CONDITIONS)}')
     per_condition: dict[str, Any] = {}
     batch = at_a_time(segmenter.config.input_size, batch)
     for condition in conditions:
-        sentence = scene
-        if scene == MATCHING:
-            sentence = SCENE_PROMPTS[town.WEATHERS.index(condition)]
-        context = segmenter.context(sentence)
+        contexts: dict[str | None, Tensor] = {}
         matrix = ConfusionMatrix(segmenter.config.classes)
         for own in _bar(own_batches(frames, batch), condition):
             held = list(condition_frames(condition, own, split, segmenter.config.input_size))
-            answers = segmenter.segment([f.image for f in held], context)
+            said = [FROM_WEATHER[scene](f.weather) if scene in FROM_WEATHER else scene
+                    for f in held]
+            for sentence in dict.fromkeys(said):
+                if sentence not in contexts:
+                    contexts[sentence] = segmenter.context(sentence)
+            answers = segmenter.segment(
+                [f.image for f in held], [contexts[sentence] for sentence in said])
             for truth, answer in zip(held, answers):
                 matrix.update(truth.labels, answer.class_ids)
         per_condition[condition] = _of_condition(matrix)
@@ -88,7 +108,8 @@ def evaluate_pictures(
 
     Pixels of classes that the segmenter does not have do not count.
     :param frames: at most so many of each condition, spread over them.
-    :param scene: as in `evaluate`; 'matching' needs conditions named as the town's weathers.
+    :param scene: as in `evaluate`; 'matching' and 'wrong' need conditions named as the town's
+        weathers.
     """
     if not {c.id for c in segmenter.config.classes} & {c.id for c in data.classes}:
         raise TrainingError(
@@ -96,12 +117,12 @@ def evaluate_pictures(
     per_condition: dict[str, Any] = {}
     for condition in data.conditions:
         sentence = scene
-        if scene == MATCHING:
+        if scene in FROM_WEATHER:
             if condition not in town.WEATHERS:
                 raise TrainingError(
                     f'no scene prompt matches the condition {condition!r}; there are those of '
                     f'{", ".join(town.WEATHERS)}')
-            sentence = SCENE_PROMPTS[town.WEATHERS.index(condition)]
+            sentence = FROM_WEATHER[scene](town.Weather.named(condition))
         context = segmenter.context(sentence)
         matrix = ConfusionMatrix(segmenter.config.classes)
         of = data.only(condition)

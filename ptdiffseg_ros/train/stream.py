@@ -87,12 +87,11 @@ class Encoder:
 
 
 def samples(encoder: Encoder, condition: str, first: int, count: int) -> list[StreamFrame]:
-    """Encode independent scenes first, first + 1, ... in a condition, intensity 0.4 to 1."""
+    """Encode independent scenes first, first + 1, ... in one of town.CONDITIONS."""
     size = encoder.segmenter.config.input_size
     frames = []
     for i in range(count):
-        weather = town.draw_weather(condition, np.random.default_rng(first + i))
-        frames.append(encoder(town.sample(first + i, weather, size), condition, i / FPS))
+        frames.append(encoder(town.sample_of(condition, first + i, size), condition, i / FPS))
     return frames
 
 
@@ -110,13 +109,13 @@ class Scenes(Protocol):
 
 
 class TownScenes:
-    """Independent scenes of a split of the town, in its adverse weathers."""
+    """Independent scenes of a split of the town, in its adverse weathers or other conditions."""
 
-    conditions = ADVERSE
-
-    def __init__(self, encoder: Encoder, split: str) -> None:
+    def __init__(
+            self, encoder: Encoder, split: str, conditions: tuple[str, ...] = ADVERSE) -> None:
         self.encoder = encoder
         self.split = split
+        self.conditions = conditions
 
     def stream(self, condition: str, seed: int, stretch: int, count: int, after: int = 0
                ) -> list[StreamFrame]:

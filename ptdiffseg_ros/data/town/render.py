@@ -36,7 +36,7 @@ from ptdiffseg_ros.data.town.scene import (
 SCALE = 2             # canvas pixels per picture pixel
 NEAR = 1.0            # metres; nothing nearer is drawn
 FAR = 130.0
-VIEW = 0.92           # focal length over picture width
+VIEW = 0.92           # focal length over picture width, as usual
 THINNEST = 1.8        # pixels; a thing that would be thinner is widened or left out
 TEXELS = 16           # of the fine texture per metre
 PERIOD = 1024.        # metres; every texture repeats in whole parts of it
@@ -54,6 +54,31 @@ _GLOWS = {
 
 
 @dataclass(frozen=True)
+class Rendering:
+    """
+    How the town is drawn, weather apart: another makes the same streets look as if from elsewhere.
+
+    :param hue: degrees by which every colour is turned about grey
+    :param texture: how strong the pattern of surfaces is, 0 none, 1 as usual
+    :param lift: metres that the camera stands higher than usual
+    :param view: focal length over picture width; smaller sees more
+    :raises ValueError: if one of them is out of range
+    """
+
+    hue: float = 0.
+    texture: float = 1.
+    lift: float = 0.
+    view: float = VIEW
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+                ('hue', -180., 180.), ('texture', 0., 4.), ('lift', -1., 4.), ('view', .3, 3.)):
+            value = getattr(self, name)
+            if not low <= value <= high:  # also refuses NaN
+                raise ValueError(f'{name} is {value}; use {low:g} to {high:g}')
+
+
+@dataclass(frozen=True)
 class Camera:
     """A camera above the street; pitch moves the horizon, so that upright things stay upright."""
 
@@ -63,11 +88,12 @@ class Camera:
     yaw: float            # radians, to the right
     horizon: float        # row of the horizon over the picture's height
     size: tuple[int, int]
+    rendering: Rendering = Rendering()
 
     @property
     def focal(self) -> float:
         """Return the focal length in canvas pixels."""
-        return VIEW * self.size[1] * SCALE
+        return self.rendering.view * self.size[1] * SCALE
 
     @property
     def center(self) -> tuple[float, float]:
@@ -818,6 +844,7 @@ def _develop(canvas: Canvas, street: Street) -> View:
     texture *= fade
     texture += weights[0] * grain * .6 + weights[3] * leaves * .5
     texture += table[_COARSE][surfaces] * smooth
+    texture *= np.float32(camera.rendering.texture)
 
     planes = cv2.split(cv2.resize(canvas.buffer, (width, height), interpolation=cv2.INTER_AREA))
     image = np.stack(planes[:3]).astype(np.float32) * np.float32(1 / 255)
@@ -827,11 +854,22 @@ def _develop(canvas: Canvas, street: Street) -> View:
     share = cv2.resize(open_sky, (width, height), interpolation=cv2.INTER_AREA).astype(
         np.float32) / 255
     _clouds(image, share, camera, street)
+    if camera.rendering.hue:
+        image = _turned(image, camera.rendering.hue)
     return View(
         street=street, camera=camera, image=np.clip(image, 0, 1), depth=depth,
         labels=table[_LABEL].astype(np.uint8)[surfaces], sky=share, x=x, y=y, z=z,
         surfaces=surfaces, table=table,
         lamps=np.array(canvas.lamps, np.float32).reshape(-1, 2))
+
+
+def _turned(image: np.ndarray, degrees: float) -> np.ndarray:
+    """Turn colours (3, H, W) about the grey axis; greys and brightness stay."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees)) / math.sqrt(3)
+    rest = (1 - cos) / 3
+    turn = np.array([[cos + rest, rest - sin, rest + sin], [rest + sin, cos + rest, rest - sin],
+                     [rest - sin, rest + sin, cos + rest]], np.float32)
+    return np.tensordot(turn, image, 1)
 
 
 def _clouds(image: np.ndarray, share: np.ndarray, camera: Camera, street: Street) -> None:

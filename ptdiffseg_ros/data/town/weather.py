@@ -15,6 +15,7 @@ from ptdiffseg_ros.data.town.render import coarse_tile, look_up, PERIOD, rays, R
 from ptdiffseg_ros.data.town.scene import generator
 
 WEATHERS = ('clear', 'fog', 'night', 'rain', 'snow')
+MIXTURE = 'mixture'
 _ADJECTIVES = {'clear': 'clear', 'fog': 'foggy', 'night': 'night', 'rain': 'rainy',
                'snow': 'snowy'}
 _NOTICEABLE = 0.2
@@ -65,7 +66,14 @@ class Weather:
 
 
 def draw_weather(name: str, rng: np.random.Generator) -> Weather:
-    """Return the named weather at an intensity drawn evenly from 0.4 to 1."""
+    """
+    Return the named weather at an intensity drawn evenly from 0.4 to 1.
+
+    MIXTURE stands for two different kinds at once, drawn as well, from 0.4 to 0.8 each.
+    """
+    if name == MIXTURE:
+        one, other = rng.choice(WEATHERS[1:], 2, replace=False).tolist()
+        return Weather(**{one: float(rng.uniform(0.4, 0.8)), other: float(rng.uniform(0.4, 0.8))})
     return Weather.named(name, float(rng.uniform(0.4, 1.0)))
 
 

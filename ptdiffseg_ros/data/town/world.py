@@ -8,12 +8,18 @@ import math
 
 import cv2
 import numpy as np
-from ptdiffseg_ros.data.town.render import Camera, paint
+from ptdiffseg_ros.data.town.render import Camera, paint, Rendering
 from ptdiffseg_ros.data.town.scene import generator, Street
-from ptdiffseg_ros.data.town.weather import apply, Weather
+from ptdiffseg_ros.data.town.weather import apply, draw_weather, MIXTURE, Weather, WEATHERS
 
 SPLITS = {'train': 0, 'val': 10_000_000, 'test': 20_000_000}
 """Where the seeds of each split begin: `sample(SPLITS['test'] + i)`."""
+
+STYLE = 'style'
+CONDITIONS = (*WEATHERS, MIXTURE, STYLE)
+"""What a segmenter is measured in: each weather, two at once, clear streets drawn otherwise."""
+OTHER_STYLE = Rendering(hue=45., texture=2., lift=1.2, view=.7)
+"""The shift that is not weather: palette, texture, camera height and field of view."""
 
 _SMALLEST = 16
 
@@ -49,13 +55,15 @@ def _take(street: Street, camera: Camera, time: float, weather: Weather, moment:
     return Frame(cv2.merge(tuple(pixels)), view.labels, view.depth, weather)
 
 
-def sample(seed: int, weather: Weather = Weather(), size: tuple[int, int] = (128, 256)) -> Frame:
+def sample(seed: int, weather: Weather = Weather(), size: tuple[int, int] = (128, 256),
+           rendering: Rendering = Rendering()) -> Frame:
     """
     Return an independent scene; the same seed is the same scene under every weather.
 
     :param seed: 0 or more; see SPLITS
     :param weather: what it is seen in
     :param size: height and width, at least 16 each
+    :param rendering: how it is drawn
     :raises ValueError: if the seed or the size is out of range
     """
     _check(seed, size)
@@ -63,9 +71,27 @@ def sample(seed: int, weather: Weather = Weather(), size: tuple[int, int] = (128
     street = Street(seed, 8.)
     time = float(rng.uniform(20, 120))
     camera = Camera(
-        x=street.lane + rng.uniform(-.7, .7), y=rng.uniform(1.3, 2.0), z=8. * time,
-        yaw=rng.uniform(-.09, .09), horizon=rng.uniform(.42, .54), size=size)
+        x=street.lane + rng.uniform(-.7, .7), y=rng.uniform(1.3, 2.0) + rendering.lift,
+        z=8. * time, yaw=rng.uniform(-.09, .09), horizon=rng.uniform(.42, .54), size=size,
+        rendering=rendering)
     return _take(street, camera, time, weather, 0)
+
+
+def sample_of(condition: str, seed: int, size: tuple[int, int] = (128, 256)) -> Frame:
+    """
+    Return an independent scene in one of CONDITIONS, whose intensity is drawn from the seed.
+
+    :param condition: of CONDITIONS; a seed is the same scene in each of them
+    :param seed: 0 or more; see SPLITS
+    :param size: height and width, at least 16 each
+    :raises ValueError: if one of them is not allowed
+    """
+    if condition not in CONDITIONS:
+        raise ValueError(f'condition {condition!r} is not known; use one of '
+                         f'{", ".join(CONDITIONS)}')
+    if condition == STYLE:
+        return sample(seed, size=size, rendering=OTHER_STYLE)
+    return sample(seed, draw_weather(condition, np.random.default_rng(seed)), size)
 
 
 class Drive:
