@@ -22,6 +22,7 @@ COMMANDS = {
     'info': ('info', 'what a segmenter is, what it costs, its classes and its prompts'),
     'adapt': ('adapt', 'tune the scene prompt on unlabelled frames: folder, video or bag'),
     'stream': ('stream', 'adapt online on streams of the town, beside baselines'),
+    'reproduce': ('reproduce', "check the paper's four claims on the town, beside baselines"),
     'bench': ('bench', 'latency, throughput and memory on this machine, by stage'),
     'soak': ('soak', 'run the node through a long drive with faults, and give a verdict'),
     'watch': ('watch', 'a live page in the browser: camera, masks, domain, adaptation'),

@@ -59,6 +59,13 @@ def encode_sentence(
     return text_encoder(batch).last_hidden_state[0]  # (S, d)
 
 
+@torch.no_grad()
+def empty_caption(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Tensor:
+    """Encode no words at all (S, d): what a text-to-image model knows by caption dropout."""
+    batch = torch.tensor([tokenizer('')['input_ids']], device=text_encoder.device)  # (1, S)
+    return text_encoder(batch).last_hidden_state[0]  # (S, d)
+
+
 def category_prompts(
     names: Sequence[str],
     templates: Sequence[str],

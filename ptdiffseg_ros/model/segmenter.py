@@ -22,7 +22,7 @@ from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.files import resolved
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.layout import LayoutDenoiser, NAME as LAYOUT
-from ptdiffseg_ros.model.prompts import category_prompts, encode_sentence
+from ptdiffseg_ros.model.prompts import category_prompts, empty_caption, encode_sentence
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
 from ptdiffseg_ros.model.source import NAME as STATISTICS, SourceStatistics
 from ptdiffseg_ros.model.windows import Windows
@@ -274,7 +274,8 @@ class PromptedSegmenter:
         """
         Build the context [C ; s], (1, K+S, d), from a sentence or scene tokens (S, d).
 
-        None stands for the source scene prompt, '' for none at all (categories only).
+        None stands for the source scene prompt, '' for none: categories alone or, where there are
+        no category prompts either, the empty caption, because the UNet attends to something.
         """
         if scene is None:
             scene = self.config.source_scene_prompt
@@ -288,7 +289,8 @@ class PromptedSegmenter:
                 f'(S, {self.backbone.text_width})')
         context = torch.cat([self._categories, tokens.to(self._categories)])
         if not len(context):
-            raise PromptError('no category prompts and no scene prompt: nothing to attend to')
+            context = empty_caption(
+                self.backbone.tokenizer, self.backbone.text_encoder).to(context)
         return context[None]  # (1, K+S, d)
 
     # -- images ----------------------------------------------------------------------------

@@ -185,14 +185,15 @@ class Progress:
 def train_head(
         config: TrainConfig, backbone_folder: str | Path, out: Path, cache: Path | None = None,
         resume: bool = False, data: LabelledPictures | None = None,
-        tensorboard: Path | None = None) -> dict[str, Any]:
+        tensorboard: Path | None = None, source: bool = True) -> dict[str, Any]:
     """
     Train a head and save the segmenter to `out`; return the figures of the run.
 
     data: labelled pictures of the source; None: clear frames of the town. With `cache`, features
     are computed once and kept in that folder. Every step draws from its own seed: a run that was
     interrupted and resumed gives the same head as one that was not. Several processes divide
-    every step's batch; the main one writes. tensorboard: folder for its curves.
+    every step's batch; the main one writes. tensorboard: folder for its curves. source: whether
+    what adaptation and the layout denoiser need to know of the source is learned too.
     """
     state = out.with_name(out.name + '.state.safetensors')
     if state.exists() and not resume:
@@ -253,7 +254,8 @@ def train_head(
         head.load_state_dict(best.head.state_dict())
     head.eval().requires_grad_(False)
     if main:
-        _learn(segmenter, config, frames, others)
+        if source:
+            _learn(segmenter, config, frames, others)
         segmenter.save_pretrained(out)
         state.unlink(missing_ok=True)
     accelerator.wait_for_everyone()

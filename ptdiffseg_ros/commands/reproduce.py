@@ -1,0 +1,56 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""``ptdiffseg reproduce``: the paper's four claims, checked on the town beside baselines."""
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ptdiffseg_ros.commands import number
+
+DOCUMENT = Path('docs', 'results.md')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    parser.add_argument(
+        '--claims', default='1,2,3,4', metavar='N,N',
+        help='1 backbones, 2 prompts, 3 prompt randomization, 4 adaptation')
+    parser.add_argument('--seeds', type=number(1, kind=int), default=3, help='of each cell')
+    parser.add_argument(
+        '--preset', default='micro', help='how much is spent; "micro": under 8 hours on two cores')
+    parser.add_argument(
+        '--quick', action='store_true',
+        help='a first answer, in minutes: fewer frames, steps and variants')
+    parser.add_argument(
+        '--out', type=Path, default=Path('results'), metavar='FOLDER',
+        help='of claims.json, which is gone on with where it is there, and of what is kept '
+        'between runs (work/)')
+    parser.add_argument(
+        '--model', default='micro',
+        help='"micro", or the folder of another segmenter: claim 4 adapts it, the others put '
+        'heads on its backbone')
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    parser.add_argument(
+        '--render', nargs='?', type=Path, const=DOCUMENT, metavar='FILE',
+        help='measure nothing: write a document with tables and plots of OUT/claims.json (if no '
+        f'FILE is named, {DOCUMENT})')
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure and print the tables, or render the document."""
+    from ptdiffseg_ros.train.claims import report
+    from ptdiffseg_ros.train.claims.budget import choose_budget, parse_claims
+    from ptdiffseg_ros.train.claims.ledger import read_ledger
+    from ptdiffseg_ros.train.claims.run import NAME, reproduce
+
+    claims, preset = parse_claims(args.claims), choose_budget(args.preset, args.quick)
+    path = args.out / NAME
+    if args.render is not None:
+        report.render(read_ledger(path), path, args.render)
+        print(f'{args.render}: tables and plots of {path}')
+        return 0
+    figures = reproduce(claims, args.seeds, preset, args.out, args.model, args.device)
+    print(report.tables(figures, claims))
+    print(f'{path}: the figures. Next: ptdiffseg reproduce --out {args.out} --render')
+    return 0

@@ -1,0 +1,128 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Claim 4: tuning the scene prompt without labels adapts to the target (`ptdiffseg stream`)."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+import time
+
+import numpy as np
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.labels import palette
+from ptdiffseg_ros.data.pictures import write_png
+from ptdiffseg_ros.train.claims.ledger import Figures
+from ptdiffseg_ros.train.claims.trial import Trial
+from ptdiffseg_ros.train.stream import (
+    ADVERSE,
+    cost,
+    drive_through,
+    Encoder,
+    make_method,
+    one_pass,
+    Source,
+    StreamFrame,
+    TownScenes,
+)
+import torch
+import torch.nn.functional as F
+
+TIMED = 12  # frames, after the first tuned ones
+PICTURES = 'rows.png'  # beside the figures: image, truth, source, adapted
+
+
+class RememberedScenes(TownScenes):
+    """The test split's scenes, rendered and encoded once for all methods of a seed."""
+
+    def __init__(self, encoder: Encoder, split: str, conditions: tuple[str, ...]) -> None:
+        super().__init__(encoder, split, conditions)
+        self._known: dict[tuple[str, int, int], list[StreamFrame]] = {}
+
+    def stream(self, condition: str, seed: int, stretch: int, count: int, after: int = 0
+               ) -> list[StreamFrame]:
+        """Give frames of a seed's stretch, from the one after so many."""
+        key = (condition, seed, count)
+        if key not in self._known:
+            self._known[key] = super().stream(condition, seed, stretch, count, after)
+        return self._known[key]
+
+    def held_out(self, condition: str, count: int) -> list[StreamFrame]:
+        """Give frames that are in no stream."""
+        key = (condition, -1, count)
+        if key not in self._known:
+            self._known[key] = super().held_out(condition, count)
+        return self._known[key]
+
+
+def measure(trial: Trial, seeds: int) -> None:
+    """Fill the cells of the claim."""
+    for seed in range(seeds):
+        scenes = RememberedScenes(
+            Encoder(trial.model), 'test', trial.budget.stream_conditions)
+        for name in trial.budget.methods:
+            trial.ledger.cell('4', name, seed, partial(of_method, trial, name, scenes, seed))
+    trial.ledger.cell('4', 'cost', 0, lambda: cost(trial.model, 'test', 0))
+    trial.ledger.cell('4', 'pictures', 0, lambda: draw_rows(trial))
+
+
+def of_method(trial: Trial, name: str, scenes: RememberedScenes, seed: int) -> Figures:
+    """Adapt to each condition by one method, and measure it on other frames."""
+    budget = trial.budget
+    found = one_pass(trial.model, 'test', seed, budget.stream_frames, budget.held_out, (name,),
+                     scenes=scenes)[name]
+    held_out = {c: found[c]['held_out'] for c in scenes.conditions}
+    return {
+        'miou': held_out, 'online': {c: found[c]['online'] for c in scenes.conditions},
+        'adverse_mean': round(float(np.mean(
+            [held_out[c] for c in ADVERSE if c in held_out])), 2),
+        'trainable': found['trainable'],
+        # Each is held with its gradient and the two moments of its optimiser.
+        'state_bytes': 16 * found['trainable'],
+        'learning_ms_per_frame': learning_ms(trial, name, scenes, seed)}
+
+
+def learning_ms(trial: Trial, name: str, scenes: RememberedScenes, seed: int) -> float:
+    """Time what a method does beside predicting, in the mean of the frames; milliseconds."""
+    frames = scenes.stream(
+        scenes.conditions[0], seed, 0, trial.budget.stream_frames)[:2 * TIMED]
+    method = make_method(name, trial.model, seed=seed)
+    spent = []
+    for frame in frames:
+        begun_s = time.perf_counter()
+        method.update(frame.latents, frame.labels, frame.time_s)
+        spent.append(time.perf_counter() - begun_s)
+    return round(1e3 * float(np.mean(spent[len(spent) // 2:])), 2)
+
+
+def draw_rows(trial: Trial) -> Figures:
+    """
+    Draw image, truth, source and adapted for a held-out frame of each condition.
+
+    :returns: the file's name, and the conditions of its rows.
+    """
+    segmenter, budget = trial.model, trial.budget
+    encoder = Encoder(segmenter)
+    scenes = RememberedScenes(encoder, 'test', budget.stream_conditions)
+    colors = palette(segmenter.config.classes)
+    ids = np.array([c.id for c in segmenter.config.classes], np.uint8)
+    rows = []
+    for stretch, condition in enumerate(scenes.conditions):
+        method = make_method('prompt', segmenter)
+        drive_through(segmenter, method, scenes.stream(
+            condition, 0, stretch, budget.stream_frames))
+        frame = town.sample_of(condition, town.SPLITS['test'], segmenter.config.input_size)
+        latents = scenes.held_out(condition, 1)[0].latents
+        answers = [ids[_classes(player.predict(latents), frame.labels.shape)]
+                   for player in (Source(segmenter), method)]
+        rows.append(np.hstack([
+            frame.image, colors[frame.labels], *(colors[answer] for answer in answers)]))
+    path = trial.ledger.path.with_name(PICTURES)
+    write_png(path, np.vstack(rows).astype(np.uint8))
+    return {'file': PICTURES, 'rows': list(scenes.conditions),
+            'columns': ['image', 'truth', 'source', 'adapted']}
+
+
+def _classes(logits: torch.Tensor, size: Sequence[int]) -> np.ndarray:
+    """Give class indices (H, W) of scores (1, K, h, w)."""
+    scores = F.interpolate(logits.float(), tuple(size), mode='bilinear', align_corners=False)
+    return scores.argmax(dim=1)[0].cpu().numpy()

@@ -1,0 +1,84 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""How much is spent on each claim; all rows of a comparison are given the same."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.train.errors import TrainingError
+from ptdiffseg_ros.train.stream import ADVERSE, METHODS
+
+CLAIMS = ('1', '2', '3', '4')
+
+
+@dataclass(frozen=True)
+class Budget:
+    """
+    Sizes and lists of variants; counts of frames are per condition where they are measured on.
+
+    frames, steps: labelled clear frames and steps of every head. end_to_end_steps: of networks
+    trained whole, which begin from nothing. rates: times each row's usual learning rate, tried on
+    the validation split. masked_frames, masked_steps: of the masked autoencoder; 0 frames: as
+    many as the backbone was pretrained on. timesteps: beside the segmenter's own. weights: lambda
+    beside 1. pools: sizes beside the whole.
+    """
+
+    frames: int = 600
+    steps: int = 500
+    batch: int = 8
+    conditions: tuple[str, ...] = town.CONDITIONS
+    measured: int = 40
+    agreement_frames: int = 20
+    caching_steps: int = 30
+    end_to_end_steps: int = 1000
+    rates: tuple[float, ...] = (0.25, 1.0, 4.0)
+    sweep_share: float = 0.5
+    validated: int = 20
+    masked_frames: int = 6000
+    masked_steps: int = 2600
+    masked_batch: int = 16
+    timesteps: tuple[int, ...] = (50, 200, 400)
+    weights: tuple[float, ...] = (0.0, 0.3, 3.0)
+    pools: tuple[int, ...] = (2, 3)
+    stream_frames: int = 160
+    held_out: int = 40
+    stream_conditions: tuple[str, ...] = (*ADVERSE, town.MIXTURE, town.STYLE)
+    methods: tuple[str, ...] = METHODS
+
+
+BUDGETS = {
+    'micro': Budget(),
+    'quick': Budget(
+        frames=160, steps=120, measured=12, agreement_frames=4, caching_steps=8,
+        end_to_end_steps=160, rates=(1.0,), validated=6, masked_frames=320, masked_steps=80,
+        masked_batch=8, timesteps=(50, 400), weights=(0.0,), pools=(2,), stream_frames=60,
+        held_out=12, stream_conditions=ADVERSE,
+        methods=('source', 'prompt', 'pseudo labels', 'TENT', 'CoTTA', 'self-training',
+                 'labelled prompt'))}
+
+
+def parse_claims(text: str) -> tuple[str, ...]:
+    """
+    Read '1,3' and the like.
+
+    :raises TrainingError: a claim is not known, or none is given.
+    """
+    claims = tuple(dict.fromkeys(part.strip() for part in text.split(',') if part.strip()))
+    unknown = [claim for claim in claims if claim not in CLAIMS]
+    if unknown or not claims:
+        raise TrainingError(
+            f'claims {text!r}; allowed are {", ".join(CLAIMS)}, separated by commas')
+    return claims
+
+
+def choose_budget(preset: str, quick: bool, presets: Sequence[str] = ('micro',)) -> str:
+    """
+    Name the budget of a preset, or of a first answer.
+
+    :raises TrainingError: the preset is not known.
+    """
+    if preset not in presets:
+        raise TrainingError(f'preset is {preset!r}; allowed are {", ".join(presets)}')
+    return 'quick' if quick else preset

@@ -1,0 +1,89 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The figures of the claims, on disk as soon as they are known, and found again."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import json
+from pathlib import Path
+import time
+from typing import Any
+
+from ptdiffseg_ros.data.results import write_json
+from ptdiffseg_ros.train.errors import TrainingError
+
+Figures = dict[str, Any]
+SAME = ('preset', 'budget', 'segmenter')  # what figures of one file have in common
+
+
+class Ledger:
+    """
+    A JSON file of cells: the figures of (claim, variant, seed).
+
+    Every new cell is written at once, whole or not at all, so that a run that was ended goes on
+    where it was, and further seeds or claims are added to those that are there.
+    """
+
+    def __init__(self, path: Path, facts: Figures) -> None:
+        """
+        Open a file, or begin one.
+
+        :param facts: what the figures depend on (SAME), and where they come from.
+        :raises TrainingError: the file is damaged, or holds figures of something else.
+        """
+        self.path = path
+        self.found: Figures = {**facts, 'cells': {}}
+        if path.exists():
+            earlier = read_ledger(path)
+            for name in SAME:
+                if earlier.get(name) != json.loads(json.dumps(facts[name])):
+                    raise TrainingError(
+                        f'{path} holds figures of another {name}; give another --out, or delete '
+                        'it')
+            self.found = {**facts, 'cells': earlier['cells']}
+
+    def cell(self, claim: str, variant: str, seed: int | str,
+             measure: Callable[[], Figures]) -> Figures:
+        """Give the figures of a cell: those that are known, else measured now and kept."""
+        of_variant = self.found['cells'].setdefault(claim, {}).setdefault(variant, {})
+        if str(seed) not in of_variant:
+            begun_s = time.monotonic()
+            figures = measure()
+            seconds = round(time.monotonic() - begun_s, 1)
+            of_variant[str(seed)] = {
+                **figures, 'seconds': seconds, 'commit': self.found['commit']}
+            self.save()
+        return of_variant[str(seed)]
+
+    def seeds(self, claim: str, variant: str) -> Figures:
+        """Give the cells of a variant, by seed; none where it was not measured."""
+        return self.found['cells'].get(claim, {}).get(variant, {})
+
+    def save(self) -> None:
+        """Write the file."""
+        write_json(self.path, self.found)
+
+
+def read_ledger(path: Path) -> Figures:
+    """
+    Read the figures of an earlier run.
+
+    :raises TrainingError: there are none, or the file is damaged.
+    """
+    if not path.exists():
+        raise TrainingError(f'{path} does not exist; run ptdiffseg reproduce first')
+    try:
+        found = dict(json.loads(path.read_text()))
+        if not all(isinstance(figures, dict) for *_, figures in every_cell(found)):
+            raise ValueError('a cell holds no figures')
+        return found
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise TrainingError(f'{path} holds no figures of this command: {error!r}') from error
+
+
+def every_cell(found: Figures) -> Iterator[tuple[str, str, str, Figures]]:
+    """Yield claim, variant, seed and figures of every cell."""
+    for claim, variants in found['cells'].items():
+        for variant, seeds in variants.items():
+            for seed, figures in seeds.items():
+                yield claim, variant, seed, figures

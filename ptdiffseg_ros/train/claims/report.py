@@ -1,0 +1,217 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Lay the figures of the claims out: tables, plots, and what did not hold."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+import shutil
+
+import numpy as np
+from ptdiffseg_ros.data.results import markdown_table
+from ptdiffseg_ros.train.claims import verdicts
+from ptdiffseg_ros.train.claims.budget import CLAIMS
+from ptdiffseg_ros.train.claims.ledger import Figures
+
+TITLES = {
+    '1': 'Claim 1: features of a text-to-image diffusion model generalise',
+    '2': 'Claim 2: category prompts and scene prompts help',
+    '3': 'Claim 3: prompt randomization makes predictions agree, and generalises further',
+    '4': 'Claim 4: tuning the scene prompt adapts, without labels'}
+WHAT = {
+    'diffusion': 'text-to-image diffusion (ours), frozen',
+    'random weights': 'the same UNet, random weights, frozen',
+    'masked autoencoder': 'the same UNet, masked autoencoder, frozen',
+    'end to end': 'the same UNet, end to end with labels',
+    'SegFormer-B0': 'SegFormer-B0, end to end with labels'}
+NOT_MIOU = ('caching', 'cost', 'pictures')
+
+
+def _spread(values: Sequence[float], form: str = '.1f') -> str:
+    """Give the mean and, where there are several that differ, the least and the greatest."""
+    mean, least, most = (format(v, form) for v in (np.mean(values), min(values), max(values)))
+    return mean if least == most else f'{mean} ({least} to {most})'
+
+
+def _rows(figures: Figures, claim: str) -> dict[str, list[Figures]]:
+    """Give the cells of the variants with mIoU, seed by seed."""
+    return {variant: list(seeds.values())
+            for variant, seeds in figures['cells'].get(claim, {}).items()
+            if variant not in NOT_MIOU and seeds}
+
+
+def _table(figures: Figures, claim: str,
+           more: dict[str, Callable[[Figures], float]] | None = None) -> str:
+    """Lay out mIoU by condition and the adverse mean with its spread, and other columns."""
+    rows = _rows(figures, claim)
+    conditions = list(next(iter(rows.values()))[0]['miou'])
+    lines = []
+    for variant, cells in rows.items():
+        means = [float(np.mean([cell['miou'][c] for cell in cells])) for c in conditions]
+        lines.append([
+            WHAT.get(variant, variant), str(len(cells)), *(f'{m:.1f}' for m in means),
+            _spread([cell['adverse_mean'] for cell in cells]),
+            *(_spread([take(cell) for cell in cells], '.2f' if name.endswith('%') else '.1f')
+              for name, take in (more or {}).items())])
+    head = ['mIoU, %', 'seeds', *conditions, 'adverse mean', *(more or {})]
+    return markdown_table(head, lines)
+
+
+def _backbones(figures: Figures) -> str:
+    table = _table(figures, '1', {
+        'drop from clear': lambda cell: cell['miou']['clear'] - cell['adverse_mean'],
+        'share kept, %': verdicts.kept, 'learning rate, 1e-3': lambda cell: 1e3 * cell['rate']})
+    sweeps = [[WHAT[row.removeprefix('rates of ')], ', '.join(
+        f'{rate}: {of["mean"]:.1f}' for rate, of in rates.items())]
+        for row, rates in figures['cells'].get('1 rates', {}).items()]
+    if not sweeps:
+        return f'{table}\n\nLearning rates were not swept: each row has its usual one.'
+    return f'{table}\n\n' + markdown_table(
+        ['validation split, mean of all conditions', 'learning rate: mIoU'], sweeps)
+
+
+def _randomization(figures: Figures) -> str:
+    table = _table(figures, '3', {
+        'pixels changed, %': lambda cell: cell['agreement']['changed_percent'],
+        'KL, 0.001 nats': lambda cell: 1e3 * cell['agreement']['divergence_nats']})
+    timed = figures['cells']['3'].get('caching', {}).get('0')
+    if timed is None:
+        return table
+    seconds = timed['seconds_per_step']
+    return f'{table}\n\n' + markdown_table(
+        ['a training step', 'cached features', 'features anew', 'ratio', 'threads'],
+        [['seconds', f'{seconds["cached"]:.3f}', f'{seconds["live"]:.3f}',
+          f'{timed["ratio"]:.1f}', timed['threads']]])
+
+
+def _adaptation(figures: Figures) -> str:
+    source = {seed: cell['adverse_mean']
+              for seed, cell in figures['cells']['4'].get('source', {}).items()}
+    table = _table(figures, '4', {
+        'numbers': lambda cell: cell['trainable'],
+        'state, KiB': lambda cell: cell['state_bytes'] / 1024,
+        'learning, ms a frame': lambda cell: cell['learning_ms_per_frame']})
+    gains = []
+    for name, seeds in figures['cells']['4'].items():
+        found = [cell['adverse_mean'] - source[seed] for seed, cell in seeds.items()
+                 if name not in NOT_MIOU and seed in source]
+        if found and name != 'source':
+            gains.append([name, _spread(found, '+.1f')])
+    parts = [table, markdown_table(['gain over the source', 'adverse mean'], gains)]
+    cost = figures['cells']['4'].get('cost', {}).get('0')
+    if cost:
+        parts.append(markdown_table(
+            ['a tuning step, in forward passes', 'a learned prompt', 'a buffered frame'],
+            [[cost['step_in_forward_passes'], f'{cost["prompt_file_bytes"]} bytes',
+              f'{cost["buffer_bytes_per_frame"]} bytes']]))
+    return '\n\n'.join(parts)
+
+
+LAY_OUT: dict[str, Callable[[Figures], str]] = {
+    '1': _backbones, '2': lambda figures: _table(figures, '2'), '3': _randomization,
+    '4': _adaptation}
+
+
+def what_did_not_hold(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
+    """Judge every expectation, and say first which do not hold."""
+    found = [v for v in verdicts.judge(figures) if v.expectation.claim in claims]
+    rows = [[v.expectation.claim, f'{v.expectation.above} above {v.expectation.below}',
+             v.expectation.what, _spread(v.differences, '+.2f'), str(len(v.differences)), v.word]
+            for v in found]
+    failed = [row for row in rows if row[-1] != verdicts.HOLDS]
+    rule = ('The rule, set beforehand: an expectation holds where the mean difference is at '
+            f'least {verdicts.MARGIN} and every seed is above 0; "the contrary" is the same with '
+            'the sign turned; anything else is no clear difference.')
+    few = [v for v in found if len(v.differences) < verdicts.WANTED_SEEDS]
+    if few:
+        rule += (f' {len(few)} of {len(found)} have fewer than {verdicts.WANTED_SEEDS} seeds: '
+                 'a first answer, no more.')
+    head = ['claim', 'expected', 'in', 'difference', 'seeds', 'verdict']
+    parts = [rule]
+    parts.append(markdown_table(head, failed) if failed else 'Everything that was measured held.')
+    held = [row for row in rows if row[-1] == verdicts.HOLDS]
+    if held:
+        parts += ['What held:', markdown_table(head, held)]
+    return '\n\n'.join(parts)
+
+
+def tables(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
+    """Give the tables of these claims, as far as they have figures, and the verdicts."""
+    parts = [f'## {TITLES[claim]}\n\n{LAY_OUT[claim](figures)}'
+             for claim in claims if _rows(figures, claim)]
+    return '\n\n'.join([*parts, f'## What did not hold\n\n{what_did_not_hold(figures, claims)}'])
+
+
+def render(figures: Figures, source: Path, document: Path) -> None:
+    """
+    Write a document with every table, and its plots into images/ beside it.
+
+    :param source: the JSON file that the figures were read from.
+    """
+    images = document.parent / 'images'
+    images.mkdir(parents=True, exist_ok=True)
+    parts = [_opening(figures)]
+    for claim in CLAIMS:
+        if not _rows(figures, claim):
+            continue
+        name = f'claim{claim}.png'
+        plot(figures, claim, images / name)
+        parts += [f'## {TITLES[claim]}', f'![{TITLES[claim]}]({images.name}/{name})',
+                  LAY_OUT[claim](figures)]
+        drawn = figures['cells'][claim].get('pictures', {}).get('0')
+        if drawn and source.with_name(drawn['file']).exists():
+            shutil.copyfile(source.with_name(drawn['file']), images / 'claim4_rows.png')
+            parts.append(f'Rows: {", ".join(drawn["rows"])}. Columns: '
+                         f'{", ".join(drawn["columns"])}.\n\n'
+                         f'![Image, truth, source, adapted]({images.name}/claim4_rows.png)')
+    parts += ['## What did not hold', what_did_not_hold(figures)]
+    document.write_text('\n\n'.join(parts) + '\n')
+
+
+def _opening(figures: Figures) -> str:
+    """Say what was run, where, and how much was spent."""
+    quick = figures['preset'] == 'quick'
+    cells = [cell for variants in figures['cells'].values() for seeds in variants.values()
+             for cell in seeds.values()]
+    commits = ', '.join(dict.fromkeys(cell['commit'] for cell in cells))
+    spent = sum(cell['seconds'] for cell in cells) / 60
+    budget = ', '.join(f'{name} {value}' for name, value in figures['budget'].items()
+                       if isinstance(value, (int, float)))
+    return '\n\n'.join([
+        "# The paper's four claims, checked",
+        ('**A quick run: a first answer with few frames, steps and variants. Nothing here is a '
+         'figure to quote.** ' if quick else '')
+        + 'Made by `ptdiffseg reproduce`; written by `ptdiffseg reproduce --render`, so that '
+        'every figure is one of the JSON file. mIoU in percent on the test split of the town, '
+        'head alone in claims 1 to 3, the whole segmenter in claim 4; trained on labelled clear '
+        'frames. The adverse mean is that of fog, night, rain and snow; mixture is two of them at '
+        'once, style the same streets by another palette, texture, camera height and field of '
+        'view. In brackets the least and the greatest of the seeds, which change the training or '
+        'the stream, not the test frames.',
+        f'Preset {figures["preset"]}, model {figures["model"]} ({figures["segmenter"]}), commit '
+        f'{commits}; {figures["machine"]}; {spent:.0f} minutes. Budget: {budget}.'])
+
+
+def plot(figures: Figures, claim: str, path: Path) -> None:
+    """Draw mIoU by condition for each variant, with the spread over seeds."""
+    import matplotlib
+    matplotlib.use('Agg')
+    from matplotlib import pyplot
+
+    rows = _rows(figures, claim)
+    conditions = list(next(iter(rows.values()))[0]['miou'])
+    figure, axis = pyplot.subplots(figsize=(11, 4), layout='constrained')
+    width = 0.85 / len(rows)
+    for i, (variant, cells) in enumerate(rows.items()):
+        values = np.array([[cell['miou'][c] for c in conditions] for cell in cells])  # (S, C)
+        mean = values.mean(axis=0)
+        at = np.arange(len(conditions)) + (i - (len(rows) - 1) / 2) * width
+        axis.bar(at, mean, width, label=variant,
+                 yerr=[mean - values.min(axis=0), values.max(axis=0) - mean],
+                 error_kw={'elinewidth': 1})
+    axis.set_xticks(np.arange(len(conditions)), conditions)
+    axis.set_ylabel('mIoU (%)')
+    axis.grid(axis='y', alpha=0.3)
+    axis.legend(fontsize='small', ncols=2)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)

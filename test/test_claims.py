@@ -1,0 +1,207 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The four claims: cells that are resumed, the command, the verdicts, the document."""
+from __future__ import annotations
+
+from dataclasses import replace
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.train.claims import budget, randomization, report, verdicts
+from ptdiffseg_ros.train.claims.ledger import every_cell, Ledger, read_ledger
+from ptdiffseg_ros.train.claims.run import MEASURES
+from ptdiffseg_ros.train.errors import TrainingError
+import pytest
+
+TINY = replace(
+    budget.BUDGETS['quick'], frames=4, steps=2, batch=2, conditions=('clear', 'night', 'style'),
+    measured=2, agreement_frames=1, caching_steps=2, timesteps=(400,), stream_frames=6, held_out=2,
+    stream_conditions=('night', 'style'), methods=('source', 'prompt', 'TENT'))
+
+
+@pytest.fixture(scope='module', autouse=True)
+def tiny_budget() -> Any:
+    """Let a quick run be one of seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(budget.BUDGETS, 'quick', TINY)
+        yield
+
+
+def reproduce(folder: Path, out: Path, claims: str, *more: str) -> dict[str, Any]:
+    """Run the command, and give what it has written."""
+    assert main(['reproduce', '--claims', claims, '--seeds', '1', '--quick', '--device', 'cpu',
+                 '--model', str(folder), '--out', str(out), *more]) == 0
+    return json.loads((out / 'claims.json').read_text())
+
+
+def numbers(value: Any) -> list[float]:
+    """Give every number in a nest of figures."""
+    if isinstance(value, dict):
+        return [n for part in value.values() for n in numbers(part)]
+    return [value] if isinstance(value, (int, float)) else []
+
+
+def without_times(cell: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in cell.items() if name not in (
+        'seconds', 'learning_ms_per_frame')}
+
+
+@pytest.fixture(scope='module')
+def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the folder of a quick run of the claims 2, 3 and 4 on a tiny random model."""
+    out = tmp_path_factory.mktemp('claims') / 'results'
+    reproduce(folder, out, '2,3,4')
+    return out
+
+
+# -- the figures ---------------------------------------------------------------------------
+
+def test_a_quick_run_is_complete_and_finite(results: Path) -> None:
+    found = json.loads((results / 'claims.json').read_text())
+    assert found['preset'] == 'quick' and found['machine'] and found['commit']
+    cells = found['cells']
+    assert set(cells['2']) == {'none', 'scene', 'category', 'both', 'both, wrong scene',
+                               'both, matching scene', 't = 400'}
+    assert set(cells['3']) == {'off', 'on', 'lambda = 0', 'pool of 2',
+                               "without the targets' words", 'caching'}
+    assert set(cells['4']) == {*TINY.methods, 'cost', 'pictures'}
+    for claim, variant, seed, cell in every_cell(found):
+        assert seed == '0'
+        assert all(map(math.isfinite, numbers(cell))), (claim, variant)
+        if variant not in report.NOT_MIOU:
+            wanted = TINY.stream_conditions if claim == '4' else TINY.conditions
+            assert set(cell['miou']) == set(wanted)
+            assert 0 <= cell['adverse_mean'] <= 100
+    assert cells['3']['caching']['0']['ratio'] > 0
+    assert not (results / 'work' / 'features').exists(), 'gigabytes in a run of real size'
+
+
+def test_what_is_known_is_not_measured_again_and_a_seed_is_added(
+        folder: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = json.loads((results / 'claims.json').read_text())
+    from ptdiffseg_ros.train.claims.trial import Trial
+    with monkeypatch.context() as patch:
+        patch.setattr(Trial, 'measure', lambda *_: pytest.fail('measured again'))
+        patch.setattr(Trial, 'head', lambda *_: pytest.fail('trained again'))
+        assert reproduce(folder, results, '2')['cells'] == before['cells']
+    lost = json.loads(json.dumps(before))
+    known = lost['cells']['2'].pop('both')
+    (results / 'claims.json').write_text(json.dumps(lost))
+    measured = []
+    measure = Trial.measure
+    monkeypatch.setattr(Trial, 'measure', lambda *of: measured.append(1) or measure(*of))
+    again = reproduce(folder, results, '2')['cells']['2']['both']
+    assert len(measured) == 1, 'what is lost alone'
+    assert without_times(again['0']) == without_times(known['0'])
+
+
+def test_the_same_command_gives_the_same_figures(folder: Path, results: Path, tmp_path: Path,
+                                                 ) -> None:
+    first = json.loads((results / 'claims.json').read_text())['cells']['2']
+    second = reproduce(folder, tmp_path, '2')['cells']['2']
+    assert {v: without_times(of['0']) for v, of in second.items()} == {
+        v: without_times(of['0']) for v, of in first.items()}
+
+
+def test_a_run_that_is_ended_keeps_every_cell_it_knows(tmp_path: Path) -> None:
+    facts = {'preset': 'quick', 'budget': {'pools': (2, 3)}, 'segmenter': 'abc', 'commit': 'x'}
+    ledger = Ledger(tmp_path / 'claims.json', facts)
+    ledger.cell('2', 'none', 0, lambda: {'adverse_mean': 1.0})
+    with pytest.raises(KeyboardInterrupt):
+        ledger.cell('2', 'both', 0, interrupted)
+    again = Ledger(tmp_path / 'claims.json', facts)
+    assert again.cell('2', 'none', 0, interrupted)['adverse_mean'] == 1.0
+    assert again.cell('2', 'both', 0, lambda: {'adverse_mean': 2.0})['adverse_mean'] == 2.0
+    with pytest.raises(TrainingError, match='figures of another segmenter; give another --out'):
+        Ledger(tmp_path / 'claims.json', {**facts, 'segmenter': 'def'})
+    with pytest.raises(TrainingError, match='figures of another budget'):
+        Ledger(tmp_path / 'claims.json', {**facts, 'budget': {'pools': (2,)}})
+
+
+def interrupted() -> dict[str, Any]:
+    raise KeyboardInterrupt
+
+
+def test_a_pool_without_the_targets_words_names_no_target() -> None:
+    assert len(randomization.OTHER_PROMPTS) == len(town.WEATHERS)
+    words = ('fog', 'night', 'rain', 'snow')
+    assert not [s for s in randomization.OTHER_PROMPTS if any(word in s for word in words)]
+
+
+@pytest.mark.parametrize('name', list(budget.BUDGETS))
+def test_a_budget_measures_what_the_expectations_need(name: str) -> None:
+    known = {'on', 'off', 'none', 'scene', 'category', 'both', 'both, wrong scene',
+             'both, matching scene', "without the targets' words"}
+    of = budget.Budget() if name == 'micro' else budget.BUDGETS[name]
+    known |= {f'lambda = {w:g}' for w in of.weights} | {f'pool of {n}' for n in of.pools}
+    for expected in verdicts.EXPECTATIONS:
+        if expected.claim in '23':
+            assert {expected.above, expected.below} <= known
+
+
+# -- arguments -----------------------------------------------------------------------------
+
+@pytest.mark.parametrize(('arguments', 'words'), [
+    (['--claims', '5'], "claims '5'; allowed are 1, 2, 3, 4"),
+    (['--claims', ','], 'allowed are 1, 2, 3, 4'),
+    (['--preset', 'huge'], "preset is 'huge'; allowed are micro"),
+    (['--render'], 'claims.json does not exist; run ptdiffseg reproduce first'),
+])
+def test_wrong_arguments_are_answered_in_one_line(
+        arguments: list[str], words: str, tmp_path: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['reproduce', *arguments, '--out', str(tmp_path)]) == 2
+    said = capsys.readouterr().err.strip()
+    assert words in said and '\n' not in said
+
+
+def test_a_damaged_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in ('{', '[]', '{"cells": {"1": 3}}', '{"cells": {"1": {"a": {"0": 1}}}}'):
+        (tmp_path / 'claims.json').write_text(text)
+        assert main(['reproduce', '--out', str(tmp_path), '--render']) == 2
+        assert 'holds no figures of this command' in capsys.readouterr().err
+
+
+# -- verdicts and the document -------------------------------------------------------------
+
+def cells_of(**adverse: list[float]) -> dict[str, Any]:
+    return {name: {str(seed): {'adverse_mean': value} for seed, value in enumerate(values)}
+            for name, values in adverse.items()}
+
+
+@pytest.mark.parametrize(('above', 'word'), [
+    ([51.0, 50.1, 50.2], verdicts.HOLDS), ([51.0, 49.9, 50.2], verdicts.UNCLEAR),
+    ([50.1, 50.1, 50.1], verdicts.UNCLEAR), ([49.0, 49.5, 49.0], verdicts.CONTRARY)])
+def test_a_verdict_asks_for_a_margin_and_every_seed(above: list[float], word: str) -> None:
+    found = {'cells': {'2': cells_of(none=[50.0] * 3, category=above)}}
+    verdict, = verdicts.judge(found)
+    assert verdict.word == word
+    text = report.what_did_not_hold(found)
+    assert ('Everything that was measured held.' in text) == (word == verdicts.HOLDS)
+    assert 'fewer than 3 seeds' not in text
+
+
+def test_too_few_seeds_are_said() -> None:
+    text = report.what_did_not_hold({'cells': {'2': cells_of(none=[50.0], category=[51.0])}})
+    assert '1 of 1 have fewer than 3 seeds' in text
+
+
+def test_the_document_shows_the_figures_of_the_file_and_what_did_not_hold(
+        results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = tmp_path / 'docs' / 'results.md'
+    assert main(['reproduce', '--out', str(results), '--render', str(document)]) == 0
+    text = document.read_text()
+    found = read_ledger(results / 'claims.json')
+    for claim in MEASURES:
+        if claim in found['cells']:
+            assert f'## {report.TITLES[claim]}' in text
+            assert report.LAY_OUT[claim](found) in text
+            assert (document.parent / 'images' / f'claim{claim}.png').stat().st_size > 1000
+    assert 'A quick run' in text and '## What did not hold' in text
+    assert report.what_did_not_hold(found) in text
+    rows = (document.parent / 'images' / 'claim4_rows.png').read_bytes()
+    assert rows == (results / 'rows.png').read_bytes()
