@@ -3,24 +3,37 @@
 """The four claims: cells that are resumed, the command, the verdicts, the document."""
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data import town
-from ptdiffseg_ros.train.claims import budget, randomization, report, verdicts
+from ptdiffseg_ros.train.claims import (
+    backbones,
+    budget,
+    randomization,
+    report,
+    rivals,
+    verdicts,
+)
 from ptdiffseg_ros.train.claims.ledger import every_cell, Ledger, read_ledger
 from ptdiffseg_ros.train.claims.run import MEASURES
+from ptdiffseg_ros.train.claims.trial import Trial
 from ptdiffseg_ros.train.errors import TrainingError
 import pytest
+import torch
 
 TINY = replace(
     budget.BUDGETS['quick'], frames=4, steps=2, batch=2, conditions=('clear', 'night', 'style'),
     measured=2, agreement_frames=1, caching_steps=2, timesteps=(400,), stream_frames=6, held_out=2,
-    stream_conditions=('night', 'style'), methods=('source', 'prompt', 'TENT'))
+    stream_conditions=('night', 'style'), methods=('source', 'prompt', 'TENT'),
+    end_to_end_steps=2, rates=(0.5, 1.0), validated=1, masked_frames=4, masked_steps=2,
+    masked_batch=2)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -52,25 +65,27 @@ def without_times(cell: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope='module')
 def results(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of a quick run of the claims 2, 3 and 4 on a tiny random model."""
+    """Give the folder of a quick run of all claims on a tiny random model."""
     out = tmp_path_factory.mktemp('claims') / 'results'
-    reproduce(folder, out, '2,3,4')
+    reproduce(folder, out, '1,2,3,4')
     return out
 
 
 # -- the figures ---------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_a_quick_run_is_complete_and_finite(results: Path) -> None:
     found = json.loads((results / 'claims.json').read_text())
     assert found['preset'] == 'quick' and found['machine'] and found['commit']
     cells = found['cells']
+    assert set(cells['1']) == set(cells['1 rates']) == set(backbones.ROWS) == set(report.WHAT)
     assert set(cells['2']) == {'none', 'scene', 'category', 'both', 'both, wrong scene',
                                'both, matching scene', 't = 400'}
     assert set(cells['3']) == {'off', 'on', 'lambda = 0', 'pool of 2',
                                "without the targets' words", 'caching'}
     assert set(cells['4']) == {*TINY.methods, 'cost', 'pictures'}
     for claim, variant, seed, cell in every_cell(found):
-        assert seed == '0'
+        assert seed == '0' or claim == '1 rates'
         assert all(map(math.isfinite, numbers(cell))), (claim, variant)
         if variant not in report.NOT_MIOU:
             wanted = TINY.stream_conditions if claim == '4' else TINY.conditions
@@ -80,10 +95,10 @@ def test_a_quick_run_is_complete_and_finite(results: Path) -> None:
     assert not (results / 'work' / 'features').exists(), 'gigabytes in a run of real size'
 
 
+@pytest.mark.slow
 def test_what_is_known_is_not_measured_again_and_a_seed_is_added(
         folder: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = json.loads((results / 'claims.json').read_text())
-    from ptdiffseg_ros.train.claims.trial import Trial
     with monkeypatch.context() as patch:
         patch.setattr(Trial, 'measure', lambda *_: pytest.fail('measured again'))
         patch.setattr(Trial, 'head', lambda *_: pytest.fail('trained again'))
@@ -99,6 +114,7 @@ def test_what_is_known_is_not_measured_again_and_a_seed_is_added(
     assert without_times(again['0']) == without_times(known['0'])
 
 
+@pytest.mark.slow
 def test_the_same_command_gives_the_same_figures(folder: Path, results: Path, tmp_path: Path,
                                                  ) -> None:
     first = json.loads((results / 'claims.json').read_text())['cells']['2']
@@ -124,6 +140,53 @@ def test_a_run_that_is_ended_keeps_every_cell_it_knows(tmp_path: Path) -> None:
 
 def interrupted() -> dict[str, Any]:
     raise KeyboardInterrupt
+
+
+@pytest.mark.slow
+def test_the_best_learning_rate_of_the_validation_split_is_taken(results: Path) -> None:
+    cells = json.loads((results / 'claims.json').read_text())['cells']
+    for name, row in backbones.ROWS.items():
+        tried = cells['1 rates'][name]
+        assert set(tried) == {f'{row.rate * factor:g}' for factor in TINY.rates}
+        best = max(tried, key=lambda rate: tried[rate]['mean'])
+        assert cells['1'][name]['0']['rate'] == pytest.approx(float(best))
+
+
+def test_masks_hide_whole_patches_and_as_many_in_every_frame() -> None:
+    hidden = rivals.masks(np.random.default_rng(0), 3, (8, 18))
+    assert hidden.shape == (3, 1, 8, 18)
+    patches = hidden[:, 0, :, :16].reshape(3, 2, 4, 4, 4).float().mean(dim=(2, 4))
+    assert set(patches.flatten().tolist()) == {0.0, 1.0}
+    whole = rivals.masks(np.random.default_rng(0), 3, (8, 20)).float().mean(dim=(1, 2, 3))
+    assert whole.tolist() == pytest.approx([0.6] * 3)
+    assert not torch.equal(hidden[0], hidden[1])
+
+
+def test_a_forgotten_unet_is_another_and_follows_from_its_seed(segmenter) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        backbone = rivals.forget(deepcopy(segmenter.backbone), seed)
+        return torch.cat([p.flatten() for p in backbone.unet.parameters()])
+
+    known = torch.cat([p.flatten() for p in segmenter.backbone.unet.parameters()])
+    assert torch.equal(weights(0), weights(0))
+    assert not torch.allclose(weights(0), known)
+    assert not torch.allclose(weights(0), weights(1))
+
+
+def test_networks_trained_whole_learn_all_their_weights(
+        segmenter, folder: Path, tmp_path: Path) -> None:
+    trial = Trial(segmenter, folder, TINY, None, tmp_path)
+    config = trial.config(0, steps=3, learning_rate=1e-3)
+    untrained = trial.config(0, steps=1, learning_rate=1e-12)
+    for train, parts in (
+            (rivals.train_unet, lambda s: (s.backbone.unet, s.head)),
+            (rivals.train_segformer, lambda s: (s.network,))):
+        trained, before = train(trial, config), train(trial, untrained)
+        for one, other in zip(parts(trained), parts(before)):
+            moved = [not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters())]
+            assert np.mean(moved) > 0.6
+        vae, old = trained.backbone.vae.state_dict(), segmenter.backbone.vae.state_dict()
+        assert all(torch.equal(vae[name], old[name]) for name in old)
 
 
 def test_a_pool_without_the_targets_words_names_no_target() -> None:
@@ -190,6 +253,7 @@ def test_too_few_seeds_are_said() -> None:
     assert '1 of 1 have fewer than 3 seeds' in text
 
 
+@pytest.mark.slow
 def test_the_document_shows_the_figures_of_the_file_and_what_did_not_hold(
         results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = tmp_path / 'docs' / 'results.md'

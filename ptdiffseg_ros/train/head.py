@@ -228,7 +228,7 @@ def train_head(
         rows = np.sort(rng.choice(len(frames), config.batch, replace=False))
         drawn = rng.choice(len(draws), min(2, len(draws)), replace=False).tolist()
         for group in stepper.param_groups:
-            group['lr'] = config.learning_rate * _rate(step, config)
+            group['lr'] = config.learning_rate * learning_rate_factor(step, config)
         losses = []
         for part in own(rows):
             with accelerator.accumulate(parallel):
@@ -355,7 +355,7 @@ def new_segmenter(
     return segmenter.to(torch.device('cpu'), torch.float32)
 
 
-def _rate(step: int, config: TrainConfig) -> float:
+def learning_rate_factor(step: int, config: TrainConfig) -> float:
     """Give the factor of the learning rate: linear warm-up, then a half cosine to zero."""
     warm = min(1.0, (step + 1) / config.warmup_steps)
     return warm * 0.5 * (1 + math.cos(math.pi * step / config.steps))

@@ -361,24 +361,11 @@ def train_diffusion(
     state: Path,
 ) -> dict[str, Any]:
     """Train UNet and text encoder together (v-prediction); leaves the EMA weights in place."""
-    path = state / 'diffusion.safetensors'
     unet = backbone.unet.to(memory_format=torch.channels_last).train()
     text = backbone.text_encoder.train()
-    modules: dict[str, nn.Module] = {'unet': unet, 'text': text}
-    parameters = [p for module in modules.values() for p in module.parameters()]
-    optimizer = _adamw(parameters, config.learning_rate)
-    ema = [p.detach().clone() for p in parameters]
-    first, seconds, smooth = 0, 0.0, None
-    if path.exists():
-        tensors, facts = load_state(path)
-        restore_state(tensors, modules, optimizer)
-        ema = [tensors[f'ema/{i}'] for i in range(len(parameters))]
-        first, seconds, smooth = facts['step'], facts['seconds'], facts['loss']
     scheduler, spoken = backbone.scheduler, Captions(captions, backbone.tokenizer)
-    bar = tqdm(range(first, config.steps), 'diffusion', initial=first, total=config.steps)
-    for step in bar:
-        begun = time.monotonic()
-        rng = _step_generator(config, 2, step)
+
+    def loss_of(rng: np.random.Generator) -> Tensor:
         chosen = rng.integers(len(latents), size=config.batch)
         clean = latents[torch.from_numpy(chosen)].contiguous(memory_format=torch.channels_last)
         ids, mask = spoken.batch(chosen, rng, config.caption_dropout)
@@ -388,7 +375,38 @@ def train_diffusion(
         context = text(ids, attention_mask=mask).last_hidden_state
         predicted = unet(scheduler.add_noise(clean, noise, steps), steps, context,
                          encoder_attention_mask=mask).sample
-        loss = F.mse_loss(predicted, scheduler.get_velocity(clean, noise, steps))
+        return F.mse_loss(predicted, scheduler.get_velocity(clean, noise, steps))
+
+    minutes, loss = fit(
+        config, {'unet': unet, 'text': text}, loss_of, state / 'diffusion.safetensors')
+    backbone.eval().requires_grad_(False)
+    return {'diffusion_minutes': minutes, 'loss': loss}
+
+
+def fit(
+    config: PretrainConfig, modules: dict[str, nn.Module],
+    loss_of: Callable[[np.random.Generator], Tensor], path: Path, title: str = 'diffusion',
+) -> tuple[float, float | None]:
+    """
+    Train modules on the loss of each step, and leave the EMA of their weights in place.
+
+    :param loss_of: makes a step's loss; all that is by chance in it comes from the generator.
+    :param path: the checkpoint; what it holds is gone on with.
+    :returns: minutes, and the loss, smoothed.
+    """
+    parameters = [p for module in modules.values() for p in module.parameters()]
+    optimizer = _adamw(parameters, config.learning_rate)
+    ema = [p.detach().clone() for p in parameters]
+    first, seconds, smooth = 0, 0.0, None
+    if path.exists():
+        tensors, facts = load_state(path)
+        restore_state(tensors, modules, optimizer)
+        ema = [tensors[f'ema/{i}'] for i in range(len(parameters))]
+        first, seconds, smooth = facts['step'], facts['seconds'], facts['loss']
+    bar = tqdm(range(first, config.steps), title, initial=first, total=config.steps)
+    for step in bar:
+        begun = time.monotonic()
+        loss = loss_of(_step_generator(config, 2, step))
         _update(loss, optimizer, parameters, config.learning_rate * learning_rate_at(
             step, config.steps, config.warmup_steps, config.decay_share))
         decay = min(config.ema_decay, (step + 1) / (step + 10))
@@ -403,8 +421,7 @@ def train_diffusion(
     with torch.no_grad():
         for parameter, value in zip(parameters, ema):
             parameter.copy_(value)
-    backbone.eval().requires_grad_(False)
-    return {'diffusion_minutes': seconds / 60, 'loss': smooth}
+    return seconds / 60, smooth
 
 
 @torch.inference_mode()

@@ -20,9 +20,9 @@ class Budget:
 
     frames, steps: labelled clear frames and steps of every head. end_to_end_steps: of networks
     trained whole, which begin from nothing. rates: times each row's usual learning rate, tried on
-    the validation split. masked_frames, masked_steps: of the masked autoencoder; 0 frames: as
-    many as the backbone was pretrained on. timesteps: beside the segmenter's own. weights: lambda
-    beside 1. pools: sizes beside the whole.
+    the validation split (one: no sweep), in trainings of sweep_share of the steps. masked: of the
+    masked autoencoder; frames, steps and batch of 'micro' are those that the backbone had.
+    timesteps: beside the segmenter's own. weights: lambda beside 1. pools: sizes beside the whole.
     """
 
     frames: int = 600

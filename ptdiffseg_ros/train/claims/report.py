@@ -61,7 +61,7 @@ def _backbones(figures: Figures) -> str:
     table = _table(figures, '1', {
         'drop from clear': lambda cell: cell['miou']['clear'] - cell['adverse_mean'],
         'share kept, %': verdicts.kept, 'learning rate, 1e-3': lambda cell: 1e3 * cell['rate']})
-    sweeps = [[WHAT[row.removeprefix('rates of ')], ', '.join(
+    sweeps = [[WHAT[row], ', '.join(
         f'{rate}: {of["mean"]:.1f}' for rate, of in rates.items())]
         for row, rates in figures['cells'].get('1 rates', {}).items()]
     if not sweeps:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 from ptdiffseg_ros.data.results import commit, machine
 from ptdiffseg_ros.model.segmenter import MICRO, MICRO_FOLDER, PromptedSegmenter
-from ptdiffseg_ros.train.claims import adaptation, prompts, randomization
+from ptdiffseg_ros.train.claims import adaptation, backbones, prompts, randomization
 from ptdiffseg_ros.train.claims.budget import BUDGETS
 from ptdiffseg_ros.train.claims.ledger import Figures, Ledger
 from ptdiffseg_ros.train.claims.trial import Trial
 import torch
 
 MEASURES: dict[str, Callable[[Trial, int], None]] = {
-    '2': prompts.measure, '3': randomization.measure, '4': adaptation.measure}
+    '1': backbones.measure, '2': prompts.measure, '3': randomization.measure,
+    '4': adaptation.measure}
 NAME = 'claims.json'
 
 

@@ -1,0 +1,204 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What diffusion features are compared with: other backbones, and networks trained whole."""
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+import json
+from pathlib import Path
+
+from diffusers import UNet2DConditionModel
+import numpy as np
+from ptdiffseg_ros.model.backbone import DiffusionBackbone
+from ptdiffseg_ros.model.head import normalised
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.claims.trial import Trial
+from ptdiffseg_ros.train.frames import ClearFrames
+from ptdiffseg_ros.train.head import learning_rate_factor, new_segmenter, TrainConfig
+from ptdiffseg_ros.train.losses import segmentation_loss
+from ptdiffseg_ros.train.pretrain import encode_frames, fit, PretrainConfig, render_frames
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+from tqdm import tqdm
+from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+MASKED = 0.6  # of the patches, as SimMIM (Xie et al., 2022) has it for networks that see all cells
+PATCH = 4  # latent cells a side
+PRETRAINING = 'pretraining.json'  # beside a backbone that `ptdiffseg pretrain` has made
+GRADIENT_CLIP = 1.0
+
+
+# -- frozen backbones ----------------------------------------------------------------------
+
+def forget(backbone: DiffusionBackbone, seed: int) -> DiffusionBackbone:
+    """Give the UNet random weights, from a seed; autoencoder and text encoder stay."""
+    torch.manual_seed(seed)
+    fresh = UNet2DConditionModel.from_config(backbone.unet.config)
+    backbone.unet.load_state_dict(fresh.state_dict())
+    return backbone
+
+
+def random_backbone(trial: Trial) -> Path:
+    """Write the backbone with a UNet of random weights, and give its folder."""
+    return _written(trial, 'random', lambda folder: forget(
+        DiffusionBackbone.from_pretrained(trial.backbone), 0))
+
+
+def masked_backbone(trial: Trial) -> Path:
+    """
+    Write the backbone with its UNet pretrained as a masked autoencoder, and give its folder.
+
+    The same network sees the same unlabelled frames, in every weather, in as many steps, by the
+    same optimiser and EMA as the diffusion model: latents of which MASKED patches are blank,
+    under the context and at the timestep that the head uses, and it learns to fill them in.
+    """
+    def make(state: Path) -> DiffusionBackbone:
+        backbone = forget(DiffusionBackbone.from_pretrained(trial.backbone), 0)
+        config = _pretraining(trial)
+        state.mkdir(parents=True, exist_ok=True)
+        images, _ = render_frames(config, state)
+        latents = encode_frames(backbone.vae, images)
+        unet = backbone.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
+        context = trial.model.context().float().cpu()
+        timestep = trial.model.config.timestep
+
+        def loss_of(rng: np.random.Generator) -> Tensor:
+            chosen = rng.integers(len(latents), size=config.batch)
+            clean = latents[torch.from_numpy(chosen)]
+            hidden = masks(rng, len(clean), clean.shape[-2:])
+            seen = (clean * ~hidden).contiguous(memory_format=torch.channels_last)
+            steps = torch.full((len(clean),), timestep)
+            filled = unet(seen, steps, context.expand(len(clean), -1, -1)).sample
+            return ((filled - clean).square() * hidden).sum() / (
+                hidden.sum() * clean.shape[1]).clamp(min=1)
+
+        fit(config, {'unet': unet}, loss_of, state / 'masked.safetensors', 'masked autoencoder')
+        return backbone.eval().requires_grad_(False)
+
+    return _written(trial, 'masked', make)
+
+
+def masks(rng: np.random.Generator, count: int, size: Sequence[int]) -> Tensor:
+    """Draw which cells are hidden: (B, 1, h, w) bool, whole patches, the same number in each."""
+    rows, columns = (-(-side // PATCH) for side in size)
+    hidden = torch.zeros(count, rows * columns)
+    for row in hidden:
+        row[rng.permutation(rows * columns)[:round(MASKED * rows * columns)]] = 1
+    patches = hidden.view(count, 1, rows, columns)
+    return F.interpolate(patches, scale_factor=PATCH)[..., :size[0], :size[1]].bool()
+
+
+def _pretraining(trial: Trial) -> PretrainConfig:
+    """Say how the masked autoencoder is trained: as the backbone itself, within the budget."""
+    budget, path = trial.budget, Path(trial.backbone) / PRETRAINING
+    told = json.loads(path.read_text()) if path.exists() else {}
+    usual = PretrainConfig()
+    seed, rate = (told.get(name, getattr(usual, name)) for name in ('seed', 'learning_rate'))
+    return replace(
+        usual, seed=seed, learning_rate=rate, image_size=trial.model.config.input_size,
+        frames=budget.masked_frames, steps=budget.masked_steps, batch=budget.masked_batch,
+        warmup_steps=max(1, min(usual.warmup_steps, budget.masked_steps // 10)))
+
+
+def _written(
+        trial: Trial, name: str, make: Callable[[Path], DiffusionBackbone]) -> Path:
+    """Give the folder of a backbone, made now if it is not there; whole or not at all."""
+    folder = trial.work / 'backbones' / name
+    if not folder.exists():
+        partial = folder.with_name(f'{name}.partial')
+        make(partial.with_name(f'{name}.state')).save_pretrained(partial)
+        partial.rename(folder)
+    return folder
+
+
+# -- networks trained whole ----------------------------------------------------------------
+
+class SegFormer(nn.Module):
+    """
+    SegFormer-B0 (Xie et al., 2021), from nothing.
+
+    Its feature levels are normalised per image before its decoder, because those of the frozen
+    backbones are before theirs.
+    """
+
+    def __init__(self, classes: int) -> None:
+        super().__init__()
+        self.model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, 3, H, W) in [-1, 1] to logits (B, K, H/4, W/4)."""
+        levels = self.model.segformer(images, output_hidden_states=True).hidden_states
+        return self.model.decode_head([normalised(level) for level in levels])
+
+
+class WholeNetwork(PromptedSegmenter):
+    """A segmenter whose scores come from one network, without a prompt."""
+
+    network: nn.Module
+
+    def predict(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict images (B, 3, h, w); what is given for latents are the images."""
+        return images, self.network(images).float()
+
+
+def train_unet(trial: Trial, config: TrainConfig) -> PromptedSegmenter:
+    """Train the backbone's UNet, from nothing, and the head together on the labels."""
+    segmenter = new_segmenter(config, trial.backbone, trial.work / 'end-to-end')
+    forget(segmenter.backbone, config.seed)
+    unet, head = segmenter.backbone.unet, segmenter.head.float()
+    context, taps = segmenter.context(), segmenter.config.taps
+
+    def logits(latents: Tensor) -> Tensor:
+        return head(segmenter.backbone.features(latents, context, config.timestep, taps))
+
+    @torch.no_grad()
+    def encoded(images: np.ndarray) -> Tensor:
+        return segmenter.encode(segmenter.preprocess(images))
+
+    _fit_labels(nn.ModuleList((unet, head)), logits, encoded, segmenter, config)
+    return segmenter
+
+
+def train_segformer(trial: Trial, config: TrainConfig) -> PromptedSegmenter:
+    """Train SegFormer-B0 on the labels."""
+    base = new_segmenter(config, trial.backbone, trial.work / 'segformer')
+    segmenter = WholeNetwork(base.config, base.backbone, base.head)
+    torch.manual_seed(config.seed)
+    segmenter.network = SegFormer(len(base.config.classes))
+    _fit_labels(segmenter.network, segmenter.network, segmenter.preprocess, segmenter, config)
+    return segmenter
+
+
+def _fit_labels(
+        network: nn.Module, logits: Callable[[Tensor], Tensor],
+        encode: Callable[[np.ndarray], Tensor], segmenter: PromptedSegmenter,
+        config: TrainConfig) -> None:
+    """Train a network on the frames, labels, loss, optimiser and schedule of the heads."""
+    frames = ClearFrames(segmenter, config.frames, distortion=config.distortion)
+    inputs, labels = [], []
+    for i in tqdm(range(len(frames)), 'frames'):
+        image, truth = frames[i]
+        inputs.append(encode(image[None]))
+        labels.append(torch.from_numpy(truth).long())
+    network.train().requires_grad_(True)
+    parameters = list(network.parameters())
+    optimizer = torch.optim.AdamW(
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
+    bar = tqdm(range(config.steps), 'end to end')
+    for step in bar:
+        rng = np.random.default_rng((config.seed, step))
+        rows = rng.choice(len(frames), config.batch, replace=False).tolist()
+        batch = torch.cat([inputs[i] for i in rows]).contiguous(
+            memory_format=torch.channels_last)
+        loss = segmentation_loss(logits(batch), torch.stack([labels[i] for i in rows]))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
+        for group in optimizer.param_groups:
+            group['lr'] = config.learning_rate * learning_rate_factor(step, config)
+        optimizer.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f'{loss.item():.3f}')
+    network.eval().requires_grad_(False)
