@@ -16,6 +16,7 @@ from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.pictures import write_png
 from ptdiffseg_ros.demo.soak import verdict
 from ptdiffseg_ros.ros.parameters import PARAMETERS
+from ptdiffseg_ros.train.claims import report
 from ptdiffseg_ros.train.stream_report import tables
 import pytest
 import real_size
@@ -27,7 +28,7 @@ TRAINING = ROOT / 'docs' / 'training.md'
 RELIABILITY = ROOT / 'docs' / 'reliability.md'
 DOCUMENTS = [
     ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', CARD, ROOT / 'docs' / 'adaptation.md',
-    TRAINING, ROOT / 'docs' / 'security.md', RELIABILITY]
+    TRAINING, ROOT / 'docs' / 'security.md', RELIABILITY, *(ROOT / 'docs').glob('results.md')]
 
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.parent.name)
@@ -89,6 +90,18 @@ def test_the_figures_of_a_document_are_those_of_their_file(
     if path.exists():
         for part in tables_of(json.loads(path.read_text())).split('\n\n'):
             assert part in text
+
+
+def test_the_document_of_the_claims_is_what_its_figures_render() -> None:
+    document, path = ROOT / 'docs' / 'results.md', ROOT / 'docs' / 'results' / 'claims.json'
+    assert document.exists() == path.exists()
+    if path.exists():
+        figures = json.loads(path.read_text())
+        text = document.read_text()
+        assert report.what_did_not_hold(figures) in text
+        assert ('A quick run' in text) == (figures['preset'] == 'quick')
+        for claim in set(figures['cells']) & set(report.LAY_OUT):
+            assert report.LAY_OUT[claim](figures) in text
 
 
 def test_reliability_points_to_tests_that_exist_and_the_limits_that_are_checked() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.train.claims import verdicts
 from ptdiffseg_ros.train.claims.budget import CLAIMS
-from ptdiffseg_ros.train.claims.ledger import Figures
+from ptdiffseg_ros.train.claims.ledger import every_cell, Figures
 
 TITLES = {
     '1': 'Claim 1: features of a text-to-image diffusion model generalise',
@@ -131,8 +131,19 @@ def what_did_not_hold(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
     parts.append(markdown_table(head, failed) if failed else 'Everything that was measured held.')
     held = [row for row in rows if row[-1] == verdicts.HOLDS]
     if held:
-        parts += ['What held:', markdown_table(head, held)]
+        parts += ['What held so far:' if few else 'What held:', markdown_table(head, held)]
     return '\n\n'.join(parts)
+
+
+def what_it_took(figures: Figures) -> str:
+    """Add up the time of the cells of each claim."""
+    spent: dict[str, list[float]] = {}
+    for claim, _, _, cell in every_cell(figures):
+        spent.setdefault(claim, []).append(cell['seconds'] / 60)
+    return markdown_table(
+        ['claim', 'cells', 'minutes', 'the longest cell'],
+        [[claim, len(minutes), f'{sum(minutes):.1f}', f'{max(minutes):.1f}']
+         for claim, minutes in sorted(spent.items())])
 
 
 def tables(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
@@ -159,22 +170,23 @@ def render(figures: Figures, source: Path, document: Path) -> None:
         parts += [f'## {TITLES[claim]}', f'![{TITLES[claim]}]({images.name}/{name})',
                   LAY_OUT[claim](figures)]
         drawn = figures['cells'][claim].get('pictures', {}).get('0')
-        if drawn and source.with_name(drawn['file']).exists():
-            shutil.copyfile(source.with_name(drawn['file']), images / 'claim4_rows.png')
-            parts.append(f'Rows: {", ".join(drawn["rows"])}. Columns: '
-                         f'{", ".join(drawn["columns"])}.\n\n'
-                         f'![Image, truth, source, adapted]({images.name}/claim4_rows.png)')
-    parts += ['## What did not hold', what_did_not_hold(figures)]
+        if drawn:
+            kept = images / f'claim{claim}_rows.png'
+            if source.with_name(drawn['file']).exists():
+                shutil.copyfile(source.with_name(drawn['file']), kept)
+            if kept.exists():
+                parts.append(f'Rows: {", ".join(drawn["rows"])}. Columns: '
+                             f'{", ".join(drawn["columns"])}.\n\n'
+                             f'![Image, truth, source, adapted]({images.name}/{kept.name})')
+    parts += ['## What did not hold', what_did_not_hold(figures), '## What it took',
+              what_it_took(figures)]
     document.write_text('\n\n'.join(parts) + '\n')
 
 
 def _opening(figures: Figures) -> str:
     """Say what was run, where, and how much was spent."""
     quick = figures['preset'] == 'quick'
-    cells = [cell for variants in figures['cells'].values() for seeds in variants.values()
-             for cell in seeds.values()]
-    commits = ', '.join(dict.fromkeys(cell['commit'] for cell in cells))
-    spent = sum(cell['seconds'] for cell in cells) / 60
+    commits = ', '.join(dict.fromkeys(cell['commit'] for *_, cell in every_cell(figures)))
     budget = ', '.join(f'{name} {value}' for name, value in figures['budget'].items()
                        if isinstance(value, (int, float)))
     return '\n\n'.join([
@@ -189,7 +201,7 @@ def _opening(figures: Figures) -> str:
         'view. In brackets the least and the greatest of the seeds, which change the training or '
         'the stream, not the test frames.',
         f'Preset {figures["preset"]}, model {figures["model"]} ({figures["segmenter"]}), commit '
-        f'{commits}; {figures["machine"]}; {spent:.0f} minutes. Budget: {budget}.'])
+        f'{commits}; {figures["machine"]}, {figures["threads"]} threads. Budget: {budget}.'])
 
 
 def plot(figures: Figures, claim: str, path: Path) -> None:
