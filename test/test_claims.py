@@ -92,7 +92,8 @@ def test_a_quick_run_is_complete_and_finite(results: Path) -> None:
             assert set(cell['miou']) == set(wanted)
             assert 0 <= cell['adverse_mean'] <= 100
     assert cells['3']['caching']['0']['ratio'] > 0
-    assert not (results / 'work' / 'features').exists(), 'gigabytes in a run of real size'
+    assert not list(results.glob('work/*/features')), 'gigabytes in a run of real size'
+    assert len(list(results.glob('work/quick-*/heads'))) == 1
 
 
 @pytest.mark.slow
@@ -251,6 +252,12 @@ def test_a_verdict_asks_for_a_margin_and_every_seed(above: list[float], word: st
 def test_too_few_seeds_are_said() -> None:
     text = report.what_did_not_hold({'cells': {'2': cells_of(none=[50.0], category=[51.0])}})
     assert '1 of 1 have fewer than 3 seeds' in text
+
+
+@pytest.mark.parametrize(('ratio', 'holds'), [(5.2, True), (3.0, False)])
+def test_caching_that_saves_too_little_did_not_hold(ratio: float, holds: bool) -> None:
+    found = {'cells': {'3': {'caching': {'0': {'ratio': ratio}}}}}
+    assert ('Everything that was measured held.' in report.what_did_not_hold(found)) == holds
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 import json
 from pathlib import Path
+import sys
 import time
 from typing import Any
 
@@ -47,6 +48,7 @@ class Ledger:
         """Give the figures of a cell: those that are known, else measured now and kept."""
         of_variant = self.found['cells'].setdefault(claim, {}).setdefault(variant, {})
         if str(seed) not in of_variant:
+            print(f'claim {claim}: {variant}, seed {seed}', file=sys.stderr)
             begun_s = time.monotonic()
             figures = measure()
             seconds = round(time.monotonic() - begun_s, 1)

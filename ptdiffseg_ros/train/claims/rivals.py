@@ -147,7 +147,8 @@ def train_unet(trial: Trial, config: TrainConfig) -> PromptedSegmenter:
     """Train the backbone's UNet, from nothing, and the head together on the labels."""
     segmenter = new_segmenter(config, trial.backbone, trial.work / 'end-to-end')
     forget(segmenter.backbone, config.seed)
-    unet, head = segmenter.backbone.unet, segmenter.head.float()
+    segmenter.to(trial.model.device, torch.float32)
+    unet, head = segmenter.backbone.unet, segmenter.head
     context, taps = segmenter.context(), segmenter.config.taps
 
     def logits(latents: Tensor) -> Tensor:
@@ -165,8 +166,9 @@ def train_segformer(trial: Trial, config: TrainConfig) -> PromptedSegmenter:
     """Train SegFormer-B0 on the labels."""
     base = new_segmenter(config, trial.backbone, trial.work / 'segformer')
     segmenter = WholeNetwork(base.config, base.backbone, base.head)
+    segmenter.to(trial.model.device, torch.float32)
     torch.manual_seed(config.seed)
-    segmenter.network = SegFormer(len(base.config.classes))
+    segmenter.network = SegFormer(len(base.config.classes)).to(segmenter.device)
     _fit_labels(segmenter.network, segmenter.network, segmenter.preprocess, segmenter, config)
     return segmenter
 
@@ -181,7 +183,7 @@ def _fit_labels(
     for i in tqdm(range(len(frames)), 'frames'):
         image, truth = frames[i]
         inputs.append(encode(image[None]))
-        labels.append(torch.from_numpy(truth).long())
+        labels.append(torch.from_numpy(truth).long().to(segmenter.device))
     network.train().requires_grad_(True)
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+import hashlib
+import json
 from pathlib import Path
 
 from ptdiffseg_ros.data.results import commit, machine
@@ -38,7 +40,10 @@ def reproduce(
         'command': 'reproduce', 'preset': preset, 'budget': asdict(budget),
         'model': segmenter.name, 'segmenter': segmenter.fingerprint, 'commit': commit(),
         'machine': machine(), 'threads': torch.get_num_threads()})
-    trial = Trial(segmenter, folder, budget, ledger, out / 'work')
+    # Heads of another segmenter or budget are never taken for those of this one.
+    spent_on = json.dumps([asdict(budget), segmenter.fingerprint]).encode()
+    work = out / 'work' / f'{preset}-{hashlib.sha256(spent_on).hexdigest()[:12]}'
+    trial = Trial(segmenter, folder, budget, ledger, work)
     for claim in claims:
         MEASURES[claim](trial, seeds)
     ledger.save()

@@ -11,6 +11,7 @@ from ptdiffseg_ros.train.claims.ledger import Figures
 
 MARGIN = 0.2  # mIoU or percent, below which a difference is none
 WANTED_SEEDS = 3
+WANTED_RATIO = 5.0  # of a training step without cached features to one with them
 HOLDS, CONTRARY, UNCLEAR = 'holds', 'the contrary', 'no clear difference'
 
 
