@@ -254,6 +254,14 @@ def test_too_few_seeds_are_said() -> None:
     assert '1 of 1 have fewer than 3 seeds' in text
 
 
+def test_what_was_not_measured_is_said() -> None:
+    found = {'cells': {'2': cells_of(none=[50.0], category=[51.0])}}
+    assert 'Not measured yet' in report.what_did_not_hold(found)
+    missing = report.what_did_not_hold(found, ('2',)).partition('Not measured yet: ')[2]
+    assert 'claim 2, scene above none' in missing and 'category above none' not in missing
+    assert 'claim 4' not in missing
+
+
 @pytest.mark.parametrize(('ratio', 'holds'), [(5.2, True), (3.0, False)])
 def test_caching_that_saves_too_little_did_not_hold(ratio: float, holds: bool) -> None:
     found = {'cells': {'3': {'caching': {'0': {'ratio': ratio}}}}}

@@ -61,6 +61,13 @@ def _backbones(figures: Figures) -> str:
     table = _table(figures, '1', {
         'drop from clear': lambda cell: cell['miou']['clear'] - cell['adverse_mean'],
         'share kept, %': verdicts.kept, 'learning rate, 1e-3': lambda cell: 1e3 * cell['rate']})
+    of = figures['budget']
+    table += (f'\n\nThe masked autoencoder had {of["masked_steps"]} steps of '
+              f'{of["masked_batch"]} on {of["masked_frames"]} frames, networks trained whole '
+              f'{of["end_to_end_steps"]} steps.')
+    if figures['preset'] == 'quick':
+        table += (' The diffusion model comes with its whole pretraining: in a quick run these '
+                  'rows are weaker than they should be.')
     sweeps = [[WHAT[row], ', '.join(
         f'{rate}: {of["mean"]:.1f}' for rate, of in rates.items())]
         for row, rates in figures['cells'].get('1 rates', {}).items()]
@@ -138,6 +145,11 @@ def what_did_not_hold(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
     held = [row for row in rows if row[-1] == verdicts.HOLDS]
     if held:
         parts += ['What held so far:' if few else 'What held:', markdown_table(head, held)]
+    judged = [v.expectation for v in found]
+    missing = [f'claim {e.claim}, {e.above} above {e.below} ({e.what})'
+               for e in verdicts.EXPECTATIONS if e.claim in claims and e not in judged]
+    if missing:
+        parts.append(f'Not measured yet: {"; ".join(missing)}.')
     return '\n\n'.join(parts)
 
 
