@@ -13,11 +13,12 @@ import numpy as np
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.head import normalised
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.captioned_frames import draw_frames, TownFrames
 from ptdiffseg_ros.train.claims.trial import Trial
 from ptdiffseg_ros.train.frames import ClearFrames
 from ptdiffseg_ros.train.head import learning_rate_factor, new_segmenter, TrainConfig
 from ptdiffseg_ros.train.losses import segmentation_loss
-from ptdiffseg_ros.train.pretrain import encode_frames, fit, PretrainConfig, render_frames
+from ptdiffseg_ros.train.pretrain import encode_frames, fit, PretrainConfig
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -58,7 +59,8 @@ def masked_backbone(trial: Trial) -> Path:
         backbone = forget(DiffusionBackbone.from_pretrained(trial.backbone), 0)
         config = _pretraining(trial)
         state.mkdir(parents=True, exist_ok=True)
-        images, _ = render_frames(config, state)
+        source = TownFrames(config.frames, config.image_size, config.seed)
+        images, _ = draw_frames(source, config.workers, state)
         latents = encode_frames(backbone.vae, images)
         unet = backbone.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
         context = trial.model.context().float().cpu()
