@@ -93,6 +93,23 @@ def test_it_is_evaluated_at_the_pictures_own_size_and_per_condition(
     assert 'rgb_anon/CONDITION/train' in capsys.readouterr().err
 
 
+def test_splits_may_have_any_name_where_the_data_set_names_them(
+        trained: Path, tmp_path: Path, capsys) -> None:
+    frame = town.sample(town.SPLITS['val'], size=SIZE)
+    write(tmp_path / 'seen' / 'harbour' / 'a.png', frame.image)
+    write(tmp_path / 'truth' / 'harbour' / 'a.png', frame.labels)
+    (tmp_path / 'dataset.yaml').write_text(
+        'images: seen/{split}\nmasks: truth/{split}\nclasses: {road: 0}\nignore: [%s]\n'
+        % ', '.join(map(str, range(1, 256))))
+    arguments = ['evaluate', '--model', str(trained), '--split']
+    assert main([*arguments, 'harbour', '--data', str(tmp_path)]) == 0
+    capsys.readouterr()
+    assert main([*arguments, 'airport', '--data', str(tmp_path)]) == 2
+    assert "the split 'airport'" in capsys.readouterr().err
+    assert main([*arguments, 'harbour']) == 2
+    assert "split is 'harbour'; allowed are train, val, test" in capsys.readouterr().err
+
+
 def test_a_known_answer_scores_a_hundred(trained: Path, acdc: Path, monkeypatch) -> None:
     from ptdiffseg_ros.train.evaluate import evaluate_pictures
     segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')

@@ -27,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'but drawn in another way); by default the first five')
     parser.add_argument('--frames', type=whole, default=100, help='frames per condition')
     parser.add_argument(
-        '--split', default='val', choices=('train', 'val', 'test'),
-        help='scenes to measure on; settings are chosen on val, figures are quoted from test')
+        '--split', default='val',
+        help='scenes to measure on: train, val or test, or a split of the data set; settings are '
+        'chosen on val, figures are quoted from test (default: %(default)s)')
     parser.add_argument(
         '--scene-prompt', metavar='SENTENCE',
         help='the scene prompt for every frame, or "matching" for the one that names its '
