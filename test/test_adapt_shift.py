@@ -12,6 +12,8 @@ from ptdiffseg_ros.model.source import LOOK_TIMESTEPS
 import pytest
 import torch
 
+NOTICED = 10  # frames: two seconds
+
 
 @pytest.fixture(scope='module')
 def micro() -> PromptedSegmenter:
@@ -39,12 +41,12 @@ def test_every_weather_is_recognised_and_the_gate_notices_the_change(micro) -> N
     gate = ShiftGate(micro.statistics.latent_std)
     recognizer = DomainRecognizer(micro, SCENE_PROMPTS)
     for condition in ('clear', 'night', 'fog', 'snow', 'rain', 'clear'):
-        frames = drive(micro, condition, 4 + ROUNDS * len(LOOK_TIMESTEPS))
+        frames = drive(micro, condition, NOTICED + ROUNDS * len(LOOK_TIMESTEPS))
         opened = [gate.observe(latents) for latents in frames]
-        assert any(opened[:4]), f'{condition} was not noticed'
+        assert any(opened[:NOTICED]), f'{condition} was not noticed'
         recognizer.forget()
         found = []
-        for latents in frames[4:]:
+        for latents in frames[NOTICED:]:
             found.append(recognizer.look(latents))
             if recognizer.decided:
                 break
@@ -101,12 +103,12 @@ def test_leads_add_up_over_the_looks(micro) -> None:
     assert say(recognizer, 1.004) == 'foggy', 'nine looks by 0.4 % each'
     say(recognizer, 0.8, 3)
     recognizer.forget()
-    assert say(recognizer, 1.001, 15) == 'clear' and recognizer.decided, 'too little, for good'
+    assert say(recognizer, 1.001, 9) == 'clear' and recognizer.decided, 'too little, for good'
 
 
 def test_once_settled_more_is_needed_to_believe_in_a_change(micro) -> None:
     recognizer = DomainRecognizer(micro, SCENE_PROMPTS, proof=0.03, steady=0.06)
-    say(recognizer, 0.8, 15)
+    say(recognizer, 0.8, 9)
     recognizer.settle()
     # The newest three, six ... looks are judged together with no older ones.
     assert say(recognizer, 1.011, 5) == 'clear'
@@ -124,7 +126,7 @@ def test_where_two_sentences_are_close_it_looks_longer(micro) -> None:
         while not recognizer.decided:
             assert say(recognizer, clear) is None or recognizer.decided
         needed[name] = len(recognizer._errors), recognizer.judge().domain
-    assert needed == {'close': (15, 'foggy'), 'clear': (3, 'clear')}
+    assert needed == {'close': (9, 'foggy'), 'clear': (3, 'clear')}
 
 
 def test_a_look_makes_way_after_each_sentence(micro) -> None:

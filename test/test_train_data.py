@@ -99,8 +99,8 @@ def test_splits_may_have_any_name_where_the_data_set_names_them(
     write(tmp_path / 'seen' / 'harbour' / 'a.png', frame.image)
     write(tmp_path / 'truth' / 'harbour' / 'a.png', frame.labels)
     (tmp_path / 'dataset.yaml').write_text(
-        'images: seen/{split}\nmasks: truth/{split}\nclasses: {road: 0}\nignore: [%s]\n'
-        % ', '.join(map(str, range(1, 256))))
+        'images: seen/{split}\nmasks: truth/{split}\nclasses: {road: 0}\nignore: '
+        + str(list(range(1, 256))))
     arguments = ['evaluate', '--model', str(trained), '--split']
     assert main([*arguments, 'harbour', '--data', str(tmp_path)]) == 0
     capsys.readouterr()

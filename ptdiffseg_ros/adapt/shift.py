@@ -21,7 +21,7 @@ INEXPLICABLE = 1.8
 # weather they do so 200 times in an hour; of 144 sudden changes of weather they miss one (at 1.5:
 # 50 times, and four).
 SHIFT = 1.25
-ROUNDS = 5  # of looks at every noise level, where the first do not decide
+ROUNDS = 3  # of looks at every noise level, where the first do not decide
 
 
 def domain_name(sentence: str) -> str:
@@ -90,10 +90,10 @@ class DomainRecognizer:
     Name the domain by the sentence under which the diffusion model denoises frames best.
 
     Nothing is trained for it: a frame with noise is denoised under every sentence of the pool, at
-    one of three noise levels in turn, and errors are averaged over the last 3, 6, ... 15 looks,
-    as few as decide. For another sentence than the present one to be believed its lead, times the
-    number of looks, must reach `proof`; once settled, while nothing says that the scene has
-    changed, `steady`: in an hour chance has many occasions.
+    one of three noise levels in turn, and errors are averaged over the last three looks, or six,
+    or nine: as few as decide. For another sentence than the present one to be believed its lead,
+    times the number of looks, must reach `proof`; once settled, while nothing says that the scene
+    has changed, `steady`: in an hour chance has many occasions.
 
     :param sure: the least lead over the second that confirms the present sentence, or tells the
         first, before the last look; leads are relative to the error.
@@ -104,7 +104,7 @@ class DomainRecognizer:
 
     def __init__(
             self, segmenter: PromptedSegmenter, sentences: Sequence[str],
-            sure: float = 2.5e-3, proof: float = 0.0125, steady: float = 0.025,
+            sure: float = 2.5e-3, proof: float = 0.015, steady: float = 0.02,
             seed: int = 0) -> None:
         if len({domain_name(s) for s in sentences}) != len(sentences) or len(sentences) < 2:
             raise ValueError(f'at least two scene prompts with different names: {sentences}')
