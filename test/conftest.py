@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import os
 from pathlib import Path
 import signal
@@ -46,3 +47,26 @@ def segmenter(folder: Path) -> Any:
     """Load the segmenter of `folder`."""
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     return PromptedSegmenter.from_pretrained(folder, 'cpu')
+
+
+@pytest.fixture
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give what pretrains and is ended as soon as the second step is saved."""
+    from ptdiffseg_ros.train import pretrain as module
+
+    class Stop(Exception):
+        pass
+
+    save = module.save_state
+
+    def save_and_stop(path, tensors, facts):
+        save(path, tensors, facts)
+        if facts.get('step') == 2:
+            raise Stop
+
+    def run(*arguments: Any, **more: Any) -> None:
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(module, 'save_state', save_and_stop)
+            module.pretrain(*arguments, **more)
+
+    return run

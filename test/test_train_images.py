@@ -93,20 +93,9 @@ def test_the_whole_way_from_own_images_to_adapted_masks(
 
 
 def test_an_interrupted_run_on_images_ends_as_an_uninterrupted_one(
-        photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stop(Exception):
-        pass
-    real = pretrain_module.save_state
-
-    def save_and_stop(path, tensors, facts):
-        real(path, tensors, facts)
-        if facts.get('step') == 2:
-            raise Stop
+        photos: Path, tmp_path: Path, interrupted) -> None:
     data = open_captioned(photos / 'photos' / 'clear', templates=[TEMPLATE])
-    monkeypatch.setattr(pretrain_module, 'save_state', save_and_stop)
-    with pytest.raises(Stop):
-        pretrain(TINY, tmp_path / 'b', data=data)
-    monkeypatch.setattr(pretrain_module, 'save_state', real)
+    interrupted(TINY, tmp_path / 'b', data=data)
     other = open_captioned(photos / 'photos' / 'clear', templates=['a street'])
     with pytest.raises(TrainingError, match='names_and_captions, templates changed'):
         pretrain(TINY, tmp_path / 'b', resume=True, data=other)

@@ -62,19 +62,8 @@ def test_frames_are_drawn_beside_their_reconstructions(folder: Path) -> None:
 
 
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Stop(Exception):
-        pass
-    real = pretrain_module.save_state
-
-    def save_and_stop(path, tensors, facts):
-        real(path, tensors, facts)
-        if facts.get('step') == 2:
-            raise Stop
-    monkeypatch.setattr(pretrain_module, 'save_state', save_and_stop)
-    with pytest.raises(Stop):
-        pretrain(TINY, tmp_path / 'b')
-    monkeypatch.setattr(pretrain_module, 'save_state', real)
+        folder: Path, tmp_path: Path, interrupted) -> None:
+    interrupted(TINY, tmp_path / 'b')
     with pytest.raises(TrainingError, match='--resume'):
         pretrain(TINY, tmp_path / 'b')
     pretrain(TINY, tmp_path / 'b', resume=True)

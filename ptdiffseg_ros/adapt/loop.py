@@ -317,7 +317,7 @@ class AdaptationLoop:
             self._recognizer.forget()
             self._searching = True
             self._enter(found)
-        elif self._recognizer.decided and self._searching:
+        elif self._searching and self._recognizer.decided:
             self._searching = False
             self._recognizer.settle()
             self._gate.settle()

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--preset', default='micro', help='how much is spent; "micro": under 8 hours on two cores')
     parser.add_argument(
         '--quick', action='store_true',
-        help='a first answer, in minutes: fewer frames, steps and variants')
+        help='a first, small answer: fewer frames, steps and variants')
     parser.add_argument(
         '--out', type=Path, default=Path('results'), metavar='FOLDER',
         help='of claims.json, which is gone on with where it is there, and of what is kept '
