@@ -48,7 +48,7 @@ def test_every_weather_is_recognised_and_the_gate_notices_the_change(micro) -> N
         found = []
         for latents in frames[NOTICED:]:
             found.append(recognizer.look(latents))
-            if recognizer.decided:
+            if found[-1] is not None and found[-1].changed:
                 break
         verdict = found[-1]
         assert verdict is not None
@@ -104,6 +104,19 @@ def test_leads_add_up_over_the_looks(micro) -> None:
     say(recognizer, 0.8, 3)
     recognizer.forget()
     assert say(recognizer, 1.001, 9) == 'clear' and recognizer.decided, 'too little, for good'
+
+
+def test_a_name_is_confirmed_by_no_less_than_what_leaves_it(micro) -> None:
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, sure=0.001, proof=0.03)
+    say(recognizer, 0.8, 3)
+    recognizer.forget()
+    say(recognizer, 0.992, 3)  # clear leads by 0.8 %, enough for a first name
+    assert not recognizer.decided
+    assert say(recognizer, 1.02) == 'clear' and not recognizer.decided
+    assert say(recognizer, 1.02) == 'foggy', 'the newest three lead by 3.2 % in sum'
+    recognizer.forget()
+    say(recognizer, 1.02, 3)
+    assert recognizer.decided
 
 
 def test_once_settled_more_is_needed_to_believe_in_a_change(micro) -> None:

@@ -91,13 +91,14 @@ class DomainRecognizer:
 
     Nothing is trained for it: a frame with noise is denoised under every sentence of the pool, at
     one of three noise levels in turn, and errors are averaged over the last three looks, or six,
-    or nine: as few as decide. For another sentence than the present one to be believed its lead,
-    times the number of looks, must reach `proof`; once settled, while nothing says that the scene
-    has changed, `steady`: in an hour chance has many occasions.
+    or nine: as few as decide. To leave the present sentence another's lead over it, times the
+    number of looks, must reach `proof`, and to confirm it before the last look its own lead over
+    the second. Once settled, while nothing says that the scene has changed, `steady` takes the
+    place of `proof`: in an hour chance has many occasions.
 
-    :param sure: the least lead over the second that confirms the present sentence, or tells the
-        first, before the last look; leads are relative to the error.
-    :param proof: the least lead over the present sentence, summed over the looks.
+    :param sure: the least lead over the second that tells the first name before the last look;
+        leads are relative to the error.
+    :param proof: the least lead, summed over the looks, that leaves or confirms a sentence.
     :param steady: the same, once settled.
     :raises ValueError: fewer than two sentences, or two of one name.
     """
@@ -142,7 +143,7 @@ class DomainRecognizer:
             best, margin = _lead(errors)
             last = count == self._errors.maxlen
             if present is None or best == present:
-                if margin >= self.sure or last:
+                if last or (margin >= self.sure if present is None else count * margin >= proof):
                     return best, margin
             elif count * (errors[present] - errors[best]) >= proof * errors[best]:
                 return best, margin
