@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+import fcntl
 import json
 from pathlib import Path
 import sys
@@ -22,7 +23,8 @@ class Ledger:
     A JSON file of cells: the figures of (claim, variant, seed).
 
     Every new cell is written at once, whole or not at all, so that a run that was ended goes on
-    where it was, and further seeds or claims are added to those that are there.
+    where it was, and further seeds or claims are added to those that are there. Several processes
+    may fill one file, each with its own claims.
     """
 
     def __init__(self, path: Path, facts: Figures) -> None:
@@ -41,7 +43,7 @@ class Ledger:
                     raise TrainingError(
                         f'{path} holds figures of another {name}; give another --out, or delete '
                         'it')
-            self.found = {**facts, 'cells': earlier['cells']}
+            self.found['cells'] = earlier['cells']
 
     def cell(self, claim: str, variant: str, seed: int | str,
              measure: Callable[[], Figures]) -> Figures:
@@ -62,8 +64,15 @@ class Ledger:
         return self.found['cells'].get(claim, {}).get(variant, {})
 
     def save(self) -> None:
-        """Write the file."""
-        write_json(self.path, self.found)
+        """Write the file, with what other processes have added to it since it was read."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.with_name(f'.{self.path.name}.lock').open('w') as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+            if self.path.exists():
+                cells = self.found['cells']
+                for claim, variant, seed, cell in every_cell(read_ledger(self.path)):
+                    cells.setdefault(claim, {}).setdefault(variant, {}).setdefault(seed, cell)
+            write_json(self.path, self.found)
 
 
 def read_ledger(path: Path) -> Figures:

@@ -43,8 +43,7 @@ def reproduce(
     # Heads of another segmenter or budget are never taken for those of this one.
     spent_on = json.dumps([asdict(budget), segmenter.fingerprint]).encode()
     work = out / 'work' / f'{preset}-{hashlib.sha256(spent_on).hexdigest()[:12]}'
-    trial = Trial(segmenter, folder, budget, ledger, work)
     for claim in claims:
-        MEASURES[claim](trial, seeds)
+        MEASURES[claim](Trial(segmenter, folder, budget, ledger, work / claim), seeds)
     ledger.save()
     return ledger.found

@@ -31,7 +31,7 @@ class Trial:
     folder: Path  # of the segmenter
     budget: Budget
     ledger: Ledger
-    work: Path  # heads, features and backbones of rivals, between runs
+    work: Path  # heads, features and backbones of rivals of one claim, between runs
 
     @cached_property
     def backbone(self) -> str | Path:
