@@ -281,6 +281,22 @@ def test_caching_that_saves_too_little_did_not_hold(ratio: float, holds: bool) -
     assert ('Everything that was measured held.' in report.what_did_not_hold(found)) == holds
 
 
+@pytest.mark.parametrize(('rain', 'fog', 'harm', 'reach'), [
+    (49.6, 58.4, verdicts.HOLDS, verdicts.HOLDS),
+    (49.4, 58.8, verdicts.MISSED, verdicts.HOLDS),
+    (51.0, 56.5, verdicts.HOLDS, verdicts.MISSED)])
+def test_adaptation_may_harm_nowhere_and_reaches_most_of_the_ceiling(
+        rain: float, fog: float, harm: str, reach: str) -> None:
+    def cell(rain: float, fog: float) -> dict[str, Any]:
+        return {'0': {'miou': {'rain': rain, 'fog': fog}, 'adverse_mean': (rain + fog) / 2}}
+
+    found = {'cells': {'4': {'source': cell(50.0, 50.0), 'prompt': cell(rain, fog),
+                             'labelled prompt': cell(52.0, 58.0)}}}
+    words = {bound.unit: bound.word(values) for bound, values in verdicts.judge_bounds(found)}
+    assert words == {'mIoU': harm, '%': reach}
+    assert f'{rain - 50.0:.1f} | 1 | {harm}' in report.what_did_not_hold(found)
+
+
 @pytest.mark.slow
 def test_the_document_shows_the_figures_of_the_file_and_what_did_not_hold(
         results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 """What each claim leads one to expect, and a rule that says whether it came so."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,8 +11,8 @@ from ptdiffseg_ros.train.claims.ledger import Figures
 
 MARGIN = 0.2  # mIoU or percent, below which a difference is none
 WANTED_SEEDS = 3
-WANTED_RATIO = 5.0  # of a training step without cached features to one with them
 HOLDS, CONTRARY, UNCLEAR = 'holds', 'the contrary', 'no clear difference'
+MISSED = 'missed'  # a bound
 
 
 @dataclass(frozen=True)
@@ -95,3 +95,61 @@ def judge(figures: Figures) -> Iterator[Verdict]:
             for seed in above if seed in below)
         if differences:
             yield Verdict(expected, differences)
+
+
+# -- bounds --------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Bound:
+    """A least value; values reads those of a claim's cells, by seed, and gives none without."""
+
+    claim: str
+    what: str
+    unit: str
+    least: float
+    values: Callable[[Figures], Sequence[float]]
+
+    def word(self, values: Sequence[float]) -> str:
+        """Judge: every value has to reach it."""
+        return HOLDS if min(values) >= self.least else MISSED
+
+
+def caching_ratios(cells: Figures) -> list[float]:
+    """Give how many times longer a training step takes without cached features."""
+    return [cell['ratio'] for cell in cells.get('caching', {}).values()]
+
+
+def worst_differences(cells: Figures) -> list[float]:
+    """Give, for each seed, the prompt's gain over the source in the condition it is least in."""
+    source, prompt = cells.get('source', {}), cells.get('prompt', {})
+    return [min(cell['miou'][c] - source[seed]['miou'][c] for c in cell['miou'])
+            for seed, cell in prompt.items() if seed in source]
+
+
+def shares_of_ceiling(cells: Figures) -> list[float]:
+    """Give, for each seed, the prompt's gain in percent of that of the prompt with labels."""
+    source, prompt, ceiling = (
+        cells.get(name, {}) for name in ('source', 'prompt', 'labelled prompt'))
+    shares = []
+    for seed in prompt:
+        if seed in source and seed in ceiling:
+            gain, best = (adverse(of[seed]) - adverse(source[seed]) for of in (prompt, ceiling))
+            if best > 0:
+                shares.append(100 * gain / best)
+    return shares
+
+
+BOUNDS = (
+    Bound('3', 'a training step with features anew, in steps with cached ones', 'times', 5.0,
+          caching_ratios),
+    Bound('4', 'prompt above source, in the worst condition', 'mIoU', -0.5, worst_differences),
+    Bound('4', "gain of the prompt, of the labelled prompt's", '%', 80.0, shares_of_ceiling),
+)
+
+
+def judge_bounds(figures: Figures) -> Iterator[tuple[Bound, Sequence[float]]]:
+    """Yield every bound that something was measured for, with what was measured."""
+    for bound in BOUNDS:
+        values = bound.values(figures['cells'].get(bound.claim, {}))
+        if values:
+            yield bound, values
