@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from diffusers import UNet2DConditionModel
 import numpy as np
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
@@ -84,3 +85,15 @@ def test_what_cannot_be_adapted_to_is_refused(
         write_png(few / f'{i}.png', np.zeros((64, 64, 3), np.uint8))
     assert main(['adapt', str(few), *model]) == 2
     assert 'several shapes' in capsys.readouterr().err
+
+
+def test_less_memory_can_be_asked_for(
+        folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    enable = UNet2DConditionModel.enable_gradient_checkpointing
+    monkeypatch.setattr(UNet2DConditionModel, 'enable_gradient_checkpointing',
+                        lambda unet: asked.append(True) or enable(unet))
+    arguments = ['adapt', str(pictures), str(tmp_path / 'prompt.safetensors'), '--model',
+                 str(folder), '--epochs', '1']
+    assert main(arguments) == 0 and not asked
+    assert main([*arguments, '--gradient-checkpointing']) == 0 and asked

@@ -212,5 +212,8 @@ def test_the_loop_takes_whatever_the_parameters_allow(end):
     config = loop_config(replace(Settings(), **values))
 
     assert config.tuner.learning_rate == values['adaptation_learning_rate']
+    assert not config.tuner.gradient_checkpointing
+    assert loop_config(replace(
+        Settings(), adaptation_gradient_checkpointing=True)).tuner.gradient_checkpointing
     for name in ('steps', 'period_s', 'duty', 'look_period_s', 'sensitivity', 'seed'):
         assert getattr(config, name) == values[f'adaptation_{name}']

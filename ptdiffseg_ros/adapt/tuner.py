@@ -26,7 +26,8 @@ class TunerConfig:
     batch, frames per step; learning_rate per step; prior_weight, teacher_weight, entropy_weight
     and anchor_weight, of the terms of the loss; memory, how slowly the mean prediction forgets
     earlier frames; radius, how far the prompt may go from where it started, as a multiple of that
-    prompt's norm; ema_decay, of the prompt that is published; gradient_clip, the largest norm.
+    prompt's norm; ema_decay, of the prompt that is published; gradient_clip, the largest norm;
+    gradient_checkpointing: keep fewer activations for the gradient, and compute them again.
     """
 
     batch: int = 4
@@ -115,8 +116,11 @@ class PromptTuner:
         self._terms: list[Tensor] = []
         self._optimizer = torch.optim.AdamW(
             [self.tokens], lr=config.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+        unet = segmenter.backbone.unet
         if config.gradient_checkpointing:
-            segmenter.backbone.unet.enable_gradient_checkpointing()
+            unet.enable_gradient_checkpointing()
+        else:  # an earlier tuner may have asked for it
+            unet.disable_gradient_checkpointing()
 
     def feed(self, latents: Tensor) -> TuneStep | None:
         """Take one frame's latents (c, h, w); every `batch` frames the prompt moves."""

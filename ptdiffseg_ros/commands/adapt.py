@@ -38,6 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--max-frames', type=whole, default=200, help='frames to take, spread over the input')
     parser.add_argument(
         '--learning-rate', type=number(0, above=True), default=0.2, help='per step')
+    parser.add_argument(
+        '--gradient-checkpointing', action='store_true', help='take less memory and more time')
     parser.add_argument('--topic', help='the image topic, where a bag has several')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument(
@@ -63,7 +65,8 @@ def run(args: argparse.Namespace) -> int:
         frames = _latents(source, args, segmenter)
     prompt = adapt_to(
         segmenter, frames, args.epochs, args.scene_prompt, args.domain,
-        TunerConfig(learning_rate=args.learning_rate), seed=args.seed)
+        TunerConfig(learning_rate=args.learning_rate,
+                    gradient_checkpointing=args.gradient_checkpointing), seed=args.seed)
     folder = args.bank or default_bank_folder()
     path = prompt.save(args.out or prompt_path(folder, prompt.model, prompt.domain))
     if args.json:

@@ -324,7 +324,9 @@ def loop_config(settings: Settings) -> AdaptationConfig:
     from ptdiffseg_ros.adapt.loop import AdaptationConfig
     from ptdiffseg_ros.adapt.tuner import TunerConfig
     return AdaptationConfig(
-        tuner=TunerConfig(learning_rate=settings.adaptation_learning_rate),
+        tuner=TunerConfig(
+            learning_rate=settings.adaptation_learning_rate,
+            gradient_checkpointing=settings.adaptation_gradient_checkpointing),
         steps=settings.adaptation_steps,
         period_s=settings.adaptation_period_s,
         duty=settings.adaptation_duty,

@@ -113,6 +113,9 @@ class Settings:
     adaptation_learning_rate: float = _parameter(
         0.2, 'How far one tuning step moves the prompt. Counts for tuning that begins from now '
         'on.', least=1e-6, most=10.0)
+    adaptation_gradient_checkpointing: bool = _parameter(
+        False, 'Let a tuning step keep fewer activations and compute them again: less memory, '
+        'more time. Counts for tuning that begins from now on.')
     adaptation_look_period_s: float = _parameter(
         2.0, 'Ask what the domain is this often while nothing seems to change.', most=3600.0)
     adaptation_sensitivity: float = _parameter(
