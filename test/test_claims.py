@@ -13,7 +13,10 @@ from typing import Any
 import numpy as np
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data import town
+from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.claims import (
+    agreement,
     backbones,
     budget,
     randomization,
@@ -82,7 +85,8 @@ def test_a_quick_run_is_complete_and_finite(results: Path) -> None:
     assert set(cells['2']) == {'none', 'scene', 'category', 'both', 'both, wrong scene',
                                'both, matching scene', 't = 400'}
     assert set(cells['3']) == {'off', 'on', 'lambda = 0', 'pool of 2',
-                               "without the targets' words", 'caching'}
+                               "off, without the targets' words",
+                               "on, without the targets' words", 'caching'}
     assert set(cells['4']) == {*TINY.methods, 'cost', 'pictures'}
     for claim, variant, seed, cell in every_cell(found):
         assert seed == '0' or claim == '1 rates'
@@ -203,16 +207,52 @@ def test_networks_trained_whole_learn_all_their_weights(
         assert all(torch.equal(vae[name], old[name]) for name in old)
 
 
-def test_a_pool_without_the_targets_words_names_no_target() -> None:
+def test_without_the_targets_words_no_target_is_named_and_every_word_is_known(segmenter) -> None:
     assert len(randomization.OTHER_PROMPTS) == len(town.WEATHERS)
-    words = ('fog', 'night', 'rain', 'snow')
-    assert not [s for s in randomization.OTHER_PROMPTS if any(word in s for word in words)]
+    sentences = [*randomization.OTHER_PROMPTS, *randomization.OTHER_TEMPLATES]
+    assert not [s for s in sentences if any(w in s for w in ('fog', 'night', 'rain', 'snow'))]
+    known = PromptedSegmenter.from_pretrained('micro', 'cpu').backbone.tokenizer.get_vocab()
+    for prompt in (*randomization.OTHER_PROMPTS, *agreement.UNSEEN_PROMPTS):
+        assert all(f'{word}</w>' in known for word in prompt.split()), prompt
+
+
+def test_pools_have_the_source_prompt_and_other_words_with_every_seed(
+        segmenter, folder: Path, tmp_path: Path) -> None:
+    trial = Trial(segmenter, folder, budget.Budget(), None, tmp_path)
+    pools = [randomization.variants(trial, seed)['pool of 3']['scene_prompts']
+             for seed in range(6)]
+    assert all(len(set(pool)) == 3 and pool[0] == SCENE_PROMPTS[0] for pool in pools)
+    assert {word for pool in pools for word in pool} == set(SCENE_PROMPTS)
+
+
+def test_predictions_are_compared_under_prompts_that_no_pool_has(
+        segmenter, folder: Path, tmp_path: Path) -> None:
+    trial = Trial(segmenter, folder, budget.Budget(), None, tmp_path)
+    for of in randomization.variants(trial, 0).values():
+        assert not {*of.get('scene_prompts', SCENE_PROMPTS)} & {*agreement.UNSEEN_PROMPTS}
+
+
+def test_a_head_is_found_again_by_its_settings_alone(
+        segmenter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+
+    def train(config: Any, backbone: Any, out: Path, *of: Any, **more: Any) -> None:
+        trained.append(config)
+        out.mkdir()
+
+    monkeypatch.setattr('ptdiffseg_ros.train.claims.trial.train_head', train)
+    monkeypatch.setattr(PromptedSegmenter, 'from_pretrained', lambda *_: segmenter)
+    trial = Trial(segmenter, folder, TINY, None, tmp_path)
+    for seed, changes in ((0, {}), (0, {}), (1, {}), (0, {'timestep': 400}), (1, {})):
+        trial.head(trial.config(seed, **changes))
+    assert [(c.seed, c.timestep) for c in trained] == [(0, 100), (1, 100), (0, 400)]
 
 
 @pytest.mark.parametrize('name', list(budget.BUDGETS))
 def test_a_budget_measures_what_the_expectations_need(name: str) -> None:
     known = {'on', 'off', 'none', 'scene', 'category', 'both', 'both, wrong scene',
-             'both, matching scene', "without the targets' words"}
+             'both, matching scene', "off, without the targets' words",
+             "on, without the targets' words"}
     of = budget.Budget() if name == 'micro' else budget.BUDGETS[name]
     known |= {f'lambda = {w:g}' for w in of.weights} | {f'pool of {n}' for n in of.pools}
     for expected in verdicts.EXPECTATIONS:

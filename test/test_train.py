@@ -7,6 +7,7 @@ from dataclasses import replace
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ptdiffseg_ros import cli
@@ -129,6 +130,23 @@ def test_cached_features_equal_live_ones_and_are_computed_once(
     assert torch.equal(cached.labels(rows), live.labels(rows))
     monkeypatch.setattr(segmenter, 'encode', lambda images: pytest.fail('computed again'))
     CachedFeatures(segmenter, frames, draws, tmp_path, batch=2)
+
+
+def test_without_a_cache_a_step_reads_every_frame_once_and_holds_no_others(segmenter) -> None:
+    class Counted(ClearFrames):
+        read: list[int] = []
+
+        def looks(self, i: int, numbers: Any) -> Any:
+            self.read.append(i)
+            return super().looks(i, numbers)
+
+    scene = 'a clear driving scene'
+    live = LiveFeatures(segmenter, Counted(segmenter, 5), (Draw(scene), Draw(scene, 3)))
+    for rows in (np.array([1, 4]), np.array([4, 2]), np.array([1])):
+        live.labels(rows)
+        for draw in range(2):
+            live.pyramid(draw, rows)
+    assert Counted.read == [1, 4, 2, 1]
 
 
 def test_large_frames_go_through_the_backbone_a_few_at_a_time(

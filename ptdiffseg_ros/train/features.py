@@ -111,7 +111,11 @@ class CachedFeatures:
 
 
 class LiveFeatures:
-    """The same as `CachedFeatures`, computed at every call: what caching is measured against."""
+    """
+    The same as `CachedFeatures`, computed at every call: what caching is measured against.
+
+    The frames of a step are read once, for all its draws and labels.
+    """
 
     def __init__(
             self, segmenter: PromptedSegmenter, frames: SourceFrames, draws: Sequence[Draw]
@@ -120,10 +124,23 @@ class LiveFeatures:
         self.frames = frames
         self.contexts = [segmenter.context(draw.scene) for draw in draws]
         self.looks = [draw.look for draw in draws]
+        self._read: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
+
+    def _frame(self, i: int) -> tuple[dict[int, np.ndarray], np.ndarray]:
+        """Give a frame's image in each look, and its labels; kept until other frames are read."""
+        different = sorted(set(self.looks))
+        if i not in self._read:
+            self._read[i] = self.frames.looks(i, different)
+        images, labels = self._read[i]
+        return dict(zip(different, images)), labels
+
+    def _forget_others(self, rows: np.ndarray) -> None:
+        self._read = {i: frame for i, frame in self._read.items() if i in rows}
 
     @torch.no_grad()
     def pyramid(self, draw: int, rows: np.ndarray) -> list[Tensor]:
         """Give the pyramid of these frames in a draw, float32, levels (B, c, h, w)."""
+        self._forget_others(rows)
         batch = at_a_time(self.frames.size)
         parts = [self._part(draw, rows[first:first + batch])
                  for first in range(0, len(rows), batch)]
@@ -131,7 +148,7 @@ class LiveFeatures:
 
     def _part(self, draw: int, rows: np.ndarray) -> list[Tensor]:
         config = self.segmenter.config
-        images = np.stack([self.frames.looks(int(i), (self.looks[draw],))[0][0] for i in rows])
+        images = np.stack([self._frame(int(i))[0][self.looks[draw]] for i in rows])
         latents = self.segmenter.encode(self.segmenter.preprocess(images))
         pyramid = self.segmenter.backbone.features(
             latents, self.contexts[draw], config.timestep, config.taps)
@@ -139,7 +156,8 @@ class LiveFeatures:
 
     def labels(self, rows: np.ndarray) -> Tensor:
         """Give class indices (B, H, W) int64 of these frames."""
-        labels = torch.from_numpy(np.stack([self.frames[int(i)][1] for i in rows]))
+        self._forget_others(rows)
+        labels = torch.from_numpy(np.stack([self._frame(int(i))[1] for i in rows]))
         return labels.to(self.segmenter.device).long()
 
 

@@ -79,4 +79,4 @@ def _trained(
     if row.whole is not None:
         return row.whole(trial, config)
     assert row.backbone is not None
-    return trial.head(f'1 {name} {rate:g}', config, row.backbone(trial))
+    return trial.head(config, row.backbone(trial))

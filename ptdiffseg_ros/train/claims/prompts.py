@@ -6,6 +6,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from ptdiffseg_ros.train.claims.agreement import agreement
 from ptdiffseg_ros.train.claims.ledger import Figures
 from ptdiffseg_ros.train.claims.trial import Trial
 from ptdiffseg_ros.train.evaluate import MATCHING, WRONG
@@ -23,14 +24,16 @@ AT_TEST = {'both, wrong scene': WRONG, 'both, matching scene': MATCHING}
 
 def measure(trial: Trial, seeds: int) -> None:
     """Fill the cells of the claim."""
-    def of_seed(name: str, changes: dict[str, Any], scene: str | None, seed: int) -> Figures:
-        return trial.measure(trial.head(name, trial.config(seed, **changes)), scene)
+    def of_seed(changes: dict[str, Any], scene: str | None, reach: bool, seed: int) -> Figures:
+        head = trial.head(trial.config(seed, **changes))
+        figures = trial.measure(head, scene)
+        return {**figures, 'agreement': agreement(trial, head)} if reach else figures
 
     for variant, changes in CONTEXTS.items():
-        trial.cells('2', variant, seeds, partial(of_seed, f'2 {variant}', changes, None))
+        trial.cells('2', variant, seeds, partial(of_seed, changes, None, variant == 'both'))
     for variant, scene in AT_TEST.items():
-        trial.cells('2', variant, seeds, partial(of_seed, '2 both', {}, scene))
+        trial.cells('2', variant, seeds, partial(of_seed, {}, scene, False))
     for timestep in trial.budget.timesteps:
         trial.cells('2', f't = {timestep}', seeds, partial(
-            of_seed, f'2 t{timestep}', {'timestep': timestep}, None))
+            of_seed, {'timestep': timestep}, None, True))
     trial.clear_features()

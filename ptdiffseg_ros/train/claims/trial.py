@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property, partial
+import hashlib
+import json
 from pathlib import Path
 import shutil
 from typing import Any
@@ -54,14 +56,15 @@ class Trial:
             'layout_steps': 0, 'seed': seed}
         return TrainConfig(**{**settings, **changes})
 
-    def head(self, name: str, config: TrainConfig, backbone: str | Path | None = None,
-             ) -> PromptedSegmenter:
-        """Give the segmenter of a name, trained before or now, at the last checkpoint on."""
-        out = self.work / 'heads' / f'{name.replace(" ", "-")}-{config.seed}'
+    def head(self, config: TrainConfig, backbone: str | Path | None = None) -> PromptedSegmenter:
+        """Give the segmenter of these settings, trained before or now, at the last state on."""
+        backbone = backbone or self.backbone
+        # Named by all that it follows from, so that other settings never find it.
+        digest = hashlib.sha256(json.dumps([asdict(config), str(backbone)]).encode())
+        out = self.work / 'heads' / digest.hexdigest()[:16]
         if not out.exists():
             out.parent.mkdir(parents=True, exist_ok=True)
-            train_head(config, backbone or self.backbone, out, self.work / 'features',
-                       resume=True, source=False)
+            train_head(config, backbone, out, self.work / 'features', resume=True, source=False)
         return PromptedSegmenter.from_pretrained(out, str(self.model.device))
 
     def measure(self, segmenter: PromptedSegmenter, scene: str | None = None,

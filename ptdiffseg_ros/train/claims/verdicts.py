@@ -48,11 +48,11 @@ EXPECTATIONS = (
     *(Expectation('2', above, below, _MEAN, adverse) for above, below in (
         ('category', 'none'), ('scene', 'none'), ('both', 'category'), ('both', 'scene'),
         ('both, matching scene', 'both'), ('both, matching scene', 'both, wrong scene'))),
-    Expectation('3', 'on', 'off', _MEAN, adverse),
     Expectation('3', 'on', 'off', _AGREE, agreeing),
     Expectation('3', 'on', 'lambda = 0', _AGREE, agreeing),
     Expectation('3', 'on', 'pool of 2', _MEAN, adverse),
-    Expectation('3', 'on', "without the targets' words", _MEAN, adverse),
+    *(Expectation('3', f'on{words}', f'off{words}', _MEAN, adverse)
+      for words in ('', ", without the targets' words")),
     *(Expectation('4', 'prompt', other, _MEAN, adverse)
       for other in ('source', 'pseudo labels', 'TENT', 'CoTTA', 'self-training')),
 )

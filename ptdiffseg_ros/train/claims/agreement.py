@@ -1,0 +1,42 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""How far the text reaches: what another scene prompt changes of a head's predictions."""
+from __future__ import annotations
+
+import numpy as np
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.claims.ledger import Figures
+from ptdiffseg_ros.train.claims.trial import Trial
+from ptdiffseg_ros.train.evaluate import condition_frames
+from ptdiffseg_ros.train.losses import consistency_loss
+import torch
+from tqdm import tqdm
+
+# Other words for the weathers than any pool that a head is trained with.
+UNSEEN_PROMPTS = ('a photo of a clear city street', 'a foggy road scene', 'a night street scene',
+                  'a rainy city street', 'a picture of a snowy road scene')
+
+
+@torch.no_grad()
+def agreement(trial: Trial, segmenter: PromptedSegmenter) -> Figures:
+    """
+    Compare what a head predicts under other scene prompts with that under the source's.
+
+    The prompts are the same five for every head, and in no pool.
+    :returns: the share of pixels, in percent, whose class another prompt changes, and the
+        symmetric KL in nats, both means over prompts, pixels, frames and conditions.
+    """
+    contexts = [segmenter.context(sentence) for sentence in (None, *UNSEEN_PROMPTS)]
+    changed, diverged = [], []
+    for condition in tqdm(trial.budget.conditions, 'agreement'):
+        for frame in condition_frames(
+                condition, trial.budget.agreement_frames, 'test', segmenter.config.input_size):
+            latents = segmenter.encode(segmenter.preprocess(frame.image[None]))
+            source, *others = (
+                segmenter.head_logits(latents, context).float() for context in contexts)
+            everywhere = torch.ones_like(source[:, 0], dtype=torch.bool)
+            for other in others:
+                changed.append((other.argmax(1) != source.argmax(1)).float().mean().item())
+                diverged.append(consistency_loss(source, other, everywhere).item())
+    return {'changed_percent': round(100 * float(np.mean(changed)), 3),
+            'divergence_nats': round(float(np.mean(diverged)), 5)}
