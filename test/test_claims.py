@@ -16,6 +16,7 @@ from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.claims import (
+    adaptation,
     agreement,
     backbones,
     budget,
@@ -63,7 +64,7 @@ def numbers(value: Any) -> list[float]:
 
 def without_times(cell: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in cell.items() if name not in (
-        'seconds', 'learning_ms_per_frame')}
+        'seconds', 'learning_ms_per_frame', 'learning_in_passes')}
 
 
 @pytest.fixture(scope='module')
@@ -199,7 +200,13 @@ def test_networks_trained_whole_learn_all_their_weights(
     for train, parts in (
             (rivals.train_unet, lambda s: (s.backbone.unet, s.head)),
             (rivals.train_segformer, lambda s: (s.network,))):
-        trained, before = train(trial, config), train(trial, untrained)
+        watched: list[bool] = []
+
+        def watch(s: PromptedSegmenter, parts: Any = parts, watched: Any = watched) -> None:
+            watched.append(any(part.training for part in parts(s)))
+
+        trained, before = (train(trial, of, watch) for of in (config, untrained))
+        assert len(watched) == 8 and not any(watched), 'after each quarter, ready to predict'
         for one, other in zip(parts(trained), parts(before)):
             moved = [not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters())]
             assert np.mean(moved) > 0.6
@@ -335,6 +342,42 @@ def test_adaptation_may_harm_nowhere_and_reaches_most_of_the_ceiling(
     words = {bound.unit: bound.word(values) for bound, values in verdicts.judge_bounds(found)}
     assert words == {'mIoU': harm, '%': reach}
     assert f'{rain - 50.0:.1f} | 1 | {harm}' in report.what_did_not_hold(found)
+
+
+def test_seeds_that_agree_to_the_last_digit_are_drawn(tmp_path: Path) -> None:
+    # The mean of three times 57.67 is 57.66999999999999: below the least of them.
+    cell = {'miou': {'fog': 57.67}, 'adverse_mean': 57.67}
+    figures = {'cells': {'2': {'none': {str(seed): cell for seed in range(3)}}}}
+    report.plot(figures, '2', tmp_path / 'plot.png')
+    assert (tmp_path / 'plot.png').stat().st_size > 1000
+
+
+def test_gains_are_laid_out_by_condition() -> None:
+    def cells(*adverse: float) -> dict[str, Any]:
+        return {str(seed): {'miou': {'fog': value + 1, 'snow': value - 1}, 'adverse_mean': value}
+                for seed, value in enumerate(adverse)}
+
+    table = report._gains({'cells': {'4': {
+        'source': cells(50.0, 51.0), 'prompt': cells(52.0, 52.0), 'cost': {'0': {}}}}})
+    assert table.splitlines()[-1] == (
+        '| prompt | +1.5 (+1.0 to +2.0) | +1.5 (+1.0 to +2.0) | +1.5 (+1.0 to +2.0) |')
+
+
+def test_what_is_held_for_a_gradient_is_counted_until_the_graph_is_gone(segmenter) -> None:
+    held = adaptation.HeldForGradient(segmenter)
+    numbers = torch.ones(250, requires_grad=True)
+    for _ in range(2):
+        with held:
+            product = (numbers * numbers).exp()  # holds its factors, once, and its result
+            product.sum().backward()
+            del product
+    assert held.most == 4 * 2 * 250
+    with held:
+        segmenter.head(segmenter.backbone.features(
+            torch.zeros(1, 4, 8, 16), segmenter.context().requires_grad_(True), 100,
+            segmenter.config.taps)).sum().backward()
+    weights = sum(p.nbytes for p in segmenter.backbone.unet.parameters())
+    assert 10_000 < held.most < weights
 
 
 @pytest.mark.slow

@@ -42,6 +42,50 @@ def test_each_method_learns_without_touching_the_segmenter(
     assert (method.trainable == 0) == (name in ('head alone', 'source'))
 
 
+def test_pseudo_labels_are_of_pixels_that_are_certain_for_their_class() -> None:
+    def pixels(label: int, *confidence: float) -> torch.Tensor:
+        """Give scores (3, N) of three classes, the label's share as wanted."""
+        shares = torch.tensor(confidence)
+        scores = ((1 - shares) / 2).expand(3, -1).clone()
+        scores[label] = shares
+        return scores.log()
+
+    # Of the first class all above 0.69 count; the second never comes so far, and its better half
+    # counts; the third is below the floor.
+    logits = torch.cat([pixels(0, 0.9, 0.7, 0.6), pixels(1, 0.65, 0.6, 0.55), pixels(2, 0.45)],
+                       dim=1)[None, :, None].requires_grad_(True)  # (1, 3, 1, 7)
+    baselines.pseudo_label_loss(logits).backward()
+    learned = logits.grad.abs().sum(dim=1)[0, 0] > 0
+    assert learned.tolist() == [True, True, False, True, True, False, False]
+
+
+def test_masks_of_pseudo_labels_are_of_the_average_of_the_prompt(segmenter, frames) -> None:
+    method = stream.make_method('pseudo labels', segmenter, 0.2)
+    for _ in range(2):
+        before = method.average.clone()
+        method.step(frames[0].latents, frames[0].labels)
+        assert torch.allclose(method.average, 0.8 * before + 0.2 * method.tokens)
+    assert torch.equal(method.predict(frames[0].latents), segmenter.logits(
+        frames[0].latents, segmenter.context(method.average)))
+
+
+def test_what_a_method_keeps_is_counted(segmenter, frames) -> None:
+    kept = {}
+    for name in stream.METHODS:
+        method = stream.make_method(name, segmenter)
+        stream.drive_through(segmenter, method, frames[:6])
+        kept[name] = method.kept_bytes
+    head = sum(p.nbytes for p in segmenter.head.parameters())
+    latest = 4 * frames[0].latents.nbytes
+    assert kept['source'] == kept['head alone'] == 0
+    assert kept['self-training'] == 4 * head + latest
+    assert kept['CoTTA'] == kept['self-training'] + 2 * head
+    assert latest < kept['TENT'] < kept['self-training']
+    tokens = segmenter.encode_scene(segmenter.config.source_scene_prompt).numel()
+    assert kept['pseudo labels'] == kept['labelled prompt'] == 16 * tokens + latest
+    assert kept['prompt'] > 20 * tokens
+
+
 def test_tent_trains_the_normalisation_alone(segmenter, frames) -> None:
     method = Tent(segmenter, 0.1)
     stream.drive_through(segmenter, method, frames[:4])

@@ -18,14 +18,20 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 CONFIDENCE = 0.69  # of a pseudo label, the default of published peers for driving scenes
+FLOOR = 0.5  # of a pseudo label whose class is seldom more certain
 BATCH = 4  # frames per step, the last ones
 EVERY = 2  # frames between steps
+STATE = 16  # bytes for each number that is learned: with its gradient and two moments
 
 
 class OnlineMethod(Protocol):
     """Predict a frame, then perhaps learn from it."""
 
     trainable: int  # how many numbers it changes
+
+    @property
+    def kept_bytes(self) -> int:
+        """Say how many bytes it holds between two frames, beside the model."""
 
     def predict(self, latents: Tensor) -> Tensor:
         """Map latents (1, c, h, w) to logits (1, K, h', w')."""
@@ -38,6 +44,7 @@ class Source:
     """The source model as it is."""
 
     trainable = 0
+    kept_bytes = 0
 
     def __init__(self, segmenter: PromptedSegmenter) -> None:
         self.segmenter = segmenter
@@ -69,6 +76,11 @@ class PromptLoop:
         self.trainable = loop.learned().tokens.numel()
         loop.enable(True)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Count the buffer, the prompt as it is learned, and its average."""
+        return self.loop.state.buffer_bytes + (STATE + 4) * self.trainable
+
     @torch.no_grad()
     def predict(self, latents: Tensor) -> Tensor:
         """Map latents (1, c, h, w) to logits (1, K, h', w')."""
@@ -88,10 +100,16 @@ class _Batched(ABC):
     """Take a step on the last frames, every other frame."""
 
     most_steps = 10**9
+    trainable: int
 
     def __init__(self) -> None:
         self._held: deque[tuple[Tensor, Tensor]] = deque(maxlen=BATCH)
         self._seen = self.steps = 0
+
+    @property
+    def kept_bytes(self) -> int:
+        """Count the last frames and what is learned."""
+        return STATE * self.trainable + sum(latents.nbytes for latents, _ in self._held)
 
     def update(self, latents: Tensor, labels: Tensor, time_s: float) -> None:
         """Take a step when it is time for one."""
@@ -100,6 +118,7 @@ class _Batched(ABC):
         if len(self._held) < BATCH or self._seen % EVERY or self.steps >= self.most_steps:
             return
         frames, truth = (torch.cat(part) for part in zip(*self._held))
+        truth = truth.to(frames.device)
         self.steps += 1
         with torch.enable_grad():
             self.step(frames, truth)
@@ -143,15 +162,36 @@ class LabelledPrompt(_Batched):
 
 
 class PseudoLabelPrompt(LabelledPrompt):
-    """PTDiffSeg's own objective: confident pseudo labels, and a pull towards the source prompt."""
+    """
+    PTDiffSeg's own objective: confident pseudo labels, and a pull towards the source prompt.
 
-    PULL = 1e-3
+    Labels are balanced per class, and masks are of the prompt's moving average, as for ours.
+    """
+
+    # Adam makes steps of one size of gradients of any: ten times as strong a pull would be most
+    # of the gradient as soon as the prompt has moved by a tenth, and hold it there.
+    PULL = 1e-5
     most_steps = 10**9
+
+    def __init__(self, segmenter: PromptedSegmenter, learning_rate: float) -> None:
+        super().__init__(segmenter, learning_rate)
+        self.average = self.start.clone()
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor) -> Tensor:
+        """Map latents (1, c, h, w) to logits (1, K, h', w')."""
+        return self.segmenter.logits(latents, self.segmenter.context(self.average))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Give the cross-entropy of confident pseudo labels and the squared distance."""
         pull = (self.tokens - self.start).square().sum()
-        return _pseudo_label_loss(logits) + self.PULL * pull
+        return pseudo_label_loss(logits) + self.PULL * pull
+
+    def step(self, latents: Tensor, labels: Tensor) -> None:
+        """Take one step, and let the average follow."""
+        super().step(latents, labels)
+        with torch.no_grad():
+            self.average.lerp_(self.tokens, 1.0 - TunerConfig.ema_decay)
 
 
 class HeadMethod(_Batched):
@@ -190,7 +230,7 @@ class HeadMethod(_Batched):
 
     def loss(self, features: list[Tensor]) -> Tensor:
         """Give what is made small."""
-        return _pseudo_label_loss(self.logits(features))
+        return pseudo_label_loss(self.logits(features))
 
     def step(self, latents: Tensor, labels: Tensor) -> None:
         """Take one step."""
@@ -233,6 +273,11 @@ class CoTta(HeadMethod):
         self.source = copy.deepcopy(segmenter.head.state_dict())
         self.generator = torch.Generator().manual_seed(0)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Count the teacher and the source's head as well."""
+        return super().kept_bytes + 2 * sum(p.nbytes for p in self.teacher.parameters())
+
     @torch.no_grad()
     def predict(self, latents: Tensor) -> Tensor:
         """Map latents (1, c, h, w) to logits (1, K, h', w'), those of the teacher."""
@@ -261,9 +306,18 @@ class CoTta(HeadMethod):
                 student.copy_(torch.where(mask, self.source[name], student))
 
 
-def _pseudo_label_loss(logits: Tensor) -> Tensor:
-    """Give the cross-entropy with the prediction's own confident labels."""
+def pseudo_label_loss(logits: Tensor) -> Tensor:
+    """
+    Give the cross-entropy with the prediction's own confident labels, (B, K, h, w) logits.
+
+    A label counts from CONFIDENCE on or, for a class that seldom comes so far, from the median
+    confidence of its pixels on, but never below FLOOR: the threshold is balanced per class.
+    """
     confidence, labels = logits.detach().softmax(dim=1).max(dim=1)
+    thresholds = torch.full((logits.shape[1],), CONFIDENCE, device=logits.device)
+    for label in labels.unique().tolist():
+        median = confidence[labels == label].median()
+        thresholds[label] = median.clamp(FLOOR, CONFIDENCE)
+    kept = confidence >= thresholds[labels]
     loss = F.cross_entropy(logits, labels, reduction='none')
-    kept = confidence >= CONFIDENCE
     return (loss * kept).sum() / kept.sum().clamp(min=1)

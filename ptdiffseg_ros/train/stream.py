@@ -45,11 +45,12 @@ ADVERSE = tuple(name for name in town.WEATHERS if name != 'clear')
 DOMAINS = dict(zip(town.WEATHERS, map(domain_name, SCENE_PROMPTS)))
 # Chosen on the validation split by `sweep`.
 LEARNING_RATES = {
-    'prompt': TunerConfig.learning_rate, 'pseudo labels': 0.8, 'TENT': 1e-4,
+    'prompt': TunerConfig.learning_rate, 'pseudo labels': 0.05, 'TENT': 1e-4,
     'CoTTA': 1e-5, 'self-training': 1e-5, 'labelled prompt': TunerConfig.learning_rate}
 RATES_TRIED = {
-    'prompt': (0.1, 0.2, 0.4), 'pseudo labels': (0.05, 0.2, 0.8), 'TENT': (1e-5, 1e-4, 1e-3),
-    'CoTTA': (1e-5, 1e-4, 1e-3), 'self-training': (1e-6, 1e-5, 1e-4)}
+    'prompt': (0.1, 0.2, 0.4), 'pseudo labels': (0.0125, 0.05, 0.2), 'TENT': (1e-5, 1e-4, 1e-3),
+    'CoTTA': (1e-6, 1e-5, 1e-4), 'self-training': (1e-6, 1e-5, 1e-4),
+    'labelled prompt': (0.1, 0.2, 0.4)}
 
 
 @dataclass(frozen=True)
@@ -176,7 +177,7 @@ def score(method: OnlineMethod, frame: StreamFrame, matrix: ConfusionMatrix) -> 
     ids = np.array([c.id for c in matrix.classes])
     labels = frame.labels[0].numpy()
     truth = np.where(labels == IGNORE_INDEX, 255, ids[np.maximum(labels, 0)])
-    matrix.update(truth, ids[logits.argmax(dim=1)[0].numpy()])
+    matrix.update(truth, ids[logits.argmax(dim=1)[0].cpu().numpy()])
 
 
 def held_out(

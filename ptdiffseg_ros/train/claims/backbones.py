@@ -16,6 +16,7 @@ from ptdiffseg_ros.train.claims.rivals import (
     random_backbone,
     train_segformer,
     train_unet,
+    Watch,
 )
 from ptdiffseg_ros.train.claims.trial import Trial
 from ptdiffseg_ros.train.head import TrainConfig
@@ -33,12 +34,12 @@ class Row:
     """
 
     rate: float
-    backbone: Callable[[Trial], str | Path] | None = None
-    whole: Callable[[Trial, TrainConfig], PromptedSegmenter] | None = None
+    backbone: Callable[[Trial, int], str | Path] | None = None
+    whole: Callable[[Trial, TrainConfig, Watch], PromptedSegmenter] | None = None
 
 
 ROWS = {
-    'diffusion': Row(4e-3, backbone=lambda trial: trial.backbone),
+    'diffusion': Row(4e-3, backbone=lambda trial, seed: trial.backbone),
     'random weights': Row(4e-3, backbone=random_backbone),
     'masked autoencoder': Row(4e-3, backbone=masked_backbone),
     'end to end': Row(1e-3, whole=train_unet),
@@ -59,7 +60,7 @@ def measure(trial: Trial, seeds: int) -> None:
 def _mean_at(trial: Trial, name: str, rate: float) -> float:
     """Give the mean mIoU of all conditions on the validation split, of a shorter training."""
     def figures() -> Figures:
-        segmenter = _trained(trial, name, rate, SWEEP_SEED, trial.budget.sweep_share)
+        segmenter, _ = _trained(trial, name, rate, SWEEP_SEED, trial.budget.sweep_share)
         found = trial.measure(segmenter, split='val')
         return {**found, 'mean': round(float(np.mean(list(found['miou'].values()))), 2)}
 
@@ -67,16 +68,24 @@ def _mean_at(trial: Trial, name: str, rate: float) -> float:
 
 
 def _figures(trial: Trial, name: str, rate: float, seed: int) -> Figures:
-    return {**trial.measure(_trained(trial, name, rate, seed)), 'rate': rate}
+    segmenter, clear = _trained(trial, name, rate, seed)
+    return {**trial.measure(segmenter), 'rate': rate, **({'clear_val': clear} if clear else {})}
 
 
-def _trained(
-        trial: Trial, name: str, rate: float, seed: int, share: float = 1.0) -> PromptedSegmenter:
-    """Train a row at a learning rate, for a share of the steps that it has."""
+def _trained(trial: Trial, name: str, rate: float, seed: int, share: float = 1.0
+             ) -> tuple[PromptedSegmenter, list[float]]:
+    """
+    Train a row at a learning rate, for a share of the steps that it has.
+
+    :returns: with it, of a network trained whole, the clear mIoU on the validation split after
+        each quarter of its steps.
+    """
     row, budget = ROWS[name], trial.budget
     steps = budget.steps if row.whole is None else budget.end_to_end_steps
     config = trial.config(seed, steps=max(1, round(share * steps)), learning_rate=rate)
+    clear: list[float] = []
     if row.whole is not None:
-        return row.whole(trial, config)
+        return row.whole(trial, config, lambda segmenter: clear.append(
+            trial.measure(segmenter, split='val', conditions=('clear',))['miou']['clear'])), clear
     assert row.backbone is not None
-    return trial.head(config, row.backbone(trial))
+    return trial.head(config, row.backbone(trial, seed)), clear

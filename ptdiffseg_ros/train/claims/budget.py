@@ -32,9 +32,9 @@ class Budget:
     measured: int = 40
     agreement_frames: int = 20
     caching_steps: int = 30
-    end_to_end_steps: int = 1000
+    end_to_end_steps: int = 2000
     rates: tuple[float, ...] = (0.25, 1.0, 4.0)
-    sweep_share: float = 0.5
+    sweep_share: float = 0.25
     validated: int = 20
     masked_frames: int = 6000
     masked_steps: int = 2600

@@ -16,6 +16,7 @@ from ptdiffseg_ros.train.errors import TrainingError
 
 Figures = dict[str, Any]
 SAME = ('preset', 'budget', 'segmenter')  # what figures of one file have in common
+OF_CELL = ('commit', 'threads')  # what every cell says by itself
 
 
 class Ledger:
@@ -55,7 +56,8 @@ class Ledger:
             figures = measure()
             seconds = round(time.monotonic() - begun_s, 1)
             of_variant[str(seed)] = {
-                **figures, 'seconds': seconds, 'commit': self.found['commit']}
+                **figures, 'seconds': seconds,
+                **{name: self.found[name] for name in OF_CELL if name in self.found}}
             self.save()
         return of_variant[str(seed)]
 

@@ -10,8 +10,10 @@ import shutil
 import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.train.claims import verdicts
+from ptdiffseg_ros.train.claims.adaptation import TIMED
 from ptdiffseg_ros.train.claims.budget import CLAIMS
 from ptdiffseg_ros.train.claims.ledger import every_cell, Figures
+from ptdiffseg_ros.train.head import TrainConfig
 
 TITLES = {
     '1': 'Claim 1: features of a text-to-image diffusion model generalise',
@@ -25,11 +27,14 @@ WHAT = {
     'end to end': 'the same UNet, end to end with labels',
     'SegFormer-B0': 'SegFormer-B0, end to end with labels'}
 NOT_MIOU = ('caching', 'cost', 'pictures')
+_TIMESTEP = f't = {TrainConfig.timestep}'
 
 
 def _spread(values: Sequence[float], form: str = '.1f') -> str:
     """Give the mean and, where there are several that differ, the least and the greatest."""
-    mean, least, most = (format(v, form) for v in (np.mean(values), min(values), max(values)))
+    mean, least, most = (
+        format(round(v) if form == 'd' else v, form)
+        for v in (float(np.mean(values)), min(values), max(values)))
     return mean if least == most else f'{mean} ({least} to {most})'
 
 
@@ -41,8 +46,8 @@ def _rows(figures: Figures, claim: str) -> dict[str, list[Figures]]:
 
 
 def _table(figures: Figures, claim: str,
-           more: dict[str, Callable[[Figures], float]] | None = None) -> str:
-    """Lay out mIoU by condition and the adverse mean with its spread, and other columns."""
+           more: dict[str, tuple[str, Callable[[Figures], float]]] | None = None) -> str:
+    """Lay out mIoU by condition and the adverse mean with its spread, and columns by a format."""
     rows = _rows(figures, claim)
     conditions = list(next(iter(rows.values()))[0]['miou'])
     lines = []
@@ -51,20 +56,38 @@ def _table(figures: Figures, claim: str,
         lines.append([
             WHAT.get(variant, variant), str(len(cells)), *(f'{m:.1f}' for m in means),
             _spread([cell['adverse_mean'] for cell in cells]),
-            *(_spread([take(cell) for cell in cells], '.2f' if name.endswith('%') else '.1f')
-              for name, take in (more or {}).items())])
+            *(_spread([take(cell) for cell in cells], form)
+              for form, take in (more or {}).values())])
     head = ['mIoU, %', 'seeds', *conditions, 'adverse mean', *(more or {})]
     return markdown_table(head, lines)
 
 
 def _backbones(figures: Figures) -> str:
     table = _table(figures, '1', {
-        'drop from clear': lambda cell: cell['miou']['clear'] - cell['adverse_mean'],
-        'share kept, %': verdicts.kept, 'learning rate, 1e-3': lambda cell: 1e3 * cell['rate']})
+        'drop from clear': ('.1f', lambda cell: cell['miou']['clear'] - cell['adverse_mean']),
+        'share kept, %': ('.1f', verdicts.kept),
+        'learning rate': ('.3g', lambda cell: cell['rate'])})
     of = figures['budget']
-    table += (f'\n\nThe masked autoencoder had {of["masked_steps"]} steps of '
-              f'{of["masked_batch"]} on {of["masked_frames"]} frames, networks trained whole '
-              f'{of["end_to_end_steps"]} steps.')
+    table += (
+        f'\n\nThe masked autoencoder had {of["masked_steps"]} steps of {of["masked_batch"]} on '
+        f'{of["masked_frames"]} frames, networks trained whole {of["end_to_end_steps"]} steps, '
+        'all in bfloat16; the diffusion model and heads are in float32. Before the labels, the '
+        'diffusion model and the masked autoencoder have seen unlabelled frames in every weather, '
+        'the former with captions that name it; and so has the autoencoder whose latents all rows '
+        'but SegFormer-B0 see. Adverse weather is thus new to SegFormer-B0 alone, and without '
+        'labels for all; the style is new for all. Rows with random weights have other ones with '
+        'each seed; diffusion model and masked autoencoder are one pretraining each. Learning '
+        'rates are chosen by the mean of all conditions, targets included, of the validation '
+        'split.')
+    watched = [[WHAT[row], *(
+        _spread([cell['clear_val'][quarter] for cell in seeds.values()]) for quarter in range(4))]
+        for row, seeds in figures['cells']['1'].items()
+        if seeds and all('clear_val' in cell for cell in seeds.values())]
+    if watched:
+        table += '\n\n' + markdown_table(
+            ['clear mIoU, validation split, after', *(
+                f'{round(of["end_to_end_steps"] * part / 4)} steps' for part in (1, 2, 3, 4))],
+            watched)
     if figures['preset'] == 'quick':
         table += (' The diffusion model comes with its whole pretraining: in a quick run these '
                   'rows are weaker than they should be.')
@@ -77,10 +100,30 @@ def _backbones(figures: Figures) -> str:
         ['validation split, mean of all conditions', 'learning rate: mIoU'], sweeps)
 
 
+_ABOUT_CHANGED = ('Pixels changed: in the mean over all conditions and five scene prompts that '
+                  'no pool has, the share with another class than under the source prompt.')
+
+
+def _prompts(figures: Figures) -> str:
+    """Add to the table how far the text reaches, where that was measured."""
+    of = figures['cells']['2']
+    reach = [[f'{_TIMESTEP} (both)' if name == 'both' else name,
+              _spread([cell['agreement']['changed_percent'] for cell in seeds.values()], '.2f')]
+             for name, seeds in of.items() if all('agreement' in c for c in seeds.values())]
+    table = (f'{_table(figures, "2")}\n\nAll rows but the last are at {_TIMESTEP}. A wrong scene '
+             'prompt names a weather that is not there, the matching one that which is; their '
+             'head is that of "both", which was trained under the clear prompt.')
+    if not reach:
+        return table
+    return f'{table}\n\n{_ABOUT_CHANGED}\n\n' + markdown_table(
+        ['both prompts, features at', 'pixels changed, %'], reach)
+
+
 def _randomization(figures: Figures) -> str:
     table = _table(figures, '3', {
-        'pixels changed, %': lambda cell: cell['agreement']['changed_percent'],
-        'KL, 0.001 nats': lambda cell: 1e3 * cell['agreement']['divergence_nats']})
+        'pixels changed, %': ('.2f', lambda cell: cell['agreement']['changed_percent']),
+        'KL, 0.001 nats': ('.1f', lambda cell: 1e3 * cell['agreement']['divergence_nats'])})
+    table += f'\n\n{_ABOUT_CHANGED}'
     timed = figures['cells']['3'].get('caching', {}).get('0')
     if timed is None:
         return table
@@ -92,30 +135,49 @@ def _randomization(figures: Figures) -> str:
 
 
 def _adaptation(figures: Figures) -> str:
-    source = {seed: cell['adverse_mean']
-              for seed, cell in figures['cells']['4'].get('source', {}).items()}
+    of = figures['budget']
     table = _table(figures, '4', {
-        'numbers': lambda cell: cell['trainable'],
-        'state, KiB': lambda cell: cell['state_bytes'] / 1024,
-        'learning, ms a frame': lambda cell: cell['learning_ms_per_frame']})
-    gains = []
-    for name, seeds in figures['cells']['4'].items():
-        found = [cell['adverse_mean'] - source[seed] for seed, cell in seeds.items()
-                 if name not in NOT_MIOU and seed in source]
-        if found and name != 'source':
-            gains.append([name, _spread(found, '+.1f')])
-    parts = [table, markdown_table(['gain over the source', 'adverse mean'], gains)]
+        'online': ('.1f', lambda cell: float(np.mean(list(cell['online'].values())))),
+        'numbers': ('d', lambda cell: cell['trainable']),
+        'kept, KiB': ('.0f', lambda cell: cell['kept_bytes'] / 1024),
+        'for a step, MiB': ('.1f', lambda cell: cell['step_bytes'] / 2**20),
+        'learning, in forward passes': ('.1f', lambda cell: cell['learning_in_passes'])})
+    parts = [
+        f'A stream of {of["stream_frames"]} unlabelled frames of each condition, from the source; '
+        f'then {of["held_out"]} other frames to measure on. Online: frames of the stream, each '
+        'predicted before it is learned from, mean of the conditions. Kept: what a method holds '
+        'between frames beside the model, its latest frames included. For a step: what is held '
+        'for the gradient. Learning: a frame of the stream beside its prediction, in the mean of '
+        f'frames {TIMED} to {2 * TIMED}.', table, _gains(figures)]
     cost = figures['cells']['4'].get('cost', {}).get('0')
     if cost:
         parts.append(markdown_table(
-            ['a tuning step, in forward passes', 'a learned prompt', 'a buffered frame'],
+            ['tuning on a frame, in forward passes of it', 'a learned prompt', 'a buffered frame'],
             [[cost['step_in_forward_passes'], f'{cost["prompt_file_bytes"]} bytes',
               f'{cost["buffer_bytes_per_frame"]} bytes']]))
     return '\n\n'.join(parts)
 
 
+def _gains(figures: Figures) -> str:
+    """Lay out what each method gains over the source in each condition."""
+    of_claim = figures['cells']['4']
+    source = of_claim.get('source', {})
+    lines, conditions = [], []
+    for name, seeds in of_claim.items():
+        pairs = [(cell, source[seed]) for seed, cell in seeds.items()
+                 if name not in ('source', *NOT_MIOU) and seed in source]
+        if pairs:
+            conditions = list(pairs[0][0]['miou'])
+            lines.append([name, *(
+                _spread([cell['miou'][c] - before['miou'][c] for cell, before in pairs], '+.1f')
+                for c in conditions), _spread(
+                    [cell['adverse_mean'] - before['adverse_mean'] for cell, before in pairs],
+                    '+.1f')])
+    return markdown_table(['gain over the source', *conditions, 'adverse mean'], lines)
+
+
 LAY_OUT: dict[str, Callable[[Figures], str]] = {
-    '1': _backbones, '2': lambda figures: _table(figures, '2'), '3': _randomization,
+    '1': _backbones, '2': _prompts, '3': _randomization,
     '4': _adaptation}
 
 
@@ -129,10 +191,10 @@ def what_did_not_hold(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
               _spread(values), str(len(values)), bound.word(values)]
              for bound, values in verdicts.judge_bounds(figures) if bound.claim in claims]
     failed = [row for row in rows if row[-1] != verdicts.HOLDS]
-    rule = ('The rule, set beforehand: an expectation holds where the mean difference is at '
-            f'least {verdicts.MARGIN} and every seed is above 0; "the contrary" is the same with '
-            'the sign turned; anything else is no clear difference. A bound has to be reached by '
-            'every seed.')
+    rule = ('The rule: an expectation holds where the mean difference is at least '
+            f'{verdicts.MARGIN} mIoU, or {verdicts.MARGIN_PERCENT} % of a share, and every seed '
+            'is above 0; "the contrary" is the same with the sign turned; anything else is no '
+            'clear difference. A bound has to be reached by every seed.')
     few = [v for v in found if len(v.differences) < verdicts.WANTED_SEEDS]
     if few:
         rule += (f' {len(few)} of {len(found)} have fewer than {verdicts.WANTED_SEEDS} seeds: '
@@ -203,6 +265,8 @@ def _opening(figures: Figures) -> str:
     """Say what was run, where, and how much was spent."""
     quick = figures['preset'] == 'quick'
     commits = ', '.join(dict.fromkeys(cell['commit'] for *_, cell in every_cell(figures)))
+    threads = ' or '.join(sorted({
+        str(cell.get('threads', figures['threads'])) for *_, cell in every_cell(figures)}))
     budget = ', '.join(f'{name} {value}' for name, value in figures['budget'].items()
                        if isinstance(value, (int, float)))
     return '\n\n'.join([
@@ -217,7 +281,7 @@ def _opening(figures: Figures) -> str:
         'view. In brackets the least and the greatest of the seeds, which change the training or '
         'the stream, not the test frames.',
         f'Preset {figures["preset"]}, model {figures["model"]} ({figures["segmenter"]}), commit '
-        f'{commits}; {figures["machine"]}, {figures["threads"]} threads. Budget: {budget}.'])
+        f'{commits}; {figures["machine"]}; threads: {threads}. Budget: {budget}.'])
 
 
 def plot(figures: Figures, claim: str, path: Path) -> None:
@@ -234,9 +298,9 @@ def plot(figures: Figures, claim: str, path: Path) -> None:
         values = np.array([[cell['miou'][c] for c in conditions] for cell in cells])  # (S, C)
         mean = values.mean(axis=0)
         at = np.arange(len(conditions)) + (i - (len(rows) - 1) / 2) * width
-        axis.bar(at, mean, width, label=variant,
-                 yerr=[mean - values.min(axis=0), values.max(axis=0) - mean],
-                 error_kw={'elinewidth': 1})
+        # The mean of equal values may be off by a rounding, and no error may be below zero.
+        spread = np.maximum(0.0, [mean - values.min(axis=0), values.max(axis=0) - mean])
+        axis.bar(at, mean, width, label=variant, yerr=spread, error_kw={'elinewidth': 1})
     axis.set_xticks(np.arange(len(conditions)), conditions)
     axis.set_ylabel('mIoU (%)')
     axis.grid(axis='y', alpha=0.3)

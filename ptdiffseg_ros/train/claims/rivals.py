@@ -7,18 +7,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 import json
 from pathlib import Path
+import shutil
 
 from diffusers import UNet2DConditionModel
 import numpy as np
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
-from ptdiffseg_ros.model.head import normalised
+from ptdiffseg_ros.model.head import GROUPS, normalised
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.captioned_frames import draw_frames, TownFrames
 from ptdiffseg_ros.train.claims.trial import Trial
 from ptdiffseg_ros.train.frames import ClearFrames
 from ptdiffseg_ros.train.head import learning_rate_factor, new_segmenter, TrainConfig
 from ptdiffseg_ros.train.losses import segmentation_loss
-from ptdiffseg_ros.train.pretrain import encode_frames, fit, PretrainConfig
+from ptdiffseg_ros.train.pretrain import fit, PretrainConfig
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -29,8 +30,11 @@ MASKED = 0.6  # of the patches, as SimMIM (Xie et al., 2022) has it for networks
 PATCH = 4  # latent cells a side
 PRETRAINING = 'pretraining.json'  # beside a backbone that `ptdiffseg pretrain` has made
 GRADIENT_CLIP = 1.0
-# Of what is computed while a whole network learns; its weights stay float32. Gradients of both
-# networks point the same way as float32's (cosine 0.995 and above), at two thirds of the time.
+ENCODED = 16  # frames at a time
+# Called with the segmenter after each quarter of a training.
+Watch = Callable[[PromptedSegmenter], None]
+# Of what is computed while a whole network learns; its weights stay float32. Gradients of the
+# labels' loss point the same way as float32's (cosine 0.995 and above), at two thirds of the time.
 PRECISION = torch.bfloat16
 
 
@@ -44,19 +48,22 @@ def forget(backbone: DiffusionBackbone, seed: int) -> DiffusionBackbone:
     return backbone
 
 
-def random_backbone(trial: Trial) -> Path:
-    """Write the backbone with a UNet of random weights, and give its folder."""
-    return _written(trial, 'random', lambda folder: forget(
-        DiffusionBackbone.from_pretrained(trial.backbone), 0))
+def random_backbone(trial: Trial, seed: int) -> Path:
+    """Write the backbone with a UNet of random weights from a seed, and give its folder."""
+    return _written(trial, f'random-{seed}', lambda folder: forget(
+        DiffusionBackbone.from_pretrained(trial.backbone), seed))
 
 
-def masked_backbone(trial: Trial) -> Path:
+def masked_backbone(trial: Trial, seed: int) -> Path:
     """
     Write the backbone with its UNet pretrained as a masked autoencoder, and give its folder.
 
+    It is one for all seeds, as the diffusion model is.
+
     The same network sees the same unlabelled frames, in every weather, in as many steps, by the
     same optimiser and EMA as the diffusion model: latents of which MASKED patches are blank,
-    under the context and at the timestep that the head uses, and it learns to fill them in.
+    under the context and at the timestep that the head uses, and it learns to fill them in. The
+    diffusion model was trained in float32, this one is in PRECISION.
     """
     def make(state: Path) -> DiffusionBackbone:
         backbone = forget(DiffusionBackbone.from_pretrained(trial.backbone), 0)
@@ -64,7 +71,9 @@ def masked_backbone(trial: Trial) -> Path:
         state.mkdir(parents=True, exist_ok=True)
         source = TownFrames(config.frames, config.image_size, config.seed)
         images, _ = draw_frames(source, config.workers, state)
-        latents = encode_frames(backbone.vae, images)
+        latents = torch.cat([
+            trial.model.encode(trial.model.preprocess(images[first:first + ENCODED])).cpu().float()
+            for first in tqdm(range(0, len(images), ENCODED), 'encoding')])
         unet = backbone.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
         context = trial.model.context().float().cpu()
         timestep = trial.model.config.timestep
@@ -114,8 +123,10 @@ def _written(
     folder = trial.work / 'backbones' / name
     if not folder.exists():
         partial = folder.with_name(f'{name}.partial')
-        make(partial.with_name(f'{name}.state')).save_pretrained(partial)
+        state = folder.with_name(f'{name}.state')
+        make(state).save_pretrained(partial)
         partial.rename(folder)
+        shutil.rmtree(state, ignore_errors=True)
     return folder
 
 
@@ -126,12 +137,15 @@ class SegFormer(nn.Module):
     SegFormer-B0 (Xie et al., 2021), from nothing.
 
     Its feature levels are normalised per image before its decoder, because those of the frozen
-    backbones are before theirs.
+    backbones are before theirs; and its decoder has a GroupNorm as theirs have, because the
+    statistics that a BatchNorm keeps would be those of clear frames.
     """
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.model = SegformerForSemanticSegmentation(SegformerConfig(num_labels=classes))
+        config = SegformerConfig(num_labels=classes)
+        self.model = SegformerForSemanticSegmentation(config)
+        self.model.decode_head.batch_norm = nn.GroupNorm(GROUPS, config.decoder_hidden_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [-1, 1] to logits (B, K, H/4, W/4)."""
@@ -149,7 +163,7 @@ class WholeNetwork(PromptedSegmenter):
         return images, self.network(images).float()
 
 
-def train_unet(trial: Trial, config: TrainConfig) -> PromptedSegmenter:
+def train_unet(trial: Trial, config: TrainConfig, watch: Watch) -> PromptedSegmenter:
     """Train the backbone's UNet, from nothing, and the head together on the labels."""
     segmenter = new_segmenter(config, trial.backbone, trial.work / 'end-to-end')
     forget(segmenter.backbone, config.seed)
@@ -164,32 +178,38 @@ def train_unet(trial: Trial, config: TrainConfig) -> PromptedSegmenter:
     def encoded(images: np.ndarray) -> Tensor:
         return segmenter.encode(segmenter.preprocess(images))
 
-    _fit_labels(nn.ModuleList((unet, head)), logits, encoded, segmenter, config)
+    _fit_labels(nn.ModuleList((unet, head)), logits, encoded, segmenter, config, watch)
     return segmenter
 
 
-def train_segformer(trial: Trial, config: TrainConfig) -> PromptedSegmenter:
+def train_segformer(trial: Trial, config: TrainConfig, watch: Watch) -> PromptedSegmenter:
     """Train SegFormer-B0 on the labels."""
     base = new_segmenter(config, trial.backbone, trial.work / 'segformer')
     segmenter = WholeNetwork(base.config, base.backbone, base.head)
     segmenter.to(trial.model.device, torch.float32)
     torch.manual_seed(config.seed)
     segmenter.network = SegFormer(len(base.config.classes)).to(segmenter.device)
-    _fit_labels(segmenter.network, segmenter.network, segmenter.preprocess, segmenter, config)
+    _fit_labels(
+        segmenter.network, segmenter.network, segmenter.preprocess, segmenter, config, watch)
     return segmenter
 
 
 def _fit_labels(
         network: nn.Module, logits: Callable[[Tensor], Tensor],
         encode: Callable[[np.ndarray], Tensor], segmenter: PromptedSegmenter,
-        config: TrainConfig) -> None:
-    """Train a network on the frames, labels, loss, optimiser and schedule of the heads."""
+        config: TrainConfig, watch: Watch) -> None:
+    """
+    Train a network on the frames, labels, loss, optimiser and schedule of the heads.
+
+    Its gradient is clipped, because unlike a head's it is wild at the beginning.
+    """
     frames = ClearFrames(segmenter, config.frames, distortion=config.distortion)
     inputs, labels = [], []
     for i in tqdm(range(len(frames)), 'frames'):
         image, truth = frames[i]
         inputs.append(encode(image[None]))
         labels.append(torch.from_numpy(truth).long().to(segmenter.device))
+    quarters = [max(1, round(config.steps * part / 4)) for part in (1, 2, 3, 4)]
     network.train().requires_grad_(True)
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(
@@ -211,4 +231,8 @@ def _fit_labels(
         optimizer.step()
         if step % 20 == 0:
             bar.set_postfix(loss=f'{loss.item():.3f}')
+        for _ in range(quarters.count(step + 1)):
+            network.eval()
+            watch(segmenter)
+            network.train()
     network.eval().requires_grad_(False)

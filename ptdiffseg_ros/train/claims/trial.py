@@ -3,7 +3,7 @@
 """Train one variant of a head, and measure it in every condition."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
 import hashlib
@@ -53,6 +53,9 @@ class Trial:
             'prompt_randomization': False, 'look_randomization': False,
             'category_templates': config.category_templates, 'timestep': config.timestep,
             'head_width': config.head_width, 'input_size': config.input_size,
+            'taps': config.taps, 'window': config.window or (), 'overlap': config.overlap,
+            'autoencoder': str(resolved(config.autoencoder, self.folder))
+            if config.autoencoder else '',
             'layout_steps': 0, 'seed': seed}
         return TrainConfig(**{**settings, **changes})
 
@@ -68,10 +71,15 @@ class Trial:
         return PromptedSegmenter.from_pretrained(out, str(self.model.device))
 
     def measure(self, segmenter: PromptedSegmenter, scene: str | None = None,
-                split: str = 'test') -> Figures:
-        """Give mIoU by condition, in percent, and the mean of the single adverse weathers."""
+                split: str = 'test', conditions: Sequence[str] = ()) -> Figures:
+        """
+        Give mIoU by condition, in percent, and the mean of the single adverse weathers.
+
+        conditions: some of the budget's; none: all.
+        """
         frames = self.budget.measured if split == 'test' else self.budget.validated
-        figures = evaluate(segmenter, self.budget.conditions, frames, split, scene)
+        figures = evaluate(
+            segmenter, tuple(conditions) or self.budget.conditions, frames, split, scene)
         return {'miou': {c: of['miou'] for c, of in figures['conditions'].items()},
                 'adverse_mean': figures['adverse_mean']}
 
