@@ -21,7 +21,7 @@ COMMANDS = {
     'data': ('data', 'look through a labelled data set before hours are spent on it'),
     'info': ('info', 'what a segmenter is, what it costs, its classes and its prompts'),
     'adapt': ('adapt', 'tune the scene prompt on unlabelled frames: folder, video or bag'),
-    'stream': ('stream', 'adapt online on streams of the town, beside baselines'),
+    'stream': ('stream', 'adapt online on streams of the town or a data set, beside baselines'),
     'reproduce': ('reproduce', "check the paper's four claims on the town, beside baselines"),
     'bench': ('bench', 'latency, throughput and memory on this machine, by stage'),
     'soak': ('soak', 'run the node through a long drive with faults, and give a verdict'),
@@ -42,10 +42,10 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 
 class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Name the defaults that say something: not None, not False."""
+    """Name the defaults that say something: not None, and not whether a switch was given."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default is None or action.default is False
+        silent = action.default is None or isinstance(action.default, bool)
         return action.help if silent else super()._get_help_string(action)
 
 

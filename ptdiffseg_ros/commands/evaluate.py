@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--conditions', nargs='+', metavar='NAME',
         help='of clear, fog, night, rain, snow, mixture (two of them at once) and style (clear, '
         'but drawn in another way); by default the first five')
-    parser.add_argument('--frames', type=whole, default=100, help='frames per condition')
+    parser.add_argument(
+        '--frames', type=whole, default=100,
+        help='frames per condition, at most; those of a data set are spread over it')
     parser.add_argument(
         '--split', default='val',
         help='scenes to measure on: train, val or test, or a split of the data set; settings are '

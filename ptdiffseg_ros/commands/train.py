@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'frames of the town')
     parser.add_argument(
         '--only-layout', action='store_true',
-        help='OUT is a segmenter already: train its layout denoiser and measure its source anew')
+        help='OUT is a segmenter already: train its layout denoiser and measure its source anew, '
+        'on the CPU; give the --data and --recipe that it was trained with')
     parser.add_argument(
         '--cache', type=Path, metavar='FOLDER',
         help='where to keep features between runs; by default beside OUT')
@@ -157,6 +158,7 @@ def run(args: argparse.Namespace) -> int:
             write_json(args.json, {'command': 'train', 'commit': commit(), **figures})
         print(f'{args.out}: a segmenter; {figures["seconds_per_step"]:.2f} s per step')
         for kind in config.evaluate_on:
-            print(f'Next: ptdiffseg evaluate --model {args.out} --data-kind {kind} --data PATH')
+            print(f'Next: ptdiffseg evaluate --model {args.out} --data-kind {kind} --data PATH '
+                  '--frames 500')
     processes().destroy_process_group()
     return 0
