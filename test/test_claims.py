@@ -344,6 +344,15 @@ def test_adaptation_may_harm_nowhere_and_reaches_most_of_the_ceiling(
     assert f'{rain - 50.0:.1f} | 1 | {harm}' in report.what_did_not_hold(found)
 
 
+def test_a_document_says_which_claims_are_missing(tmp_path: Path) -> None:
+    cell = {'miou': {'fog': 50.0}, 'adverse_mean': 50.0, 'commit': 'x', 'seconds': 60.0}
+    figures = {'preset': 'micro', 'budget': {}, 'model': 'micro', 'segmenter': 'abc',
+               'machine': 'm', 'threads': 1, 'cells': {'2': {'none': {'0': cell}}}}
+    report.render(figures, tmp_path / 'claims.json', tmp_path / 'results.md')
+    assert '**Unfinished: claim 1 and 3 and 4 not measured yet.**' in (
+        tmp_path / 'results.md').read_text()
+
+
 def test_seeds_that_agree_to_the_last_digit_are_drawn(tmp_path: Path) -> None:
     # The mean of three times 57.67 is 57.66999999999999: below the least of them.
     cell = {'miou': {'fog': 57.67}, 'adverse_mean': 57.67}
@@ -393,6 +402,7 @@ def test_the_document_shows_the_figures_of_the_file_and_what_did_not_hold(
             assert report.LAY_OUT[claim](found) in text
             assert (document.parent / 'images' / f'claim{claim}.png').stat().st_size > 1000
     assert 'A quick run' in text and '## What did not hold' in text
+    assert 'Unfinished' not in text
     assert report.what_did_not_hold(found) in text
     rows = (document.parent / 'images' / 'claim4_rows.png').read_bytes()
     assert rows == (results / 'rows.png').read_bytes()

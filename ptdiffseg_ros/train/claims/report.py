@@ -110,9 +110,9 @@ def _prompts(figures: Figures) -> str:
     reach = [[f'{_TIMESTEP} (both)' if name == 'both' else name,
               _spread([cell['agreement']['changed_percent'] for cell in seeds.values()], '.2f')]
              for name, seeds in of.items() if all('agreement' in c for c in seeds.values())]
-    table = (f'{_table(figures, "2")}\n\nAll rows but the last are at {_TIMESTEP}. A wrong scene '
-             'prompt names a weather that is not there, the matching one that which is; their '
-             'head is that of "both", which was trained under the clear prompt.')
+    table = (f'{_table(figures, "2")}\n\nWhere no timestep is said it is {_TIMESTEP}. A wrong '
+             'scene prompt names a weather that is not there, a matching one the weather that is; '
+             'their head is that of "both", which was trained under the clear prompt.')
     if not reach:
         return table
     return f'{table}\n\n{_ABOUT_CHANGED}\n\n' + markdown_table(
@@ -264,6 +264,9 @@ def render(figures: Figures, source: Path, document: Path) -> None:
 def _opening(figures: Figures) -> str:
     """Say what was run, where, and how much was spent."""
     quick = figures['preset'] == 'quick'
+    missing = [claim for claim in CLAIMS if not _rows(figures, claim)]
+    unfinished = (f'**Unfinished: claim {" and ".join(missing)} not measured yet.** ' if missing
+                  else '')
     commits = ', '.join(dict.fromkeys(cell['commit'] for *_, cell in every_cell(figures)))
     threads = ' or '.join(sorted({
         str(cell.get('threads', figures['threads'])) for *_, cell in every_cell(figures)}))
@@ -273,6 +276,7 @@ def _opening(figures: Figures) -> str:
         "# The paper's four claims, checked",
         ('**A quick run: a first answer with few frames, steps and variants. Nothing here is a '
          'figure to quote.** ' if quick else '')
+        + unfinished
         + 'Made by `ptdiffseg reproduce`; written by `ptdiffseg reproduce --render`, so that '
         'every figure is one of the JSON file. mIoU in percent on the test split of the town, '
         'head alone in claims 1 to 3, the whole segmenter in claim 4; trained on labelled clear '
