@@ -76,7 +76,7 @@ class Verdict:
     @property
     def word(self) -> str:
         """
-        Judge by a rule that is set beforehand.
+        Judge by one rule for all.
 
         It holds where the mean is the margin at least and every seed is above 0; the contrary is
         the same with the sign turned; anything else is no clear difference.
