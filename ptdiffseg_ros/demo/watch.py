@@ -9,6 +9,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import json
 from pathlib import Path
+import sys
 import threading
 import time
 from typing import Any
@@ -346,6 +347,11 @@ class Server(ThreadingHTTPServer):
             raise DemoError(
                 f'cannot serve on {host}:{port} ({error.strerror}): choose another with --port or '
                 '--host') from error
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a browser that was closed with its connection open; that is no error."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
 
     @property
     def url(self) -> str:
