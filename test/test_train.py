@@ -416,7 +416,9 @@ def test_an_unknown_condition_or_split_is_answered_with_what_is_allowed(segmente
     with pytest.raises(TrainingError, match='hail.*clear, fog'):
         evaluate(segmenter, ('hail',))
     with pytest.raises(TrainingError, match='train, val, test'):
-        list(condition_frames('fog', 1, 'holdout', (64, 128)))
+        evaluate(segmenter, split='holdout')
+    with pytest.raises(TrainingError, match='train, val, test'):
+        recognise_weather(segmenter, split='holdout')
 
 
 def test_the_weather_with_the_lowest_denoising_error_is_named(

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import number
+from ptdiffseg_ros.commands import CommandError, number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'weather, or "wrong" for one that names another; by default the source prompt')
     parser.add_argument(
         '--recognition', type=number(0, kind=int), default=0, metavar='FRAMES',
-        help='also name the weather of so many frames by denoising error')
+        help='also name the weather of so many frames of the town by denoising error')
     parser.add_argument(
         '--no-layout', dest='layout', action='store_false',
         help='measure the head alone, without the layout denoiser')
@@ -55,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.train.evaluate import evaluate, evaluate_pictures, recognise_weather
     from ptdiffseg_ros.train.processes import processes
 
+    if args.data is not None and args.recognition:
+        raise CommandError('--recognition is of the weathers of the town: leave out --data')
     state = processes()
     device = str(state.device) if args.device == 'auto' else args.device  # a GPU for each
     segmenter = PromptedSegmenter.from_pretrained(args.model, device)

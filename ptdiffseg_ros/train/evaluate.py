@@ -48,6 +48,12 @@ FROM_WEATHER: dict[str, Callable[[town.Weather], str]] = {
     MATCHING: matching_prompt, WRONG: wrong_prompt}
 
 
+def check_split(split: str) -> None:
+    """Raise TrainingError, with what is allowed, for a split that the town does not have."""
+    if split not in town.SPLITS:
+        raise TrainingError(f'split is {split!r}; allowed are {", ".join(town.SPLITS)}')
+
+
 def condition_frames(
         condition: str, numbers: int | Sequence[int], split: str, size: tuple[int, int]
 ) -> Iterator[town.Frame]:
@@ -58,8 +64,6 @@ def condition_frames(
 
     The intensity of each frame is drawn from its number.
     """
-    if split not in town.SPLITS:
-        raise TrainingError(f'split is {split!r}; allowed are {", ".join(town.SPLITS)}')
     for i in range(numbers) if isinstance(numbers, int) else numbers:
         yield town.sample_of(condition, town.SPLITS[split] + i, size)
 
@@ -75,6 +79,7 @@ def evaluate(
     scene: the scene prompt for every frame (None: the segmenter's source prompt), or 'matching'
     for the prompt that names each frame's weather, or 'wrong' for one that names another.
     """
+    check_split(split)
     unknown = [c for c in conditions if c not in town.CONDITIONS]
     if unknown:
         raise TrainingError(f'conditions {unknown}; allowed are {", ".join(town.CONDITIONS)}')
@@ -183,6 +188,7 @@ def recognise_weather(
     The frames are spread evenly over the conditions. For each frame the scene prompt with the
     lowest error wins, under the same noise for every prompt. Nothing is trained for it.
     """
+    check_split(split)
     per_condition = max(1, frames // len(town.WEATHERS))
     backbone = segmenter.backbone
     batch = at_a_time(segmenter.config.input_size, batch)

@@ -32,6 +32,7 @@ from ptdiffseg_ros.train.baselines import (
     Tent,
 )
 from ptdiffseg_ros.train.errors import TrainingError
+from ptdiffseg_ros.train.evaluate import check_split
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
 import torch
 from torch import Tensor
@@ -577,8 +578,8 @@ def check(protocols: Sequence[str], split: str, methods: Sequence[str] = (),
         where = '' if of_town else ' with pictures of a data set'
         raise TrainingError(
             f'protocol {unknown[0]!r}; allowed{where} are all, {", ".join(allowed)}')
-    if of_town and split not in town.SPLITS:
-        raise TrainingError(f'split is {split!r}; allowed are {", ".join(town.SPLITS)}')
+    if of_town:
+        check_split(split)
     strange = [m for m in methods if m not in METHODS]
     if strange:
         raise TrainingError(f'method {strange[0]!r}; allowed are {", ".join(METHODS)}')
