@@ -180,11 +180,11 @@ def test_a_port_in_use_is_said(capsys, tmp_path: Path) -> None:
     assert '--port' in capsys.readouterr().err
 
 
-def test_a_browser_that_drops_its_connection_is_no_error() -> None:
-    with running_watch() as (_, port):  # it holds that no traceback was written
-        dropped = socket.create_connection(('127.0.0.1', port))
-        dropped.sendall(b'GET / HTTP/1.1\r\n')
-        # Closing then resets the connection, as a browser does that is killed.
-        dropped.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
-        dropped.close()
-        assert Browser(port).ask('GET', '/')[0] == 200
+def test_a_browser_that_drops_its_connection_is_no_error(browser) -> None:
+    # That no traceback was written, `running_watch` holds at the end.
+    dropped = socket.create_connection(('127.0.0.1', browser.port))
+    dropped.sendall(b'GET / HTTP/1.1\r\n')
+    # Closing then resets the connection, as a browser does that is killed.
+    dropped.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    dropped.close()
+    assert browser.ask('GET', '/')[0] == 200
