@@ -85,7 +85,7 @@ def test_a_quick_run_is_complete_and_finite(results: Path) -> None:
     assert set(cells['1']) == set(cells['1 rates']) == set(backbones.ROWS) == set(report.WHAT)
     assert set(cells['2']) == {'none', 'scene', 'category', 'both', 'both, wrong scene',
                                'both, matching scene', 't = 400'}
-    assert set(cells['3']) == {'off', 'on', 'lambda = 0', 'pool of 2',
+    assert set(cells['3']) == {'off', 'on', 'on, words of things', 'lambda = 0', 'pool of 2',
                                "off, without the targets' words",
                                "on, without the targets' words", 'caching'}
     assert set(cells['4']) == {*TINY.methods, 'cost', 'pictures'}
@@ -236,7 +236,19 @@ def test_predictions_are_compared_under_prompts_that_no_pool_has(
         segmenter, folder: Path, tmp_path: Path) -> None:
     trial = Trial(segmenter, folder, budget.Budget(), None, tmp_path)
     for of in randomization.variants(trial, 0).values():
-        assert not {*of.get('scene_prompts', SCENE_PROMPTS)} & {*agreement.UNSEEN_PROMPTS}
+        drawn = {draw.scene for draw in trial.config(0, **of).draws()}
+        assert drawn and not drawn & {*agreement.UNSEEN_PROMPTS}
+
+
+def test_the_papers_pool_is_of_weathers_and_the_usual_one_of_things(
+        segmenter, folder: Path, tmp_path: Path) -> None:
+    trial = Trial(segmenter, folder, budget.Budget(), None, tmp_path)
+    drawn = {name: {draw.scene for draw in trial.config(0, **of).draws()}
+             for name, of in randomization.variants(trial, 0).items()}
+    assert drawn['off'] == {SCENE_PROMPTS[0]} and drawn['on'] == set(SCENE_PROMPTS)
+    things = drawn['on, words of things']
+    assert len(things) == 5 and all(prompt.startswith(SCENE_PROMPTS[0]) for prompt in things)
+    assert drawn["on, without the targets' words"] == set(randomization.OTHER_PROMPTS)
 
 
 def test_a_head_is_found_again_by_its_settings_alone(
@@ -257,8 +269,8 @@ def test_a_head_is_found_again_by_its_settings_alone(
 
 @pytest.mark.parametrize('name', list(budget.BUDGETS))
 def test_a_budget_measures_what_the_expectations_need(name: str) -> None:
-    known = {'on', 'off', 'none', 'scene', 'category', 'both', 'both, wrong scene',
-             'both, matching scene', "off, without the targets' words",
+    known = {'on', 'off', 'on, words of things', 'none', 'scene', 'category', 'both',
+             'both, wrong scene', 'both, matching scene', "off, without the targets' words",
              "on, without the targets' words"}
     of = budget.Budget() if name == 'micro' else budget.BUDGETS[name]
     known |= {f'lambda = {w:g}' for w in of.weights} | {f'pool of {n}' for n in of.pools}

@@ -178,14 +178,27 @@ def test_other_prompts_and_other_looks_have_another_cache(segmenter, tmp_path: P
 
 
 def test_a_step_draws_from_prompts_and_looks_or_has_nothing_to_draw() -> None:
-    def pool(prompts: bool, looks: bool) -> set[tuple[str, int]]:
-        return set(TrainConfig(prompt_randomization=prompts, look_randomization=looks).draws())
+    def pool(prompts: bool, looks: bool, of: tuple[str, ...] = ()) -> set[tuple[str, int]]:
+        return set(TrainConfig(prompt_randomization=prompts, look_randomization=looks,
+                               randomized_prompts=of).draws())
 
-    source = SCENE_PROMPTS[0]
+    source, other = pair = SCENE_PROMPTS[:2]
     assert pool(True, True) == {(scene, n) for n, scene in enumerate(SCENE_PROMPTS)}
     assert pool(True, False) == {(scene, 0) for scene in SCENE_PROMPTS}
     assert pool(False, True) == {(source, n) for n in range(5)}
     assert pool(False, False) == {(source, 0)}
+    assert pool(True, False, ('{}', '{} with {}')) == {
+        (source, 0), (f'{source} with {source}', 0)}
+    assert pool(True, True, pair) == {
+        (source, 0), (other, 1), (source, 2), (other, 3), (source, 4)}
+
+
+@pytest.mark.parametrize('scenes', [2, 3, 5])
+def test_two_draws_are_under_different_prompts_and_each_is_drawn(scenes: int) -> None:
+    draws = TrainConfig(randomized_prompts=SCENE_PROMPTS[:scenes]).draws()
+    pairs = [head_module._drawn(draws, np.random.default_rng(seed)) for seed in range(300)]
+    assert all(draws[one].scene != draws[two].scene for one, two in pairs)
+    assert {n for pair in pairs for n in pair} == set(range(len(draws)))
 
 
 def test_the_head_sees_clear_frames_of_the_train_split_alone(segmenter) -> None:
@@ -346,7 +359,8 @@ def test_a_run_can_be_resumed_to_keep_the_best_head_from_there(
     ({'warmup_steps': 0}, 'warmup_steps is 0'),
     ({'batch': 9}, 'batch is 9.*6 frames'), ({'steps': 0}, 'steps is 0'),
     ({'distortion': 1.5}, 'distortion is 1.5; allowed are 0 to 1'),
-    ({'scene_prompts': ('one',)}, 'draws two')])
+    ({'scene_prompts': ('one',), 'randomized_prompts': ()}, 'draws two'),
+    ({'randomized_prompts': ('{}', SCENE_PROMPTS[0])}, 'pool has 1')])
 def test_settings_that_cannot_work_are_refused(change, words: str) -> None:
     with pytest.raises(TrainingError, match=words):
         replace(SMALL, **change)

@@ -86,11 +86,12 @@ def test_the_help_tells_the_defaults_that_hold() -> None:
             for action in parser._actions if action.default is argparse.SUPPRESS}
     del told['help']
     assert len(told) >= 20 and all(hasattr(TrainConfig, name) for name in told)
+    in_words = {'input_size': '128x256', 'randomized_prompts': '{} with words of things'}
     for name, shown in told.items():
         default = getattr(TrainConfig, name)
         if default and not isinstance(default, bool):
             words = f'{default:g}' if isinstance(default, float) else str(default)
-            assert shown == ('128x256' if name == 'input_size' else words), name
+            assert shown == in_words.get(name, words), name
 
 
 @pytest.mark.parametrize(('text', 'words'), [

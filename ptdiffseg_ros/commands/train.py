@@ -96,6 +96,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--no-prompt-randomization', dest='prompt_randomization', action='store_false',
         help='train under the source scene prompt alone')
     settings.add_argument(
+        '--randomized-prompts', nargs='*', metavar='SENTENCE',
+        help='what prompt randomization draws from, {} the source scene prompt; none given: the '
+        "segmenter's scene prompts, one for each weather, as in the paper ({} with words of "
+        'things)')
+    settings.add_argument(
         '--no-look-randomization', dest='look_randomization', action='store_false',
         help='let the two predictions that a step compares be from one look of the frame')
     settings.add_argument(

@@ -18,7 +18,7 @@ from ptdiffseg_ros.data.labels import LabelClass, TOWN
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.files import reference
 from ptdiffseg_ros.model.head import SegmentationHead
-from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
+from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, RANDOMIZED_PROMPTS, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import OVERLAP, PromptedSegmenter, SegmenterConfig
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
@@ -54,7 +54,8 @@ class TrainConfig:
     the model sees a frame by; (): it sees the whole.
     prompt_randomization and look_randomization: whether the two predictions of a frame that a
     step compares are under different scene prompts, and from different looks (exposure, contrast,
-    colour, blur, noise) of the frame; with neither a step has one.
+    colour, blur, noise) of the frame; with neither a step has one. randomized_prompts: the
+    prompts to draw from, {} the source scene prompt; (): scene_prompts, as in the paper.
     """
 
     frames: int = 2000
@@ -72,6 +73,7 @@ class TrainConfig:
     category_context: bool = True
     category_templates: tuple[str, ...] = CATEGORY_TEMPLATES
     scene_prompts: tuple[str, ...] = SCENE_PROMPTS
+    randomized_prompts: tuple[str, ...] = RANDOMIZED_PROMPTS
     source_scene_prompt: str = SCENE_PROMPTS[0]
     timestep: int = 100
     taps: tuple[str, ...] = ()
@@ -124,18 +126,23 @@ class TrainConfig:
         if self.batch > self.frames:
             raise TrainingError(
                 f'batch is {self.batch} but there are only {self.frames} frames')
-        if self.prompt_randomization and len(self.scene_prompts) < 2:
+        if self.prompt_randomization and len(set(self._randomized)) < 2:
             raise TrainingError(
                 'prompt randomization draws two scene prompts, but the pool has '
-                f'{len(self.scene_prompts)}; add one or turn it off')
+                f'{len(set(self._randomized))}; add one or turn it off')
+
+    @property
+    def _randomized(self) -> tuple[str, ...]:
+        """Give the scene prompts that prompt randomization draws from."""
+        return tuple(prompt.replace('{}', self.source_scene_prompt)
+                     for prompt in self.randomized_prompts) or self.scene_prompts
 
     def draws(self) -> tuple[Draw, ...]:
         """Give the pool that a step draws from: two of it, or the only one."""
-        if self.prompt_randomization:
-            return tuple(Draw(scene, n if self.look_randomization else 0)
-                         for n, scene in enumerate(self.scene_prompts))
-        return tuple(Draw(self.source_scene_prompt, n)
-                     for n in range(LOOKS if self.look_randomization else 1))
+        scenes = self._randomized if self.prompt_randomization else (self.source_scene_prompt,)
+        if not self.look_randomization:
+            return tuple(Draw(scene) for scene in scenes)
+        return tuple(Draw(scenes[n % len(scenes)], n) for n in range(max(LOOKS, len(scenes))))
 
 
 @dataclass
@@ -226,7 +233,7 @@ def train_head(
         begun = time.monotonic()
         rng = np.random.default_rng((config.seed, step))
         rows = np.sort(rng.choice(len(frames), config.batch, replace=False))
-        drawn = rng.choice(len(draws), min(2, len(draws)), replace=False).tolist()
+        drawn = _drawn(draws, rng)
         for group in stepper.param_groups:
             group['lr'] = config.learning_rate * learning_rate_factor(step, config)
         losses = []
@@ -267,6 +274,16 @@ def train_head(
             'head_parameters': sum(p.numel() for p in head.parameters()),
             **({} if best is None else {'best_step': best.step, 'best_miou': best.miou,
                                         'frames_held_out': len(held_out)})}
+
+
+def _drawn(draws: Sequence[Draw], rng: np.random.Generator) -> list[int]:
+    """Draw two of the pool, or the only one; under different scene prompts if it has several."""
+    drawn: list[int] = rng.choice(len(draws), min(2, len(draws)), replace=False).tolist()
+    if len({draws[n].scene for n in drawn}) < len(drawn):
+        others = [n for n, draw in enumerate(draws) if draw.scene != draws[drawn[0]].scene]
+        if others:
+            drawn[1] = int(rng.choice(others))
+    return drawn
 
 
 def _loss(head: nn.Module, features: CachedFeatures | LiveFeatures, drawn: Sequence[int],

@@ -24,12 +24,13 @@ OTHER_TEMPLATES = tuple(template for template in CATEGORY_TEMPLATES if not any(
 
 def variants(trial: Trial, seed: int) -> dict[str, dict[str, Any]]:
     """Name the ways of training that are compared, and what they change; pools vary by seed."""
-    on = {'prompt_randomization': True}
+    things = {'prompt_randomization': True}  # what it randomizes where nothing is said
+    on = {**things, 'randomized_prompts': ()}
     first, *adverse = SCENE_PROMPTS
     order = np.random.default_rng(seed).permutation(adverse).tolist()
     without = {'category_templates': OTHER_TEMPLATES}
     return {
-        'off': {}, 'on': on,
+        'off': {}, 'on': on, 'on, words of things': things,
         **{f'lambda = {w:g}': {**on, 'consistency_weight': w} for w in trial.budget.weights},
         **{f'pool of {n}': {**on, 'scene_prompts': (first, *order[:n - 1])}
            for n in trial.budget.pools},
@@ -55,7 +56,8 @@ def caching(trial: Trial) -> Figures:
     seconds = {}
     for name, cache in (('cached', trial.work / 'features'), ('live', None)):
         config = trial.config(
-            0, steps=steps, warmup_steps=1, prompt_randomization=True, save_every=10 * steps)
+            0, steps=steps, warmup_steps=1, prompt_randomization=True, randomized_prompts=(),
+            save_every=10 * steps)
         figures = train_head(
             config, trial.backbone, trial.work / 'heads' / f'timed-{name}', cache, resume=True,
             source=False)
