@@ -205,12 +205,16 @@ def what_did_not_hold(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
     held = [row for row in rows if row[-1] == verdicts.HOLDS]
     if held:
         parts += ['What held so far:' if few else 'What held:', markdown_table(head, held)]
-    judged = [v.expectation for v in found]
     missing = [f'claim {e.claim}, {e.above} above {e.below} ({e.what})'
-               for e in verdicts.EXPECTATIONS if e.claim in claims and e not in judged]
+               for e in _not_judged(figures) if e.claim in claims]
     if missing:
         parts.append(f'Not measured yet: {"; ".join(missing)}.')
     return '\n\n'.join(parts)
+
+
+def _not_judged(figures: Figures) -> list[verdicts.Expectation]:
+    judged = [v.expectation for v in verdicts.judge(figures)]
+    return [e for e in verdicts.EXPECTATIONS if e not in judged]
 
 
 def what_it_took(figures: Figures) -> str:
@@ -265,8 +269,10 @@ def _opening(figures: Figures) -> str:
     """Say what was run, where, and how much was spent."""
     quick = figures['preset'] == 'quick'
     missing = [claim for claim in CLAIMS if not _rows(figures, claim)]
-    unfinished = (f'**Unfinished: claim {" and ".join(missing)} not measured yet.** ' if missing
-                  else '')
+    begun = sorted({e.claim for e in _not_judged(figures) if e.claim not in missing})
+    gaps = [f'claim {" and ".join(claims)} {how}' for claims, how in (
+        (missing, 'not measured yet'), (begun, 'in part')) if claims]
+    unfinished = f'**Unfinished: {", ".join(gaps)}.** ' if gaps else ''
     commits = ', '.join(dict.fromkeys(cell['commit'] for *_, cell in every_cell(figures)))
     threads = ' or '.join(sorted({
         str(cell.get('threads', figures['threads'])) for *_, cell in every_cell(figures)}))
