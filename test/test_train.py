@@ -187,8 +187,7 @@ def test_a_step_draws_from_prompts_and_looks_or_has_nothing_to_draw() -> None:
     assert pool(True, False) == {(scene, 0) for scene in SCENE_PROMPTS}
     assert pool(False, True) == {(source, n) for n in range(5)}
     assert pool(False, False) == {(source, 0)}
-    assert pool(True, False, ('{}', '{} with {}')) == {
-        (source, 0), (f'{source} with {source}', 0)}
+    assert pool(True, False, pair) == {(source, 0), (other, 0)}
     assert pool(True, True, pair) == {
         (source, 0), (other, 1), (source, 2), (other, 3), (source, 4)}
 
@@ -360,7 +359,9 @@ def test_a_run_can_be_resumed_to_keep_the_best_head_from_there(
     ({'batch': 9}, 'batch is 9.*6 frames'), ({'steps': 0}, 'steps is 0'),
     ({'distortion': 1.5}, 'distortion is 1.5; allowed are 0 to 1'),
     ({'scene_prompts': ('one',), 'randomized_prompts': ()}, 'draws two'),
-    ({'randomized_prompts': ('{}', SCENE_PROMPTS[0])}, 'pool has 1')])
+    ({'randomized_prompts': SCENE_PROMPTS[:1] * 2}, 'pool has 1'),
+    ({'source_scene_prompt': 'a night driving scene'},
+     'source scene prompt .a night.*empty list')])
 def test_settings_that_cannot_work_are_refused(change, words: str) -> None:
     with pytest.raises(TrainingError, match=words):
         replace(SMALL, **change)

@@ -86,7 +86,7 @@ def test_the_help_tells_the_defaults_that_hold() -> None:
             for action in parser._actions if action.default is argparse.SUPPRESS}
     del told['help']
     assert len(told) >= 20 and all(hasattr(TrainConfig, name) for name in told)
-    in_words = {'input_size': '128x256', 'randomized_prompts': '{} with words of things'}
+    in_words = {'input_size': '128x256', 'randomized_prompts': 'clear in other words'}
     for name, shown in told.items():
         default = getattr(TrainConfig, name)
         if default and not isinstance(default, bool):

@@ -97,9 +97,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='train under the source scene prompt alone')
     settings.add_argument(
         '--randomized-prompts', nargs='*', metavar='SENTENCE',
-        help='what prompt randomization draws from, {} the source scene prompt; none given: the '
-        "segmenter's scene prompts, one for each weather, as in the paper ({} with words of "
-        'things)')
+        help='scene prompts that randomization draws from, with that of the source; none given: '
+        "the segmenter's, one for each weather, as in the paper (clear in other words)")
     settings.add_argument(
         '--no-look-randomization', dest='look_randomization', action='store_false',
         help='let the two predictions that a step compares be from one look of the frame')

@@ -28,15 +28,15 @@ SCENE_PROMPTS = (
     'a rainy driving scene',
     'a snowy driving scene',
 )
-# What the source prompt ({}) is randomized to while a head is trained: words of things, not of
-# weather. A clear frame under "a snowy driving scene" does not look as snow does, and a head that
+# What scene prompts are randomized over while a head is trained: the source's weather in other
+# words. A clear frame under "a snowy driving scene" does not look as snow does, and a head that
 # learns to see through the one sees worse through the other (claim 3 of docs/results.md).
 RANDOMIZED_PROMPTS = (
-    '{}',
-    '{} with a bus, a car and a person',
-    '{} with trees and grass',
-    '{} with traffic lights and a building',
-    '{} with the road, the sidewalk and the sky',
+    SCENE_PROMPTS[0],
+    'a photo of a clear driving scene',
+    'a clear street scene',
+    'a clear city street',
+    'a clear road scene',
 )
 
 

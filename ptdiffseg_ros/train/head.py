@@ -55,7 +55,7 @@ class TrainConfig:
     prompt_randomization and look_randomization: whether the two predictions of a frame that a
     step compares are under different scene prompts, and from different looks (exposure, contrast,
     colour, blur, noise) of the frame; with neither a step has one. randomized_prompts: the
-    prompts to draw from, {} the source scene prompt; (): scene_prompts, as in the paper.
+    scene prompts to draw from, the source's among them; (): scene_prompts, as in the paper.
     """
 
     frames: int = 2000
@@ -126,16 +126,22 @@ class TrainConfig:
         if self.batch > self.frames:
             raise TrainingError(
                 f'batch is {self.batch} but there are only {self.frames} frames')
-        if self.prompt_randomization and len(set(self._randomized)) < 2:
+        if not self.prompt_randomization:
+            return
+        if len(set(self._randomized)) < 2:
             raise TrainingError(
                 'prompt randomization draws two scene prompts, but the pool has '
                 f'{len(set(self._randomized))}; add one or turn it off')
+        if self.randomized_prompts and self.source_scene_prompt not in self.randomized_prompts:
+            raise TrainingError(
+                'randomized_prompts does not have the source scene prompt '
+                f'{self.source_scene_prompt!r}: give it and others of its weather, or an empty '
+                'list for all of scene_prompts')
 
     @property
     def _randomized(self) -> tuple[str, ...]:
         """Give the scene prompts that prompt randomization draws from."""
-        return tuple(prompt.replace('{}', self.source_scene_prompt)
-                     for prompt in self.randomized_prompts) or self.scene_prompts
+        return self.randomized_prompts or self.scene_prompts
 
     def draws(self) -> tuple[Draw, ...]:
         """Give the pool that a step draws from: two of it, or the only one."""

@@ -7,35 +7,37 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
+from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, RANDOMIZED_PROMPTS, SCENE_PROMPTS
 from ptdiffseg_ros.train.claims.agreement import agreement
 from ptdiffseg_ros.train.claims.ledger import Figures
 from ptdiffseg_ros.train.claims.trial import Trial
 from ptdiffseg_ros.train.head import train_head
 import torch
 
-# A pool of the same size, and templates of the category prompts, that name no target. The backbone
-# knows all their words.
-OTHER_PROMPTS = (SCENE_PROMPTS[0], 'a photo of a clear driving scene', 'a clear street scene',
-                 'a clear city street', 'a clear road scene')
+# Words of things that are not all in the picture, in place of words of weathers.
+THINGS = (SCENE_PROMPTS[0], *(f'{SCENE_PROMPTS[0]} with {things}' for things in (
+    'a bus, a car and a person', 'trees and grass', 'traffic lights and a building',
+    'the road, the sidewalk and the sky')))
+# Templates of the category prompts that name no target.
 OTHER_TEMPLATES = tuple(template for template in CATEGORY_TEMPLATES if not any(
     word in template for word in ('foggy', 'night', 'rainy', 'snowy')))
 
 
 def variants(trial: Trial, seed: int) -> dict[str, dict[str, Any]]:
     """Name the ways of training that are compared, and what they change; pools vary by seed."""
-    things = {'prompt_randomization': True}  # what it randomizes where nothing is said
-    on = {**things, 'randomized_prompts': ()}
+    usual = {'prompt_randomization': True, 'randomized_prompts': RANDOMIZED_PROMPTS}
+    on = {**usual, 'randomized_prompts': ()}
     first, *adverse = SCENE_PROMPTS
     order = np.random.default_rng(seed).permutation(adverse).tolist()
     without = {'category_templates': OTHER_TEMPLATES}
     return {
-        'off': {}, 'on': on, 'on, words of things': things,
+        'off': {}, 'on': on, 'on, words of the source': usual,
+        'on, words of things': {**usual, 'randomized_prompts': THINGS},
         **{f'lambda = {w:g}': {**on, 'consistency_weight': w} for w in trial.budget.weights},
         **{f'pool of {n}': {**on, 'scene_prompts': (first, *order[:n - 1])}
            for n in trial.budget.pools},
         "off, without the targets' words": without,
-        "on, without the targets' words": {**on, **without, 'scene_prompts': OTHER_PROMPTS}}
+        "on, without the targets' words": {**usual, **without}}
 
 
 def measure(trial: Trial, seeds: int) -> None:
