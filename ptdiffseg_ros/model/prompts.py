@@ -29,8 +29,8 @@ SCENE_PROMPTS = (
     'a snowy driving scene',
 )
 # What scene prompts are randomized over while a head is trained: the source's weather in other
-# words. A clear frame under "a snowy driving scene" does not look as snow does, and a head that
-# learns to see through the one sees worse through the other (claim 3 of docs/results.md).
+# words. Over other weathers it costs mIoU, in snow above all (claim 3 of docs/results.md): what a
+# prompt makes of a clear frame is not what weather does.
 RANDOMIZED_PROMPTS = (
     SCENE_PROMPTS[0],
     'a photo of a clear driving scene',

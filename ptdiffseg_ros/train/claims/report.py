@@ -100,6 +100,10 @@ def _backbones(figures: Figures) -> str:
         ['validation split, mean of all conditions', 'learning rate: mIoU'], sweeps)
 
 
+_ABOUT_POOLS = ('"On" draws from the scene prompts of the five weathers, as the paper does, and '
+                'so do the rows of lambda; a pool of n from the clear one and others. Words of '
+                'the source: from the clear one in other words, the default of `train`. Words '
+                'of things: from the clear one with things that are not all in the picture.')
 _ABOUT_CHANGED = ('Pixels changed: in the mean over all conditions and five scene prompts that '
                   'no pool has, the share with another class than under the source prompt.')
 
@@ -123,7 +127,7 @@ def _randomization(figures: Figures) -> str:
     table = _table(figures, '3', {
         'pixels changed, %': ('.2f', lambda cell: cell['agreement']['changed_percent']),
         'KL, 0.001 nats': ('.1f', lambda cell: 1e3 * cell['agreement']['divergence_nats'])})
-    table += f'\n\n{_ABOUT_CHANGED}'
+    table += f'\n\n{_ABOUT_POOLS} {_ABOUT_CHANGED}'
     timed = figures['cells']['3'].get('caching', {}).get('0')
     if timed is None:
         return table
@@ -303,6 +307,7 @@ def plot(figures: Figures, claim: str, path: Path) -> None:
     rows = _rows(figures, claim)
     conditions = list(next(iter(rows.values()))[0]['miou'])
     figure, axis = pyplot.subplots(figsize=(11, 4), layout='constrained')
+    colours = pyplot.get_cmap('tab10' if len(rows) <= 10 else 'tab20')
     width = 0.85 / len(rows)
     for i, (variant, cells) in enumerate(rows.items()):
         values = np.array([[cell['miou'][c] for c in conditions] for cell in cells])  # (S, C)
@@ -310,7 +315,8 @@ def plot(figures: Figures, claim: str, path: Path) -> None:
         at = np.arange(len(conditions)) + (i - (len(rows) - 1) / 2) * width
         # The mean of equal values may be off by a rounding, and no error may be below zero.
         spread = np.maximum(0.0, [mean - values.min(axis=0), values.max(axis=0) - mean])
-        axis.bar(at, mean, width, label=variant, yerr=spread, error_kw={'elinewidth': 1})
+        axis.bar(at, mean, width, label=variant, color=colours(i), yerr=spread,
+                 error_kw={'elinewidth': 1})
     axis.set_xticks(np.arange(len(conditions)), conditions)
     axis.set_ylabel('mIoU (%)')
     axis.grid(axis='y', alpha=0.3)
