@@ -52,7 +52,8 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'ignore': [i for i in range(256) if i not in (0, 10)]}))
     (root / 'recipe.yaml').write_text(yaml.safe_dump({
         'scene_prompts': ['a clear driving scene', 'a fog driving scene'],
-        'source_scene_prompt': 'a clear driving scene', 'input_size': [32, 64]}))
+        'source_scene_prompt': 'a clear driving scene', 'randomized_prompts': [],
+        'input_size': [32, 64]}))
     return root
 
 
