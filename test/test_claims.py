@@ -96,6 +96,8 @@ def test_a_quick_run_is_complete_and_finite(results: Path) -> None:
             wanted = TINY.stream_conditions if claim == '4' else TINY.conditions
             assert set(cell['miou']) == set(wanted)
             assert 0 <= cell['adverse_mean'] <= 100
+    assert {row for row, of in cells['1'].items() if 'precision' in of['0']} == {
+        'masked autoencoder', 'end to end', 'SegFormer-B0'}
     assert cells['3']['caching']['0']['ratio'] > 0
     assert not list(results.glob('work/*/*/features')), 'gigabytes in a run of real size'
     heads = results.glob('work/quick-*/*/heads')
@@ -212,6 +214,16 @@ def test_networks_trained_whole_learn_all_their_weights(
             assert np.mean(moved) > 0.6
         vae, old = trained.backbone.vae.state_dict(), segmenter.backbone.vae.state_dict()
         assert all(torch.equal(vae[name], old[name]) for name in old)
+
+
+@pytest.mark.parametrize(('capability', 'halved'), [('AVX2', False), ('AVX512', True)])
+def test_whole_networks_learn_in_bfloat16_where_the_processor_has_it(
+        capability: str, halved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
+    with rivals.in_precision(torch.device('cpu')):
+        found = torch.ones(2, 2) @ torch.ones(2, 2)
+    expected = torch.bfloat16 if halved else torch.float32
+    assert found.dtype == rivals.precision(torch.device('cpu')) == expected
 
 
 def test_without_the_targets_words_no_target_is_named_and_every_word_is_known(segmenter) -> None:
@@ -363,6 +375,16 @@ def test_a_document_says_which_claims_are_missing(tmp_path: Path) -> None:
     report.render(figures, tmp_path / 'claims.json', tmp_path / 'results.md')
     assert '**Unfinished: claim 1 and 3 and 4 not measured yet, claim 2 in part.**' in (
         tmp_path / 'results.md').read_text()
+
+
+def test_the_document_says_what_rows_were_computed_in() -> None:
+    whole = [{'precision': name} for name in ('bfloat16', 'float32', 'float32')]
+    figures = {'cells': {'1': {'diffusion': {'0': {}}, 'SegFormer-B0': {
+        str(seed): cell for seed, cell in enumerate(whole)}}}}
+    assert report._precisions(figures).endswith(
+        'SegFormer-B0, end to end with labels: bfloat16 (1 of 3 seeds), float32 (2 of 3 seeds).')
+    del figures['cells']['1']['SegFormer-B0']
+    assert report._precisions(figures) == 'Rows learned in float32.'
 
 
 def test_seeds_that_agree_to_the_last_digit_are_drawn(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.claims.ledger import Figures
 from ptdiffseg_ros.train.claims.rivals import (
     masked_backbone,
+    precision,
     random_backbone,
     train_segformer,
     train_unet,
@@ -30,20 +31,22 @@ class Row:
     One of the compared networks, all on the same labelled frames, normalised and distorted alike.
 
     rate: its usual learning rate. backbone: of a frozen one, for a head; whole: trains a network
-    from nothing with the labels, for which the budget has more steps.
+    from nothing with the labels, for which the budget has more steps. halved: a whole network
+    learns in `precision`.
     """
 
     rate: float
     backbone: Callable[[Trial, int], str | Path] | None = None
     whole: Callable[[Trial, TrainConfig, Watch], PromptedSegmenter] | None = None
+    halved: bool = False
 
 
 ROWS = {
     'diffusion': Row(4e-3, backbone=lambda trial, seed: trial.backbone),
     'random weights': Row(4e-3, backbone=random_backbone),
-    'masked autoencoder': Row(4e-3, backbone=masked_backbone),
-    'end to end': Row(1e-3, whole=train_unet),
-    'SegFormer-B0': Row(1e-3, whole=train_segformer),
+    'masked autoencoder': Row(4e-3, backbone=masked_backbone, halved=True),
+    'end to end': Row(1e-3, whole=train_unet, halved=True),
+    'SegFormer-B0': Row(1e-3, whole=train_segformer, halved=True),
 }
 
 
@@ -69,7 +72,12 @@ def _mean_at(trial: Trial, name: str, rate: float) -> float:
 
 def _figures(trial: Trial, name: str, rate: float, seed: int) -> Figures:
     segmenter, clear = _trained(trial, name, rate, seed)
-    return {**trial.measure(segmenter), 'rate': rate, **({'clear_val': clear} if clear else {})}
+    found = {**trial.measure(segmenter), 'rate': rate}
+    if clear:
+        found['clear_val'] = clear
+    if ROWS[name].halved:
+        found['precision'] = str(precision(trial.model.device)).removeprefix('torch.')
+    return found
 
 
 def _trained(trial: Trial, name: str, rate: float, seed: int, share: float = 1.0

@@ -62,6 +62,20 @@ def _table(figures: Figures, claim: str,
     return markdown_table(head, lines)
 
 
+def _precisions(figures: Figures) -> str:
+    """Say what rows were computed in while they learned, where it was not float32 for all."""
+    of_rows = []
+    for row, seeds in figures['cells']['1'].items():
+        names = [cell['precision'] for cell in seeds.values() if 'precision' in cell]
+        counts = [f'{name} ({names.count(name)} of {len(names)} seeds)'
+                  for name in sorted(set(names))]
+        if counts:
+            of_rows.append(f'{WHAT[row]}: {", ".join(counts)}')
+    return ('Rows learned in float32' + (
+        ', but those that learn whole networks in bfloat16 where the processor has it: '
+        + '; '.join(of_rows) if of_rows else '') + '.')
+
+
 def _backbones(figures: Figures) -> str:
     table = _table(figures, '1', {
         'drop from clear': ('.1f', lambda cell: cell['miou']['clear'] - cell['adverse_mean']),
@@ -70,15 +84,17 @@ def _backbones(figures: Figures) -> str:
     of = figures['budget']
     table += (
         f'\n\nThe masked autoencoder had {of["masked_steps"]} steps of {of["masked_batch"]} on '
-        f'{of["masked_frames"]} frames, networks trained whole {of["end_to_end_steps"]} steps, '
-        'all in bfloat16; the diffusion model and heads are in float32. Before the labels, the '
-        'diffusion model and the masked autoencoder have seen unlabelled frames in every weather, '
-        'the former with captions that name it; and so has the autoencoder whose latents all rows '
-        'but SegFormer-B0 see. Adverse weather is thus new to SegFormer-B0 alone, and without '
-        'labels for all; the style is new for all. Rows with random weights have other ones with '
-        'each seed; diffusion model and masked autoencoder are one pretraining each. Learning '
-        'rates are chosen by the mean of all conditions, targets included, of the validation '
-        'split.')
+        f'{of["masked_frames"]} frames, networks trained whole {of["end_to_end_steps"]} steps. '
+        f'{_precisions(figures)} Before the labels, the diffusion model and the masked '
+        'autoencoder have seen unlabelled frames in every weather, the former with captions that '
+        'name it; and so has the autoencoder whose latents all rows but SegFormer-B0 see. Adverse '
+        'weather is thus new to SegFormer-B0 alone, and without labels for all; the style is new '
+        'for all. Rows with random weights have other ones with each seed; diffusion model and '
+        'masked autoencoder are one pretraining each. Learning rates are chosen by the mean of '
+        'all conditions, targets included, of the validation split.')
+    if figures['preset'] == 'quick':
+        table += (' The diffusion model comes with its whole pretraining: in a quick run these '
+                  'rows are weaker than they should be.')
     watched = [[WHAT[row], *(
         _spread([cell['clear_val'][quarter] for cell in seeds.values()]) for quarter in range(4))]
         for row, seeds in figures['cells']['1'].items()
@@ -88,9 +104,6 @@ def _backbones(figures: Figures) -> str:
             ['clear mIoU, validation split, after', *(
                 f'{round(of["end_to_end_steps"] * part / 4)} steps' for part in (1, 2, 3, 4))],
             watched)
-    if figures['preset'] == 'quick':
-        table += (' The diffusion model comes with its whole pretraining: in a quick run these '
-                  'rows are weaker than they should be.')
     sweeps = [[WHAT[row], ', '.join(
         f'{rate}: {of["mean"]:.1f}' for rate, of in rates.items())]
         for row, rates in figures['cells'].get('1 rates', {}).items()]

@@ -33,9 +33,27 @@ GRADIENT_CLIP = 1.0
 ENCODED = 16  # frames at a time
 # Called with the segmenter after each quarter of a training.
 Watch = Callable[[PromptedSegmenter], None]
-# Of what is computed while a whole network learns; its weights stay float32. Gradients of the
-# labels' loss point the same way as float32's (cosine 0.995 and above), at two thirds of the time.
-PRECISION = torch.bfloat16
+
+
+def precision(device: torch.device) -> torch.dtype:
+    """
+    Say what a whole network is computed in while it learns; its weights stay float32.
+
+    With bfloat16, gradients of the labels' loss point the same way as with float32 (cosine 0.995
+    and above), at two thirds of the time; but a processor without AVX-512 takes twelve times as
+    long as with float32.
+    """
+    if device.type == 'cpu':
+        half = torch.backends.cpu.get_cpu_capability().startswith('AVX512')
+    else:
+        half = device.type == 'cuda' and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if half else torch.float32
+
+
+def in_precision(device: torch.device) -> torch.autocast:
+    """Compute in `precision` within a with block."""
+    dtype = precision(device)
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 # -- frozen backbones ----------------------------------------------------------------------
@@ -63,7 +81,7 @@ def masked_backbone(trial: Trial, seed: int) -> Path:
     The same network sees the same unlabelled frames, in every weather, in as many steps, by the
     same optimiser and EMA as the diffusion model: latents of which MASKED patches are blank,
     under the context and at the timestep that the head uses, and it learns to fill them in. The
-    diffusion model was trained in float32, this one is in PRECISION.
+    diffusion model was trained in float32, this one is in `precision`.
     """
     def make(state: Path) -> DiffusionBackbone:
         backbone = forget(DiffusionBackbone.from_pretrained(trial.backbone), 0)
@@ -84,7 +102,7 @@ def masked_backbone(trial: Trial, seed: int) -> Path:
             hidden = masks(rng, len(clean), clean.shape[-2:])
             seen = (clean * ~hidden).contiguous(memory_format=torch.channels_last)
             steps = torch.full((len(clean),), timestep)
-            with torch.autocast('cpu', PRECISION):
+            with in_precision(torch.device('cpu')):
                 filled = unet(seen, steps, context.expand(len(clean), -1, -1)).sample.float()
             return ((filled - clean).square() * hidden).sum() / (
                 hidden.sum() * clean.shape[1]).clamp(min=1)
@@ -220,7 +238,7 @@ def _fit_labels(
         rows = rng.choice(len(frames), config.batch, replace=False).tolist()
         batch = torch.cat([inputs[i] for i in rows]).contiguous(
             memory_format=torch.channels_last)
-        with torch.autocast(batch.device.type, PRECISION):
+        with in_precision(batch.device):
             scores = logits(batch).float()
         loss = segmentation_loss(scores, torch.stack([labels[i] for i in rows]))
         optimizer.zero_grad(set_to_none=True)
