@@ -147,6 +147,7 @@ def test_the_command_writes_resumes_and_refuses(
     assert calls == [0, 1], 'the first seed was there already'
     figures = json.loads(out.read_text())
     assert set(figures['protocols']['gradual']) == {'0', '1'} and figures['split'] == 'test'
+    assert figures['commits'] == {'gradual': {'0': figures['commit'], '1': figures['commit']}}
     assert '| gain | +1.0 | +1.0 |' in capsys.readouterr().out
     assert main([*arguments, '--split', 'val']) == 2
     assert 'another segmenter or split' in capsys.readouterr().err

@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
             elif (name, seed) == ('recognition', 0):
                 more['steady_s'] = args.steady
             of_seeds[str(seed)] = stream.PROTOCOLS[name](segmenter, split, seed, **more)
+            # A file may be filled by several versions: each figure says by which.
+            figures.setdefault('commits', {}).setdefault(name, {})[str(seed)] = commit()
             _keep(args.json, figures, write_json)
     print(stream_report.tables(figures))
     if args.plot:
