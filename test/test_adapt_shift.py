@@ -76,8 +76,7 @@ def say(recognizer: DomainRecognizer, clear: float, looks: int = 1) -> str | Non
     """Let looks find fog at error 1 and clear at this; tell the domain after the last."""
     found = None
     for _ in range(looks):
-        recognizer._errors.append(torch.tensor([clear, 1.0, 1.2, 1.2, 1.2]))
-        found = recognizer.judge()
+        found = recognizer.take(torch.tensor([clear, 1.0, 1.2, 1.2, 1.2]))
     return None if found is None else found.domain
 
 
@@ -89,8 +88,8 @@ def test_a_small_lead_changes_nothing(micro) -> None:
     recognizer.forget()
     assert say(recognizer, 1.011, 3) == 'foggy'
     recognizer.forget()
-    recognizer._errors.extend([torch.tensor([1.0, 1.05, 1.2, 1.2, 1.2])] * 3)
-    last = recognizer.judge()
+    for _ in range(3):
+        last = recognizer.take(torch.tensor([1.0, 1.05, 1.2, 1.2, 1.2]))
     assert last is not None and (last.domain, last.changed) == ('clear', True)
     assert last.margin == pytest.approx(0.05)
 
@@ -128,9 +127,46 @@ def test_once_settled_more_is_needed_to_believe_in_a_change(micro) -> None:
     assert say(recognizer, 1.011) == 'foggy'
     recognizer.settle()
     recognizer.forget()
-    recognizer._errors.extend([torch.tensor([1.0, 1.011, 1.2, 1.2, 1.2])] * 3)
-    assert recognizer.judge().domain == 'clear', 'where the scene has changed three are enough'
+    for _ in range(3):
+        found = recognizer.take(torch.tensor([1.0, 1.011, 1.2, 1.2, 1.2]))
+    assert found.domain == 'clear', 'where the scene has changed three are enough'
 
+
+def test_where_nothing_has_jumped_leads_add_up_over_thirty_looks(micro) -> None:
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, proof=0.03, steady=0.06)
+    say(recognizer, 0.8, 9)
+    recognizer.settle()
+    recognizer.look_anew()
+    assert say(recognizer, 1.0045, 8) == 'clear' and not recognizer.decided
+    assert say(recognizer, 1.0045) == 'clear' and recognizer.decided, 'nine looks in a row are few'
+    assert say(recognizer, 1.0045, 5) == 'clear'
+    assert say(recognizer, 1.0045) == 'foggy', 'fifteen by 0.4 %'
+
+
+def test_what_was_seen_before_does_not_say_that_nothing_has_changed(micro) -> None:
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, proof=0.03, steady=0.06)
+    say(recognizer, 0.8, 30)
+    recognizer.settle()
+    recognizer.look_anew()
+    assert say(recognizer, 1.03, 3) == 'foggy'
+    say(recognizer, 0.8, 30)
+    recognizer.settle()
+    recognizer.look_anew()
+    assert say(recognizer, 1.01, 3) == 'clear' and not recognizer.decided
+    assert say(recognizer, 1.01, 3) == 'foggy'
+
+
+def test_a_jump_is_more_than_a_move(micro) -> None:
+    assert micro.statistics is not None
+    gate = ShiftGate(torch.ones(1), momentum=0.0)
+    gate.scale = torch.ones_like(micro.statistics.latent_std)
+    still = torch.zeros(8, 16, 32)
+    assert gate.observe(still) and gate.jumped(), 'nothing is expected yet'
+    gate.settle()
+    assert not gate.observe(still)
+    for brighter, moved, jumped in ((1.0, False, False), (2.0, True, False), (3.0, True, True)):
+        # Means alone move, half of the numbers: the distance is this by the root of two.
+        assert gate.observe(still + brighter) == moved and gate.jumped() == jumped
 
 def test_where_two_sentences_are_close_it_looks_longer(micro) -> None:
     needed = {}
@@ -138,7 +174,7 @@ def test_where_two_sentences_are_close_it_looks_longer(micro) -> None:
         recognizer = DomainRecognizer(micro, SCENE_PROMPTS, sure=0.01)
         while not recognizer.decided:
             assert say(recognizer, clear) is None or recognizer.decided
-        needed[name] = len(recognizer._errors), recognizer.judge().domain
+        needed[name] = len(recognizer._errors), say(recognizer, clear)
     assert needed == {'close': (9, 'foggy'), 'clear': (3, 'clear')}
 
 

@@ -232,10 +232,14 @@ class AdaptationLoop:
         self.state.buffer_bytes = self.buffer.nbytes
         self._latents = latents
         moved = self._gate.observe(latents)
-        if moved and not self._searching:
+        jumped = self._recognizer.settled and self._gate.jumped()
+        if jumped or moved and not self._searching:
             self._searching = True
-            self._recognizer.forget()
             self._job = None
+            if jumped:
+                self._recognizer.forget()
+            else:
+                self._recognizer.look_anew()
         self._fresh = True
 
     def work(self, waiting: Callable[[], bool] = lambda: False) -> None:

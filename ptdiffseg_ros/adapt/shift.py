@@ -21,7 +21,11 @@ INEXPLICABLE = 1.8
 # weather they do so 200 times in an hour; of 144 sudden changes of weather they miss one (at 1.5:
 # 50 times, and four).
 SHIFT = 1.25
+# Times that far is a jump: 123 of those 144 changes are one, and hardly anything in steady driving
+# (seven minutes of a street at night: 1.4 times that far at most).
+JUMP = 1.6
 ROUNDS = 3  # of looks at every noise level, where the first do not decide
+MEMORY = 10  # of such rounds, to add leads up where nothing has jumped
 
 
 def domain_name(sentence: str) -> str:
@@ -57,12 +61,21 @@ class ShiftGate:
         self._average = self._average.lerp(described, 1.0 - self.momentum)
         return self.moved()
 
-    def moved(self) -> bool:
-        """Say whether the average is away from the reference; without one it is."""
+    @property
+    def distance(self) -> float:
+        """Give how far the average is from the reference; without one, infinitely far."""
         if self._reference is None or self._average is None:
-            return True
+            return float('inf')
         apart = (self._average - self._reference) / self.scale
-        return bool(apart.square().mean().sqrt() > self.threshold)
+        return float(apart.square().mean().sqrt())
+
+    def moved(self) -> bool:
+        """Say whether the average is away from the reference."""
+        return self.distance > self.threshold
+
+    def jumped(self) -> bool:
+        """Say whether it is so far away as a drive through one weather hardly ever goes."""
+        return self.distance > JUMP * self.threshold
 
     def settle(self) -> None:
         """Take what the frames look like now for what is to be expected."""
@@ -91,10 +104,11 @@ class DomainRecognizer:
 
     Nothing is trained for it: a frame with noise is denoised under every sentence of the pool, at
     one of three noise levels in turn, and errors are averaged over the last three looks, or six,
-    or nine: as few as decide. To leave the present sentence another's lead over it, times the
-    number of looks, must reach `proof`, and to confirm it before the last look its own lead over
-    the second. Once settled, while nothing says that the scene has changed, `steady` takes the
-    place of `proof`: in an hour chance has many occasions.
+    or more: as few as decide. To leave the present sentence another's lead over it, times the
+    number of looks, must reach `proof`, and to confirm it before the ninth look its own lead over
+    the second; the ninth look decides in any case. Once settled, while nothing has jumped,
+    `steady` takes the place of `proof`, and leads may add up over the last thirty looks: in an
+    hour chance has many occasions, and nine looks in a row are of one and the same place.
 
     :param sure: the least lead over the second that tells the first name before the last look;
         leads are relative to the error.
@@ -105,7 +119,7 @@ class DomainRecognizer:
 
     def __init__(
             self, segmenter: PromptedSegmenter, sentences: Sequence[str],
-            sure: float = 2.5e-3, proof: float = 0.015, steady: float = 0.02,
+            sure: float = 2.5e-3, proof: float = 0.015, steady: float = 0.04,
             seed: int = 0) -> None:
         if len({domain_name(s) for s in sentences}) != len(sentences) or len(sentences) < 2:
             raise ValueError(f'at least two scene prompts with different names: {sentences}')
@@ -119,10 +133,11 @@ class DomainRecognizer:
         self._generator = torch.Generator().manual_seed(seed)
         statistics = segmenter.statistics
         self._limits = None if statistics is None else INEXPLICABLE * statistics.denoising_error
-        self._errors: deque[Tensor] = deque(maxlen=ROUNDS * len(LOOK_TIMESTEPS))
+        self._errors: deque[Tensor] = deque(maxlen=MEMORY * len(LOOK_TIMESTEPS))
         self._looks = 0
+        self._anew = 0  # looks since there was last a reason to look
         self._present: int | None = None
-        self._settled = False
+        self.settled = False  # whether the present domain is what is to be expected
         self.explained = True  # the last frame, by any of the sentences
 
     @property
@@ -137,19 +152,26 @@ class DomainRecognizer:
         The last look decides in any case: what is not proved by then leaves the present sentence.
         """
         looks, present = list(self._errors), self._present
-        proof = self.steady if self._settled else self.proof
+        proof = self.steady if self.settled else self.proof
         for count in range(len(LOOK_TIMESTEPS), len(looks) + 1, len(LOOK_TIMESTEPS)):
             errors = torch.stack(looks[-count:]).mean(dim=0)  # every noise level equally often
             best, margin = _lead(errors)
-            last = count == self._errors.maxlen
-            if present is None or best == present:
-                if last or (margin >= self.sure if present is None else count * margin >= proof):
-                    return best, margin
-            elif count * (errors[present] - errors[best]) >= proof * errors[best]:
+            if present is None:
+                told = margin >= self.sure
+            elif best == present:  # older looks cannot tell that nothing has changed since
+                told = count * margin >= proof and count <= self._anew
+            else:
+                told = bool(count * (errors[present] - errors[best]) >= proof * errors[best])
+            if told:
                 return best, margin
-            elif last:
-                return present, margin
-        return None
+        if self._anew < ROUNDS * len(LOOK_TIMESTEPS):
+            return None
+        best, margin = self._lately()
+        return best if present is None else present, margin
+
+    def _lately(self) -> tuple[int, float]:
+        """Give the leading sentence and its lead in the last nine looks."""
+        return _lead(torch.stack(list(self._errors)[-ROUNDS * len(LOOK_TIMESTEPS):]).mean(dim=0))
 
     def look(self, latents: Tensor) -> Recognition | None:
         """
@@ -178,18 +200,23 @@ class DomainRecognizer:
             self.explained = bool(errors.min() <= self._limits[level])
             if not self.explained:
                 return None
-        self._errors.append(errors)
-        return self.judge()
+        return self.take(errors)
 
-    def judge(self) -> Recognition | None:
-        """Give the verdict of the looks so far; None before the first has been reached."""
+    def take(self, errors: Tensor) -> Recognition | None:
+        """
+        Take the errors under each sentence, (S,), that a look has found.
+
+        :returns: the verdict of the looks so far; None before the first has been reached.
+        """
+        self._errors.append(errors)
+        self._anew += 1
         verdict, before = self._verdict(), self._present
         if verdict is not None:
             best, margin = verdict
         elif before is None:
             return None
         else:
-            best, margin = before, _lead(torch.stack(list(self._errors)).mean(dim=0))[1]
+            best, margin = before, self._lately()[1]
         self._present = best
         sentence = self.sentences[best]
         return Recognition(domain_name(sentence), sentence, margin, best != before)
@@ -197,11 +224,16 @@ class DomainRecognizer:
     def forget(self) -> None:
         """Start the window anew: what was seen before belongs to another scene."""
         self._errors.clear()
-        self._settled = False
+        self._anew = 0
+        self.settled = False
+
+    def look_anew(self) -> None:
+        """Ask for a verdict within the next nine looks; what was seen before still counts."""
+        self._anew = 0
 
     def settle(self) -> None:
         """Take the present domain for what is to be expected, until `forget`."""
-        self._settled = True
+        self.settled = True
 
 
 def _lead(errors: Tensor) -> tuple[int, float]:
