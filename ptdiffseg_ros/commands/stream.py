@@ -91,7 +91,9 @@ def run(args: argparse.Namespace) -> int:
                 more['steady_s'] = args.steady
             of_seeds[str(seed)] = stream.PROTOCOLS[name](segmenter, split, seed, **more)
             # A file may be filled by several versions: each figure says by which.
-            figures.setdefault('commits', {}).setdefault(name, {})[str(seed)] = commit()
+            by = figures.setdefault('commits', {}).setdefault(name, {})
+            by[str(seed)] = commit() if name != 'one-pass' else {
+                **by.get(str(seed), {}), **dict.fromkeys(more['methods'], commit())}
             _keep(args.json, figures, write_json)
     print(stream_report.tables(figures))
     if args.plot:
