@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hypothesis import given, settings, strategies as st
 import numpy as np
-from ptdiffseg_ros.adapt.buffer import FrameBuffer
+from ptdiffseg_ros.adapt.buffer import FrameBuffer, variety
 import pytest
 import torch
 
@@ -46,6 +46,29 @@ def test_a_clock_that_jumps_back_starts_the_camera_anew() -> None:
     assert len(buffer) == 2
     assert torch.allclose(
         buffer.batch(9, np.random.default_rng(0), since_s=50.0)[0], frame(1), atol=2e-3)
+
+
+def test_scenes_at_random_are_various_and_a_drive_is_not() -> None:
+    scenes = torch.stack([frame(i) for i in range(40)])
+    assert variety(scenes) == pytest.approx(1.0, abs=0.15)
+    first, last = frame(0), frame(1)
+    drive = torch.stack([first.lerp(last, i / 39) for i in range(40)])
+    assert variety(drive) < 0.05
+    assert variety(scenes[:3]) == 0.0, 'too few to tell'
+    assert variety(scenes[:1].expand(9, -1, -1, -1)) == 0.0, 'the vehicle stands'
+
+
+def test_variety_is_of_the_newest_frames_of_each_camera() -> None:
+    buffer = FrameBuffer(spacing_s=0.0)
+    assert buffer.variety() == 0.0
+    for i in range(30):
+        buffer.add('front', float(i), frame(i))
+    various = buffer.variety()
+    assert various == pytest.approx(1.0, abs=0.2)
+    for i in range(30):
+        buffer.add('rear', float(i), frame(0).lerp(frame(1), i / 5))
+    assert buffer.variety() == pytest.approx(various / 2, abs=0.1), 'the mean of the cameras'
+    assert buffer.variety(since_s=28.0) == 0.0, 'too few to tell'
 
 
 def test_old_frames_go() -> None:

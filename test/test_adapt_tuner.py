@@ -240,3 +240,24 @@ def test_the_layout_denoiser_teaches_and_is_not_taught(folder) -> None:
     assert steps[-1].disagreement < steps[0].disagreement - 1e-3
     after = own.layout.state_dict()
     assert all(torch.equal(before[k], after[k]) for k in before)
+
+
+def test_the_prior_is_of_corrected_predictions_and_weighs_as_the_frames_vary(folder) -> None:
+    own = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    statistics = own.statistics
+    assert statistics is not None
+    silent = {'entropy_weight': 0.0, 'anchor_weight': 0.0, 'teacher_weight': 0.0}
+    tuner = tuner_of(own, prior_weight=2.0, batch=1, **silent)
+    latents = latents_of(own)[0]
+    plain = tuner.feed(latents, variety=0.5)
+    assert plain is not None and plain.divergence > 0.0
+    assert plain.loss == pytest.approx(2.0 * 0.5 * plain.divergence, rel=1e-4)
+    # A denoiser that knows what lies where: what it makes of the scores is held against the prior.
+    size = (8, 16)
+    logs = torch.nn.functional.interpolate(
+        statistics.class_prior[None].clamp(min=1e-6).log(), size=size)
+    own.layout = LayoutDenoiser(len(own.config.classes), 16).requires_grad_(False)
+    own.layout.correct = lambda scores: 0.0 * scores + torch.nn.functional.interpolate(
+        logs, size=scores.shape[-2:])
+    known = tuner_of(own, batch=1).feed(latents)
+    assert known is not None and known.divergence < 0.1 * plain.divergence

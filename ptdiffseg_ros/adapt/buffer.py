@@ -9,8 +9,12 @@ from threading import Lock
 import numpy as np
 import torch
 from torch import Tensor
+import torch.nn.functional as F
 
 DEFAULT_BYTES = 32 * 2**20
+RECENT = 64  # frames of a camera that tell how various its frames are
+FEWEST = 4  # frames that tell anything of it
+CELLS = (4, 8)  # rows and columns of what is compared: what lies where, not its texture
 
 
 @dataclass(frozen=True)
@@ -109,6 +113,17 @@ class FrameBuffer:
         return torch.stack([
             fitting[int(rng.integers(a, b))] for a, b in zip(edges, edges[1:])]).float()
 
+    def variety(self, since_s: float | None = None) -> float:
+        """Give `variety` of the newest frames, by their stamps, in the mean of the cameras."""
+        found = []
+        with self._lock:
+            newest = [
+                [k.latents for k in held if since_s is None or k.stamp_s >= since_s][-RECENT:]
+                for held in self._kept.values()]
+        for held in filter(None, newest):
+            found.append(variety(torch.stack([k for k in held if k.shape == held[-1].shape])))
+        return sum(found) / len(found) if found else 0.0
+
     def clear(self) -> None:
         """Forget all frames."""
         with self._lock:
@@ -127,3 +142,19 @@ class FrameBuffer:
 
     def _nbytes(self) -> int:
         return sum(k.nbytes for held in self._kept.values() for k in held)
+
+
+def variety(frames: Tensor) -> float:
+    """
+    Say how various frames (N, c, h, w) in the order of time are, from 0 to 1.
+
+    The squared difference from one frame to the next, over what it is between any two of them: 1
+    for scenes at random, about a third for four seconds of a drive at 5 frames per second, a
+    tenth for eight seconds of a dull one; 0 where there are too few to tell.
+    """
+    if len(frames) < FEWEST:
+        return 0.0
+    coarse = F.adaptive_avg_pool2d(frames.float(), CELLS).flatten(1)
+    spread = 2.0 * coarse.var(dim=0).sum()
+    steps = (coarse[1:] - coarse[:-1]).square().sum(dim=1).mean()
+    return float((steps / spread.clamp(min=1e-12)).clamp(0.0, 1.0))

@@ -381,7 +381,7 @@ class AdaptationLoop:
         if not len(frames):  # none of this domain yet
             self._usable = False
             return
-        step = yield from tuner.passes(frames[0])
+        step = yield from tuner.passes(frames[0], self.buffer.variety(self._since_s))
         if step is not None:
             self._after_step(tuner, step)
 
@@ -399,7 +399,8 @@ class AdaptationLoop:
             self._review = PromptReview(
                 self.segmenter, self.statistics, self.anchor,
                 self.segmenter.context(self._published),
-                self.segmenter.context(tuner.published), config=self.config.tuner)
+                self.segmenter.context(tuner.published), config=self.config.tuner,
+                variety=self.buffer.variety(self._since_s))
 
     def _go_on_reviewing(self, review: PromptReview) -> Passes[None]:
         assert self._tuner is not None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.adapt.bank import LearnedPrompt
+from ptdiffseg_ros.adapt.buffer import variety
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
 from ptdiffseg_ros.adapt.shift import DomainRecognizer, Recognition
@@ -67,16 +68,18 @@ def adapt_to(
     facts: dict[str, Any] = {'steps': 0, 'score': None, 'score_source': None}
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(rest) for _ in range(epochs)])
+    various = variety(torch.stack(list(frames)))
     bar = tqdm(order, 'adapting', unit='frame')
     for number, i in enumerate(bar, 1):
-        step = tuner.feed(frames[i].to(segmenter.device, torch.float32))
+        step = tuner.feed(frames[i].to(segmenter.device, torch.float32), various)
         last = number == len(order)
         if step is not None:
             bar.set_postfix(loss=f'{step.loss:.3f}')
         if last or step is not None and tuner.steps and tuner.steps % review_every == 0:
             review = PromptReview(
                 segmenter, statistics, segmenter.context(source), segmenter.context(best),
-                segmenter.context(tuner.published), frames=len(held_back), config=config)
+                segmenter.context(tuner.published), frames=len(held_back), config=config,
+                variety=various)
             for held in held_back:
                 verdict = review.feed(frames[held].to(segmenter.device, torch.float32))
             assert review.scores is not None

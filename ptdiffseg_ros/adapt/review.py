@@ -40,14 +40,16 @@ class PromptReview:
     :param anchor, present, candidate: contexts (1, K+S, d).
     :param config: the tuner's, for its weights.
     :param frames: how many frames a verdict takes.
+    :param variety: of the frames that these come from.
     """
 
     def __init__(
             self, segmenter: PromptedSegmenter, statistics: SourceStatistics, anchor: Tensor,
             present: Tensor, candidate: Tensor, frames: int = 8,
-            config: TunerConfig | None = None) -> None:
+            config: TunerConfig | None = None, variety: float = 1.0) -> None:
         self.segmenter = segmenter
         self.config = config or TunerConfig()
+        self.prior_weight = variety * self.config.prior_weight
         self.prior = statistics.class_prior.to(segmenter.device)
         self.variance = statistics.class_variance.to(segmenter.device)
         self.contexts = (anchor, present, candidate)
@@ -77,9 +79,9 @@ class PromptReview:
             logits = self.segmenter.head_logits(latents[None].to(context), context).float()
             logs = logits.log_softmax(dim=1)
             shares = logs.exp()
-            self._shares[i].append(cell_shares(shares, self.prior))
             doubt = self.config.entropy_weight * -(shares * logs).sum(dim=1).mean()
             corrected = self.segmenter.correct(logits)
+            self._shares[i].append(cell_shares(corrected.softmax(dim=1), self.prior))
             if self.segmenter.layout is not None:
                 doubt = doubt + self.config.teacher_weight * disagreement(logits, corrected)
             self._doubt[i].append(doubt)
@@ -96,4 +98,4 @@ class PromptReview:
     def _score(self, i: int) -> float:
         mean = torch.stack(self._shares[i]).mean(dim=0)
         divergence = implausibility(mean, self.prior, self.variance)
-        return float(self.config.prior_weight * divergence + torch.stack(self._doubt[i]).mean())
+        return float(self.prior_weight * divergence + torch.stack(self._doubt[i]).mean())

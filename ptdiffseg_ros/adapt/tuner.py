@@ -32,7 +32,7 @@ class TunerConfig:
 
     batch: int = 4
     learning_rate: float = 0.2
-    prior_weight: float = 0.4
+    prior_weight: float = 3.0
     teacher_weight: float = 1.0
     entropy_weight: float = 0.3
     anchor_weight: float = 0.3
@@ -79,11 +79,14 @@ class PromptTuner:
     """
     Tune scene tokens s on unlabelled latents (PTDiffSeg, online TTDA).
 
-    The loss is a H(p) + J(m) + b KL(p_0 || p). Predictions p shall be decided (H, the mean
-    entropy of a pixel), while the classes they give on average in each cell of a grid over the
+    The loss is T(p, q) + a v J(m) + b H(p) + c KL(p_0 || p). Predictions p shall come near to
+    what the layout denoiser makes of them, q (T, `disagreement`), and be decided (H, the mean
+    entropy of a pixel), while the classes that q gives on average in each cell of a grid over the
     frame, m, stay within what streets have there (J, `implausibility`): weather changes what a
-    street looks like, hardly what is where in it. What this does not ask to change stays as the
-    source prompt predicts it, p_0.
+    street looks like, hardly what is where in it. That is known of streets in the mean, so it
+    counts as much as the frames are of different streets (v, `variety`). What this does not ask
+    to change stays as the source prompt predicts it, p_0. Without a layout denoiser q is p, and
+    there is no T.
 
     m is a running mean, so that one frame at a time will do: a step is the sum of the gradients
     of `batch` frames, and masks can go out between any two of them. What is published is the
@@ -122,11 +125,15 @@ class PromptTuner:
         else:  # an earlier tuner may have asked for it
             unet.disable_gradient_checkpointing()
 
-    def feed(self, latents: Tensor) -> TuneStep | None:
-        """Take one frame's latents (c, h, w); every `batch` frames the prompt moves."""
-        return at_once(self.passes(latents))
+    def feed(self, latents: Tensor, variety: float = 1.0) -> TuneStep | None:
+        """
+        Take one frame's latents (c, h, w); every `batch` frames the prompt moves.
 
-    def passes(self, latents: Tensor) -> Passes[TuneStep | None]:
+        :param variety: of the frames that it comes from.
+        """
+        return at_once(self.passes(latents, variety))
+
+    def passes(self, latents: Tensor, variety: float = 1.0) -> Passes[TuneStep | None]:
         """Do as `feed` does, in three passes: under the source prompt, forward, backward."""
         latents = latents[None]
         with torch.no_grad():
@@ -135,7 +142,7 @@ class PromptTuner:
         with torch.enable_grad():
             context = self.segmenter.context(self.tokens)
             logits = self.segmenter.head_logits(latents.to(context), context).float()
-            terms = self._objective(logits, before.log_softmax(dim=1))
+            terms = self._objective(logits, before.log_softmax(dim=1), variety)
         yield
         gradient, = torch.autograd.grad(terms[0], self.tokens)
         self._terms.append(terms.detach())
@@ -144,18 +151,20 @@ class PromptTuner:
             return None
         return self._step()
 
-    def _objective(self, logits: Tensor, before: Tensor) -> Tensor:
+    def _objective(self, logits: Tensor, before: Tensor, variety: float) -> Tensor:
         """Give loss, H(p), J(m), T(p, q), KL(p_0 || p) and the share of confident pixels."""
         logs = logits.log_softmax(dim=1)
         shares = logs.exp()
         entropy = -(shares * logs).sum(dim=1).mean()
-        own = cell_shares(shares, self.prior)
+        corrected = self.segmenter.correct(logits)
+        own = cell_shares(corrected.softmax(dim=1), self.prior)
         divergence = implausibility(self._follow(own), self.prior, self.variance)
         departure = (before.exp() * (before - logs)).sum(dim=1).mean()
         lesson = torch.zeros(())
         if self.segmenter.layout is not None:
-            lesson = disagreement(logits, self.segmenter.correct(logits.detach()))
-        loss = (self.config.prior_weight * divergence + self.config.teacher_weight * lesson
+            lesson = disagreement(logits, corrected.detach())
+        loss = (self.config.prior_weight * variety * divergence
+                + self.config.teacher_weight * lesson
                 + self.config.entropy_weight * entropy
                 + self.config.anchor_weight * departure)
         confident = (shares.detach().amax(dim=1) >= CONFIDENT).float().mean()
