@@ -410,6 +410,22 @@ def test_a_shift_ends_the_work_on_a_frame_half_way(segmenter, always_better) -> 
     assert drive.loop._recognizer._looks == looks + 1
 
 
+def test_a_move_keeps_what_was_seen_and_a_jump_does_not(segmenter) -> None:
+    drive = Drive(segmenter, look_period_s=1000.0)
+    drive.go(2)
+    loop = drive.loop
+    recognizer, gate = loop._recognizer, loop._gate
+    loop._searching = False
+    recognizer.settle()
+    recognizer.take(torch.ones(len(segmenter.config.scene_prompts)))
+    gate.observe, gate.jumped = lambda latents: True, lambda: False
+    loop.observe('', drive.number / 5, drive.frame())
+    assert loop._searching and recognizer.settled and recognizer._errors
+    gate.jumped = lambda: True
+    loop.observe('', drive.number / 5, drive.frame())
+    assert loop._searching and not recognizer.settled and not recognizer._errors
+
+
 def test_a_review_prefers_the_prior_and_refuses_what_is_no_number(segmenter) -> None:
     assert segmenter.statistics is not None
     source, other = segmenter.context(), segmenter.context('a snowy driving scene')
