@@ -10,6 +10,8 @@ from ptdiffseg_ros.adapt.tuner import (
     disagreement,
     implausibility,
     PromptTuner,
+    RunningMean,
+    trust,
     TunerConfig,
     TuneStep,
 )
@@ -188,12 +190,19 @@ def test_what_streets_vary_in_costs_little_and_what_they_agree_in_much() -> None
     assert 0 < implausibility(some, prior, variance) < implausibility(turned, prior, variance)
 
 
-def test_the_mean_is_over_all_frames_of_the_memory(segmenter) -> None:
-    tuner = tuner_of(segmenter, memory=0.9)
+def test_the_mean_is_over_all_frames_of_the_memory() -> None:
+    mean = RunningMean(0.9)
     shares = [torch.rand(12, 8, 4) for _ in range(4)]
     for own in shares:
-        mean = tuner._follow(own)
-    assert torch.allclose(mean, torch.stack(shares).mean(dim=0), atol=1e-6)
+        found = mean.take(own)
+    assert torch.allclose(found, torch.stack(shares).mean(dim=0), atol=1e-6)
+    assert not torch.isfinite(mean.take(shares[0] * torch.nan)).all()
+    assert torch.isfinite(mean.take(shares[0])).all(), 'what is no number is not kept'
+
+
+def test_streets_that_the_prior_does_not_describe_are_not_pulled_to_it() -> None:
+    found = trust(torch.tensor([0.0, 0.05, 0.1, 0.2, 0.4]))
+    assert found.tolist() == pytest.approx([1.0, 1.0, 1.0, 0.25, 0.0625])
 
 
 @pytest.mark.parametrize(('change', 'words'), [
@@ -250,8 +259,9 @@ def test_the_prior_is_of_corrected_predictions_and_weighs_as_the_frames_vary(fol
     tuner = tuner_of(own, prior_weight=2.0, batch=1, **silent)
     latents = latents_of(own)[0]
     plain = tuner.feed(latents, variety=0.5)
-    assert plain is not None and plain.divergence > 0.0
-    assert plain.loss == pytest.approx(2.0 * 0.5 * plain.divergence, rel=1e-4)
+    assert plain is not None and plain.loss > 0.0
+    whole = tuner_of(own, prior_weight=4.0, batch=1, **silent).feed(latents)
+    assert whole is not None and whole.loss == pytest.approx(4.0 * plain.loss, rel=1e-4)
     # A denoiser that knows what lies where: what it makes of the scores is held against the prior.
     size = (8, 16)
     logs = torch.nn.functional.interpolate(

@@ -10,6 +10,7 @@ from ptdiffseg_ros.adapt.tuner import (
     cell_shares,
     disagreement,
     implausibility,
+    trust,
     TunerConfig,
 )
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -89,13 +90,14 @@ class PromptReview:
         self._changes.append((classes[0] != classes[2]).float().mean())
         if len(self._changes) < self.frames:
             return None
-        source, present, candidate = self.scores = (self._score(0), self._score(1), self._score(2))
+        far = [implausibility(torch.stack(shares).mean(dim=0), self.prior, self.variance)
+               for shares in self._shares]
+        weight = self.prior_weight * trust(far[0])
+        source, present, candidate = (
+            float(weight * prior + torch.stack(doubt).mean())
+            for prior, doubt in zip(far, self._doubt))
+        self.scores = source, present, candidate
         self.changed = float(torch.stack(self._changes).mean())
         if not candidate <= source or self.changed > MOST_CHANGED:  # NaN is worse as well
             return Verdict.WORSE
         return Verdict.BETTER if candidate < present else Verdict.NOT_BETTER
-
-    def _score(self, i: int) -> float:
-        mean = torch.stack(self._shares[i]).mean(dim=0)
-        divergence = implausibility(mean, self.prior, self.variance)
-        return float(self.prior_weight * divergence + torch.stack(self._doubt[i]).mean())
