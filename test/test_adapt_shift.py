@@ -168,6 +168,7 @@ def test_a_jump_is_more_than_a_move(micro) -> None:
         # Means alone move, half of the numbers: the distance is this by the root of two.
         assert gate.observe(still + brighter) == moved and gate.jumped() == jumped
 
+
 def test_where_two_sentences_are_close_it_looks_longer(micro) -> None:
     needed = {}
     for name, clear in (('close', 1.005), ('clear', 0.8)):
