@@ -260,8 +260,8 @@ def test_an_inverted_objective_is_caught_by_the_review(segmenter, monkeypatch) -
     from ptdiffseg_ros.adapt import tuner
     good = tuner.PromptTuner._objective
 
-    def inverted(self, logits, before, variety):
-        terms = good(self, logits, before, variety)
+    def inverted(self, logits, before, weight):
+        terms = good(self, logits, before, weight)
         return torch.cat([-terms[:1], terms[1:]])
 
     monkeypatch.setattr(tuner.PromptTuner, '_objective', inverted)

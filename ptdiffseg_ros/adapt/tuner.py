@@ -141,11 +141,12 @@ class PromptTuner:
         latents = latents[None]
         with torch.no_grad():
             before = self.segmenter.head_logits(latents.to(self.anchor), self.anchor).float()
+            weight = self.config.prior_weight * variety * self._trust(before)
         yield
         with torch.enable_grad():
             context = self.segmenter.context(self.tokens)
             logits = self.segmenter.head_logits(latents.to(context), context).float()
-            terms = self._objective(logits, before.log_softmax(dim=1), variety)
+            terms = self._objective(logits, before.log_softmax(dim=1), weight)
         yield
         gradient, = torch.autograd.grad(terms[0], self.tokens)
         self._terms.append(terms.detach())
@@ -154,29 +155,32 @@ class PromptTuner:
             return None
         return self._step()
 
-    def _objective(self, logits: Tensor, before: Tensor, variety: float) -> Tensor:
+    def _objective(self, logits: Tensor, before: Tensor, prior_weight: Tensor) -> Tensor:
         """Give loss, H(p), J(m), T(p, q), KL(p_0 || p) and the share of confident pixels."""
         logs = logits.log_softmax(dim=1)
         shares = logs.exp()
         entropy = -(shares * logs).sum(dim=1).mean()
         corrected = self.segmenter.correct(logits)
-        own, under_source = (
-            cell_shares(scores.softmax(dim=1), self.prior)
-            for scores in (corrected, self.segmenter.correct(before)))
-        divergence, reference = (
-            implausibility(mean, self.prior, self.variance)
-            for mean in (self._mean.take(own), self._source_mean.take(under_source)))
+        divergence = self._implausible(corrected, self._mean)
         departure = (before.exp() * (before - logs)).sum(dim=1).mean()
         lesson = torch.zeros(())
         if self.segmenter.layout is not None:
             lesson = disagreement(logits, corrected.detach())
-        loss = (self.config.prior_weight * variety * trust(reference) * divergence
+        loss = (prior_weight * divergence
                 + self.config.teacher_weight * lesson
                 + self.config.entropy_weight * entropy
                 + self.config.anchor_weight * departure)
         confident = (shares.detach().amax(dim=1) >= CONFIDENT).float().mean()
         return torch.stack([
             loss, entropy, divergence, lesson.to(loss), departure, confident])
+
+    def _trust(self, before: Tensor) -> Tensor:
+        """Take the source prompt's scores of a frame, and say how far its streets are known."""
+        return trust(self._implausible(self.segmenter.correct(before), self._source_mean))
+
+    def _implausible(self, corrected: Tensor, mean: RunningMean) -> Tensor:
+        own = cell_shares(corrected.softmax(dim=1), self.prior)
+        return implausibility(mean.take(own), self.prior, self.variance)
 
     @torch.no_grad()
     def _step(self) -> TuneStep:
