@@ -332,11 +332,24 @@ def test_5000_malformed_messages_cost_no_good_frame(node, consumer):
         return {name: int(values[name]) for name in (
             'frames received', 'frames segmented', 'dropped: newer frame came', 'errors')}
 
+    def taken_of(tried: int) -> int:
+        errors = counts()['errors']
+        for message in messages[:tried]:
+            consumer.camera.publish(message)
+            time.sleep(interval_s)
+        consumer.values()  # a second for what is under way
+        return counts()['errors'] - errors
+
+    # A camera as fast as this machine bears: faster, and most are replaced by a newer one.
+    interval_s = 0.001
+    while taken_of(400) < 300:
+        interval_s *= 2
+        assert interval_s < 0.05, 'the node takes hardly any message'
     before, complaints, begun_s = counts(), node.output.count('bad image'), time.monotonic()
     masks, size_mb = len(consumer.masks), 0.0
     for number, message in enumerate(messages):
         consumer.camera.publish(message)
-        time.sleep(0.001)  # a fast camera; faster, and most are replaced by a newer one
+        time.sleep(interval_s)
         if number % 50 == 0:
             consumer.segment()
         if number == MALFORMED // 5:
@@ -348,7 +361,7 @@ def test_5000_malformed_messages_cost_no_good_frame(node, consumer):
     # Taken is what was received and no newer one replaced.
     assert grown['errors'] == (grown['frames received'] - grown['frames segmented']
                                - grown['dropped: newer frame came'])
-    assert grown['errors'] > MALFORMED / 10, 'a slow machine takes fewer, but many'
+    assert grown['errors'] > MALFORMED / 2
     assert grown['frames segmented'] == len(consumer.masks) - masks
     assert all(mask.header.stamp.sec > 0 for mask in consumer.masks)
     assert node.memory_mb() - size_mb < 8.0
