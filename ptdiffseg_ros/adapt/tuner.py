@@ -16,7 +16,7 @@ import torch.nn.functional as F
 CONFIDENT = 0.5
 PRESENT = 0.001  # of the frame: a class with less is not asked for by the overlap
 # `implausibility` under the source prompt is 0.05 to 0.09 on twenty scenes at random, whatever the
-# weather, and 0.3 to 0.4 on crowded streets: those the prior does not describe.
+# weather, and 0.2 to 0.4 on crowded streets: those the prior does not describe.
 PLAUSIBLE = 0.1
 FLOOR = 0.003  # of a share's variance: what is the same in every street may still differ a little
 
