@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.errors import AdaptationError
-from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop, DutyBudget
+from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop, CALM_S, DutyBudget
 from ptdiffseg_ros.adapt.passes import Passes
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
 from ptdiffseg_ros.adapt.shift import Recognition
@@ -424,6 +424,41 @@ def test_a_move_keeps_what_was_seen_and_a_jump_does_not(segmenter) -> None:
     gate.jumped = lambda: True
     loop.observe('', drive.number / 5, drive.frame())
     assert loop._searching and not recognizer.settled and not recognizer._errors
+
+
+def test_what_has_just_changed_may_go_on_changing(segmenter) -> None:
+    drive = Drive(segmenter, look_period_s=0.0)
+    loop, recognizer, gate = drive.loop, drive.loop._recognizer, drive.loop._gate
+    moved, forgotten = [False], [0]
+
+    def forget() -> None:
+        forgotten[0] += 1
+        type(recognizer).forget(recognizer)
+
+    def still_foggy(latents: torch.Tensor) -> Passes[Recognition]:
+        yield
+        return Recognition('foggy', 'a foggy driving scene', 0.1, False)
+
+    recognizer.forget, gate.jumped = forget, lambda: False
+    gate.observe = lambda latents: moved[0]
+    drive.go(2)
+    drive.say(FOG)
+    drive.go()
+    noticed = drive.number
+    assert loop.state.domain == 'foggy' and forgotten == [2]
+    recognizer.passes = still_foggy
+    loop._searching = False  # what it looks like half-way has been told
+    moved[0] = True
+    drive.go()
+    assert forgotten == [3] and loop._searching, 'it has moved on'
+    moved[0] = loop._searching = False
+    drive.go(round(5 * CALM_S) - (drive.number - noticed) - 1)
+    assert not recognizer.settled
+    drive.go(2)
+    assert recognizer.settled
+    moved[0] = True
+    drive.go()
+    assert forgotten == [3] and loop._searching, 'now a mere move is no reason to forget'
 
 
 def test_a_review_prefers_the_prior_and_refuses_what_is_no_number(segmenter) -> None:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
-from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, ROUNDS, ShiftGate
+from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, LAST, ShiftGate
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -41,7 +41,7 @@ def test_every_weather_is_recognised_and_the_gate_notices_the_change(micro) -> N
     gate = ShiftGate(micro.statistics.latent_std)
     recognizer = DomainRecognizer(micro, SCENE_PROMPTS)
     for condition in ('clear', 'night', 'fog', 'snow', 'rain', 'clear'):
-        frames = drive(micro, condition, NOTICED + ROUNDS * len(LOOK_TIMESTEPS))
+        frames = drive(micro, condition, NOTICED + LAST)
         opened = [gate.observe(latents) for latents in frames]
         assert any(opened[:NOTICED]), f'{condition} was not noticed'
         recognizer.forget()
@@ -141,6 +141,15 @@ def test_where_nothing_has_jumped_leads_add_up_over_thirty_looks(micro) -> None:
     assert say(recognizer, 1.0045) == 'clear' and recognizer.decided, 'nine looks in a row are few'
     assert say(recognizer, 1.0045, 5) == 'clear'
     assert say(recognizer, 1.0045) == 'foggy', 'fifteen by 0.4 %'
+
+
+def test_until_a_domain_is_settled_nine_looks_are_all(micro) -> None:
+    recognizer = DomainRecognizer(micro, SCENE_PROMPTS, proof=0.03, steady=0.06)
+    say(recognizer, 0.8, 9)
+    recognizer.forget()
+    assert say(recognizer, 1.003, 30) == 'clear', 'thirty by 0.3 %, but nine by 2.7 % in sum'
+    recognizer.settle()
+    assert say(recognizer, 1.003) == 'foggy'
 
 
 def test_what_was_seen_before_does_not_say_that_nothing_has_changed(micro) -> None:

@@ -24,6 +24,7 @@ from torch import Tensor
 # are no street in any weather: black, white and saturated pictures are at 4.4 to 6, the densest
 # fog at 4.1.
 UNUSABLE_LATENTS = 4.3
+CALM_S = 5.0  # after a change before the next counts as unlikely: weather may still be on its way
 HISTORY_S = 2.0  # of frames before a shift was noticed that are taken for the new domain
 
 
@@ -237,6 +238,8 @@ class AdaptationLoop:
             self._searching = True
             self._job = None
             if jumped:
+                self._changed_s = stamp_s
+            if jumped or not self._recognizer.settled:
                 self._recognizer.forget()
             else:
                 self._recognizer.look_anew()
@@ -292,6 +295,7 @@ class AdaptationLoop:
         self._fresh = self._usable = False
         self._latents = None
         self._stamp_s = self._since_s = 0.0
+        self._changed_s = -float('inf')
         self._looked_s = -float('inf')
         self.state.domain = ''
 
@@ -320,11 +324,14 @@ class AdaptationLoop:
             # Weather comes over some seconds: what it looked like half-way is looked at again.
             self._recognizer.forget()
             self._searching = True
+            self._changed_s = self._stamp_s
             self._enter(found)
-        elif self._searching and self._recognizer.decided:
+            return
+        if self._searching and self._recognizer.decided:
             self._searching = False
-            self._recognizer.settle()
             self._gate.settle()
+        if not self._searching and not 0.0 <= self._stamp_s - self._changed_s < CALM_S:
+            self._recognizer.settle()
 
     def _enter(self, found: Recognition) -> None:
         """Go on in another domain: with what was learned there, or tuning for it."""

@@ -24,8 +24,8 @@ SHIFT = 1.25
 # Times that far is a jump: 123 of those 144 changes are one, and hardly anything in steady driving
 # (seven minutes of a street at night: 1.4 times that far at most).
 JUMP = 1.6
-ROUNDS = 3  # of looks at every noise level, where the first do not decide
-MEMORY = 10  # of such rounds, to add leads up where nothing has jumped
+LAST = 3 * len(LOOK_TIMESTEPS)  # looks, that decide in any case
+MEMORY = 10 * len(LOOK_TIMESTEPS)  # looks whose leads add up once a domain is settled
 
 
 def domain_name(sentence: str) -> str:
@@ -106,9 +106,9 @@ class DomainRecognizer:
     one of three noise levels in turn, and errors are averaged over the last three looks, or six,
     or more: as few as decide. To leave the present sentence another's lead over it, times the
     number of looks, must reach `proof`, and to confirm it before the ninth look its own lead over
-    the second; the ninth look decides in any case. Once settled, while nothing has jumped,
-    `steady` takes the place of `proof`, and leads may add up over the last thirty looks: in an
-    hour chance has many occasions, and nine looks in a row are of one and the same place.
+    the second; the ninth look decides in any case. Once settled, `steady` takes the place of
+    `proof`, and leads may add up over the last thirty looks: in an hour chance has many occasions,
+    and nine looks in a row are of one and the same place.
 
     :param sure: the least lead over the second that tells the first name before the last look;
         leads are relative to the error.
@@ -133,7 +133,7 @@ class DomainRecognizer:
         self._generator = torch.Generator().manual_seed(seed)
         statistics = segmenter.statistics
         self._limits = None if statistics is None else INEXPLICABLE * statistics.denoising_error
-        self._errors: deque[Tensor] = deque(maxlen=MEMORY * len(LOOK_TIMESTEPS))
+        self._errors: deque[Tensor] = deque(maxlen=MEMORY)
         self._looks = 0
         self._anew = 0  # looks since there was last a reason to look
         self._present: int | None = None
@@ -153,7 +153,8 @@ class DomainRecognizer:
         """
         looks, present = list(self._errors), self._present
         proof = self.steady if self.settled else self.proof
-        for count in range(len(LOOK_TIMESTEPS), len(looks) + 1, len(LOOK_TIMESTEPS)):
+        most = len(looks) if self.settled else min(len(looks), LAST)
+        for count in range(len(LOOK_TIMESTEPS), most + 1, len(LOOK_TIMESTEPS)):
             errors = torch.stack(looks[-count:]).mean(dim=0)  # every noise level equally often
             best, margin = _lead(errors)
             if present is None:
@@ -164,14 +165,14 @@ class DomainRecognizer:
                 told = bool(count * (errors[present] - errors[best]) >= proof * errors[best])
             if told:
                 return best, margin
-        if self._anew < ROUNDS * len(LOOK_TIMESTEPS):
+        if self._anew < LAST:
             return None
         best, margin = self._lately()
         return best if present is None else present, margin
 
     def _lately(self) -> tuple[int, float]:
         """Give the leading sentence and its lead in the last nine looks."""
-        return _lead(torch.stack(list(self._errors)[-ROUNDS * len(LOOK_TIMESTEPS):]).mean(dim=0))
+        return _lead(torch.stack(list(self._errors)[-LAST:]).mean(dim=0))
 
     def look(self, latents: Tensor) -> Recognition | None:
         """
