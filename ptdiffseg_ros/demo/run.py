@@ -45,8 +45,9 @@ START_PATIENCE_S = 180.0  # a cold disk, a large model
 FRAME_PATIENCE_S = 20.0
 CALIBRATION_FRAMES = 12
 WARM_UP_FRAMES = 2
-# The replay leaves this much room above the time that a frame usually takes.
-HEADROOM = 1.5
+# The replay leaves this much room above the time that a frame usually takes: looks for the domain
+# and tuning go on in the rest.
+HEADROOM = 2.5
 ENOUGH = 0.99
 
 
