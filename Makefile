@@ -25,8 +25,12 @@ venv: $(STAMP) ## Make the virtual environment .venv; the other targets do so to
 demo: $(STAMP) ## Drive through changing weather, segmented over DDS; leaves demo_report/
 	$(BIN)/ptdiffseg demo --out demo_report
 
-test: lint ## Lint, then run all tests but those of test-slow
-	$(BIN)/python -m pytest
+test: lint ## Lint, then run all tests but those of test-slow, on all cores where they can
+	@failed=0; set -x; \
+	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile \
+		-m 'not real_size and not real_time' || failed=1; \
+	$(BIN)/python -m pytest -m 'not real_size and real_time' || failed=1; \
+	exit $$failed
 
 test-slow: $(STAMP) ## Test Stable Diffusion at its real size: 16 GiB of memory, many minutes
 	$(BIN)/python -m pytest -m real_size

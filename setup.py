@@ -90,6 +90,7 @@ setup(
             'pydocstyle',
             'pytest',
             'pytest-timeout',
+            'pytest-xdist',
             'rosbags-image',  # the oracle of image decoding
             'ruff',
         ],

@@ -14,6 +14,9 @@ import zlib
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+# Test modules whose nodes run against the clock: they need the machine to themselves.
+REAL_TIME = ('test_bench', 'test_cli', 'test_config_files', 'test_demo', 'test_ros_', 'test_soak',
+             'test_watch')
 
 
 def _domain_id() -> int:
@@ -33,6 +36,13 @@ os.environ.setdefault('HF_HUB_OFFLINE', '1')
 # A shell without job control starts what runs in its background with SIGINT ignored, and every
 # process started from here would inherit that: the tests of Ctrl-C would wait for nothing.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what must not share the machine with other tests."""
+    for item in items:
+        if item.path.name.startswith(REAL_TIME):
+            item.add_marker(pytest.mark.real_time)
 
 
 @pytest.fixture(scope='module')
