@@ -288,10 +288,11 @@ def test_pace_recovers_from_a_busy_moment() -> None:
             if seconds is not None:
                 consumer.masks[stamp] = SimpleNamespace(at=pace.sent[stamp] + seconds)
 
-    drive(run.CALIBRATION_FRAMES, 4.0)  # a frame takes 4 s, so it could be 1 every 6 s
-    drive(run.CALIBRATION_FRAMES, 0.1)
+    quick_s = 0.5 / (5.0 * run.HEADROOM)  # half of what leaves room at full speed
+    drive(run.CALIBRATION_FRAMES, 4.0)  # so it could be one frame every HEADROOM times 4 s
+    drive(run.CALIBRATION_FRAMES, quick_s)
     assert pace.rates == [pytest.approx(1 / (5.0 * run.HEADROOM * 4.0))] * run.CALIBRATION_FRAMES
-    drive(1, 0.1)
+    drive(1, quick_s)
     assert pace.player.rate == consumer.rate == pace.rates[-1] == 1.0  # type: ignore
     assert len(forgotten) == 1, 'only the first frames are a warm-up'
 
