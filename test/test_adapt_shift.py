@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
-from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, LAST, ShiftGate
+from ptdiffseg_ros.adapt.shift import DECISIVE_LOOKS, domain_name, DomainRecognizer, ShiftGate
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -41,7 +41,7 @@ def test_every_weather_is_recognised_and_the_gate_notices_the_change(micro) -> N
     gate = ShiftGate(micro.statistics.latent_std)
     recognizer = DomainRecognizer(micro, SCENE_PROMPTS)
     for condition in ('clear', 'night', 'fog', 'snow', 'rain', 'clear'):
-        frames = drive(micro, condition, NOTICED + LAST)
+        frames = drive(micro, condition, NOTICED + DECISIVE_LOOKS)
         opened = [gate.observe(latents) for latents in frames]
         assert any(opened[:NOTICED]), f'{condition} was not noticed'
         recognizer.forget()

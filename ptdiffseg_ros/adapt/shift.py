@@ -24,8 +24,8 @@ SHIFT = 1.25
 # Times that far is a jump: 123 of those 144 changes are one, and hardly anything in steady driving
 # (seven minutes of a street at night: 1.4 times that far at most).
 JUMP = 1.6
-LAST = 3 * len(LOOK_TIMESTEPS)  # looks, that decide in any case
-MEMORY = 10 * len(LOOK_TIMESTEPS)  # looks whose leads add up once a domain is settled
+DECISIVE_LOOKS = 3 * len(LOOK_TIMESTEPS)  # after so many the domain is told in any case
+MOST_LOOKS = 10 * len(LOOK_TIMESTEPS)  # whose leads add up once a domain is settled
 
 
 def domain_name(sentence: str) -> str:
@@ -133,7 +133,7 @@ class DomainRecognizer:
         self._generator = torch.Generator().manual_seed(seed)
         statistics = segmenter.statistics
         self._limits = None if statistics is None else INEXPLICABLE * statistics.denoising_error
-        self._errors: deque[Tensor] = deque(maxlen=MEMORY)
+        self._errors: deque[Tensor] = deque(maxlen=MOST_LOOKS)
         self._looks = 0
         self._anew = 0  # looks since there was last a reason to look
         self._present: int | None = None
@@ -153,7 +153,7 @@ class DomainRecognizer:
         """
         looks, present = list(self._errors), self._present
         proof = self.steady if self.settled else self.proof
-        most = len(looks) if self.settled else min(len(looks), LAST)
+        most = len(looks) if self.settled else min(len(looks), DECISIVE_LOOKS)
         for count in range(len(LOOK_TIMESTEPS), most + 1, len(LOOK_TIMESTEPS)):
             errors = torch.stack(looks[-count:]).mean(dim=0)  # every noise level equally often
             best, margin = _lead(errors)
@@ -165,14 +165,14 @@ class DomainRecognizer:
                 told = bool(count * (errors[present] - errors[best]) >= proof * errors[best])
             if told:
                 return best, margin
-        if self._anew < LAST:
+        if self._anew < DECISIVE_LOOKS:
             return None
         best, margin = self._lately()
         return best if present is None else present, margin
 
     def _lately(self) -> tuple[int, float]:
         """Give the leading sentence and its lead in the last nine looks."""
-        return _lead(torch.stack(list(self._errors)[-LAST:]).mean(dim=0))
+        return _lead(torch.stack(list(self._errors)[-DECISIVE_LOOKS:]).mean(dim=0))
 
     def look(self, latents: Tensor) -> Recognition | None:
         """
