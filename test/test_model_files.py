@@ -242,7 +242,7 @@ def test_a_file_of_an_earlier_version_still_loads(tmp_path: Path) -> None:
     path = tiny_segmenter(tmp_path)
     now = PromptedSegmenter.from_pretrained(path, 'cpu')
     values = json.loads((path / 'segmenter.json').read_text())
-    for entry in ('autoencoder', 'window', 'overlap'):
+    for entry in ('autoencoder', 'window', 'overlap', 'noised', 'raw_features'):
         del values[entry]
     (path / 'segmenter.json').write_text(json.dumps(values))
     then = PromptedSegmenter.from_pretrained(path, 'cpu')

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 import json
 from pathlib import Path
 import shutil
@@ -52,6 +53,16 @@ def test_a_category_prompt_is_the_mean_end_of_text_over_the_templates(segmenter)
     ends = [encode_sentence(s, *parts)[-1] for s in ('a road', 'my road')]
     assert rows.shape == (2, 32)
     assert torch.allclose(rows[1], (ends[0] + ends[1]) / 2)
+
+
+def test_a_noised_segmenter_reads_features_of_noisy_latents(segmenter) -> None:
+    noisy = copy.copy(segmenter)
+    noisy.config, noisy._fingerprint = replace(segmenter.config, noised=True), None
+    latents, context = torch.randn(1, 4, 8, 16), segmenter.context()
+    *_, seen = noisy.features(latents, context)  # the last tap: the latents
+    assert torch.equal(seen, segmenter.backbone.noised(latents, segmenter.config.timestep))
+    assert torch.equal(segmenter.features(latents, context)[-1], latents)
+    assert noisy.fingerprint != segmenter.fingerprint, 'a learned prompt fits one of them'
 
 
 def test_the_context_is_categories_then_scene(segmenter) -> None:

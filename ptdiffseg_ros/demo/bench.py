@@ -89,12 +89,10 @@ def segment_by_stage(
         segmenter: PromptedSegmenter, messages: list[Image], context: torch.Tensor,
         watch: Stopwatch) -> list[Image]:
     """Give the masks of images of one size, the stages one after another under the watch."""
-    config, backbone = segmenter.config, segmenter.backbone
     frames = np.stack(watch.time('decode', lambda: [decode(message) for message in messages]))
     images = watch.time('preprocess', lambda: segmenter.preprocess(frames))
     latents = watch.time('encode', lambda: segmenter.encode(images))
-    features = watch.time('UNet', lambda: backbone.features(
-        latents, context, config.timestep, config.taps))
+    features = watch.time('UNet', lambda: segmenter.features(latents, context))
     logits = watch.time('head', lambda: segmenter.head(features))
     if segmenter.layout is not None:
         head_logits = logits

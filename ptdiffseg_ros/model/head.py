@@ -18,11 +18,14 @@ class SegmentationHead(nn.Module):
 
     Every level is normalised per image (instance normalisation without parameters): that takes
     out the global cast that weather leaves on features, and is the largest single gain on unseen
-    weather. GroupNorm elsewhere, never BatchNorm, so that a batch of one behaves as any other.
+    weather (`raw`: it is left out, to measure that). GroupNorm elsewhere, never BatchNorm, so that
+    a batch of one behaves as any other.
     """
 
-    def __init__(self, channels: Sequence[int], classes: int, width: int = 96) -> None:
+    def __init__(self, channels: Sequence[int], classes: int, width: int = 96, raw: bool = False,
+                 ) -> None:
         super().__init__()
+        self.raw = raw
         self.lateral = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, width, 1), nn.GroupNorm(GROUPS, width)) for c in channels
         )
@@ -36,7 +39,7 @@ class SegmentationHead(nn.Module):
         """Map features, each (B, c_l, h_l, w_l), coarse to fine, to logits (B, K, 2h, 2w)."""
         fused: Tensor | None = None
         for lateral, feature in zip(self.lateral, features):
-            level = lateral(normalised(feature))
+            level = lateral(feature if self.raw else normalised(feature))
             if fused is not None:
                 level = level + F.interpolate(
                     fused, size=level.shape[-2:], mode='bilinear', align_corners=False)

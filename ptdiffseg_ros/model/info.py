@@ -48,8 +48,7 @@ def _cost(segmenter: PromptedSegmenter) -> dict[str, float]:
 
     cost: dict[str, float] = {}
     cost['autoencoder'], latents = count(lambda: segmenter.encode(images))
-    cost['UNet'], features = count(lambda: segmenter.backbone.features(
-        latents, context, config.timestep, config.taps))
+    cost['UNet'], features = count(lambda: segmenter.features(latents, context))
     cost['head'], logits = count(lambda: segmenter.head(features))
     if segmenter.layout is not None:
         cost['layout denoiser'], _ = count(lambda: segmenter.correct(logits))

@@ -48,7 +48,9 @@ class SegmenterConfig:
     `backbone` is a folder, relative to the segmenter's own, or the name of a model in the Hugging
     Face cache, and so is `autoencoder`, which stands in for the backbone's own where it is given;
     `input_size` (h, w) in pixels sets the area that frames are scaled to, their shape being kept;
-    `timestep` is in [0, 999]; `taps` name UNet feature maps, coarse to fine.
+    `timestep` is in [0, 999]; `taps` name UNet feature maps, coarse to fine. With `noised`,
+    latents get the noise of that timestep before; with `raw_features` the head does not normalise
+    what it reads.
 
     With a `window` (h, w) in pixels the model sees a scaled frame not whole, but by windows of
     that size that overlap by the share `overlap` (in [0, 1)) at least.
@@ -67,6 +69,8 @@ class SegmenterConfig:
     autoencoder: str | None = None
     window: tuple[int, int] | None = None
     overlap: float = OVERLAP
+    noised: bool = False
+    raw_features: bool = False
 
     def __post_init__(self) -> None:
         if not self.classes:
@@ -169,6 +173,7 @@ class PromptedSegmenter:
         config = self.config
         # Its last name alone: a folder that is moved stays the same autoencoder.
         other = [] if config.autoencoder is None else [Path(config.autoencoder).name]
+        other += [name for name in ('noised', 'raw_features') if getattr(config, name)]
         digest = hashlib.sha256(json.dumps(
             [config.timestep, config.taps, config.category_context, config.category_templates,
              [c.name for c in config.classes], *other]).encode())
@@ -198,7 +203,8 @@ class PromptedSegmenter:
             resolved(config.backbone, path),
             None if config.autoencoder is None else resolved(config.autoencoder, path))
         head = SegmentationHead(
-            backbone.tap_channels(config.taps), len(config.classes), config.head_width)
+            backbone.tap_channels(config.taps), len(config.classes), config.head_width,
+            config.raw_features)
         _load_head(head, path / 'head.safetensors')
         try:
             statistics = SourceStatistics.load(path, len(config.classes))
@@ -371,9 +377,14 @@ class PromptedSegmenter:
 
     def head_logits(self, latents: Tensor, context: Tensor) -> Tensor:
         """Map latents (B, c, h, w) under a context (B or 1, T, d) to the head's own scores."""
-        features = self.backbone.features(
-            latents, context, self.config.timestep, self.config.taps)
-        return self.head(features)
+        return self.head(self.features(latents, context))
+
+    def features(self, latents: Tensor, context: Tensor) -> list[Tensor]:
+        """Map latents (B, c, h, w) under a context (B or 1, T, d) to what the head reads."""
+        config = self.config
+        if config.noised:
+            latents = self.backbone.noised(latents, config.timestep)
+        return self.backbone.features(latents, context, config.timestep, config.taps)
 
     def predict(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """

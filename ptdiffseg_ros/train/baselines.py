@@ -215,9 +215,7 @@ class HeadMethod(_Batched):
     @torch.no_grad()
     def features(self, latents: Tensor) -> list[Tensor]:
         """Give the frozen pyramid under the source prompt."""
-        config = self.segmenter.config
-        return self.segmenter.backbone.features(
-            latents, self.context, config.timestep, config.taps)
+        return self.segmenter.features(latents, self.context)
 
     def logits(self, features: list[Tensor]) -> Tensor:
         """Map a pyramid to scores, corrected as all predictions are."""
@@ -302,7 +300,9 @@ class CoTta(HeadMethod):
             for (name, student), teacher in zip(
                     self.head.named_parameters(), self.teacher.parameters()):
                 teacher.lerp_(student, 1.0 - self.TEACHER_DECAY)
+                # Drawn on the CPU, so that it is the same on every device.
                 mask = torch.rand(student.shape, generator=self.generator) < self.RESTORED
+                mask = mask.to(student.device)
                 student.copy_(torch.where(mask, self.source[name], student))
 
 

@@ -61,10 +61,9 @@ class CachedFeatures:
             self, segmenter: PromptedSegmenter, frames: SourceFrames, contexts: list[Tensor],
             looks: list[int], batch: int) -> None:
         """Compute the features, every process those of its own frames, in common files."""
-        config, state = segmenter.config, processes()
+        state = processes()
         blank = segmenter.encode(segmenter.preprocess(np.zeros((1, *frames.size, 3), np.uint8)))
-        shapes = [level.shape[1:] for level in segmenter.backbone.features(
-            blank, contexts[0], config.timestep, config.taps)]
+        shapes = [level.shape[1:] for level in segmenter.features(blank, contexts[0])]
         if state.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make('labels', np.int16, (len(frames), *frames.size))
@@ -82,8 +81,7 @@ class CachedFeatures:
             latents = {look: segmenter.encode(segmenter.preprocess(np.stack(seen)))
                        for look, seen in zip(different, zip(*images))}
             for p, (context, look) in enumerate(zip(contexts, looks)):
-                pyramid = segmenter.backbone.features(
-                    latents[look], context, config.timestep, config.taps)
+                pyramid = segmenter.features(latents[look], context)
                 for level, stored in zip(pyramid, maps):
                     stored[p, rows] = level.half().cpu().numpy()
         for stored in (*maps, labels):
@@ -147,11 +145,9 @@ class LiveFeatures:
         return [torch.cat(level) for level in zip(*parts)]
 
     def _part(self, draw: int, rows: np.ndarray) -> list[Tensor]:
-        config = self.segmenter.config
         images = np.stack([self._frame(int(i))[0][self.looks[draw]] for i in rows])
         latents = self.segmenter.encode(self.segmenter.preprocess(images))
-        pyramid = self.segmenter.backbone.features(
-            latents, self.contexts[draw], config.timestep, config.taps)
+        pyramid = self.segmenter.features(latents, self.contexts[draw])
         return [level.float() for level in pyramid]
 
     def labels(self, rows: np.ndarray) -> Tensor:
@@ -197,7 +193,9 @@ def _key(segmenter: PromptedSegmenter, frames: str, contexts: Sequence[Tensor],
          looks: Sequence[int]) -> str:
     digest = hashlib.sha256(frames.encode() + bytes(looks))
     config = segmenter.config
-    digest.update(json.dumps([config.timestep, config.taps, config.input_size]).encode())
+    noised = ['noised'] if config.noised else []
+    digest.update(json.dumps(
+        [config.timestep, config.taps, config.input_size, *noised]).encode())
     parts = [*contexts, *segmenter.backbone.vae.state_dict().values(),
              *segmenter.backbone.unet.state_dict().values()]
     for tensor in parts:

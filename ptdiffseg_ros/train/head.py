@@ -56,6 +56,8 @@ class TrainConfig:
     step compares are under different scene prompts, and from different looks (exposure, contrast,
     colour, blur, noise) of the frame; with neither a step has one. randomized_prompts: the
     scene prompts to draw from, the source's among them; (): scene_prompts, as in the paper.
+    noised: whether latents get the noise of the timestep that features are taken at. raw_features:
+    whether the head leaves them as they are, in place of normalising them.
     """
 
     frames: int = 2000
@@ -76,6 +78,8 @@ class TrainConfig:
     randomized_prompts: tuple[str, ...] = RANDOMIZED_PROMPTS
     source_scene_prompt: str = SCENE_PROMPTS[0]
     timestep: int = 100
+    noised: bool = False
+    raw_features: bool = False
     taps: tuple[str, ...] = ()
     head_width: int = 96
     layout_frames: int = 1200
@@ -367,13 +371,15 @@ def new_segmenter(
         backbone=reference(backbone_folder, out), classes=classes,
         category_templates=config.category_templates, scene_prompts=config.scene_prompts,
         source_scene_prompt=config.source_scene_prompt, input_size=config.input_size,
-        timestep=config.timestep, taps=tuple(taps), head_width=config.head_width,
+        timestep=config.timestep, noised=config.noised, raw_features=config.raw_features,
+        taps=tuple(taps), head_width=config.head_width,
         category_context=config.category_context,
         autoencoder=reference(config.autoencoder, out) if config.autoencoder else None,
         window=(config.window[0], config.window[1]) if config.window else None,
         overlap=config.overlap)
     torch.manual_seed(config.seed)
-    head = SegmentationHead(backbone.tap_channels(taps), len(classes), config.head_width)
+    head = SegmentationHead(
+        backbone.tap_channels(taps), len(classes), config.head_width, config.raw_features)
     segmenter = PromptedSegmenter(settings, backbone, head, out.name)
     return segmenter.to(torch.device('cpu'), torch.float32)
 
