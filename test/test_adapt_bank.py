@@ -10,6 +10,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 
 from hypothesis import given, settings, strategies as st
 from ptdiffseg_ros.adapt.bank import FORMAT, LearnedPrompt, PromptBank
@@ -71,7 +72,9 @@ def test_prompts_of_other_models_lie_in_the_same_folder_unharmed(tmp_path: Path)
 @pytest.mark.parametrize(('change', 'words'), [
     ({'model': 'other'}, 'of the segmenter other'),
     ({'tokens': torch.zeros(5, 9)}, 'width 9'),
-    ({'tokens': torch.full((5, WIDTH), float('nan'))}, 'not finite')])
+    ({'tokens': torch.full((5, WIDTH), float('nan'))}, 'not finite'),
+    ({'tokens': torch.zeros(0, WIDTH)}, 'none'), ({'tokens': torch.zeros(5, WIDTH)}, 'all zero'),
+    ({'tokens': torch.full((5, WIDTH), 1e38)}, 'too large')])
 def test_what_does_not_fit_is_refused_and_the_old_one_stays(
         tmp_path: Path, change, words: str) -> None:
     bank = PromptBank(tmp_path, MODEL, WIDTH)
@@ -83,7 +86,7 @@ def test_what_does_not_fit_is_refused_and_the_old_one_stays(
 
 
 @pytest.mark.parametrize('harm', ['cut', 'noise', 'pickle', 'foreign', 'nan', 'large', 'absent',
-                                  'header'])
+                                  'header', 'empty', 'huge'])
 def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path, harm: str) -> None:
     path = tmp_path / 'fog.safetensors'
     prompt().save(path)
@@ -99,6 +102,10 @@ def test_a_damaged_file_is_refused_with_its_name(tmp_path: Path, harm: str) -> N
         prompt(tokens=torch.full((5, WIDTH), float('nan'))).save(path)
     elif harm == 'large':
         prompt(tokens=torch.zeros(2**18 + 1, 1)).save(path)
+    elif harm == 'empty':
+        prompt(tokens=torch.zeros(0, WIDTH)).save(path)
+    elif harm == 'huge':
+        prompt(tokens=torch.full((5, WIDTH), 1e38)).save(path)
     elif harm == 'absent':
         path.unlink()
     elif harm == 'header':
@@ -181,6 +188,95 @@ def test_kill_in_the_middle_of_saving_leaves_a_whole_bank(tmp_path: Path) -> Non
         kept = bank.recall('fog')
         assert kept is not None and bank.problems == []
         assert kept.tokens.min() == kept.tokens.max() >= number
+
+
+# Ends at a place of a save that is told: before the file is written, with half of it, before it
+# takes the old one's place.
+END_IN_A_SAVE = """
+import os
+import sys
+from pathlib import Path
+import torch
+from ptdiffseg_ros.adapt import bank as module
+
+def half(tensors, path, metadata):
+    write(tensors, path, metadata=metadata)
+    content = Path(path).read_bytes()
+    Path(path).write_bytes(content[:len(content) // 2])
+    os._exit(9)
+
+write = module.save_file
+if sys.argv[2] == 'half':
+    module.save_file = half
+else:
+    setattr(os, {'written': 'fsync', 'replace': 'replace'}[sys.argv[2]], lambda *_: os._exit(9))
+bank = module.PromptBank(Path(sys.argv[1]), '0123abcd', 8)
+bank.remember(module.LearnedPrompt(torch.ones(5, 8), 'fog', '0123abcd'))
+"""
+
+
+@pytest.mark.parametrize('place', ['half', 'written', 'replace'])
+def test_an_end_in_the_middle_of_a_save_leaves_the_old_prompt_and_no_rubbish(
+        tmp_path: Path, place: str) -> None:
+    PromptBank(tmp_path, MODEL, WIDTH).remember(prompt())
+    ended = subprocess.run(
+        [sys.executable, '-c', END_IN_A_SAVE, str(tmp_path), place], check=False)
+    assert ended.returncode == 9
+    left, = tmp_path.glob('.*')
+    again = PromptBank(tmp_path, MODEL, WIDTH)
+    kept = again.recall('fog')
+    assert kept is not None and torch.equal(kept.tokens, prompt().tokens) and not again.problems
+    assert left.exists(), 'another process might be writing it'
+    os.utime(left, (0, 0))
+    PromptBank(tmp_path, MODEL, WIDTH)
+    assert [path.name for path in tmp_path.iterdir()] == [again.path('fog').name]
+
+
+def test_a_copy_under_another_name_does_not_count_and_is_told(tmp_path: Path) -> None:
+    bank = PromptBank(tmp_path, MODEL, WIDTH)
+    bank.remember(prompt(saved_s=1.0))
+    copy = tmp_path / f'{MODEL}.fog backup.safetensors'
+    prompt(seed=1, saved_s=2.0).save(copy)
+    again = PromptBank(tmp_path, MODEL, WIDTH)
+    kept = again.recall('fog')
+    assert kept is not None and torch.equal(kept.tokens, prompt().tokens)
+    assert again.problems == [problem for problem in again.problems
+                              if f'{copy} should be called' in problem] != []
+
+
+def test_more_prompts_than_are_remembered_are_told(tmp_path: Path) -> None:
+    bank = PromptBank(tmp_path, MODEL, WIDTH)
+    for number in range(5):
+        bank.remember(prompt(f'domain {number}', saved_s=float(number)))
+    again = PromptBank(tmp_path, MODEL, WIDTH, limit=3)
+    assert again.domains() == [f'domain {number}' for number in (2, 3, 4)]
+    assert '5 domains, the latest 3 are in use' in again.problems[0]
+
+
+def test_what_is_forgotten_is_gone_from_the_disk(tmp_path: Path) -> None:
+    bank = PromptBank(tmp_path, MODEL, WIDTH)
+    bank.remember(prompt())
+    bank.forget('fog')
+    bank.forget('rain')  # which was never there
+    assert not bank.domains() and not list(tmp_path.iterdir())
+
+
+def test_others_can_ask_while_a_slow_disk_writes(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bank = PromptBank(tmp_path, MODEL, WIDTH)
+    writing, go_on = threading.Event(), threading.Event()
+
+    def fsync(handle: int) -> None:
+        writing.set()
+        assert go_on.wait(10)
+
+    monkeypatch.setattr(os, 'fsync', fsync)
+    thread = threading.Thread(target=bank.remember, args=(prompt(),))
+    thread.start()
+    assert writing.wait(10)
+    assert bank.domains() == ['fog']
+    go_on.set()
+    thread.join()
 
 
 @settings(max_examples=50, deadline=None)

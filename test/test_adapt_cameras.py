@@ -86,7 +86,7 @@ def test_one_camera_adapts_and_the_others_keep_their_prompt(segmenter, always_be
     for camera in NAMES:
         drive.say(camera, FOG if camera == 'left' else Recognition(
             'clear', 'a clear driving scene', 0.1, True))
-    for _ in range(10):
+    for _ in range(20):
         drive.frames(*NAMES)
         drive.units(30)
 
@@ -103,7 +103,7 @@ def test_one_camera_adapts_and_the_others_keep_their_prompt(segmenter, always_be
 def test_what_one_camera_has_learned_another_recalls(segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.say('left', FOG)
-    for _ in range(10):
+    for _ in range(20):
         drive.frames('left')
         drive.units(30)
     learned, = drive.loops.contexts(['left'])

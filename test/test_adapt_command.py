@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+import shutil
 
 from diffusers import UNet2DConditionModel
 import numpy as np
@@ -69,6 +70,46 @@ def test_when_nothing_is_better_the_source_prompt_is_saved(
     assert torch.equal(LearnedPrompt.load(path).tokens, source.float())
 
 
+@pytest.mark.parametrize('better', [False, True])
+def test_what_was_learned_before_is_replaced_only_if_told(
+        folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch, capsys,
+        better: bool) -> None:
+    def feed(self, latents):
+        self.scores = (1.0, 1.0, 0.5 if better else 2.0)
+        return Verdict.BETTER if better else Verdict.WORSE
+
+    monkeypatch.setattr(PromptReview, 'feed', feed)
+    earlier = LearnedPrompt(
+        2 * segmenter.encode_scene('fog').float(), 'garage', segmenter.fingerprint)
+    bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+    bank.remember(earlier)
+    path = bank.path('garage')
+    arguments = ['adapt', str(pictures), '--bank', str(tmp_path), '--model', str(folder),
+                 '--domain', 'garage', '--epochs', '1']
+    assert main(arguments) == (2 if better else 0)
+    said = capsys.readouterr()
+    assert ('--force' in said.err) if better else ('what is there stays' in said.out)
+    assert torch.equal(LearnedPrompt.load(path).tokens, earlier.tokens)
+    assert main([*arguments, '--force']) == 0
+    assert torch.equal(LearnedPrompt.load(path).tokens, earlier.tokens) != better
+    begun = []
+    monkeypatch.setattr(PromptReview, 'feed', lambda *_: begun.append(1))
+    assert main(['adapt', str(pictures), str(path), '--model', str(folder)]) == 2
+    assert not begun and f'{path} exists' in capsys.readouterr().err, 'told before the work'
+
+
+def test_frames_that_cannot_be_read_are_counted(
+        folder: Path, pictures: Path, tmp_path: Path, capsys) -> None:
+    damaged = tmp_path / 'damaged'
+    shutil.copytree(pictures, damaged)
+    first = sorted(damaged.iterdir())[0]
+    first.write_bytes(b'no picture')
+    assert main(['adapt', str(damaged), str(tmp_path / 'prompt.safetensors'), '--model',
+                 str(folder), '--epochs', '1']) == 0
+    said = capsys.readouterr().err
+    assert f'1 frames cannot be read and are left out, the first: {first.stem}: ' in said
+
+
 def test_what_cannot_be_adapted_to_is_refused(
         folder: Path, pictures: Path, tmp_path: Path, capsys) -> None:
     few = tmp_path / 'few'
@@ -96,4 +137,4 @@ def test_less_memory_can_be_asked_for(
     arguments = ['adapt', str(pictures), str(tmp_path / 'prompt.safetensors'), '--model',
                  str(folder), '--epochs', '1']
     assert main(arguments) == 0 and not asked
-    assert main([*arguments, '--gradient-checkpointing']) == 0 and asked
+    assert main([*arguments, '--gradient-checkpointing', '--force']) == 0 and asked

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+from ptdiffseg_ros.adapt import loop as loop_module
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop, CALM_S, DutyBudget
@@ -91,6 +92,12 @@ def find(monkeypatch: pytest.MonkeyPatch, *verdicts: Verdict) -> None:
         return left.pop(0) if len(left) > 1 else left[0]
 
     monkeypatch.setattr(PromptReview, 'passes', passes)
+
+
+@pytest.fixture(autouse=True)
+def short_visits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a single frame do to judge a prompt by."""
+    monkeypatch.setattr(loop_module, 'FEWEST_REVIEWED', 1)
 
 
 @pytest.fixture
@@ -242,6 +249,118 @@ def test_switched_off_in_the_middle_it_keeps_what_was_found_better(
     assert path is not None and path.exists()
 
 
+@pytest.mark.parametrize('on_disk', [False, True])
+def test_what_a_review_found_better_survives_a_roll_back(
+        segmenter, always_better, tmp_path: Path, on_disk: bool) -> None:
+    bank = PromptBank(tmp_path if on_disk else None, segmenter.fingerprint,
+                      segmenter.backbone.text_width)
+    drive = Drive(segmenter, bank, steps=100)
+    drive.say(FOG)
+    drive.go(2, units=drive.a_look + 8)
+    assert drive.loop.state.tuning and drive.loop.state.prompt == 'tuned'
+    good = drive.loop.context.clone()
+    assert not on_disk or bank.path('foggy').exists(), 'at once: the process may end any time'
+    drive.loop.buffer.batch = lambda *_: torch.full((1, *drive.frame().shape), math.nan)
+    drive.go(2)
+    assert drive.loop.state.rollbacks == 1 and not drive.loop.state.tuning
+    assert drive.loop.state.remembered == ['foggy']
+    drive.say(CLEAR)
+    drive.go(1)
+    del drive.loop.buffer.batch
+    drive.say(FOG)
+    drive.go(1, units=drive.a_look)
+    assert torch.equal(drive.loop.context, good)
+
+
+@pytest.mark.parametrize('before', [False, True])
+def test_a_prompt_that_turns_out_worse_is_taken_back_from_the_bank(
+        segmenter, monkeypatch, tmp_path: Path, before: bool) -> None:
+    bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+    earlier = LearnedPrompt(
+        segmenter.encode_scene('a foggy driving scene').float() * 1.1, 'foggy',
+        segmenter.fingerprint)
+    if before:
+        bank.remember(earlier)
+    find(monkeypatch, Verdict.BETTER, Verdict.WORSE)
+    drive = Drive(segmenter, bank)
+    drive.say(FOG)
+    drive.go(8)
+    assert drive.loop.state.rollbacks == 1 and drive.loop.state.prompt == 'source'
+    assert drive.loop.state.remembered == (['foggy'] if before else [])
+    again = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+    kept = again.recall('foggy')
+    assert torch.equal(kept.tokens, earlier.tokens) if before else kept is None
+
+
+def test_what_could_not_be_written_is_written_when_it_can(
+        segmenter, always_better, tmp_path: Path) -> None:
+    (tmp_path / 'bank').write_text('')  # where the folder should be
+    bank = PromptBank(tmp_path / 'bank', segmenter.fingerprint, segmenter.backbone.text_width)
+    drive = Drive(segmenter, bank)
+    drive.say(FOG)
+    drive.go(8)
+    assert 'cannot be saved' in drive.loop.state.problem
+    (tmp_path / 'bank').unlink()
+    drive.loop.enable(False)
+    assert bank.path('foggy').exists() and not drive.loop.state.problem
+
+
+def test_few_frames_are_no_reason_to_publish(
+        segmenter, always_better, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, 'FEWEST_REVIEWED', 6)
+    drive = Drive(segmenter, steps=4, review_every=2)
+    drive.say(FOG)
+    drive.go(4)
+    assert drive.loop.state.step == 2 and drive.loop.state.tuning, 'the review waits'
+    assert drive.loop.state.prompt == 'source' and not drive.loop.state.remembered
+    drive.go(12)
+    assert drive.loop.state.step == 4 and drive.loop.state.prompt == 'tuned'
+
+
+def test_stamps_that_stand_still_are_told_and_nothing_is_learned(
+        segmenter, always_better, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop_module, 'FEWEST_REVIEWED', 2)
+    drive = Drive(segmenter)
+    drive.say(FOG)
+    for _ in range(20):
+        drive.loop.observe('front', 0.0, drive.frame())
+        for _ in range(40):
+            drive.loop.unit(drive.clock.now_s)
+    assert drive.loop.state.problem.startswith('the stamps of images stand still at 0 s')
+    assert drive.loop.state.prompt == 'source'
+    assert drive.kinds().count('problem') == 1
+    drive.loop.observe('front', 0.2, drive.frame())
+    assert not drive.loop.state.problem
+
+
+def test_one_camera_that_fails_does_not_stop_the_others_learning(
+        segmenter, always_better) -> None:
+    drive = Drive(segmenter, steps=4)
+    drive.say(FOG)
+    for number in range(12):
+        drive.clock.now_s += 0.2
+        drive.loop.observe('front', number / 5, drive.frame())
+        drive.loop.observe('rear', number / 5, torch.full_like(drive.frame(), 40.0))
+        for _ in range(20):
+            drive.loop.unit(drive.clock.now_s)
+    assert drive.loop.state.unusable_frames == 12
+    assert drive.loop.state.step == 4 and drive.loop.state.prompt == 'tuned'
+
+
+def test_a_prompt_tuned_again_and_again_stays_round_its_sentence(
+        segmenter, always_better) -> None:
+    radius = 0.01
+    drive = Drive(segmenter, tuner=TunerConfig(batch=2, radius=radius, learning_rate=1.0))
+    drive.say(FOG)
+    drive.go(8)
+    sentence = segmenter.encode_scene('a foggy driving scene').float()
+    for _ in range(4):
+        drive.loop.adapt_now()
+        drive.go(4)
+    away = (drive.loop.learned().tokens - sentence).norm() / sentence.norm()
+    assert 0.5 * radius < away <= 1.001 * radius
+
+
 def test_poisoned_frames_roll_back_and_do_no_harm(segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.say(FOG)
@@ -311,6 +430,24 @@ def test_a_sentence_set_by_hand_is_where_it_starts(segmenter, always_better) -> 
     assert drive.loop.state.prompt == 'sentence'
 
 
+def test_a_sentence_set_while_it_drives_is_tuned_from(segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.say(FOG)
+    drive.go(8)
+    learned = drive.loop.learned().tokens
+    drive.loop.set_sentence('dusk')
+    assert torch.equal(drive.loop.context, segmenter.context('dusk'))
+    assert drive.loop.state.trigger == 'sentence' and drive.loop.state.tuning
+    assert torch.equal(drive.loop._tuner.start, segmenter.encode_scene('dusk').float())
+    assert torch.equal(drive.loop.bank.recall('foggy').tokens, learned), 'nothing is lost'
+    drive.go(4)
+    assert drive.loop.state.prompt == 'tuned'
+    drive.say(CLEAR)
+    drive.go(1)
+    drive.loop.set_sentence('')
+    assert not drive.loop.state.tuning, 'in clear weather there is nothing to tune'
+
+
 def test_on_demand_needs_frames_and_to_be_on(segmenter) -> None:
     drive = Drive(segmenter)
     with pytest.raises(AdaptationError, match='no frame is buffered'):
@@ -322,6 +459,17 @@ def test_on_demand_needs_frames_and_to_be_on(segmenter) -> None:
     drive.loop.enable(False)
     with pytest.raises(AdaptationError, match='off'):
         drive.loop.adapt_now()
+
+
+def test_what_is_tuned_before_the_domain_is_known_is_not_remembered_as_another_s(
+        segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.loop._look_is_due = lambda now_s: False
+    drive.go(2)
+    drive.loop.adapt_now()
+    drive.go(2)
+    assert (drive.loop.state.domain, drive.loop.state.prompt) == ('', 'tuned')
+    assert not drive.loop.state.remembered
 
 
 def test_it_tunes_again_periodically(segmenter, always_better) -> None:
@@ -474,14 +622,33 @@ def test_a_review_prefers_the_prior_and_refuses_what_is_no_number(segmenter) -> 
         assert answers[:2] == [None, None]
         return answers[2], review.scores
 
-    ahead, scores = verdict(source, other)
-    if scores[2] < scores[0]:
-        assert ahead is Verdict.BETTER
-        assert verdict(other, source)[0] is Verdict.NOT_BETTER
-    else:
-        assert ahead is Verdict.WORSE
+    scores = {name: verdict(source, context)[1][2]
+              for name, context in (('source', source), ('other', other))}
+    lower, higher = (source, other) if scores['source'] < scores['other'] else (other, source)
+    low, high = sorted(scores.values())
+    assert low < high
+
+    def of(anchor, present, candidate):
+        review = PromptReview(segmenter, statistics, anchor, present, candidate, frames=3)
+        return [review.feed(frame) for frame in frames][-1]
+
+    assert of(higher, higher, lower) is Verdict.BETTER
+    assert of(higher, lower, higher) is Verdict.NOT_BETTER, 'as good as the source alone'
+    assert of(lower, lower, higher) is Verdict.WORSE
     assert verdict(source, source)[0] is Verdict.NOT_BETTER
     assert verdict(source, other * math.nan)[0] is Verdict.WORSE
+
+
+def test_a_review_that_is_broken_off_has_the_same_frames_under_all(segmenter) -> None:
+    assert segmenter.statistics is not None
+    contexts = [segmenter.context(s) for s in (None, 'fog', 'a snowy driving scene')]
+    frames = torch.from_numpy(np.random.default_rng(0).normal(
+        size=(2, segmenter.backbone.unet.config.in_channels, 16, 24))).float()
+    whole = PromptReview(segmenter, segmenter.statistics, *contexts, frames=2)
+    broken = PromptReview(segmenter, segmenter.statistics, *contexts, frames=2)
+    next(broken.passes(torch.zeros_like(frames[0])))  # dropped after the first of three passes
+    assert [r.feed(f) for r in (whole, broken) for f in frames][1::2].count(None) == 0
+    assert whole.scores == broken.scores
 
 
 @pytest.mark.parametrize(('change', 'words'), [

@@ -231,7 +231,7 @@ def test_parameters_are_refused_out_of_range_and_taken_within_while_running(
         assert consumer.set_parameter(name, before).successful
 
 
-def test_a_thousand_switches_among_images_cost_no_mask(node, consumer):
+def test_masks_go_on_through_a_thousand_switches(node, consumer):
     client = consumer.node.create_client(SetBool, '/segmenter/set_adaptation')
     assert consumer.spin_until(client.service_is_ready)
 

@@ -124,10 +124,12 @@ def test_a_perfect_method_scores_a_hundred(segmenter, frames) -> None:
 
 def test_hostile_pictures_are_what_they_are_called() -> None:
     rng = np.random.default_rng(0)
-    pictures = {kind: list(stream.hostile_pictures(kind, 3, (16, 16), rng))
+    last = rng.integers(0, 256, (16, 24, 3), np.uint8)
+    pictures = {kind: list(stream.hostile_pictures(kind, 3, last, rng))
                 for kind in ('black', 'saturated', 'noise', 'frozen')}
     assert not np.any(pictures['black']) and np.min(pictures['saturated']) == 255
-    assert np.array_equal(pictures['frozen'][0], pictures['frozen'][2])
+    assert all(np.array_equal(picture, last) for picture in pictures['frozen'])
+    assert {p.shape for of in pictures.values() for p in of} == {last.shape}
     assert not np.array_equal(pictures['noise'][0], pictures['noise'][2])
 
 
@@ -183,13 +185,40 @@ def test_methods_are_added_to_the_streams_they_have_not_been_run_on(
     assert set(figures['commits']['one-pass']['0']) == methods
 
 
+@pytest.mark.slow
+def test_every_protocol_runs_and_is_laid_out(segmenter) -> None:
+    found = {
+        'drives': stream.drives(segmenter, 'val', 0, frames=6),
+        'continual': stream.continual(
+            segmenter, 'val', 0, rounds=3, frames=10, first_frames=10, evaluated=1),
+        'gradual': stream.gradual(segmenter, 'val', 0, frames=5),
+        'hostile': stream.hostile(
+            segmenter, 'val', 0, seconds=0.6, evaluated=1, before=4, after=2),
+        'unusual': stream.unusual_shares(segmenter, 'val', 0, frames=3, candidates=6),
+        'recognition': stream.recognition(segmenter, 'val', 0, seconds_each=3.4, steady_s=0.6)}
+    assert set(found) | {'one-pass', 'cost'} == set(stream.PROTOCOLS)
+    text = stream_report.tables({'protocols': {name: {'0': of} for name, of in found.items()}})
+    for words in ('one street, last third, 1 seeds', 'gradual, 1 seeds', 'hostile, 1 seeds',
+                  '| round | seeds | 1 | 2 | 3 | least |', '2 s into the third',
+                  'unusual class shares, 1 seeds', '| recognition |'):
+        assert words in text
+    assert [len(of) for of in found['continual']['online']['TENT'].values()] == [3] * 4
+    assert [len(of) for of in found['continual'][
+        'gain_first_visit_end_then_2s_into_visits'].values()] == [3] * 4
+    recognised = found['recognition']
+    assert recognised['frames'] == 10 * 2 and len(recognised['delays_s']) == 9
+    assert set(recognised['false_alarms_in']) == set(stream.town.WEATHERS)
+
+
 def test_tables_and_plot_of_the_continual_protocol(tmp_path: Path) -> None:
     online = {name: {c: [50.0 + shift] * 3 for c in stream.ADVERSE}
               for name, shift in (('source', 0), ('prompt', 4), ('TENT', -2))}
-    figures = {'protocols': {'continual': {'0': {'online': online}}}}
+    figures = {'protocols': {'continual': {'0': {'online': online}, '1': {'online': {
+        name: online[name] for name in ('source', 'prompt')}}}}}
     text = stream_report.tables(figures)
-    assert '| round | 1 | 2 | 3 | least |' in text and '| +4.0 | +4.0 | +4.0 | +4.0 |' in text
-    assert '| -2.0 | -2.0 | -2.0 | -2.0 |' in text
+    assert '| round | seeds | 1 | 2 | 3 | least |' in text
+    assert '| 2 | +4.0 | +4.0 | +4.0 | +4.0 |' in text
+    assert '| 1 | -2.0 | -2.0 | -2.0 | -2.0 |' in text, 'of the seed that has it'
     stream_report.plot(figures, tmp_path / 'plot.png')
     assert (tmp_path / 'plot.png').stat().st_size > 5000
     with pytest.raises(stream.TrainingError, match='nothing to draw'):

@@ -6,6 +6,7 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 import json
+import math
 import os
 from pathlib import Path
 import re
@@ -16,10 +17,11 @@ from typing import Any
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from safetensors import safe_open
 from safetensors.torch import save_file
-import torch
 from torch import Tensor
 
 SUFFIX = '.safetensors'
+PARTIAL = '.partial'  # of a file that is being written
+ORPHANED_S = 3600.0  # after which nobody is writing it any more
 FORMAT = 'ptdiffseg scene prompt 1'
 LARGEST_FILE = 2**20  # bytes; a prompt of Stable Diffusion with 77 tokens takes 300 KiB
 # What the entries of a file's header are, where they are there.
@@ -56,7 +58,7 @@ class LearnedPrompt:
                 f'{path} exists and is no scene prompt: it is left alone. Name another file, or '
                 'delete it first')
         header = {k: v for k, v in vars(self).items() if k != 'tokens'}
-        partial = path.with_name(f'.{path.name}.{os.getpid()}.partial')
+        partial = path.with_name(f'.{path.name}.{os.getpid()}{PARTIAL}')
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_file(
@@ -97,11 +99,12 @@ class LearnedPrompt:
                 prompt = cls(handle.get_tensor('tokens').clone(), **header)
             if prompt.tokens.ndim != 2 or not prompt.tokens.is_floating_point():
                 raise ValueError(f'its tokens have the shape {tuple(prompt.tokens.shape)}')
-            if not torch.isfinite(prompt.tokens).all():
-                raise ValueError('it holds numbers that are not finite')
+            if not _is_sound(prompt.tokens):
+                raise ValueError('its numbers are none, all zero, not finite or too large')
         except Exception as error:  # safetensors and json raise kinds of their own
             raise AdaptationError(
-                f'{path} cannot be used as a scene prompt: {error}') from error
+                f'{path} cannot be used as a scene prompt: {error}. Delete it, or put a file of '
+                '`ptdiffseg adapt` or `ptdiffseg prompts export` in its place') from error
         if width is not None and prompt.tokens.shape[1] != width:
             raise AdaptationError(
                 f'{path} has tokens of width {prompt.tokens.shape[1]}, this model takes {width}: '
@@ -150,6 +153,7 @@ class PromptBank:
         self.limit = limit
         self.problems: list[str] = []
         self._lock = Lock()
+        self._writing = Lock()  # held while a file is written, which may take a disk's time
         self._prompts: dict[str, LearnedPrompt] = {}  # the least recently used first
         if folder is not None and folder.is_dir():
             self._load(folder)
@@ -158,11 +162,22 @@ class PromptBank:
         found = []
         for path in sorted(folder.glob(f'{_safe(self.model)}.*{SUFFIX}')):
             try:
-                found.append(LearnedPrompt.load(path, self.model, self.width))
+                prompt = LearnedPrompt.load(path, self.model, self.width)
             except AdaptationError as error:
                 self.problems.append(str(error))
+                continue
+            proper = prompt_path(folder, self.model, prompt.domain)
+            if path == proper:
+                found.append(prompt)
+            else:
+                self.problems.append(_misnamed(path, proper))
         for prompt in sorted(found, key=lambda p: p.saved_s)[-self.limit:]:
             self._prompts[prompt.domain] = prompt
+        if len(found) > self.limit:
+            self.problems.append(
+                f'{folder} has prompts for {len(found)} domains, the latest {self.limit} are in '
+                'use: delete those that are not needed (`ptdiffseg prompts list`)')
+        _sweep(folder)
 
     def path(self, domain: str) -> Path | None:
         """Give the file of a domain's prompt; None for a bank in memory."""
@@ -189,21 +204,43 @@ class PromptBank:
             raise AdaptationError(
                 f'the prompt is of the segmenter {prompt.model}, width '
                 f'{prompt.tokens.shape[-1]}; this bank is of {self.model}, width {self.width}')
-        if not torch.isfinite(prompt.tokens).all():
-            raise AdaptationError('the prompt holds numbers that are not finite')
-        with self._lock:
-            self._prompts.pop(prompt.domain, None)
-            self._prompts[prompt.domain] = prompt
-            forgotten = list(self._prompts)[:-self.limit]
-            for domain in forgotten:
-                del self._prompts[domain]
+        if not _is_sound(prompt.tokens):
+            raise AdaptationError(
+                "the prompt's numbers are none, all zero, not finite or too large: what the bank "
+                'has stays')
+        with self._writing:
+            with self._lock:
+                self._prompts.pop(prompt.domain, None)
+                self._prompts[prompt.domain] = prompt
+                forgotten = list(self._prompts)[:-self.limit]
+                for domain in forgotten:
+                    del self._prompts[domain]
             path = self.path(prompt.domain)
             if path is not None:
                 prompt.save(path, over_anything=True)  # damaged, perhaps; the folder is ours
                 for domain in forgotten:
-                    old = self.path(domain)
-                    assert old is not None
-                    old.unlink(missing_ok=True)
+                    self._delete(domain)
+
+    def forget(self, domain: str) -> None:
+        """
+        Let go of a domain's prompt, on disk as well.
+
+        :raises AdaptationError: the file cannot be deleted; the prompt is not in use all the same.
+        """
+        with self._writing:
+            with self._lock:
+                self._prompts.pop(domain, None)
+            self._delete(domain)
+
+    def _delete(self, domain: str) -> None:
+        path = self.path(domain)
+        try:
+            if path is not None:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            raise AdaptationError(
+                f'{path} cannot be deleted: {error}. Delete it by hand, or it is used again after '
+                'the next start') from error
 
     def domains(self) -> list[str]:
         """Name the domains that are remembered, the least recently used first."""
@@ -236,10 +273,27 @@ def read_prompts(folder: Path) -> tuple[dict[Path, LearnedPrompt], list[str]]:
         if path == proper:
             prompts[path] = prompt
         else:
-            problems.append(
-                f'{path} should be called {proper.name} to count: rename it, or delete it if that '
-                'is there too; it may stay if it is meant for adaptation.prompt_file')
+            problems.append(_misnamed(path, proper))
     return prompts, problems
+
+
+def _misnamed(path: Path, proper: Path) -> str:
+    return (f'{path} should be called {proper.name} to count: rename it, or delete it if that '
+            'is there too; it may stay if it is meant for adaptation.prompt_file')
+
+
+def _is_sound(tokens: Tensor) -> bool:
+    """Say whether tokens are some, and numbers that a model can be given."""
+    norm = float(tokens.float().norm()) if tokens.numel() else 0.0
+    return math.isfinite(norm) and norm > 0.0
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what a process that was ended in the middle of a save has left."""
+    for path in folder.glob(f'.*{SUFFIX}.*{PARTIAL}'):
+        with suppress(OSError):
+            if time.time() - path.stat().st_mtime > ORPHANED_S:
+                path.unlink()
 
 
 def _check(header: dict[str, Any]) -> None:

@@ -124,10 +124,18 @@ class FrameBuffer:
             found.append(variety(torch.stack([k for k in held if k.shape == held[-1].shape])))
         return sum(found) / len(found) if found else 0.0
 
-    def clear(self) -> None:
-        """Forget all frames."""
+    def clear(self, camera: str | None = None) -> None:
+        """Forget all frames, or those of a camera."""
         with self._lock:
-            self._kept.clear()
+            if camera is None:
+                self._kept.clear()
+            else:
+                self._kept.pop(camera, None)
+
+    def count(self, since_s: float) -> int:
+        """Count the frames that are not older, by their stamps."""
+        with self._lock:
+            return sum(k.stamp_s >= since_s for held in self._kept.values() for k in held)
 
     def __len__(self) -> int:
         """Count the frames of all cameras."""

@@ -24,7 +24,9 @@ from torch import Tensor
 # are no street in any weather: black, white and saturated pictures are at 4.4 to 6, the densest
 # fog at 4.1.
 UNUSABLE_LATENTS = 4.3
+STOPPED = 'the stamps of images stand still'  # how a problem begins
 CALM_S = 5.0  # after a change before the next counts as unlikely: weather may still be on its way
+FEWEST_REVIEWED = 8  # different frames of a domain before a prompt is judged by them
 HISTORY_S = 2.0  # of frames before a shift was noticed that are taken for the new domain
 
 
@@ -35,8 +37,8 @@ class AdaptationConfig:
 
     steps: tuning steps for each visit of a domain; period_s: tune again after so long in one
     domain, 0 never; review_every: steps between two reviews; duty: the largest share of the
-    device's time; look_period_s: between two looks in steady driving; min_confident: a frame
-    with a smaller share of confident pixels stops the step it is in.
+    device's time; look_period_s: between two looks in steady driving; min_confident: a step
+    whose frames have a smaller share of confident pixels ends the tuning.
     """
 
     tuner: TunerConfig = TunerConfig()
@@ -64,7 +66,8 @@ class AdaptationState:
     What adaptation is doing, for people and tools; JSON-able.
 
     domain '' means not recognised yet; prompt: 'source', 'sentence' (set by hand), 'recalled'
-    from the bank, 'tuned' or 'loaded'; trigger: what began the tuning that goes on or was last;
+    from the bank, 'tuned' or 'loaded'; trigger: what began the tuning that goes on or was last:
+    'shift', 'periodic', 'on demand' or 'sentence';
     busy_share: of the device's time lately, for all loops that share a budget.
     """
 
@@ -130,7 +133,10 @@ class AdaptationLoop:
         self._review: PromptReview | None = None
         self._job: Passes[None] | None = None  # what is under way, between two of its passes
         self._paused: dict[str, tuple[PromptTuner, int]] = {}  # and its steps, by domain
+        self._unsaved = False  # whether a better prompt could not be written
+        self._kept_before: LearnedPrompt | None = None  # in the bank, when tuning began
         self._latents: Tensor | None = None  # of the newest usable frame
+        self._seen_by = ''  # the camera that it is of
         self._since_s = 0.0  # the stamp from which on frames are of the present domain
         self._searching = True  # looking at every frame until the domain is known
         self.set_sentence('')
@@ -147,6 +153,8 @@ class AdaptationLoop:
         self._drop_tuning()
         self._paused = {}
         self._publish(self._tokens, 'sentence' if sentence else 'source')
+        if self.state.enabled and self._is_adverse(self.state.domain):
+            self._begin_tuning('sentence', self._start_in(self.state.domain))
 
     def configure(self, config: AdaptationConfig) -> None:
         """Take other settings; tuning under way goes on with its own rates."""
@@ -160,7 +168,7 @@ class AdaptationLoop:
             self._restart_recognition()
             self._budget.reset(self._clock())
         if not enabled:
-            if self._tuner is not None:  # a visit that is broken off is not for nothing
+            if self._unsaved:  # perhaps it can be written now
                 self._remember_if_tuned()
             self._drop_tuning()
             self._paused = {}
@@ -220,18 +228,19 @@ class AdaptationLoop:
         """Take the latents (c, h, w) of a frame that has just been segmented."""
         if not self.state.enabled:
             return
+        self._watch_stamps(camera, stamp_s)
         self._stamp_s = stamp_s
         if stamp_s < self._since_s:  # the clock went back: nothing would be fresh for hours
             self._since_s = stamp_s - HISTORY_S
         if not self._is_usable(latents):
             self.state.unusable_frames += 1
-            self._usable = False
+            self._usable.discard(camera)
             return
-        self._usable = True
+        self._usable.add(camera)
         self.buffer.add(camera, stamp_s, latents)
         self.state.buffered_frames = len(self.buffer)
         self.state.buffer_bytes = self.buffer.nbytes
-        self._latents = latents
+        self._latents, self._seen_by = latents, camera
         moved = self._gate.observe(latents)
         jumped = self._recognizer.settled and self._gate.jumped()
         if jumped or moved and not self._searching:
@@ -278,6 +287,8 @@ class AdaptationLoop:
         if self._look_is_due(now_s):
             return self._look(now_s)
         if self._review is not None:
+            if self.buffer.count(self._since_s) < FEWEST_REVIEWED:
+                return None  # a vehicle that stands: it waits for something to judge by
             return self._go_on_reviewing(self._review)
         if self._tuner is None and self._again_is_due(now_s):
             self._begin_tuning('periodic', self._published)
@@ -292,12 +303,27 @@ class AdaptationLoop:
         self._recognizer = DomainRecognizer(
             self.segmenter, self.segmenter.config.scene_prompts, seed=self.config.seed)
         self._searching = True
-        self._fresh = self._usable = False
+        self._fresh = False
+        self._usable: set[str] = set()  # cameras whose newest frame may be tuned on
         self._latents = None
+        self._stamps: dict[str, float] = {}  # of the newest frame of each camera
         self._stamp_s = self._since_s = 0.0
         self._changed_s = -float('inf')
         self._looked_s = -float('inf')
         self.state.domain = ''
+
+    def _watch_stamps(self, camera: str, stamp_s: float) -> None:
+        """Tell of a camera whose frames all have one stamp: they cannot be told apart in time."""
+        told = self.state.problem.startswith(STOPPED)
+        if stamp_s == self._stamps.get(camera):
+            if not self.state.problem:
+                self.state.problem = (
+                    f'{STOPPED} at {stamp_s:g} s: frames cannot be told apart in time, and '
+                    'nothing is learned of them. Let the driver stamp its images')
+                self._tell('problem', self.state.problem)
+        elif told:
+            self.state.problem = ''
+        self._stamps[camera] = stamp_s
 
     def _is_usable(self, latents: Tensor) -> bool:
         apart = (describe_latents(latents[None])[0].cpu() - self.statistics.latent_mean)
@@ -312,12 +338,12 @@ class AdaptationLoop:
     def _look(self, now_s: float) -> Passes[None]:
         """Look, one sentence at a time: no frame waits for more, even in search of the domain."""
         assert self._latents is not None
-        self._looked_s, self._fresh = now_s, False
+        self._looked_s, self._fresh, seen_by = now_s, False, self._seen_by
         found = yield from self._recognizer.passes(self._latents)
         if not self._recognizer.explained:  # nothing of this is to be tuned on
             self.state.unusable_frames += 1
-            self._usable = False
-            self.buffer.clear()
+            self._usable.discard(seen_by)
+            self.buffer.clear(seen_by)
         if found is None:
             return
         if found.changed:
@@ -337,6 +363,7 @@ class AdaptationLoop:
         """Go on in another domain: with what was learned there, or tuning for it."""
         if self._tuner is not None:  # the domain may return: a short visit is not for nothing
             self._paused[self.state.domain] = self._tuner, self.state.step
+        if self._unsaved:  # perhaps it can be written now
             self._remember_if_tuned()
         self.state.domain = found.domain
         self._tell('domain', f'the scene is {found.domain!r} (margin {100 * found.margin:.2f} %)')
@@ -352,8 +379,7 @@ class AdaptationLoop:
             start = self._published
         else:
             self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
-            start = self._tokens if self._by_hand else (
-                self.segmenter.encode_scene(found.sentence).float())
+            start = self._start_in(found.domain)
         self._begin_tuning('shift', start, *self._paused.pop(found.domain, (None, 0)))
 
     # -- tuning ----------------------------------------------------------------------------
@@ -362,11 +388,24 @@ class AdaptationLoop:
                       step: int = 0) -> None:
         """Begin from these tokens, or go on with a tuner that was paused after so many steps."""
         self._drop_tuning()
+        self._kept_before = self.bank.recall(self.state.domain)
         self._tuner = paused or PromptTuner(
-            self.segmenter, tokens, self.anchor, self.statistics, self.config.tuner)
+            self.segmenter, tokens, self.anchor, self.statistics, self.config.tuner,
+            self._start_in(self.state.domain))
         self.state.trigger, self.state.step, self.state.tuning = trigger, step, True
         self._tell('tuning', f'{self.config.steps} steps for {self.state.domain!r}, {trigger}'
                    + (f', from step {step} on' if step else ''))
+
+    def _is_adverse(self, domain: str) -> bool:
+        """Say whether a domain is known, and one to tune for."""
+        return domain not in ('', self._source_domain)
+
+    def _start_in(self, domain: str) -> Tensor:
+        """Give where a domain's prompt starts: the sentence set by hand, or the domain's own."""
+        sentences = {domain_name(s): s for s in self.segmenter.config.scene_prompts}
+        if self._by_hand or domain not in sentences:
+            return self._tokens
+        return self.segmenter.encode_scene(sentences[domain]).float()
 
     def _drop_tuning(self) -> None:
         self._tuner = self._review = self._job = None
@@ -375,8 +414,8 @@ class AdaptationLoop:
 
     def _again_is_due(self, now_s: float) -> bool:
         period_s = self.config.period_s
-        return bool(period_s and self._tuner is None and self._usable and self.state.domain
-                    and self.state.domain != self._source_domain
+        return bool(period_s and self._tuner is None and self._usable
+                    and self._is_adverse(self.state.domain)
                     and now_s - self._tuned_s >= period_s)
 
     def _frames(self, count: int) -> Tensor:
@@ -386,7 +425,7 @@ class AdaptationLoop:
     def _go_on_tuning(self, tuner: PromptTuner) -> Passes[None]:
         frames = self._frames(1)
         if not len(frames):  # none of this domain yet
-            self._usable = False
+            self._usable.clear()
             return
         step = yield from tuner.passes(frames[0], self.buffer.variety(self._since_s))
         if step is not None:
@@ -421,10 +460,10 @@ class AdaptationLoop:
         self._review = None
         if verdict is Verdict.BETTER:
             self._publish(self._tuner.published, 'tuned')
+            self._remember_if_tuned()  # whatever comes: a roll-back, the end of the process
         elif verdict is Verdict.WORSE:
-            if review.present_is_good:
-                self._remember_if_tuned()
-            else:
+            if not review.present_is_good:
+                self._take_back()
                 self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
             self._roll_back('the prompt is worse than the one it started from')
             return
@@ -432,7 +471,7 @@ class AdaptationLoop:
             self._finish()
 
     def _finish(self) -> None:
-        """End a visit's tuning and remember what it brought."""
+        """End a visit's tuning, and say what it brought."""
         self._drop_tuning()
         found = (f'the prompt for {self.state.domain!r} after {self.state.step} steps'
                  if self.state.prompt == 'tuned' else
@@ -442,12 +481,28 @@ class AdaptationLoop:
 
     def _remember_if_tuned(self) -> None:
         """Put a prompt that a review found better into the bank; tell if that cannot be done."""
-        if self.state.prompt != 'tuned':
+        if self.state.prompt != 'tuned' or not self.state.domain:  # it would be another's
             return
         try:
             self.save()
+            self._unsaved = False
+        except AdaptationError as error:
+            self._unsaved = True
+            self._tell('problem', str(error))
+
+    def _take_back(self) -> None:
+        """Let the bank have what it had before a prompt that has turned out worse."""
+        if self.state.prompt != 'tuned' or not self.state.domain:
+            return
+        self._unsaved = False
+        try:
+            if self._kept_before is None:
+                self.bank.forget(self.state.domain)
+            else:
+                self.bank.remember(self._kept_before)
         except AdaptationError as error:
             self._tell('problem', str(error))
+        self.state.remembered = self.bank.domains()
 
     def _roll_back(self, reason: str) -> None:
         """Give the tuning up; the prompt that was last found good stays published."""

@@ -73,7 +73,8 @@ class PromptReview:
     @torch.no_grad()
     def passes(self, latents: Tensor) -> Passes[Verdict | None]:
         """Do as `feed` does, in one pass under each of the prompts."""
-        classes = []
+        # Kept at the end: a review that is broken off has the same frames under all of them.
+        found: list[tuple[Tensor, Tensor, Tensor]] = []
         for i, context in enumerate(self.contexts):
             if i:
                 yield
@@ -82,12 +83,14 @@ class PromptReview:
             shares = logs.exp()
             doubt = self.config.entropy_weight * -(shares * logs).sum(dim=1).mean()
             corrected = self.segmenter.correct(logits)
-            self._shares[i].append(cell_shares(corrected.softmax(dim=1), self.prior))
             if self.segmenter.layout is not None:
                 doubt = doubt + self.config.teacher_weight * disagreement(logits, corrected)
-            self._doubt[i].append(doubt)
-            classes.append(corrected.argmax(dim=1))
-        self._changes.append((classes[0] != classes[2]).float().mean())
+            found.append((cell_shares(corrected.softmax(dim=1), self.prior), doubt,
+                          corrected.argmax(dim=1)))
+        for (shares, doubt, _), of_shares, of_doubt in zip(found, self._shares, self._doubt):
+            of_shares.append(shares)
+            of_doubt.append(doubt)
+        self._changes.append((found[0][-1] != found[2][-1]).float().mean())
         if len(self._changes) < self.frames:
             return None
         far = [implausibility(torch.stack(shares).mean(dim=0), self.prior, self.variance)

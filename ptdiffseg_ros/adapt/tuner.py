@@ -28,9 +28,10 @@ class TunerConfig:
 
     batch, frames per step; learning_rate per step; prior_weight, teacher_weight, entropy_weight
     and anchor_weight, of the terms of the loss; memory, how slowly the mean prediction forgets
-    earlier frames; radius, how far the prompt may go from where it started, as a multiple of that
-    prompt's norm; ema_decay, of the prompt that is published; gradient_clip, the largest norm;
-    gradient_checkpointing: keep fewer activations for the gradient, and compute them again.
+    earlier frames; radius, how far the prompt may go from the sentence it came from, as a
+    multiple of that one's norm; ema_decay, of the prompt that is published; gradient_clip, the
+    largest norm; gradient_checkpointing: keep fewer activations for the gradient, and compute them
+    again.
     """
 
     batch: int = 4
@@ -98,11 +99,14 @@ class PromptTuner:
     :param tokens: the scene tokens (S, d) to start from.
     :param anchor: the context (1, K+S, d) of the source prompt.
     :param statistics: of the source: what streets have where, and how that varies.
+    :param centre: the tokens of the sentence that this prompt has come from, round which it stays;
+        None, or another number of tokens: `tokens`.
     """
 
     def __init__(
             self, segmenter: PromptedSegmenter, tokens: Tensor, anchor: Tensor,
-            statistics: SourceStatistics, config: TunerConfig = TunerConfig()) -> None:
+            statistics: SourceStatistics, config: TunerConfig = TunerConfig(),
+            centre: Tensor | None = None) -> None:
         self.segmenter = segmenter
         self.config = config
         self.anchor = anchor
@@ -113,6 +117,9 @@ class PromptTuner:
         self.prior = statistics.class_prior.to(segmenter.device)
         self.variance = statistics.class_variance.to(segmenter.device)
         self.start = tokens.detach().float().to(segmenter.device)
+        # Not round the start: a prompt that is tuned again and again would go as far as it likes.
+        self.centre = (self.start if centre is None or centre.shape != tokens.shape
+                       else centre.detach().to(self.start))
         self.tokens = self.start.clone().requires_grad_(True)
         self.published = self.start.clone()
         self.steps = 0
@@ -198,10 +205,10 @@ class PromptTuner:
         self.tokens.grad = gradient * (self.config.gradient_clip / gradient.norm()).clamp(max=1.0)
         self._optimizer.step()
         self.tokens.grad = None
-        # Back into the ball around the start.
-        away = self.tokens - self.start
-        limit = self.config.radius * self.start.norm()
-        self.tokens.copy_(self.start + away * (limit / away.norm()).clamp(max=1.0))
+        # Back into the ball.
+        away = self.tokens - self.centre
+        limit = self.config.radius * self.centre.norm()
+        self.tokens.copy_(self.centre + away * (limit / away.norm()).clamp(max=1.0))
         self.steps += 1
         # The average forgets the start at once, then slows down to its own pace.
         decay = min(self.config.ema_decay, self.steps / (self.steps + 9))

@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from contextlib import ExitStack
 from pathlib import Path
+import sys
 from typing import TYPE_CHECKING
 
 from ptdiffseg_ros.commands import CommandError, number
@@ -44,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument(
         '--seed', type=number(0, kind=int), default=0, help='the same seed, the same prompt')
+    parser.add_argument(
+        '--force', action='store_true', help='put it in the place of a prompt that is there')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures of the run')
 
 
@@ -59,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
 
     if args.out is not None and args.bank is not None:
         raise CommandError('give PROMPT, a file, or --bank, a folder, not both')
+    if args.out is not None:
+        _keep(args.out, args.force)
     with ExitStack() as stack:
         source = open_source(args.input, args.topic, stack)  # what is wrong with it is soon told
         segmenter = PromptedSegmenter.from_pretrained(args.model, device=args.device)
@@ -67,21 +72,35 @@ def run(args: argparse.Namespace) -> int:
         segmenter, frames, args.epochs, args.scene_prompt, args.domain,
         TunerConfig(learning_rate=args.learning_rate,
                     gradient_checkpointing=args.gradient_checkpointing), seed=args.seed)
-    folder = args.bank or default_bank_folder()
-    path = prompt.save(args.out or prompt_path(folder, prompt.model, prompt.domain))
+    path = args.out or prompt_path(
+        args.bank or default_bank_folder(), prompt.model, prompt.domain)
+    facts = prompt.facts
+    stays = not facts['steps'] and path.exists()  # what was learned before is no worse
+    if not stays:
+        _keep(path, args.force, prompt.domain)
+        prompt.save(path)
     if args.json:
         write_json(args.json, {
             'command': 'adapt', 'input': str(args.input), 'prompt': str(path),
             'commit': commit(), 'seed': args.seed, **prompt.describe()})
-    facts = prompt.facts
     if not facts['steps']:
         print(f'{path}: nothing better than the source prompt was found on {len(frames)} frames '
-              f'({facts["recognised"]}); the source prompt itself was saved')
+              f'({facts["recognised"]}); '
+              + ('what is there stays' if stays else 'the source prompt itself was saved'))
         return 0
     print(f'{path}: the prompt for {prompt.domain!r} after {facts["steps"]} steps on '
           f'{len(frames)} frames; score {facts["score"]} (source {facts["score_source"]}, less '
           'is better)')
     return 0
+
+
+def _keep(path: Path, force: bool, domain: str = '') -> None:
+    """Refuse to replace a prompt that is there."""
+    if path.exists() and not force:
+        learned = f'the prompt for {domain!r} ' if domain else ''
+        raise CommandError(
+            f'{path} exists: {learned}is not saved over it. Give --force to replace it, or '
+            'another PROMPT')
 
 
 def _latents(
@@ -94,22 +113,26 @@ def _latents(
     from tqdm import tqdm
 
     kept: list[Tensor] = []
-    stride = 1
+    stride, unreadable = 1, []
     count = source.count or 0
     chosen = set(np.linspace(0, count - 1, min(count, args.max_frames)).round().astype(int))
-    for index, (_, load) in enumerate(tqdm(
+    for index, (name, load) in enumerate(tqdm(
             source.frames, 'encoding', source.count, unit='frame')):
         if index not in chosen if count else index % stride:
             continue
         try:
             image = load()
-        except (PictureError, ImageError):
+        except (PictureError, ImageError) as error:
+            unreadable.append(f'{name}: {error}')
             continue
         with torch.no_grad():
             kept.append(
                 segmenter.encode_seen(segmenter.preprocess(image[None]))[0].half().cpu())
         if len(kept) > args.max_frames:  # a video does not say how long it is
             kept, stride = kept[::2], 2 * stride
+    if unreadable:
+        print(f'{len(unreadable)} frames cannot be read and are left out, the first: '
+              f'{unreadable[0]}', file=sys.stderr)
     if not kept:
         raise CommandError(f'{args.input} has no frame that can be read')
     if len({frame.shape for frame in kept}) > 1:

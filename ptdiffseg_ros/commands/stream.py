@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+import sys
 from typing import Any
 
 from ptdiffseg_ros.commands import number
@@ -84,6 +85,11 @@ def run(args: argparse.Namespace) -> int:
                     continue
                 more.update(methods=left, found=found)
             elif found is not None:
+                lacking = [m for m in args.methods or () if m not in found.get('online', (m,))]
+                if name == 'continual' and lacking:
+                    print(f'{args.json} has seed {seed} of {name} without {", ".join(lacking)}: '
+                          'methods go round together, so give another file to measure them',
+                          file=sys.stderr)
                 continue
             elif name == 'continual' and args.methods:
                 more['methods'] = ['source', *(m for m in args.methods if m != 'source')]

@@ -271,7 +271,7 @@ class Adaptation:
             state = AdaptationState(problem=self.refusal).to_dict()
         else:
             state = loops.of(name).state.to_dict()
-            state['remembered'] = loops.bank.domains()  # by all cameras
+            state['remembered'] = loops.bank.domains()  # of all cameras
         if self._failure:
             state['problem'] = self._failure
         return state
@@ -310,6 +310,7 @@ def _values(loop: AdaptationLoop) -> dict[str, Any]:
         'adaptation': words,
         'domain': state.domain or 'not recognised yet',
         'prompt in use': state.prompt,
+        'trigger': state.trigger or 'none yet',
         'adaptation step': state.step,
         'loss': state.loss,
         'kept fraction': state.kept_fraction,

@@ -24,6 +24,9 @@ if TYPE_CHECKING:  # these import torch, which takes seconds: not before the nod
     from ptdiffseg_ros.ros.node import SegmenterNode
 
 
+PAUSED = 'segmenting is paused: ~/{name} works once ~/enable has switched it on'
+
+
 class PromptServices:
     """
     Serve ~/adapt_now, ~/reset_prompt, ~/save_prompt and ~/load_prompt.
@@ -65,7 +68,8 @@ class PromptServices:
         def callback(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             response.success = False
             response.message = (
-                self._node.unavailable(name, needs_active) or self._adaptation.refusal)
+                self._node.unavailable(name, needs_active) or self._adaptation.refusal
+                or (PAUSED.format(name=name) if needs_active and not self._node.enabled else ''))
             loops = self._adaptation.loops
             if response.message or loops is None:
                 return response

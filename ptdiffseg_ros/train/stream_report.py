@@ -58,24 +58,32 @@ def _one_pass(seeds: list[dict[str, Any]]) -> str:
 
 
 def _continual(seeds: list[dict[str, Any]]) -> str:
-    names = [n for n in seeds[0]['online'] if n != 'source']
     conditions = list(seeds[0]['online']['source'])
     rows = []
-    for name in names:
-        gains = np.array([[np.subtract(s['online'][name][c], s['online']['source'][c])
-                           for c in conditions] for s in seeds])  # (seeds, conditions, rounds)
-        rows.append([WHAT[name], *(f'{v:+.1f}' for v in gains.mean(axis=(0, 1))),
+    for name in methods_of(seeds):
+        if name == 'source':
+            continue
+        of = [s['online'] for s in seeds if name in s['online']]
+        gains = np.array([[np.subtract(s[name][c], s['source'][c])
+                           for c in conditions] for s in of])  # (seeds, conditions, rounds)
+        rows.append([WHAT[name], str(len(of)), *(f'{v:+.1f}' for v in gains.mean(axis=(0, 1))),
                      f'{gains.min():+.1f}'])
     laps = len(seeds[0]['online']['source'][conditions[0]])
-    text = markdown_table(['round', *(str(i + 1) for i in range(laps)), 'least'], rows)
-    returns = [s.get('gain_first_visit_end_then_2s_into_visits') for s in seeds]
-    if not all(found and all(found.values()) for found in returns):
+    text = markdown_table(['round', 'seeds', *(str(i + 1) for i in range(laps)), 'least'], rows)
+    returns = [found for s in seeds
+               if (found := s.get('gain_first_visit_end_then_2s_into_visits'))
+               and all(found.values())]
+    if not returns:
         return text
-    rows = [[c, *(_signed(r[c][i] for r in returns) for i in range(3))]  # type: ignore[index]
-            for c in conditions]
+    rows = [[c, *(_signed(r[c][i] for r in returns) for i in range(3))] for c in conditions]
     return text + '\n\n' + markdown_table(
         ['held-out gain', 'end of the first visit', '2 s into the second', '2 s into the third'],
         rows)
+
+
+def methods_of(seeds: list[dict[str, Any]]) -> list[str]:
+    """Name the methods that any of the seeds of the continual protocol has, in their order."""
+    return list(dict.fromkeys(name for s in seeds for name in s['online']))
 
 
 def _with_and_without(
@@ -162,8 +170,9 @@ def plot(figures: dict[str, Any], path: Path) -> None:
         squeeze=False)
     axes = grid[0]
     for axis, condition in zip(axes, conditions):
-        for name in seeds[0]['online']:
-            values = np.array([s['online'][name][condition] for s in seeds])
+        for name in methods_of(seeds):
+            values = np.array([
+                s['online'][name][condition] for s in seeds if name in s['online']])
             laps = np.arange(1, values.shape[1] + 1)
             axis.plot(laps, values.mean(axis=0), label=name, linewidth=2)
             axis.fill_between(laps, values.min(axis=0), values.max(axis=0), alpha=0.15)
