@@ -18,7 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='1 backbones, 2 prompts, 3 prompt randomization, 4 adaptation')
     parser.add_argument('--seeds', type=number(1, kind=int), default=3, help='of each cell')
     parser.add_argument(
-        '--preset', default='micro', help='how much is spent; "micro": under 8 hours on two cores')
+        '--variants', nargs='+', default=[], metavar='NAME',
+        help='of these claims, such as SegFormer-B0 or "t = 400"; by default all')
+    parser.add_argument(
+        '--preset', default='micro', help='how much is spent; "micro": about 8 hours on two cores')
     parser.add_argument(
         '--quick', action='store_true',
         help='a first, small answer: fewer frames, steps and variants')
@@ -50,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
         report.render(read_ledger(path), path, args.render)
         print(f'{args.render}: tables and plots of {path}')
         return 0
-    figures = reproduce(claims, args.seeds, preset, args.out, args.model, args.device)
+    figures = reproduce(claims, args.seeds, preset, args.out, args.model, args.device,
+                        args.variants)
     print(report.tables(figures, claims))
     print(f'{path}: the figures. Next: ptdiffseg reproduce --out {args.out} --render')
     return 0

@@ -68,16 +68,21 @@ def condition_frames(
         yield town.sample_of(condition, town.SPLITS[split] + i, size)
 
 
+# Gives frames of a condition, by their numbers in a split, at a size (h, w).
+FrameSource = Callable[[str, Sequence[int], str, tuple[int, int]], Iterable[town.Frame]]
+
+
 def evaluate(
         segmenter: PromptedSegmenter, conditions: Sequence[str] = town.WEATHERS,
-        frames: int = 100, split: str = 'val', scene: str | None = None, batch: int = 8
-) -> dict[str, Any]:
+        frames: int = 100, split: str = 'val', scene: str | None = None, batch: int = 8,
+        source: FrameSource = condition_frames) -> dict[str, Any]:
     """
     Return mIoU and IoU per class, in percent, for each condition, and the adverse mean.
 
     conditions: of town.CONDITIONS; the adverse mean is over the single weathers alone.
     scene: the scene prompt for every frame (None: the segmenter's source prompt), or 'matching'
     for the prompt that names each frame's weather, or 'wrong' for one that names another.
+    source: where frames come from.
     """
     check_split(split)
     unknown = [c for c in conditions if c not in town.CONDITIONS]
@@ -89,7 +94,7 @@ def evaluate(
         contexts: dict[str | None, Tensor] = {}
         matrix = ConfusionMatrix(segmenter.config.classes)
         for own in _bar(own_batches(frames, batch), condition):
-            held = list(condition_frames(condition, own, split, segmenter.config.input_size))
+            held = list(source(condition, own, split, segmenter.config.input_size))
             said = [FROM_WEATHER[scene](f.weather) if scene in FROM_WEATHER else scene
                     for f in held]
             for sentence in dict.fromkeys(said):

@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from functools import partial
 import time
 from types import TracebackType
 
 import numpy as np
+from ptdiffseg_ros.adapt.loop import AdaptationConfig
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.labels import palette
 from ptdiffseg_ros.data.pictures import write_png
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.baselines import HeadMethod, OnlineMethod
+from ptdiffseg_ros.train.claims.budget import Budget
 from ptdiffseg_ros.train.claims.ledger import Figures
 from ptdiffseg_ros.train.claims.trial import Trial
 from ptdiffseg_ros.train.stream import (
@@ -21,6 +25,7 @@ from ptdiffseg_ros.train.stream import (
     cost,
     drive_through,
     Encoder,
+    LEARNING_RATES,
     make_method,
     one_pass,
     Source,
@@ -31,7 +36,8 @@ import torch
 import torch.nn.functional as F
 
 TIMED = 12  # frames, after the first tuned ones
-PICTURES = 'rows.png'  # beside the figures: image, truth, source, adapted
+COST, PICTURES = 'cost', 'pictures'  # cells that are no method's
+ROWS = 'rows.png'  # beside the figures: image, truth, source, adapted
 
 
 class RememberedScenes(TownScenes):
@@ -59,26 +65,51 @@ class RememberedScenes(TownScenes):
 
 def measure(trial: Trial, seeds: int) -> None:
     """Fill the cells of the claim."""
+    prompts: dict[str, OnlineMethod] = {}  # of the first seed, by condition
     for seed in range(seeds):
         scenes = RememberedScenes(
             Encoder(trial.model), 'test', trial.budget.stream_conditions)
-        for name in trial.budget.methods:
-            trial.ledger.cell('4', name, seed, partial(of_method, trial, name, scenes, seed))
-    trial.ledger.cell('4', 'cost', 0, lambda: cost(trial.model, 'test', 0))
-    trial.ledger.cell('4', 'pictures', 0, lambda: draw_rows(trial))
+        for name in filter(trial.wants, trial.budget.methods):
+            tuned = prompts if (name, seed) == ('prompt', 0) else None
+            trial.ledger.cell('4', name, seed, partial(
+                of_method, trial, name, scenes, seed, tuned), settings(name))
+    for name, measured in ((COST, lambda: cost(trial.model, 'test', 0)),
+                           (PICTURES, lambda: draw_rows(trial, prompts))):
+        if trial.wants(name):
+            trial.ledger.cell('4', name, 0, measured, settings('prompt'))
 
 
-def of_method(trial: Trial, name: str, scenes: RememberedScenes, seed: int) -> Figures:
-    """Adapt to each condition by one method, and measure it on other frames."""
+def names(budget: Budget) -> list[str]:
+    """Name what is measured."""
+    return [*budget.methods, COST, PICTURES]
+
+
+def settings(name: str) -> Figures:
+    """Give what a method's figures follow from, beside the budget."""
+    rate = LEARNING_RATES.get(name)
+    if name != 'prompt':
+        return {'rate': rate}
+    return {'rate': rate, **asdict(AdaptationConfig())}
+
+
+def of_method(trial: Trial, name: str, scenes: RememberedScenes, seed: int,
+              tuned: dict[str, OnlineMethod] | None = None) -> Figures:
+    """
+    Adapt to each condition by one method, and measure it on other frames.
+
+    :param tuned: is given the method as it is in the end, for each condition.
+    """
     budget = trial.budget
     found = one_pass(trial.model, 'test', seed, budget.stream_frames, budget.held_out, (name,),
-                     scenes=scenes)[name]
+                     scenes=scenes, tuned=tuned)[name]
     held_out = {c: found[c]['held_out'] for c in scenes.conditions}
     return {
         'miou': held_out, 'online': {c: found[c]['online'] for c in scenes.conditions},
         'adverse_mean': round(float(np.mean(
             [held_out[c] for c in ADVERSE if c in held_out])), 2),
-        'trainable': found['trainable'], **effort(trial, name, scenes, seed)}
+        'trainable': found['trainable'],
+        **({'rate': LEARNING_RATES[name]} if name in LEARNING_RATES else {}),
+        **effort(trial, name, scenes, seed)}
 
 
 def effort(trial: Trial, name: str, scenes: RememberedScenes, seed: int) -> Figures:
@@ -92,7 +123,8 @@ def effort(trial: Trial, name: str, scenes: RememberedScenes, seed: int) -> Figu
     frames = scenes.stream(
         scenes.conditions[0], seed, 0, trial.budget.stream_frames)[:2 * TIMED]
     method, source = make_method(name, trial.model, seed=seed), Source(trial.model)
-    learning, passes, held = [], [], HeldForGradient(trial.model)
+    own = method.head.parameters() if isinstance(method, HeadMethod) else ()
+    learning, passes, held = [], [], HeldForGradient(trial.model, own)
     for frame in frames:
         begun_s = time.perf_counter()
         source.predict(frame.latents)
@@ -108,13 +140,18 @@ def effort(trial: Trial, name: str, scenes: RememberedScenes, seed: int) -> Figu
 
 
 class HeldForGradient:
-    """Count the bytes of tensors that are held for a gradient, the model's own weights apart."""
+    """
+    Count the bytes of tensors that are held for a gradient, all weights apart.
 
-    def __init__(self, segmenter: PromptedSegmenter) -> None:
+    own: weights of a method, beside the segmenter's.
+    """
+
+    def __init__(self, segmenter: PromptedSegmenter, own: Iterable[torch.Tensor] = ()) -> None:
         self.most = self._bytes = 0
         self._holders: Counter[int] = Counter()
+        layout = segmenter.layout.parameters() if segmenter.layout is not None else ()
         self._weights = {p.untyped_storage().data_ptr() for p in (
-            *segmenter.backbone.parameters(), *segmenter.head.parameters())}
+            *segmenter.backbone.parameters(), *segmenter.head.parameters(), *layout, *own)}
 
     def __enter__(self) -> None:
         self._hooks = torch.autograd.graph.saved_tensors_hooks(
@@ -149,10 +186,11 @@ class _Held:
         self.counter.count(self.tensor, -1)
 
 
-def draw_rows(trial: Trial) -> Figures:
+def draw_rows(trial: Trial, prompts: dict[str, OnlineMethod]) -> Figures:
     """
     Draw image, truth, source and adapted for a held-out frame of each condition.
 
+    :param prompts: those that have been tuned, by condition; others are tuned now.
     :returns: the file's name, and the conditions of its rows.
     """
     segmenter, budget = trial.model, trial.budget
@@ -162,18 +200,20 @@ def draw_rows(trial: Trial) -> Figures:
     ids = np.array([c.id for c in segmenter.config.classes], np.uint8)
     rows = []
     for stretch, condition in enumerate(scenes.conditions):
-        method = make_method('prompt', segmenter)
-        drive_through(segmenter, method, scenes.stream(
-            condition, 0, stretch, budget.stream_frames))
+        method = prompts.get(condition)
+        if method is None:
+            method = make_method('prompt', segmenter)
+            drive_through(segmenter, method, scenes.stream(
+                condition, 0, stretch, budget.stream_frames))
         frame = town.sample_of(condition, town.SPLITS['test'], segmenter.config.input_size)
         latents = scenes.held_out(condition, 1)[0].latents
         answers = [ids[_classes(player.predict(latents), frame.labels.shape)]
                    for player in (Source(segmenter), method)]
         rows.append(np.hstack([
             frame.image, colors[frame.labels], *(colors[answer] for answer in answers)]))
-    path = trial.ledger.path.with_name(PICTURES)
+    path = trial.ledger.path.with_name(ROWS)
     write_png(path, np.vstack(rows).astype(np.uint8))
-    return {'file': PICTURES, 'rows': list(scenes.conditions),
+    return {'file': ROWS, 'rows': list(scenes.conditions),
             'columns': ['image', 'truth', 'source', 'adapted']}
 
 

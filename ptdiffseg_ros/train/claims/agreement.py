@@ -6,8 +6,7 @@ from __future__ import annotations
 import numpy as np
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.claims.ledger import Figures
-from ptdiffseg_ros.train.claims.trial import Trial
-from ptdiffseg_ros.train.evaluate import condition_frames
+from ptdiffseg_ros.train.claims.trial import remembered_frames, Trial
 from ptdiffseg_ros.train.losses import consistency_loss
 import torch
 from tqdm import tqdm
@@ -29,8 +28,9 @@ def agreement(trial: Trial, segmenter: PromptedSegmenter) -> Figures:
     contexts = [segmenter.context(sentence) for sentence in (None, *UNSEEN_PROMPTS)]
     changed, diverged = [], []
     for condition in tqdm(trial.budget.conditions, 'agreement'):
-        for frame in condition_frames(
-                condition, trial.budget.agreement_frames, 'test', segmenter.config.input_size):
+        for frame in remembered_frames(
+                condition, range(trial.budget.agreement_frames), 'test',
+                segmenter.config.input_size):
             latents = segmenter.encode(segmenter.preprocess(frame.image[None]))
             source, *others = (
                 segmenter.head_logits(latents, context).float() for context in contexts)

@@ -4,25 +4,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.claims.budget import Budget
 from ptdiffseg_ros.train.claims.ledger import Figures
 from ptdiffseg_ros.train.claims.rivals import (
+    LEARNED_IN,
     masked_backbone,
-    precision,
+    masked_settings,
+    precision_name,
     random_backbone,
     train_segformer,
     train_unet,
     Watch,
+    whole_settings,
 )
-from ptdiffseg_ros.train.claims.trial import Trial
+from ptdiffseg_ros.train.claims.trial import told, Trial
 from ptdiffseg_ros.train.head import TrainConfig
 
 SWEEP_SEED = 1000  # of trainings that choose a learning rate; none of those that are reported
+BEYOND = 2  # rates more, at most, where the best of those tried is the least or the greatest
+LATENTS = 'latents'  # the tap that is none of the UNet's
 
 
 @dataclass(frozen=True)
@@ -31,69 +39,129 @@ class Row:
     One of the compared networks, all on the same labelled frames, normalised and distorted alike.
 
     rate: its usual learning rate. backbone: of a frozen one, for a head; whole: trains a network
-    from nothing with the labels, for which the budget has more steps. halved: a whole network
-    learns in `precision`.
+    from nothing with the labels, for which the budget has more steps. follows: what its figures
+    follow from beside the settings of the training.
     """
 
     rate: float
     backbone: Callable[[Trial, int], str | Path] | None = None
-    whole: Callable[[Trial, TrainConfig, Watch], PromptedSegmenter] | None = None
-    halved: bool = False
+    whole: Callable[[Trial, TrainConfig, Watch], tuple[PromptedSegmenter, list[float]]] | None = (
+        None)
+    follows: Callable[[Trial], Figures] = field(default=lambda trial: {})
 
 
 ROWS = {
     'diffusion': Row(4e-3, backbone=lambda trial, seed: trial.backbone),
     'random weights': Row(4e-3, backbone=random_backbone),
-    'masked autoencoder': Row(4e-3, backbone=masked_backbone, halved=True),
-    'end to end': Row(1e-3, whole=train_unet, halved=True),
-    'SegFormer-B0': Row(1e-3, whole=train_segformer, halved=True),
+    'masked autoencoder': Row(4e-3, backbone=masked_backbone, follows=masked_settings),
+    'end to end': Row(1e-3, whole=train_unet, follows=whole_settings),
+    'SegFormer-B0': Row(1e-3, whole=train_segformer, follows=whole_settings),
 }
+LONGER = 'SegFormer-B0, longer'  # the same once more, to see whether it had come to its end
+# What is changed of some rows, to see what it brings.
+ABLATIONS: dict[str, Callable[[Trial], dict[str, Any]]] = {
+    'features not normalised': lambda trial: {'raw_features': True},
+    'without the latents': lambda trial: {
+        'taps': tuple(tap for tap in trial.model.config.taps if tap != LATENTS)},
+}
+
+
+def names(budget: Budget) -> list[str]:
+    """Name what is measured: the rows, and what is changed of some."""
+    return [*ROWS, *(f'{row}, {what}' for row in budget.ablated for what in ABLATIONS),
+            *([LONGER] if budget.longer else [])]
 
 
 def measure(trial: Trial, seeds: int) -> None:
     """Fill the cells of the claim: first the learning rates, then the rows at their best."""
-    for name, row in ROWS.items():
-        rates = [row.rate * factor for factor in trial.budget.rates]
-        if len(rates) > 1:
-            rates = [max(rates, key=partial(_mean_at, trial, name))]
-        trial.cells('1', name, seeds, partial(_figures, trial, name, rates[0]))
+    for row in ROWS:
+        changed: dict[str, tuple[str, int, dict[str, Any]]] = {row: ('1', seeds, {})}
+        if row in trial.budget.ablated:
+            changed |= {f'{row}, {what}': ('1 ablations', 1, changes(trial))
+                        for what, changes in ABLATIONS.items()}
+        if LONGER.startswith(row) and trial.budget.longer:
+            changed[LONGER] = '1 longer', 1, {'share': trial.budget.longer}
+        if not any(map(trial.wants, changed)):
+            continue
+        rate = best_rate(trial, row)
+        for variant, (part, count, changes) in changed.items():
+            trial.cells(part, variant, count, partial(_figures, trial, row, rate, **changes),
+                        partial(_settings, trial, row, rate, **changes))
     trial.clear_features()
 
 
+def best_rate(trial: Trial, name: str) -> float:
+    """
+    Give a row's best learning rate on the validation split.
+
+    Where the best of the rates is the least or the greatest, the next one beyond is tried as well.
+    """
+    rates = [ROWS[name].rate * factor for factor in trial.budget.rates]
+    if len(rates) < 2:
+        return rates[0]
+    step = rates[1] / rates[0]
+    means = {rate: _mean_at(trial, name, rate) for rate in rates}
+    for _ in range(BEYOND):
+        best = max(means, key=means.__getitem__)
+        if best not in (min(means), max(means)):
+            break
+        beyond = best * step if best == max(means) else best / step
+        means[beyond] = _mean_at(trial, name, beyond)
+    return max(means, key=means.__getitem__)
+
+
 def _mean_at(trial: Trial, name: str, rate: float) -> float:
-    """Give the mean mIoU of all conditions on the validation split, of a shorter training."""
+    """Give the mean mIoU of all conditions on the validation split, of a network not reported."""
+    share = 1.0 if ROWS[name].whole is None else trial.budget.sweep_share
+
     def figures() -> Figures:
-        segmenter, _ = _trained(trial, name, rate, SWEEP_SEED, trial.budget.sweep_share)
+        segmenter, _ = _trained(trial, name, rate, SWEEP_SEED, share)
         found = trial.measure(segmenter, split='val')
         return {**found, 'mean': round(float(np.mean(list(found['miou'].values()))), 2)}
 
-    return float(trial.ledger.cell('1 rates', name, f'{rate:g}', figures)['mean'])
+    return float(trial.ledger.cell(
+        '1 rates', name, f'{rate:g}', figures,
+        _settings(trial, name, rate, SWEEP_SEED, share))['mean'])
 
 
-def _figures(trial: Trial, name: str, rate: float, seed: int) -> Figures:
-    segmenter, clear = _trained(trial, name, rate, seed)
-    found = {**trial.measure(segmenter), 'rate': rate}
-    if clear:
-        found['clear_val'] = clear
-    if ROWS[name].halved:
-        found['precision'] = str(precision(trial.model.device)).removeprefix('torch.')
-    return found
+def _config(trial: Trial, name: str, rate: float, seed: int, share: float = 1.0, **changes: Any
+            ) -> TrainConfig:
+    """Say how a row is trained, for a share of the steps that it has."""
+    budget = trial.budget
+    steps = budget.steps if ROWS[name].whole is None else budget.end_to_end_steps
+    return trial.config(
+        seed, steps=max(1, round(share * steps)), learning_rate=rate, **changes)
 
 
-def _trained(trial: Trial, name: str, rate: float, seed: int, share: float = 1.0
-             ) -> tuple[PromptedSegmenter, list[float]]:
+def _settings(trial: Trial, name: str, rate: float, seed: int, share: float = 1.0, **changes: Any
+              ) -> Figures:
+    """Give what the figures of a row follow from."""
+    return {'training': told(_config(trial, name, rate, seed, share, **changes)),
+            'more': ROWS[name].follows(trial)}
+
+
+def _figures(trial: Trial, name: str, rate: float, seed: int, share: float = 1.0, **changes: Any
+             ) -> Figures:
+    """Train a row, and measure it."""
+    segmenter, facts = _trained(trial, name, rate, seed, share, **changes)
+    return {**trial.measure(segmenter), 'rate': rate, **facts}
+
+
+def _trained(trial: Trial, name: str, rate: float, seed: int, share: float = 1.0, **changes: Any
+             ) -> tuple[PromptedSegmenter, Figures]:
     """
     Train a row at a learning rate, for a share of the steps that it has.
 
-    :returns: with it, of a network trained whole, the clear mIoU on the validation split after
-        each quarter of its steps.
+    :returns: with it, what a whole network was computed in while it learned (`precision`), and, of
+        one with labels, the clear mIoU on the validation split after each quarter (`clear_val`).
     """
-    row, budget = ROWS[name], trial.budget
-    steps = budget.steps if row.whole is None else budget.end_to_end_steps
-    config = trial.config(seed, steps=max(1, round(share * steps)), learning_rate=rate)
-    clear: list[float] = []
-    if row.whole is not None:
-        return row.whole(trial, config, lambda segmenter: clear.append(
-            trial.measure(segmenter, split='val', conditions=('clear',))['miou']['clear'])), clear
-    assert row.backbone is not None
-    return trial.head(config, row.backbone(trial, seed)), clear
+    row, config = ROWS[name], _config(trial, name, rate, seed, share, **changes)
+    if row.whole is None:
+        assert row.backbone is not None
+        backbone = row.backbone(trial, seed)
+        facts = Path(backbone) / LEARNED_IN
+        return trial.head(config, backbone), (
+            json.loads(facts.read_text()) if facts.exists() else {})
+    segmenter, clear = row.whole(trial, config, lambda segmenter: float(
+        trial.measure(segmenter, split='val', conditions=('clear',))['miou']['clear']))
+    return segmenter, {'clear_val': clear, 'precision': precision_name(trial.model.device)}

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import fcntl
+import hashlib
 import json
 from pathlib import Path
 import sys
@@ -16,7 +18,7 @@ from ptdiffseg_ros.train.errors import TrainingError
 
 Figures = dict[str, Any]
 SAME = ('preset', 'budget', 'segmenter')  # what figures of one file have in common
-OF_CELL = ('commit', 'threads')  # what every cell says by itself
+OF_CELL = ('commit', 'machine', 'threads')  # what every cell says by itself
 
 
 class Ledger:
@@ -25,7 +27,7 @@ class Ledger:
 
     Every new cell is written at once, whole or not at all, so that a run that was ended goes on
     where it was, and further seeds or claims are added to those that are there. Several processes
-    may fill one file, each with its own claims.
+    may fill one file, each with its own claims or variants.
     """
 
     def __init__(self, path: Path, facts: Figures) -> None:
@@ -37,6 +39,7 @@ class Ledger:
         """
         self.path = path
         self.found: Figures = {**facts, 'cells': {}}
+        self._measured: set[tuple[str, str, str]] = set()  # by this process
         if path.exists():
             earlier = read_ledger(path)
             for name in SAME:
@@ -47,17 +50,24 @@ class Ledger:
             self.found['cells'] = earlier['cells']
 
     def cell(self, claim: str, variant: str, seed: int | str,
-             measure: Callable[[], Figures]) -> Figures:
-        """Give the figures of a cell: those that are known, else measured now and kept."""
+             measure: Callable[[], Figures], settings: Figures | None = None) -> Figures:
+        """
+        Give the figures of a cell: those that are known, else measured now and kept.
+
+        :param settings: what else the figures follow from; those of others are measured anew.
+        """
         of_variant = self.found['cells'].setdefault(claim, {}).setdefault(variant, {})
-        if str(seed) not in of_variant:
-            print(f'claim {claim}: {variant}, seed {seed}', file=sys.stderr)
+        known, digest = of_variant.get(str(seed)), digest_of(settings or {})
+        if known is None or known.get('settings') != digest:
+            anew = '' if known is None else ', anew: its settings have changed'
+            print(f'claim {claim}: {variant}, seed {seed}{anew}', file=sys.stderr)
             begun_s = time.monotonic()
             figures = measure()
             seconds = round(time.monotonic() - begun_s, 1)
             of_variant[str(seed)] = {
-                **figures, 'seconds': seconds,
+                **figures, 'seconds': seconds, 'settings': digest,
                 **{name: self.found[name] for name in OF_CELL if name in self.found}}
+            self._measured.add((claim, variant, str(seed)))
             self.save()
         return of_variant[str(seed)]
 
@@ -67,14 +77,35 @@ class Ledger:
 
     def save(self) -> None:
         """Write the file, with what other processes have added to it since it was read."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.with_name(f'.{self.path.name}.lock').open('w') as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        with alone(self.path.with_name(f'.{self.path.name}.lock')):
             if self.path.exists():
                 cells = self.found['cells']
                 for claim, variant, seed, cell in every_cell(read_ledger(self.path)):
-                    cells.setdefault(claim, {}).setdefault(variant, {}).setdefault(seed, cell)
+                    if (claim, variant, seed) not in self._measured:
+                        cells.setdefault(claim, {}).setdefault(variant, {})[seed] = cell
             write_json(self.path, self.found)
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Keep other processes out of a with block of the same file, which is made for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w') as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed
+        yield
+
+
+def digest_of(settings: Figures) -> str:
+    """
+    Give a short name for settings.
+
+    What is off, zero or empty has no part in it: a setting that is added later and is off where
+    nothing is said leaves the names of earlier ones.
+    """
+    told = json.dumps(settings, sort_keys=True, default=str)
+    kept = json.loads(told, object_pairs_hook=lambda pairs: {
+        name: value for name, value in pairs if value not in (None, False, 0, '', [], {})})
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read_ledger(path: Path) -> Figures:

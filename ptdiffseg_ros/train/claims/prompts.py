@@ -3,12 +3,14 @@
 """Claim 2: category prompts and scene prompts help, and at which timestep text reaches."""
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ptdiffseg_ros.train.claims.agreement import agreement
+from ptdiffseg_ros.train.claims.agreement import agreement, UNSEEN_PROMPTS
+from ptdiffseg_ros.train.claims.budget import Budget
 from ptdiffseg_ros.train.claims.ledger import Figures
-from ptdiffseg_ros.train.claims.trial import Trial
+from ptdiffseg_ros.train.claims.trial import told, Trial
 from ptdiffseg_ros.train.evaluate import MATCHING, WRONG
 
 # The text condition that a head is trained and tested under.
@@ -22,18 +24,36 @@ CONTEXTS: dict[str, dict[str, Any]] = {
 AT_TEST = {'both, wrong scene': WRONG, 'both, matching scene': MATCHING}
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What is changed of a head's training; the scene prompt at test; how far text reaches."""
+
+    changes: dict[str, Any] = field(default_factory=dict)
+    scene: str | None = None  # None: the one of the training
+    reach: bool = False  # whether that is measured
+
+
+def variants(budget: Budget) -> dict[str, Variant]:
+    """Name what is compared."""
+    return {
+        **{name: Variant(changes, reach=name == 'both') for name, changes in CONTEXTS.items()},
+        **{name: Variant(scene=scene) for name, scene in AT_TEST.items()},
+        **{f't = {t}': Variant({'timestep': t}, reach=True) for t in budget.timesteps},
+        **{f't = {t}, with its noise': Variant({'timestep': t, 'noised': True}, reach=True)
+           for t in budget.noised}}
+
+
 def measure(trial: Trial, seeds: int) -> None:
     """Fill the cells of the claim."""
-    def of_seed(changes: dict[str, Any], scene: str | None, reach: bool, seed: int) -> Figures:
-        head = trial.head(trial.config(seed, **changes))
-        figures = trial.measure(head, scene)
-        return {**figures, 'agreement': agreement(trial, head)} if reach else figures
+    def of_seed(variant: Variant, seed: int) -> Figures:
+        head = trial.head(trial.config(seed, **variant.changes))
+        figures = trial.measure(head, variant.scene)
+        return {**figures, 'agreement': agreement(trial, head)} if variant.reach else figures
 
-    for variant, changes in CONTEXTS.items():
-        trial.cells('2', variant, seeds, partial(of_seed, changes, None, variant == 'both'))
-    for variant, scene in AT_TEST.items():
-        trial.cells('2', variant, seeds, partial(of_seed, {}, scene, False))
-    for timestep in trial.budget.timesteps:
-        trial.cells('2', f't = {timestep}', seeds, partial(
-            of_seed, {'timestep': timestep}, None, True))
+    def settings(variant: Variant, seed: int) -> Figures:
+        return {'head': told(trial.config(seed, **variant.changes)), 'scene': variant.scene,
+                'compared': UNSEEN_PROMPTS if variant.reach else ()}
+
+    for name, variant in variants(trial.budget).items():
+        trial.cells('2', name, seeds, partial(of_seed, variant), partial(settings, variant))
     trial.clear_features()

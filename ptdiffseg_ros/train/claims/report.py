@@ -3,16 +3,20 @@
 """Lay the figures of the claims out: tables, plots, and what did not hold."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 import shutil
 
 import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.train.claims import verdicts
-from ptdiffseg_ros.train.claims.adaptation import TIMED
-from ptdiffseg_ros.train.claims.budget import CLAIMS
+from ptdiffseg_ros.train.claims.adaptation import COST, PICTURES, TIMED
+from ptdiffseg_ros.train.claims.backbones import LONGER
+from ptdiffseg_ros.train.claims.budget import Budget, CLAIMS
 from ptdiffseg_ros.train.claims.ledger import every_cell, Figures
+from ptdiffseg_ros.train.claims.randomization import CACHING
+from ptdiffseg_ros.train.claims.run import NAMES
 from ptdiffseg_ros.train.head import TrainConfig
 
 TITLES = {
@@ -26,7 +30,8 @@ WHAT = {
     'masked autoencoder': 'the same UNet, masked autoencoder, frozen',
     'end to end': 'the same UNet, end to end with labels',
     'SegFormer-B0': 'SegFormer-B0, end to end with labels'}
-NOT_MIOU = ('caching', 'cost', 'pictures')
+NOT_MIOU = (CACHING, COST, PICTURES)
+ONCE = (*NOT_MIOU, LONGER)  # with one seed
 _TIMESTEP = f't = {TrainConfig.timestep}'
 
 
@@ -84,14 +89,18 @@ def _backbones(figures: Figures) -> str:
     of = figures['budget']
     table += (
         f'\n\nThe masked autoencoder had {of["masked_steps"]} steps of {of["masked_batch"]} on '
-        f'{of["masked_frames"]} frames, networks trained whole {of["end_to_end_steps"]} steps. '
-        f'{_precisions(figures)} Before the labels, the diffusion model and the masked '
-        'autoencoder have seen unlabelled frames in every weather, the former with captions that '
-        'name it; and so has the autoencoder whose latents all rows but SegFormer-B0 see. Adverse '
-        'weather is thus new to SegFormer-B0 alone, and without labels for all; the style is new '
+        f'{of["masked_frames"]} frames; networks trained whole begin from nothing, and had '
+        f'{of["end_to_end_steps"]} steps. {_precisions(figures)} Before the labels, the diffusion '
+        'model and the masked autoencoder have seen unlabelled frames in every weather, the '
+        'former with captions that name it; and so has the autoencoder whose latents all rows but '
+        'SegFormer-B0 see. Adverse weather is thus new to SegFormer-B0 alone, and without labels '
+        'for all; the style is new '
         'for all. Rows with random weights have other ones with each seed; diffusion model and '
         'masked autoencoder are one pretraining each. Learning rates are chosen by the mean of '
-        'all conditions, targets included, of the validation split.')
+        'all conditions, targets included, of the validation split, in trainings of another seed; '
+        f'those of networks trained whole had {of["sweep_share"]:g} of the steps. Where the best '
+        'rate is the least or the greatest of those tried, another beyond it was tried, twice at '
+        'most.')
     if figures['preset'] == 'quick':
         table += (' The diffusion model comes with its whole pretraining: in a quick run these '
                   'rows are weaker than they should be.')
@@ -104,8 +113,16 @@ def _backbones(figures: Figures) -> str:
             ['clear mIoU, validation split, after', *(
                 f'{round(of["end_to_end_steps"] * part / 4)} steps' for part in (1, 2, 3, 4))],
             watched)
+    if _rows(figures, '1 longer'):
+        table += (f'\n\nSegFormer-B0 with {of["longer"]:g} times the steps, first seed, to see '
+                  'whether it had come to its end:\n\n' + _table(figures, '1 longer'))
+    if _rows(figures, '1 ablations'):
+        table += ('\n\nWhat the head is given, for the frozen backbones, each at its rate above; '
+                  'the latents are those of the common autoencoder:\n\n' + _table(
+                      figures, '1 ablations', {'share kept, %': ('.1f', verdicts.kept)}))
     sweeps = [[WHAT[row], ', '.join(
-        f'{rate}: {of["mean"]:.1f}' for rate, of in rates.items())]
+        f'{rate}: {of["mean"]:.1f}' for rate, of in sorted(
+            rates.items(), key=lambda pair: float(pair[0])))]
         for row, rates in figures['cells'].get('1 rates', {}).items()]
     if not sweeps:
         return f'{table}\n\nLearning rates were not swept: each row has its usual one.'
@@ -116,7 +133,10 @@ def _backbones(figures: Figures) -> str:
 _ABOUT_POOLS = ('"On" draws from the scene prompts of the five weathers, as the paper does, and '
                 'so do the rows of lambda; a pool of n from the clear one and others. Words of '
                 'the source: from the clear one in other words, the default of `train`. Words '
-                'of things: from the clear one with things that are not all in the picture.')
+                'of things: from the clear one with things that are not all in the picture. '
+                "Without the targets' words: neither scene prompts nor the templates of the "
+                'category prompts name an adverse weather, and "on" draws from words of the '
+                'source.')
 _ABOUT_CHANGED = ('Pixels changed: in the mean over all conditions and five scene prompts that '
                   'no pool has, the share with another class than under the source prompt.')
 
@@ -222,20 +242,37 @@ def what_did_not_hold(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
     held = [row for row in rows if row[-1] == verdicts.HOLDS]
     if held:
         parts += ['What held so far:' if few else 'What held:', markdown_table(head, held)]
+    judged = [v.expectation for v in found]
     missing = [f'claim {e.claim}, {e.above} above {e.below} ({e.what})'
-               for e in _not_judged(figures) if e.claim in claims]
+               for e in verdicts.EXPECTATIONS if e.claim in claims and e not in judged]
     if missing:
         parts.append(f'Not measured yet: {"; ".join(missing)}.')
     return '\n\n'.join(parts)
 
 
-def _not_judged(figures: Figures) -> list[verdicts.Expectation]:
-    judged = [v.expectation for v in verdicts.judge(figures)]
-    return [e for e in verdicts.EXPECTATIONS if e not in judged]
+def gaps(figures: Figures) -> Iterator[tuple[str, str]]:
+    """Yield each claim and what of it is not measured yet, or with too few seeds."""
+    known = {field.name: figures['budget'][field.name] for field in fields(Budget)
+             if field.name in figures['budget']}
+    wanted = 1 if figures['preset'] == 'quick' else verdicts.WANTED_SEEDS
+    for claim in CLAIMS:
+        rates = figures['cells'].get(f'{claim} rates', {})
+        parts = [of for part, of in figures['cells'].items()
+                 if part.startswith(claim) and of is not rates]
+        if not any(parts):
+            yield claim, 'all of it'
+            continue
+        for name in NAMES[claim](Budget(**known)):
+            seeds = max(len(of.get(name, ())) for of in parts)
+            most = 1 if name in ONCE else wanted
+            if seeds < most:
+                yield claim, f'"{name}"' + (f' ({seeds} of {most} seeds)' if seeds else '')
+            elif name in WHAT and len(known.get('rates', ())) > 1 and name not in rates:
+                yield claim, f'the learning rates of "{name}"'
 
 
 def what_it_took(figures: Figures) -> str:
-    """Add up the time of the cells of each claim."""
+    """Add up the time of the cells of each claim, of one that was ended since its last start."""
     spent: dict[str, list[float]] = {}
     for claim, _, _, cell in every_cell(figures):
         spent.setdefault(claim, []).append(cell['seconds'] / 60)
@@ -285,12 +322,15 @@ def render(figures: Figures, source: Path, document: Path) -> None:
 def _opening(figures: Figures) -> str:
     """Say what was run, where, and how much was spent."""
     quick = figures['preset'] == 'quick'
-    missing = [claim for claim in CLAIMS if not _rows(figures, claim)]
-    begun = sorted({e.claim for e in _not_judged(figures) if e.claim not in missing})
-    gaps = [f'claim {" and ".join(claims)} {how}' for claims, how in (
-        (missing, 'not measured yet'), (begun, 'in part')) if claims]
-    unfinished = f'**Unfinished: {", ".join(gaps)}.** ' if gaps else ''
-    commits = ', '.join(dict.fromkeys(cell['commit'] for *_, cell in every_cell(figures)))
+    missing: dict[str, list[str]] = {}
+    for claim, what in gaps(figures):
+        missing.setdefault(claim, []).append(what)
+    unfinished = ('**Unfinished, not measured yet:** ' + '; '.join(
+        f'claim {claim}: {", ".join(of)}' for claim, of in missing.items()) + '.\n\n'
+        if missing else '')
+    commits, machines = (', '.join(dict.fromkeys(
+        cell.get(name) or figures[name] for *_, cell in every_cell(figures)))
+        for name in ('commit', 'machine'))
     threads = ' or '.join(sorted({
         str(cell.get('threads', figures['threads'])) for *_, cell in every_cell(figures)}))
     budget = ', '.join(f'{name} {value}' for name, value in figures['budget'].items()
@@ -308,31 +348,53 @@ def _opening(figures: Figures) -> str:
         'view. In brackets the least and the greatest of the seeds, which change the training or '
         'the stream, not the test frames.',
         f'Preset {figures["preset"]}, model {figures["model"]} ({figures["segmenter"]}), commit '
-        f'{commits}; {figures["machine"]}; threads: {threads}. Budget: {budget}.'])
+        f'{commits}; {machines}; threads: {threads}. Budget: {budget}.'])
 
 
 def plot(figures: Figures, claim: str, path: Path) -> None:
-    """Draw mIoU by condition for each variant, with the spread over seeds."""
+    """
+    Draw mIoU by condition for each variant, with the spread over seeds.
+
+    A variant of one seed is hatched. Where it was measured, how many pixels another scene prompt
+    changes is drawn beside it.
+    """
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
 
     rows = _rows(figures, claim)
+    reach = {variant: [cell['agreement']['changed_percent'] for cell in cells]
+             for variant, cells in rows.items() if all('agreement' in cell for cell in cells)}
     conditions = list(next(iter(rows.values()))[0]['miou'])
-    figure, axis = pyplot.subplots(figsize=(11, 4), layout='constrained')
+    figure, axes = pyplot.subplots(
+        ncols=1 + bool(reach), figsize=(15 if reach else 11, 4), layout='constrained',
+        squeeze=False, width_ratios=[3, 1] if reach else None)
     colours = pyplot.get_cmap('tab10' if len(rows) <= 10 else 'tab20')
     width = 0.85 / len(rows)
     for i, (variant, cells) in enumerate(rows.items()):
-        values = np.array([[cell['miou'][c] for c in conditions] for cell in cells])  # (S, C)
-        mean = values.mean(axis=0)
+        mean, spread = _bars([[cell['miou'][c] for c in conditions] for cell in cells])
         at = np.arange(len(conditions)) + (i - (len(rows) - 1) / 2) * width
-        # The mean of equal values may be off by a rounding, and no error may be below zero.
-        spread = np.maximum(0.0, [mean - values.min(axis=0), values.max(axis=0) - mean])
-        axis.bar(at, mean, width, label=variant, color=colours(i), yerr=spread,
-                 error_kw={'elinewidth': 1})
-    axis.set_xticks(np.arange(len(conditions)), conditions)
-    axis.set_ylabel('mIoU (%)')
-    axis.grid(axis='y', alpha=0.3)
-    axis.legend(fontsize='small', ncols=2)
+        axes[0, 0].bar(at, mean, width, label=variant, color=colours(i), yerr=spread,
+                       error_kw={'elinewidth': 1}, hatch='//' if len(cells) == 1 else None)
+    axes[0, 0].set_xticks(np.arange(len(conditions)), conditions)
+    axes[0, 0].set_ylabel('mIoU (%)')
+    axes[0, 0].grid(axis='y', alpha=0.3)
+    axes[0, 0].legend(fontsize='small', ncols=2)
+    if reach:
+        for i, (variant, values) in enumerate(reach.items()):
+            mean, spread = _bars([[value] for value in values])
+            axes[0, 1].barh([i], mean, xerr=spread, color=colours(list(rows).index(variant)))
+        axes[0, 1].set_yticks(range(len(reach)), list(reach), fontsize='small')
+        axes[0, 1].invert_yaxis()
+        axes[0, 1].set_xlabel('pixels changed by another prompt (%)')
+        axes[0, 1].grid(axis='x', alpha=0.3)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
+
+
+def _bars(values: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
+    """Give means (C,) of values (S, C) over the seeds, and how far (2, C) they reach from them."""
+    of_seeds = np.array(values)
+    mean = of_seeds.mean(axis=0)
+    # The mean of equal values may be off by a rounding, and no error may be below zero.
+    return mean, np.maximum(0.0, [mean - of_seeds.min(axis=0), of_seeds.max(axis=0) - mean])

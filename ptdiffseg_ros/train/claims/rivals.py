@@ -4,18 +4,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 import json
 from pathlib import Path
 import shutil
 
 from diffusers import UNet2DConditionModel
 import numpy as np
+from ptdiffseg_ros.data.results import write_json
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.head import GROUPS, normalised
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.captioned_frames import draw_frames, TownFrames
-from ptdiffseg_ros.train.claims.trial import Trial
+from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
+from ptdiffseg_ros.train.claims.ledger import alone, digest_of, Figures
+from ptdiffseg_ros.train.claims.trial import told, Trial
 from ptdiffseg_ros.train.frames import ClearFrames
 from ptdiffseg_ros.train.head import learning_rate_factor, new_segmenter, TrainConfig
 from ptdiffseg_ros.train.losses import segmentation_loss
@@ -29,10 +32,13 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 MASKED = 0.6  # of the patches, as SimMIM (Xie et al., 2022) has it for networks that see all cells
 PATCH = 4  # latent cells a side
 PRETRAINING = 'pretraining.json'  # beside a backbone that `ptdiffseg pretrain` has made
+LEARNED_IN = 'learned_in.json'  # beside a backbone that learned here: its precision
+SAVE_EVERY = 100  # steps of a whole network between checkpoints
 GRADIENT_CLIP = 1.0
 ENCODED = 16  # frames at a time
-# Called with the segmenter after each quarter of a training.
-Watch = Callable[[PromptedSegmenter], None]
+RANDOM = 'random'  # in a checkpoint: the state of the generator, which dropout draws from
+# Called with the segmenter after each quarter of a training; its figure of it.
+Watch = Callable[[PromptedSegmenter], float]
 
 
 def precision(device: torch.device) -> torch.dtype:
@@ -48,6 +54,11 @@ def precision(device: torch.device) -> torch.dtype:
     else:
         half = device.type == 'cuda' and torch.cuda.is_bf16_supported()
     return torch.bfloat16 if half else torch.float32
+
+
+def precision_name(device: torch.device) -> str:
+    """Give the name of `precision`: float32 or bfloat16."""
+    return str(precision(device)).removeprefix('torch.')
 
 
 def in_precision(device: torch.device) -> torch.autocast:
@@ -110,7 +121,12 @@ def masked_backbone(trial: Trial, seed: int) -> Path:
         fit(config, {'unet': unet}, loss_of, state / 'masked.safetensors', 'masked autoencoder')
         return backbone.eval().requires_grad_(False)
 
-    return _written(trial, 'masked', make)
+    return _written(trial, 'masked', make, {'precision': precision_name(torch.device('cpu'))})
+
+
+def masked_settings(trial: Trial) -> Figures:
+    """Give what the masked autoencoder follows from."""
+    return {'hidden': MASKED, 'patch': PATCH, **asdict(_pretraining(trial))}
 
 
 def masks(rng: np.random.Generator, count: int, size: Sequence[int]) -> Tensor:
@@ -136,15 +152,19 @@ def _pretraining(trial: Trial) -> PretrainConfig:
 
 
 def _written(
-        trial: Trial, name: str, make: Callable[[Path], DiffusionBackbone]) -> Path:
+        trial: Trial, name: str, make: Callable[[Path], DiffusionBackbone],
+        facts: Figures | None = None) -> Path:
     """Give the folder of a backbone, made now if it is not there; whole or not at all."""
     folder = trial.work / 'backbones' / name
-    if not folder.exists():
-        partial = folder.with_name(f'{name}.partial')
-        state = folder.with_name(f'{name}.state')
-        make(state).save_pretrained(partial)
-        partial.rename(folder)
-        shutil.rmtree(state, ignore_errors=True)
+    with alone(folder.with_name(f'{name}.lock')):
+        if not folder.exists():
+            partial = folder.with_name(f'{name}.partial')
+            state = folder.with_name(f'{name}.state')
+            make(state).save_pretrained(partial)
+            if facts:
+                write_json(partial / LEARNED_IN, facts)
+            partial.rename(folder)
+            shutil.rmtree(state, ignore_errors=True)
     return folder
 
 
@@ -181,45 +201,62 @@ class WholeNetwork(PromptedSegmenter):
         return images, self.network(images).float()
 
 
-def train_unet(trial: Trial, config: TrainConfig, watch: Watch) -> PromptedSegmenter:
+def train_unet(
+        trial: Trial, config: TrainConfig, watch: Watch) -> tuple[PromptedSegmenter, list[float]]:
     """Train the backbone's UNet, from nothing, and the head together on the labels."""
     segmenter = new_segmenter(config, trial.backbone, trial.work / 'end-to-end')
     forget(segmenter.backbone, config.seed)
     segmenter.to(trial.model.device, torch.float32)
     unet, head = segmenter.backbone.unet, segmenter.head
-    context, taps = segmenter.context(), segmenter.config.taps
+    context = segmenter.context()
 
     def logits(latents: Tensor) -> Tensor:
-        return head(segmenter.backbone.features(latents, context, config.timestep, taps))
+        return head(segmenter.features(latents, context))
 
     @torch.no_grad()
     def encoded(images: np.ndarray) -> Tensor:
         return segmenter.encode(segmenter.preprocess(images))
 
-    _fit_labels(nn.ModuleList((unet, head)), logits, encoded, segmenter, config, watch)
-    return segmenter
+    return segmenter, _fit_labels(
+        nn.ModuleList((unet, head)), logits, encoded, segmenter, config, watch,
+        _state(trial, config, 'end-to-end'))
 
 
-def train_segformer(trial: Trial, config: TrainConfig, watch: Watch) -> PromptedSegmenter:
+def train_segformer(
+        trial: Trial, config: TrainConfig, watch: Watch) -> tuple[PromptedSegmenter, list[float]]:
     """Train SegFormer-B0 on the labels."""
     base = new_segmenter(config, trial.backbone, trial.work / 'segformer')
     segmenter = WholeNetwork(base.config, base.backbone, base.head)
     segmenter.to(trial.model.device, torch.float32)
     torch.manual_seed(config.seed)
     segmenter.network = SegFormer(len(base.config.classes)).to(segmenter.device)
-    _fit_labels(
-        segmenter.network, segmenter.network, segmenter.preprocess, segmenter, config, watch)
-    return segmenter
+    return segmenter, _fit_labels(
+        segmenter.network, segmenter.network, segmenter.preprocess, segmenter, config, watch,
+        _state(trial, config, 'segformer'))
+
+
+def whole_settings(trial: Trial) -> Figures:
+    """Give what networks trained whole follow from, beside their training's settings."""
+    return {'clip': GRADIENT_CLIP}
+
+
+def _state(trial: Trial, config: TrainConfig, name: str) -> Path:
+    """Name the checkpoint of a network, by all that it follows from."""
+    digest = digest_of({**told(config), 'precision': precision_name(trial.model.device)})
+    return trial.work / 'networks' / f'{name}-{digest}.safetensors'
 
 
 def _fit_labels(
         network: nn.Module, logits: Callable[[Tensor], Tensor],
         encode: Callable[[np.ndarray], Tensor], segmenter: PromptedSegmenter,
-        config: TrainConfig, watch: Watch) -> None:
+        config: TrainConfig, watch: Watch, state: Path) -> list[float]:
     """
     Train a network on the frames, labels, loss, optimiser and schedule of the heads.
 
-    Its gradient is clipped, because unlike a head's it is wild at the beginning.
+    Its gradient is clipped, because unlike a head's it is wild at the beginning. What `state`
+    holds is gone on with, to the same end as without a break.
+
+    :returns: what `watch` gave after each quarter.
     """
     frames = ClearFrames(segmenter, config.frames, distortion=config.distortion)
     inputs, labels = [], []
@@ -232,7 +269,13 @@ def _fit_labels(
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    bar = tqdm(range(config.steps), 'end to end')
+    first, watched = 0, []
+    if state.exists():
+        tensors, facts = load_state(state)
+        torch.set_rng_state(tensors.pop(RANDOM))
+        restore_state(tensors, {'network': network}, optimizer)
+        first, watched = facts['step'], facts['watched']
+    bar = tqdm(range(first, config.steps), 'end to end', initial=first, total=config.steps)
     for step in bar:
         rng = np.random.default_rng((config.seed, step))
         rows = rng.choice(len(frames), config.batch, replace=False).tolist()
@@ -251,6 +294,11 @@ def _fit_labels(
             bar.set_postfix(loss=f'{loss.item():.3f}')
         for _ in range(quarters.count(step + 1)):
             network.eval()
-            watch(segmenter)
+            watched.append(watch(segmenter))
             network.train()
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == config.steps:
+            tensors = flatten_state({'network': network}, optimizer)
+            save_state(state, {**tensors, RANDOM: torch.get_rng_state()},
+                       {'step': step + 1, 'watched': watched})
     network.eval().requires_grad_(False)
+    return watched

@@ -3,47 +3,62 @@
 """Check the claims, one after the other, and keep what is found."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-import hashlib
-import json
 from pathlib import Path
 
 from ptdiffseg_ros.data.results import commit, machine
 from ptdiffseg_ros.model.segmenter import MICRO, MICRO_FOLDER, PromptedSegmenter
 from ptdiffseg_ros.train.claims import adaptation, backbones, prompts, randomization
-from ptdiffseg_ros.train.claims.budget import BUDGETS
-from ptdiffseg_ros.train.claims.ledger import Figures, Ledger
+from ptdiffseg_ros.train.claims.budget import Budget, BUDGETS
+from ptdiffseg_ros.train.claims.ledger import digest_of, Figures, Ledger
 from ptdiffseg_ros.train.claims.trial import Trial
+from ptdiffseg_ros.train.errors import TrainingError
 import torch
 
 MEASURES: dict[str, Callable[[Trial, int], None]] = {
     '1': backbones.measure, '2': prompts.measure, '3': randomization.measure,
     '4': adaptation.measure}
+NAMES: dict[str, Callable[[Budget], Iterable[str]]] = {
+    '1': backbones.names, '2': prompts.variants, '3': randomization.names,
+    '4': adaptation.names}
 NAME = 'claims.json'
+
+
+def check_variants(only: Sequence[str], claims: Sequence[str], budget: Budget) -> None:
+    """Raise TrainingError, with those that there are, for a variant that no claim has."""
+    known = [name for claim in claims for name in NAMES[claim](budget)]
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise TrainingError(
+            f'variant {unknown[0]!r}; claims {", ".join(claims)} have {"; ".join(known)}')
 
 
 def reproduce(
         claims: Sequence[str], seeds: int, preset: str, out: Path, model: str = MICRO,
-        device: str = 'auto') -> Figures:
+        device: str = 'auto', only: Sequence[str] = ()) -> Figures:
     """
     Measure what is not known yet of these claims, and give all figures of the file.
 
     :param preset: of BUDGETS.
     :param out: folder of claims.json; `out`/work keeps what a run that is ended goes on with.
     :param model: a segmenter; claim 4 adapts it, the others put heads on its backbone.
+    :param only: the variants that are wanted; none: all.
+    :raises TrainingError: these claims have no variant of a name in `only`.
     """
+    budget = BUDGETS[preset]
+    check_variants(only, claims, budget)
     folder = MICRO_FOLDER if model == MICRO else Path(model).expanduser()
     segmenter = PromptedSegmenter.from_pretrained(model, device)
-    budget = BUDGETS[preset]
     ledger = Ledger(out / NAME, {
         'command': 'reproduce', 'preset': preset, 'budget': asdict(budget),
         'model': segmenter.name, 'segmenter': segmenter.fingerprint, 'commit': commit(),
         'machine': machine(), 'threads': torch.get_num_threads()})
     # Heads of another segmenter or budget are never taken for those of this one.
-    spent_on = json.dumps([asdict(budget), segmenter.fingerprint]).encode()
-    work = out / 'work' / f'{preset}-{hashlib.sha256(spent_on).hexdigest()[:12]}'
+    spent_on = digest_of({'budget': asdict(budget), 'segmenter': segmenter.fingerprint})
+    work = out / 'work' / f'{preset}-{spent_on}'
     for claim in claims:
-        MEASURES[claim](Trial(segmenter, folder, budget, ledger, work / claim), seeds)
+        MEASURES[claim](
+            Trial(segmenter, folder, claim, budget, ledger, work, tuple(only)), seeds)
     ledger.save()
     return ledger.found

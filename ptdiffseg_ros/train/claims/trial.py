@@ -3,20 +3,19 @@
 """Train one variant of a head, and measure it in every condition."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
-import hashlib
-import json
+from functools import cache, cached_property, partial
 from pathlib import Path
 import shutil
 from typing import Any
 
+from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.files import resolved
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.claims.budget import Budget
-from ptdiffseg_ros.train.claims.ledger import Figures, Ledger
-from ptdiffseg_ros.train.evaluate import evaluate
+from ptdiffseg_ros.train.claims.ledger import alone, digest_of, Figures, Ledger
+from ptdiffseg_ros.train.evaluate import condition_frames, evaluate
 from ptdiffseg_ros.train.head import train_head, TrainConfig
 
 
@@ -31,9 +30,11 @@ class Trial:
 
     model: PromptedSegmenter
     folder: Path  # of the segmenter
+    claim: str
     budget: Budget
     ledger: Ledger
-    work: Path  # heads, features and backbones of rivals of one claim, between runs
+    work: Path  # heads, features, and networks of rivals, between runs
+    only: tuple[str, ...] = ()  # the variants that are wanted; none: all
 
     @cached_property
     def backbone(self) -> str | Path:
@@ -63,12 +64,12 @@ class Trial:
         """Give the segmenter of these settings, trained before or now, at the last state on."""
         backbone = backbone or self.backbone
         # Named by all that it follows from, so that other settings never find it.
-        digest = hashlib.sha256(json.dumps([asdict(config), str(backbone)]).encode())
-        out = self.work / 'heads' / digest.hexdigest()[:16]
-        if not out.exists():
-            out.parent.mkdir(parents=True, exist_ok=True)
-            train_head(config, backbone, out, self.work / 'features', resume=True, source=False)
-        return PromptedSegmenter.from_pretrained(out, str(self.model.device))
+        out = self.work / 'heads' / digest_of({**asdict(config), 'backbone': str(backbone)})
+        with alone(out.with_suffix('.lock')):  # another process may want the same one
+            if not out.exists():
+                train_head(config, backbone, out, self.features, resume=True, source=False)
+        # In float32, as networks that are trained whole are measured.
+        return PromptedSegmenter.from_pretrained(out, str(self.model.device), 'float32')
 
     def measure(self, segmenter: PromptedSegmenter, scene: str | None = None,
                 split: str = 'test', conditions: Sequence[str] = ()) -> Figures:
@@ -79,16 +80,43 @@ class Trial:
         """
         frames = self.budget.measured if split == 'test' else self.budget.validated
         figures = evaluate(
-            segmenter, tuple(conditions) or self.budget.conditions, frames, split, scene)
+            segmenter, tuple(conditions) or self.budget.conditions, frames, split, scene,
+            source=remembered_frames)
         return {'miou': {c: of['miou'] for c, of in figures['conditions'].items()},
                 'adverse_mean': figures['adverse_mean']}
 
+    def wants(self, variant: str) -> bool:
+        """Say whether a variant is to be measured."""
+        return not self.only or variant in self.only
+
     def cells(self, claim: str, variant: str, seeds: int, measure: Callable[[int], Figures],
-              ) -> None:
-        """Measure a variant with each seed, as far as it is not known."""
-        for seed in range(seeds):
-            self.ledger.cell(claim, variant, seed, partial(measure, seed))
+              settings: Callable[[int], Figures]) -> None:
+        """Measure a variant with each seed, as far as it is wanted and not known."""
+        for seed in range(seeds if self.wants(variant) else 0):
+            self.ledger.cell(claim, variant, seed, partial(measure, seed), settings(seed))
+
+    @property
+    def features(self) -> Path:
+        """Name the folder of cached features: one for each process of a claim."""
+        return self.work / f'features-{digest_of({"claim": self.claim, "only": self.only})}'
 
     def clear_features(self) -> None:
         """Free the room of cached features; they are computed again where they are needed."""
-        shutil.rmtree(self.work / 'features', ignore_errors=True)
+        shutil.rmtree(self.features, ignore_errors=True)
+
+
+@cache  # some 100 MB in a run, rendered once for all of its cells
+def _frame(condition: str, number: int, split: str, size: tuple[int, int]) -> town.Frame:
+    return next(iter(condition_frames(condition, [number], split, size)))
+
+
+def remembered_frames(condition: str, numbers: Sequence[int], split: str, size: tuple[int, int]
+                      ) -> Iterator[town.Frame]:
+    """Do as `condition_frames` does, and keep what it gives."""
+    for number in numbers:
+        yield _frame(condition, number, split, size)
+
+
+def told(config: TrainConfig) -> Figures:
+    """Give the settings of a head that its figures follow from; no folder is among them."""
+    return {**asdict(config), 'autoencoder': Path(config.autoencoder).name}
