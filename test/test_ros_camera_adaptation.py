@@ -25,11 +25,12 @@ NAMES = ('front', 'rear')
 BRIGHT = {'front': 0, 'rear': 180}  # the least value of a camera's pixels
 
 # A random model knows no fog, nor what is better: here, what looks as the rear camera's pictures
-# is foggy, any pixel is confident, and any prompt that was tuned is better. All else is as it is.
+# is foggy, any pixel is confident, any prompt that was tuned is better, and one frame is enough to
+# judge by, because to that model they all look nearly the same. All else is as it is.
 SEES_FOG = """
 import sys
 
-from ptdiffseg_ros.adapt import tuner
+from ptdiffseg_ros.adapt import loop, tuner
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
 from ptdiffseg_ros.adapt.shift import DomainRecognizer, Recognition
 from ptdiffseg_ros.ros.node import main
@@ -51,6 +52,7 @@ def review(self, latents):
     return Verdict.BETTER
 
 
+loop.FEWEST_REVIEWED = 1
 tuner.CONFIDENT = 0.0
 DomainRecognizer.passes = look
 PromptReview.passes = review

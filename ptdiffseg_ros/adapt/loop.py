@@ -25,6 +25,7 @@ from torch import Tensor
 # fog at 4.1.
 UNUSABLE_LATENTS = 4.3
 STOPPED = 'the stamps of images stand still'  # how a problem begins
+REPEATED = 20  # frames of a camera with one stamp before that is told: a few may be sent twice
 CALM_S = 5.0  # after a change before the next counts as unlikely: weather may still be on its way
 FEWEST_REVIEWED = 8  # different frames of a domain before a prompt is judged by them
 HISTORY_S = 2.0  # of frames before a shift was noticed that are taken for the new domain
@@ -306,7 +307,7 @@ class AdaptationLoop:
         self._fresh = False
         self._usable: set[str] = set()  # cameras whose newest frame may be tuned on
         self._latents = None
-        self._stamps: dict[str, float] = {}  # of the newest frame of each camera
+        self._stamps: dict[str, tuple[float, int]] = {}  # of each camera, how often in a row
         self._stamp_s = self._since_s = 0.0
         self._changed_s = -float('inf')
         self._looked_s = -float('inf')
@@ -314,16 +315,17 @@ class AdaptationLoop:
 
     def _watch_stamps(self, camera: str, stamp_s: float) -> None:
         """Tell of a camera whose frames all have one stamp: they cannot be told apart in time."""
-        told = self.state.problem.startswith(STOPPED)
-        if stamp_s == self._stamps.get(camera):
+        before_s, times = self._stamps.get(camera, (None, 0))
+        times = times + 1 if stamp_s == before_s else 1
+        self._stamps[camera] = stamp_s, times
+        if times > REPEATED:
             if not self.state.problem:
                 self.state.problem = (
                     f'{STOPPED} at {stamp_s:g} s: frames cannot be told apart in time, and '
                     'nothing is learned of them. Let the driver stamp its images')
                 self._tell('problem', self.state.problem)
-        elif told:
+        elif times == 1 and self.state.problem.startswith(STOPPED):
             self.state.problem = ''
-        self._stamps[camera] = stamp_s
 
     def _is_usable(self, latents: Tensor) -> bool:
         apart = (describe_latents(latents[None])[0].cpu() - self.statistics.latent_mean)
