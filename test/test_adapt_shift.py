@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+from ptdiffseg_ros.adapt.loop import AdaptationLoop
 from ptdiffseg_ros.adapt.shift import DECISIVE_LOOKS, domain_name, DomainRecognizer, ShiftGate
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
@@ -163,6 +164,32 @@ def test_what_was_seen_before_does_not_say_that_nothing_has_changed(micro) -> No
     recognizer.look_anew()
     assert say(recognizer, 1.01, 3) == 'clear' and not recognizer.decided
     assert say(recognizer, 1.01, 3) == 'foggy'
+
+
+@pytest.mark.parametrize('settled', [False, True])
+def test_a_domain_that_frames_do_not_look_as_takes_more_to_be_entered(
+        micro, settled: bool) -> None:
+    """With a proof of 6 % a change takes three looks by 2.1 % each; with one of 12 % six."""
+    looks = {}
+    for doubted in (None, 'foggy', 'clear'):
+        recognizer = DomainRecognizer(micro, SCENE_PROMPTS, proof=0.06, steady=0.06)
+        say(recognizer, 0.8, 9)
+        recognizer.forget()
+        if settled:
+            recognizer.settle()
+        recognizer.doubted, looks[doubted] = doubted, 1
+        while say(recognizer, 1.021) == 'clear':
+            looks[doubted] += 1
+    assert looks == {None: 3, 'foggy': 6, 'clear': 3}
+
+
+def test_the_source_domain_is_doubted_where_frames_do_not_look_as_the_source(micro) -> None:
+    loop = AdaptationLoop(micro)
+    loop.enable(True)
+    for condition, doubted in (('clear', None), ('night', 'clear'), ('clear', None)):
+        for number, latents in enumerate(drive(micro, condition, 12)):
+            loop.observe('', number / 5, latents)
+        assert loop._recognizer.doubted == doubted
 
 
 def test_a_jump_is_more_than_a_move(micro) -> None:

@@ -14,7 +14,14 @@ from ptdiffseg_ros.adapt.buffer import FrameBuffer
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.passes import Passes
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
-from ptdiffseg_ros.adapt.shift import domain_name, DomainRecognizer, Recognition, SHIFT, ShiftGate
+from ptdiffseg_ros.adapt.shift import (
+    domain_name,
+    DomainRecognizer,
+    NEAR_SOURCE,
+    Recognition,
+    SHIFT,
+    ShiftGate,
+)
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig, TuneStep
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import describe_latents
@@ -243,6 +250,8 @@ class AdaptationLoop:
         self.state.buffer_bytes = self.buffer.nbytes
         self._latents, self._seen_by = latents, camera
         moved = self._gate.observe(latents)
+        near = self._gate.away_from(self.statistics.latent_mean) <= NEAR_SOURCE
+        self._recognizer.doubted = None if near else self._source_domain
         jumped = self._recognizer.settled and self._gate.jumped()
         if jumped or moved and not self._searching:
             self._searching = True
