@@ -74,8 +74,9 @@ class ShiftGate:
         return float(apart.square().mean().sqrt())
 
     def away_from(self, described: Tensor) -> float:
-        """Give how far the average is from what these describe, (F,)."""
-        assert self._average is not None
+        """Give how far the average is from what these describe, (F,); before any, infinitely."""
+        if self._average is None:
+            return float('inf')
         return float(((self._average - described) / self.scale).square().mean().sqrt())
 
     def moved(self) -> bool:
