@@ -513,6 +513,18 @@ def test_a_document_says_which_claims_are_missing(tmp_path: Path) -> None:
     assert '"scene", "category", "both"' in text and 'claim 4: all of it.' in text
 
 
+@pytest.mark.parametrize(('means', 'words'), [
+    ({}, 'the learning rates of "diffusion"'), ({1: 5.0, 4: 6.0}, 'the learning rates of'),
+    ({1: 5.0, 4: 6.0, 16: 7.0}, 'a learning rate of "diffusion" beyond the best one'),
+    ({1: 5.0, 4: 7.0, 16: 6.0}, ''), ({1: 5, 4: 6, 16: 7, 64: 8, 256: 9}, '')])
+def test_a_sweep_that_is_not_ended_is_missing(means: dict[float, float], words: str) -> None:
+    figures = {'preset': 'micro', 'budget': {'rates': [0.25, 1.0, 4.0]}, 'cells': {
+        '1': {'diffusion': {str(seed): {} for seed in range(3)}},
+        '1 rates': {'diffusion': {f'{rate:g}': {'mean': mean} for rate, mean in means.items()}}}}
+    found = [what for claim, what in report.gaps(figures) if claim == '1' and 'rate' in what]
+    assert (words in found[0] and len(found) == 1) if words else not found
+
+
 def test_the_document_says_what_rows_were_computed_in() -> None:
     whole = [{'precision': name} for name in ('bfloat16', 'float32', 'float32')]
     figures = {'cells': {'1': {'diffusion': {'0': {}}, 'SegFormer-B0': {

@@ -3,7 +3,7 @@
 """Claim 1: frozen text-to-image diffusion features generalise better than others."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 import json
@@ -57,7 +57,8 @@ ROWS = {
     'end to end': Row(1e-3, whole=train_unet, follows=whole_settings),
     'SegFormer-B0': Row(1e-3, whole=train_segformer, follows=whole_settings),
 }
-LONGER = 'SegFormer-B0, longer'  # the same once more, to see whether it had come to its end
+CONVERGING = 'SegFormer-B0'  # trained once more for longer, to see whether it had come to its end
+LONGER = f'{CONVERGING}, longer'
 # What is changed of some rows, to see what it brings.
 ABLATIONS: dict[str, Callable[[Trial], dict[str, Any]]] = {
     'features not normalised': lambda trial: {'raw_features': True},
@@ -79,7 +80,7 @@ def measure(trial: Trial, seeds: int) -> None:
         if row in trial.budget.ablated:
             changed |= {f'{row}, {what}': ('1 ablations', 1, changes(trial))
                         for what, changes in ABLATIONS.items()}
-        if LONGER.startswith(row) and trial.budget.longer:
+        if row == CONVERGING and trial.budget.longer:
             changed[LONGER] = '1 longer', 1, {'share': trial.budget.longer}
         if not any(map(trial.wants, changed)):
             continue
@@ -103,11 +104,16 @@ def best_rate(trial: Trial, name: str) -> float:
     means = {rate: _mean_at(trial, name, rate) for rate in rates}
     for _ in range(BEYOND):
         best = max(means, key=means.__getitem__)
-        if best not in (min(means), max(means)):
+        if not at_edge(means):
             break
         beyond = best * step if best == max(means) else best / step
         means[beyond] = _mean_at(trial, name, beyond)
     return max(means, key=means.__getitem__)
+
+
+def at_edge(means: Mapping[float, float]) -> bool:
+    """Say whether the best of the rates is the least or the greatest; means by rate."""
+    return max(means, key=means.__getitem__) in (min(means), max(means))
 
 
 def _mean_at(trial: Trial, name: str, rate: float) -> float:

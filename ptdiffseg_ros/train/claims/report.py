@@ -12,7 +12,7 @@ import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.train.claims import verdicts
 from ptdiffseg_ros.train.claims.adaptation import COST, PICTURES, TIMED
-from ptdiffseg_ros.train.claims.backbones import LONGER
+from ptdiffseg_ros.train.claims.backbones import at_edge, BEYOND, LONGER
 from ptdiffseg_ros.train.claims.budget import Budget, CLAIMS
 from ptdiffseg_ros.train.claims.ledger import every_cell, Figures
 from ptdiffseg_ros.train.claims.randomization import CACHING
@@ -267,8 +267,13 @@ def gaps(figures: Figures) -> Iterator[tuple[str, str]]:
             most = 1 if name in ONCE else wanted
             if seeds < most:
                 yield claim, f'"{name}"' + (f' ({seeds} of {most} seeds)' if seeds else '')
-            elif name in WHAT and len(known.get('rates', ())) > 1 and name not in rates:
-                yield claim, f'the learning rates of "{name}"'
+            planned = len(known.get('rates', ()))
+            if seeds and name in WHAT and planned > 1:
+                means = {float(rate): of['mean'] for rate, of in rates.get(name, {}).items()}
+                if len(means) < planned:
+                    yield claim, f'the learning rates of "{name}"'
+                elif at_edge(means) and len(means) < planned + BEYOND:
+                    yield claim, f'a learning rate of "{name}" beyond the best one'
 
 
 def what_it_took(figures: Figures) -> str:
