@@ -309,6 +309,15 @@ def test_variants_that_are_named_are_measured_alone(folder: Path, tmp_path: Path
         '2': {'both, wrong scene'}, '4': {'TENT'}}
 
 
+@pytest.mark.slow
+def test_processes_may_divide_the_seeds_of_a_row(folder: Path, tmp_path: Path) -> None:
+    reproduce(folder, tmp_path, '2', '--first-seed', '1', '--variants', 'none')
+    found = reproduce(folder, tmp_path, '1', '--first-seed', '2', '--variants', 'diffusion',
+                      'diffusion, without the latents')['cells']
+    assert set(found['2']['none']) == {'1'} and set(found['1']['diffusion']) == {'2'}
+    assert '1 ablations' not in found, 'which have the first seed alone'
+
+
 def test_masks_hide_whole_patches_and_as_many_in_every_frame() -> None:
     hidden = rivals.masks(np.random.default_rng(0), 3, (8, 18))
     assert hidden.shape == (3, 1, 8, 18)

@@ -246,3 +246,6 @@ def test_the_sweep_tries_every_rate_once(segmenter, monkeypatch: pytest.MonkeyPa
         stream, 'make_method', lambda name, *rest: tried.append(name) or make(name, *rest))
     more = stream.sweep(segmenter, frames=4, evaluated=2, found=found)
     assert tried == ['CoTTA', 'CoTTA'] and set(more['CoTTA']['0.0001']) == {'night', 'snow'}
+    monkeypatch.setattr(stream, 'RATES_TRIED', {'TENT': (1e-2,), 'CoTTA': (1e-2,)})
+    few = stream.sweep(segmenter, frames=4, evaluated=2, found=more, methods=('TENT',))
+    assert '0.01' in few['TENT'] and '0.01' not in few['CoTTA']

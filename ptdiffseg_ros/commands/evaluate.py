@@ -51,6 +51,7 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.results import commit, machine, write_json
     from ptdiffseg_ros.data.town import WEATHERS
+    from ptdiffseg_ros.model.runtime import accelerator
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     from ptdiffseg_ros.train.evaluate import evaluate, evaluate_pictures, recognise_weather
     from ptdiffseg_ros.train.processes import processes
@@ -76,7 +77,8 @@ def run(args: argparse.Namespace) -> int:
         if args.json:
             write_json(args.json, {
                 'command': 'evaluate', 'model': segmenter.name, 'commit': commit(),
-                'machine': machine(), 'processes': state.num_processes,
+                'machine': machine(accelerator(segmenter.device)),
+                'processes': state.num_processes,
                 'layout': segmenter.layout is not None, **figures})
     state.destroy_process_group()
     return 0

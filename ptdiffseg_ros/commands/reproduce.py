@@ -18,6 +18,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='1 backbones, 2 prompts, 3 prompt randomization, 4 adaptation')
     parser.add_argument('--seeds', type=number(1, kind=int), default=3, help='of each cell')
     parser.add_argument(
+        '--first-seed', type=number(0, kind=int), default=0, help='the first of them')
+    parser.add_argument(
         '--variants', nargs='+', default=[], metavar='NAME',
         help='of these claims, such as SegFormer-B0 or "t = 400"; by default all')
     parser.add_argument(
@@ -54,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'{args.render}: tables and plots of {path}')
         return 0
     figures = reproduce(claims, args.seeds, preset, args.out, args.model, args.device,
-                        args.variants)
+                        args.variants, args.first_seed)
     print(report.tables(figures, claims))
     print(f'{path}: the figures. Next: ptdiffseg reproduce --out {args.out} --render')
     return 0

@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='how long recognition drives in each weather, in the first stream, to count alarms')
     parser.add_argument(
         '--sweep', action='store_true',
-        help='first try learning rates for every method on the validation split')
+        help='first try learning rates for these methods on the validation split')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument(
         '--json', type=Path, metavar='FILE',
@@ -53,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, and print the tables."""
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.results import commit, machine, write_json
+    from ptdiffseg_ros.model.runtime import accelerator
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     from ptdiffseg_ros.train import stream, stream_report
 
@@ -69,10 +70,12 @@ def run(args: argparse.Namespace) -> int:
     data = 'town' if of_town else source['scenes'].data.kind
     figures = _earlier(args.json, segmenter.fingerprint, split, data) or {
         'command': 'stream', 'model': segmenter.name, 'segmenter': segmenter.fingerprint,
-        'data': data, 'split': split, 'commit': commit(), 'machine': machine(),
+        'data': data, 'split': split, 'commit': commit(),
+        'machine': machine(accelerator(segmenter.device)),
         'learning_rates': stream.LEARNING_RATES, 'protocols': {}}
     if args.sweep:
-        figures['sweep'] = stream.sweep(segmenter, found=figures.get('sweep'))
+        figures['sweep'] = stream.sweep(
+            segmenter, found=figures.get('sweep'), methods=args.methods or stream.METHODS)
         _keep(args.json, figures, write_json)
     for name in chosen:
         of_seeds = figures['protocols'].setdefault(name, {})

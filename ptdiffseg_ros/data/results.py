@@ -31,8 +31,8 @@ def commit() -> str:
         return 'unknown'
 
 
-def machine() -> str:
-    """Return the processor, the number of cores this process may use, and the system."""
+def machine(accelerator: str = '') -> str:
+    """Return the accelerator that is used, the processor, its cores we may use, and the system."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path('/proc/cpuinfo')
     if cpuinfo.exists():
@@ -41,7 +41,8 @@ def machine() -> str:
             if line.startswith('model name'))
         model = next(names, model)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
-    return f'{model}, {cores} cores, {platform.system()}, Python {platform.python_version()}'
+    used = f'{accelerator}, ' if accelerator else ''
+    return f'{used}{model}, {cores} cores, {platform.system()}, Python {platform.python_version()}'
 
 
 def write_json(path: str | Path, figures: Mapping[str, Any]) -> None:

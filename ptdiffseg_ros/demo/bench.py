@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import numpy as np
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.results import commit, machine
+from ptdiffseg_ros.model.runtime import accelerator
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.ros.images import decode
 from ptdiffseg_ros.ros.outputs import image_message
@@ -146,8 +147,9 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
         'command': 'bench', 'model': options.model, 'size': list(options.size),
         'working_size': list(segmenter.working_size(*options.size)), 'encoding': ENCODING,
         'frames': options.frames, 'warm_up': WARM_UP, 'seed': options.seed,
-        'device': _device_name(device), 'dtype': str(segmenter.backbone.unet.dtype)[6:],
-        'threads': torch.get_num_threads(), 'commit': commit(), 'machine': machine(),
+        'device': accelerator(device) or str(device),
+        'dtype': str(segmenter.backbone.unet.dtype)[6:], 'threads': torch.get_num_threads(),
+        'commit': commit(), 'machine': machine(),
         'batches': [{
             'batch': n, **summary(spent_ms[n]), 'frames_per_s': round(
                 1e3 * n / float(np.median(spent_ms[n][WHOLE])), 2),
@@ -168,10 +170,6 @@ def summary(spent_ms: dict[str, list[float]]) -> dict[str, Any]:
 def cost(batch_ms: list[float], single_ms: list[float], n: int) -> float:
     """Give what a batch of n costs against n single frames, 1 = the same, over all rounds."""
     return float(np.median(np.array(batch_ms) / (n * np.array(single_ms))))
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else str(device)
 
 
 def forget_peak_memory(device: torch.device) -> None:

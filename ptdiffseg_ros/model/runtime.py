@@ -34,6 +34,11 @@ def choose_device(name: str = 'auto') -> torch.device:
     return device
 
 
+def accelerator(device: torch.device) -> str:
+    """Name the GPU that a device is; empty for a CPU."""
+    return torch.cuda.get_device_name(device) if device.type == 'cuda' else ''
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """
     Resolve 'auto', 'float32', 'bfloat16' or 'float16'.

@@ -401,7 +401,7 @@ def fit(
     if path.exists():
         tensors, facts = load_state(path)
         restore_state(tensors, modules, optimizer)
-        ema = [tensors[f'ema/{i}'] for i in range(len(parameters))]
+        ema = [tensors[f'ema/{i}'].to(p) for i, p in enumerate(parameters)]
         first, seconds, smooth = facts['step'], facts['seconds'], facts['loss']
     bar = tqdm(range(first, config.steps), title, initial=first, total=config.steps)
     for step in bar:

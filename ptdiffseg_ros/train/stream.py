@@ -50,9 +50,9 @@ LEARNING_RATES = {
     'prompt': TunerConfig.learning_rate, 'pseudo labels': 0.05, 'TENT': 1e-4,
     'CoTTA': 1e-5, 'self-training': 1e-5, 'labelled prompt': TunerConfig.learning_rate}
 RATES_TRIED = {
-    'prompt': (0.1, 0.2, 0.4), 'pseudo labels': (0.0125, 0.05, 0.2), 'TENT': (1e-5, 1e-4, 1e-3),
-    'CoTTA': (1e-6, 1e-5, 1e-4), 'self-training': (1e-6, 1e-5, 1e-4),
-    'labelled prompt': (0.1, 0.2, 0.4)}
+    'prompt': (0.1, 0.2, 0.4), 'pseudo labels': (0.003, 0.0125, 0.05, 0.2),
+    'TENT': (1e-5, 1e-4, 1e-3), 'CoTTA': (1e-7, 1e-6, 1e-5, 1e-4),
+    'self-training': (1e-6, 1e-5, 1e-4), 'labelled prompt': (0.1, 0.2, 0.4, 0.8)}
 
 
 @dataclass(frozen=True)
@@ -274,9 +274,10 @@ def one_pass(
 
 def sweep(
         segmenter: PromptedSegmenter, frames: int = 140, evaluated: int = 20,
-        found: dict[str, Any] | None = None) -> dict[str, Any]:
+        found: dict[str, Any] | None = None, methods: Sequence[str] = METHODS
+) -> dict[str, Any]:
     """
-    Try learning rates for each method on the validation split, night and snow.
+    Try learning rates for methods on the validation split, night and snow.
 
     :param found: figures of an earlier sweep; what is in them is not measured again.
     """
@@ -285,7 +286,7 @@ def sweep(
     for stretch, condition in enumerate(('night', 'snow')):
         wanted = [
             (name, rate) for name, rates in RATES_TRIED.items() for rate in rates
-            if condition not in result.get(name, {}).get(f'{rate:g}', {})]
+            if name in methods and condition not in result.get(name, {}).get(f'{rate:g}', {})]
         if not wanted:
             continue
         stream = samples(encoder, condition, _first('val', 0, stretch), frames)

@@ -3,7 +3,7 @@
 """Claim 1: frozen text-to-image diffusion features generalise better than others."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 import json
@@ -29,6 +29,7 @@ from ptdiffseg_ros.train.claims.trial import told, Trial
 from ptdiffseg_ros.train.head import TrainConfig
 
 SWEEP_SEED = 1000  # of trainings that choose a learning rate; none of those that are reported
+FIRST = (0,)  # the seed of what is measured beside the rows
 BEYOND = 2  # rates more, at most, where the best of those tried is the least or the greatest
 LATENTS = 'latents'  # the tap that is none of the UNet's
 
@@ -73,21 +74,22 @@ def names(budget: Budget) -> list[str]:
             *([LONGER] if budget.longer else [])]
 
 
-def measure(trial: Trial, seeds: int) -> None:
+def measure(trial: Trial) -> None:
     """Fill the cells of the claim: first the learning rates, then the rows at their best."""
     for row in ROWS:
-        changed: dict[str, tuple[str, int, dict[str, Any]]] = {row: ('1', seeds, {})}
+        changed: dict[str, tuple[str, Sequence[int], dict[str, Any]]] = {
+            row: ('1', trial.seeds, {})}
         if row in trial.budget.ablated:
-            changed |= {f'{row}, {what}': ('1 ablations', 1, changes(trial))
+            changed |= {f'{row}, {what}': ('1 ablations', FIRST, changes(trial))
                         for what, changes in ABLATIONS.items()}
         if row == CONVERGING and trial.budget.longer:
-            changed[LONGER] = '1 longer', 1, {'share': trial.budget.longer}
+            changed[LONGER] = '1 longer', FIRST, {'share': trial.budget.longer}
         if not any(map(trial.wants, changed)):
             continue
         rate = best_rate(trial, row)
-        for variant, (part, count, changes) in changed.items():
-            trial.cells(part, variant, count, partial(_figures, trial, row, rate, **changes),
-                        partial(_settings, trial, row, rate, **changes))
+        for variant, (part, seeds, changes) in changed.items():
+            trial.cells(part, variant, partial(_figures, trial, row, rate, **changes),
+                        partial(_settings, trial, row, rate, **changes), seeds)
     trial.clear_features()
 
 

@@ -43,7 +43,7 @@ def variants(budget: Budget) -> dict[str, Variant]:
            for t in budget.noised}}
 
 
-def measure(trial: Trial, seeds: int) -> None:
+def measure(trial: Trial) -> None:
     """Fill the cells of the claim."""
     def of_seed(variant: Variant, seed: int) -> Figures:
         head = trial.head(trial.config(seed, **variant.changes))
@@ -55,5 +55,5 @@ def measure(trial: Trial, seeds: int) -> None:
                 'compared': UNSEEN_PROMPTS if variant.reach else ()}
 
     for name, variant in variants(trial.budget).items():
-        trial.cells('2', name, seeds, partial(of_seed, variant), partial(settings, variant))
+        trial.cells('2', name, partial(of_seed, variant), partial(settings, variant))
     trial.clear_features()

@@ -47,7 +47,7 @@ def names(budget: Budget) -> list[str]:
     return [*variants(budget, 0), CACHING]
 
 
-def measure(trial: Trial, seeds: int) -> None:
+def measure(trial: Trial) -> None:
     """Fill the cells of the claim; and once, what caching features saves."""
     def of_seed(variant: str, seed: int) -> Figures:
         head = trial.head(trial.config(seed, **variants(trial.budget, seed)[variant]))
@@ -58,8 +58,8 @@ def measure(trial: Trial, seeds: int) -> None:
                 'compared': UNSEEN_PROMPTS}
 
     for variant in variants(trial.budget, 0):
-        trial.cells('3', variant, seeds, partial(of_seed, variant), partial(settings, variant))
-    if trial.wants(CACHING):
+        trial.cells('3', variant, partial(of_seed, variant), partial(settings, variant))
+    if trial.wants(CACHING) and 0 in trial.seeds:
         trial.ledger.cell('3', CACHING, 0, lambda: caching(trial))
     trial.clear_features()
 

@@ -95,25 +95,26 @@ def masked_backbone(trial: Trial, seed: int) -> Path:
     diffusion model was trained in float32, this one is in `precision`.
     """
     def make(state: Path) -> DiffusionBackbone:
-        backbone = forget(DiffusionBackbone.from_pretrained(trial.backbone), 0)
+        device = trial.model.device
+        backbone = forget(DiffusionBackbone.from_pretrained(trial.backbone), 0).to(device)
         config = _pretraining(trial)
         state.mkdir(parents=True, exist_ok=True)
         source = TownFrames(config.frames, config.image_size, config.seed)
         images, _ = draw_frames(source, config.workers, state)
         latents = torch.cat([
-            trial.model.encode(trial.model.preprocess(images[first:first + ENCODED])).cpu().float()
+            trial.model.encode(trial.model.preprocess(images[first:first + ENCODED])).float()
             for first in tqdm(range(0, len(images), ENCODED), 'encoding')])
         unet = backbone.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
-        context = trial.model.context().float().cpu()
+        context = trial.model.context().float()
         timestep = trial.model.config.timestep
 
         def loss_of(rng: np.random.Generator) -> Tensor:
             chosen = rng.integers(len(latents), size=config.batch)
             clean = latents[torch.from_numpy(chosen)]
-            hidden = masks(rng, len(clean), clean.shape[-2:])
+            hidden = masks(rng, len(clean), clean.shape[-2:]).to(device)
             seen = (clean * ~hidden).contiguous(memory_format=torch.channels_last)
-            steps = torch.full((len(clean),), timestep)
-            with in_precision(torch.device('cpu')):
+            steps = torch.full((len(clean),), timestep, device=device)
+            with in_precision(device):
                 filled = unet(seen, steps, context.expand(len(clean), -1, -1)).sample.float()
             return ((filled - clean).square() * hidden).sum() / (
                 hidden.sum() * clean.shape[1]).clamp(min=1)
@@ -121,7 +122,7 @@ def masked_backbone(trial: Trial, seed: int) -> Path:
         fit(config, {'unet': unet}, loss_of, state / 'masked.safetensors', 'masked autoencoder')
         return backbone.eval().requires_grad_(False)
 
-    return _written(trial, 'masked', make, {'precision': precision_name(torch.device('cpu'))})
+    return _written(trial, 'masked', make, {'precision': precision_name(trial.model.device)})
 
 
 def masked_settings(trial: Trial) -> Figures:
@@ -246,6 +247,13 @@ def _state(trial: Trial, config: TrainConfig, name: str) -> Path:
     return trial.work / 'networks' / f'{name}-{digest}.safetensors'
 
 
+def _generator(device: torch.device) -> torch.Generator:
+    """Give the generator that dropout draws from on a device."""
+    if device.type != 'cuda':
+        return torch.default_generator
+    return torch.cuda.default_generators[torch.cuda.current_device()]
+
+
 def _fit_labels(
         network: nn.Module, logits: Callable[[Tensor], Tensor],
         encode: Callable[[np.ndarray], Tensor], segmenter: PromptedSegmenter,
@@ -272,7 +280,7 @@ def _fit_labels(
     first, watched = 0, []
     if state.exists():
         tensors, facts = load_state(state)
-        torch.set_rng_state(tensors.pop(RANDOM))
+        _generator(segmenter.device).set_state(tensors.pop(RANDOM))
         restore_state(tensors, {'network': network}, optimizer)
         first, watched = facts['step'], facts['watched']
     bar = tqdm(range(first, config.steps), 'end to end', initial=first, total=config.steps)
@@ -298,7 +306,7 @@ def _fit_labels(
             network.train()
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == config.steps:
             tensors = flatten_state({'network': network}, optimizer)
-            save_state(state, {**tensors, RANDOM: torch.get_rng_state()},
+            save_state(state, {**tensors, RANDOM: _generator(segmenter.device).get_state()},
                        {'step': step + 1, 'watched': watched})
     network.eval().requires_grad_(False)
     return watched

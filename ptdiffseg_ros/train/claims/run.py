@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ptdiffseg_ros.data.results import commit, machine
+from ptdiffseg_ros.model.runtime import accelerator
 from ptdiffseg_ros.model.segmenter import MICRO, MICRO_FOLDER, PromptedSegmenter
 from ptdiffseg_ros.train.claims import adaptation, backbones, prompts, randomization
 from ptdiffseg_ros.train.claims.budget import Budget, BUDGETS
@@ -16,7 +17,7 @@ from ptdiffseg_ros.train.claims.trial import Trial
 from ptdiffseg_ros.train.errors import TrainingError
 import torch
 
-MEASURES: dict[str, Callable[[Trial, int], None]] = {
+MEASURES: dict[str, Callable[[Trial], None]] = {
     '1': backbones.measure, '2': prompts.measure, '3': randomization.measure,
     '4': adaptation.measure}
 NAMES: dict[str, Callable[[Budget], Iterable[str]]] = {
@@ -36,10 +37,11 @@ def check_variants(only: Sequence[str], claims: Sequence[str], budget: Budget) -
 
 def reproduce(
         claims: Sequence[str], seeds: int, preset: str, out: Path, model: str = MICRO,
-        device: str = 'auto', only: Sequence[str] = ()) -> Figures:
+        device: str = 'auto', only: Sequence[str] = (), first_seed: int = 0) -> Figures:
     """
     Measure what is not known yet of these claims, and give all figures of the file.
 
+    :param seeds: how many, from the first one on.
     :param preset: of BUDGETS.
     :param out: folder of claims.json; `out`/work keeps what a run that is ended goes on with.
     :param model: a segmenter; claim 4 adapts it, the others put heads on its backbone.
@@ -49,16 +51,18 @@ def reproduce(
     budget = BUDGETS[preset]
     check_variants(only, claims, budget)
     folder = MICRO_FOLDER if model == MICRO else Path(model).expanduser()
-    segmenter = PromptedSegmenter.from_pretrained(model, device)
+    # In one number format everywhere, so that rows and machines can be compared.
+    segmenter = PromptedSegmenter.from_pretrained(model, device, 'float32')
     ledger = Ledger(out / NAME, {
         'command': 'reproduce', 'preset': preset, 'budget': asdict(budget),
         'model': segmenter.name, 'segmenter': segmenter.fingerprint, 'commit': commit(),
-        'machine': machine(), 'threads': torch.get_num_threads()})
+        'machine': machine(accelerator(segmenter.device)), 'threads': torch.get_num_threads()})
     # Heads of another segmenter or budget are never taken for those of this one.
     spent_on = digest_of({'budget': asdict(budget), 'segmenter': segmenter.fingerprint})
     work = out / 'work' / f'{preset}-{spent_on}'
     for claim in claims:
-        MEASURES[claim](
-            Trial(segmenter, folder, claim, budget, ledger, work, tuple(only)), seeds)
+        MEASURES[claim](Trial(
+            segmenter, folder, claim, budget, ledger, work, tuple(only),
+            tuple(range(first_seed, first_seed + seeds))))
     ledger.save()
     return ledger.found

@@ -35,6 +35,7 @@ class Trial:
     ledger: Ledger
     work: Path  # heads, features, and networks of rivals, between runs
     only: tuple[str, ...] = ()  # the variants that are wanted; none: all
+    seeds: tuple[int, ...] = (0, 1, 2)  # those that are wanted
 
     @cached_property
     def backbone(self) -> str | Path:
@@ -89,16 +90,18 @@ class Trial:
         """Say whether a variant is to be measured."""
         return not self.only or variant in self.only
 
-    def cells(self, claim: str, variant: str, seeds: int, measure: Callable[[int], Figures],
-              settings: Callable[[int], Figures]) -> None:
-        """Measure a variant with each seed, as far as it is wanted and not known."""
-        for seed in range(seeds if self.wants(variant) else 0):
-            self.ledger.cell(claim, variant, seed, partial(measure, seed), settings(seed))
+    def cells(self, claim: str, variant: str, measure: Callable[[int], Figures],
+              settings: Callable[[int], Figures], seeds: Sequence[int] | None = None) -> None:
+        """Measure a variant with each seed, or those of `seeds`, if wanted and not known."""
+        for seed in self.seeds:
+            if self.wants(variant) and (seeds is None or seed in seeds):
+                self.ledger.cell(claim, variant, seed, partial(measure, seed), settings(seed))
 
     @property
     def features(self) -> Path:
         """Name the folder of cached features: one for each process of a claim."""
-        return self.work / f'features-{digest_of({"claim": self.claim, "only": self.only})}'
+        own = digest_of({'claim': self.claim, 'only': self.only, 'seeds': self.seeds})
+        return self.work / f'features-{own}'
 
     def clear_features(self) -> None:
         """Free the room of cached features; they are computed again where they are needed."""
