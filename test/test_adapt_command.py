@@ -38,7 +38,7 @@ def test_a_prompt_is_tuned_and_the_same_seed_gives_the_same(
     for name in ('a', 'b'):
         assert main([
             'adapt', str(pictures), str(tmp_path / f'{name}.safetensors'), '--model', str(folder),
-            '--epochs', '1', '--json', str(tmp_path / f'{name}.json')]) == 0
+            '--device', 'cpu', '--epochs', '1', '--json', str(tmp_path / f'{name}.json')]) == 0
         prompts.append(LearnedPrompt.load(
             tmp_path / f'{name}.safetensors', segmenter.fingerprint,
             segmenter.backbone.text_width))
@@ -64,7 +64,8 @@ def test_when_nothing_is_better_the_source_prompt_is_saved(
 
     monkeypatch.setattr(PromptReview, 'feed', worse)
     path = tmp_path / 'prompt.safetensors'
-    assert main(['adapt', str(pictures), str(path), '--model', str(folder), '--epochs', '1']) == 0
+    assert main(['adapt', str(pictures), str(path), '--model', str(folder), '--device', 'cpu',
+                 '--epochs', '1']) == 0
     assert 'nothing better' in capsys.readouterr().out
     source = segmenter.encode_scene(segmenter.config.source_scene_prompt)
     assert torch.equal(LearnedPrompt.load(path).tokens, source.float())

@@ -90,7 +90,7 @@ def test_a_correction_gives_log_probabilities_of_the_same_size(denoiser: LayoutD
 
 def test_it_travels_with_its_segmenter(folder: Path, tmp_path: Path, denoiser) -> None:
     own = _copy(folder, tmp_path)
-    segmenter = PromptedSegmenter.from_pretrained(own)
+    segmenter = PromptedSegmenter.from_pretrained(own, 'cpu')
     plain = segmenter.fingerprint
     latents = torch.randn(1, 4, 8, 16)
     context = segmenter.context()

@@ -8,6 +8,7 @@ from dataclasses import replace
 import json
 from pathlib import Path
 import shutil
+from typing import Any
 
 from hypothesis import given, HealthCheck, settings, strategies as st
 import numpy as np
@@ -233,6 +234,24 @@ def test_confidence_is_the_largest_softmax(segmenter) -> None:
     logits = torch.nn.functional.interpolate(logits, (64, 128), mode='bilinear')
     expected = (logits.softmax(1).amax(1)[0] * 255).round()
     assert np.abs(answer.confidence.astype(int) - expected.numpy().astype(int)).max() <= 1
+
+
+@pytest.mark.parametrize(('device', 'scaled'), [('cpu', torch.uint8), ('meta', torch.float32)])
+def test_frames_are_scaled_as_their_device_can(
+        device: str, scaled: torch.dtype, segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU, torch cannot scale bytes; the meta device stands for it."""
+    kinds, scale = [], torch.nn.functional.interpolate
+
+    def watched(images: torch.Tensor, **how: Any) -> torch.Tensor:
+        kinds.append((images.device.type, images.dtype))
+        return scale(images, **how)
+
+    monkeypatch.setattr('torch.nn.functional.interpolate', watched)
+    monkeypatch.setattr(segmenter, 'device', torch.device(device))
+    images = segmenter.preprocess(picture(480, 640)[None])
+    assert kinds == [(device, scaled)]
+    assert images.dtype == torch.float32 and images.shape == (
+        1, 3, *segmenter.working_size(480, 640))
 
 
 def test_no_frames_give_no_answers(segmenter) -> None:

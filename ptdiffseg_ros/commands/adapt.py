@@ -44,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--topic', help='the image topic, where a bag has several')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument(
-        '--seed', type=number(0, kind=int), default=0, help='the same seed, the same prompt')
+        '--seed', type=number(0, kind=int), default=0,
+        help='on a CPU, the same seed gives the same prompt')
     parser.add_argument(
         '--force', action='store_true', help='put it in the place of a prompt that is there')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures of the run')

@@ -123,7 +123,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='measure the head on held-out frames of the source every so many steps, and keep '
         'the best one; 0: keep the last (0)')
     settings.add_argument(
-        '--seed', type=number(0, kind=int), help='the same seed, the same head (0)')
+        '--seed', type=number(0, kind=int), help='on a CPU, the same seed gives the same head (0)')
 
 
 def run(args: argparse.Namespace) -> int:

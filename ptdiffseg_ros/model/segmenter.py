@@ -320,6 +320,8 @@ class PromptedSegmenter:
         images = images.permute(0, 3, 1, 2)  # channels last already, as a view
         size = self.working_size(*images.shape[-2:])
         if images.shape[-2:] != size:
+            if images.device.type != 'cpu':  # only there does torch scale bytes
+                images = images.float()
             images = F.interpolate(images, size=size, mode='bilinear', antialias=True,
                                    align_corners=False)
         return images.to(self.backbone.vae.dtype).div(127.5).sub(1.0)
