@@ -534,6 +534,21 @@ def test_a_sweep_that_is_not_ended_is_missing(means: dict[float, float], words: 
     assert (words in found[0] and len(found) == 1) if words else not found
 
 
+def test_rows_stand_in_the_order_of_the_claims_whoever_was_measured_first() -> None:
+    cell = {'miou': {'fog': 50.0}, 'adverse_mean': 50.0}
+    cells = {'2': {'t = 50': {'2': cell, '0': cell}, 'none': {'0': cell}, 'both': {'0': cell}},
+             '1 ablations': {'random weights, without the latents': {'0': cell},
+                             'diffusion, without the latents': {'0': cell}}}
+    figures = {'preset': 'micro', 'budget': {}, 'cells': cells}
+    found = report.in_order(figures)['cells']
+    assert {part: list(of) for part, of in found.items()} == {
+        '2': ['none', 'both', 't = 50'],
+        '1 ablations': ['diffusion, without the latents', 'random weights, without the latents']}
+    assert list(found['2']['t = 50']) == ['0', '2'] and found['2'] == cells['2']
+    missing = [what for claim, what in report.gaps(figures) if 'without the latents' in what]
+    assert not missing, 'ablations have one seed'
+
+
 def test_the_document_says_what_rows_were_computed_in() -> None:
     whole = [{'precision': name} for name in ('bfloat16', 'float32', 'float32')]
     figures = {'cells': {'1': {'diffusion': {'0': {}}, 'SegFormer-B0': {

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--split', help='train, val or test; by default test, or val with --data')
     parser.add_argument(
         '--steady', type=number(0), default=720.0, metavar='SECONDS',
-        help='how long recognition drives in each weather, in the first stream, to count alarms')
+        help='how long recognition drives in each weather, without a change, to count alarms')
     parser.add_argument(
         '--sweep', action='store_true',
         help='first try learning rates for these methods on the validation split')
@@ -96,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
                 continue
             elif name == 'continual' and args.methods:
                 more['methods'] = ['source', *(m for m in args.methods if m != 'source')]
-            elif (name, seed) == ('recognition', 0):
+            elif name == 'recognition':
                 more['steady_s'] = args.steady
             of_seeds[str(seed)] = stream.PROTOCOLS[name](segmenter, split, seed, **more)
             # A file may be filled by several versions: each figure says by which.

@@ -6,13 +6,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
+import re
 import shutil
 
 import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.train.claims import verdicts
 from ptdiffseg_ros.train.claims.adaptation import COST, PICTURES, TIMED
-from ptdiffseg_ros.train.claims.backbones import at_edge, BEYOND, LONGER
+from ptdiffseg_ros.train.claims.backbones import ABLATIONS, at_edge, BEYOND, LONGER, ROWS
 from ptdiffseg_ros.train.claims.budget import Budget, CLAIMS
 from ptdiffseg_ros.train.claims.ledger import every_cell, Figures
 from ptdiffseg_ros.train.claims.randomization import CACHING
@@ -31,7 +32,7 @@ WHAT = {
     'end to end': 'the same UNet, end to end with labels',
     'SegFormer-B0': 'SegFormer-B0, end to end with labels'}
 NOT_MIOU = (CACHING, COST, PICTURES)
-ONCE = (*NOT_MIOU, LONGER)  # with one seed
+ONCE = (*NOT_MIOU, LONGER, *(f'{row}, {what}' for row in ROWS for what in ABLATIONS))  # one seed
 _TIMESTEP = f't = {TrainConfig.timestep}'
 
 
@@ -41,6 +42,22 @@ def _spread(values: Sequence[float], form: str = '.1f') -> str:
         format(round(v) if form == 'd' else v, form)
         for v in (float(np.mean(values)), min(values), max(values)))
     return mean if least == most else f'{mean} ({least} to {most})'
+
+
+def _budget(figures: Figures) -> Budget:
+    """Give the budget that was spent."""
+    return Budget(**{field.name: figures['budget'][field.name] for field in fields(Budget)
+                     if field.name in figures['budget']})
+
+
+def in_order(figures: Figures) -> Figures:
+    """Give figures with their variants in the order of the claims, whoever was measured first."""
+    budget, cells = _budget(figures), {}
+    for part, of in figures['cells'].items():
+        order = {name: place for place, name in enumerate(NAMES[part[0]](budget))}
+        cells[part] = {name: dict(sorted(of[name].items())) for name in sorted(
+            of, key=lambda name: order.get(name, len(order)))}
+    return {**figures, 'cells': cells}
 
 
 def _rows(figures: Figures, claim: str) -> dict[str, list[Figures]]:
@@ -252,8 +269,7 @@ def what_did_not_hold(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
 
 def gaps(figures: Figures) -> Iterator[tuple[str, str]]:
     """Yield each claim and what of it is not measured yet, or with too few seeds."""
-    known = {field.name: figures['budget'][field.name] for field in fields(Budget)
-             if field.name in figures['budget']}
+    budget = _budget(figures)
     wanted = 1 if figures['preset'] == 'quick' else verdicts.WANTED_SEEDS
     for claim in CLAIMS:
         rates = figures['cells'].get(f'{claim} rates', {})
@@ -262,12 +278,12 @@ def gaps(figures: Figures) -> Iterator[tuple[str, str]]:
         if not any(parts):
             yield claim, 'all of it'
             continue
-        for name in NAMES[claim](Budget(**known)):
+        for name in NAMES[claim](budget):
             seeds = max(len(of.get(name, ())) for of in parts)
             most = 1 if name in ONCE else wanted
             if seeds < most:
                 yield claim, f'"{name}"' + (f' ({seeds} of {most} seeds)' if seeds else '')
-            planned = len(known.get('rates', ()))
+            planned = len(budget.rates)
             if seeds and name in WHAT and planned > 1:
                 means = {float(rate): of['mean'] for rate, of in rates.get(name, {}).items()}
                 if len(means) < planned:
@@ -281,7 +297,8 @@ def what_it_took(figures: Figures) -> str:
     spent: dict[str, list[float]] = {}
     for claim, _, _, cell in every_cell(figures):
         spent.setdefault(claim, []).append(cell['seconds'] / 60)
-    return markdown_table(
+    return ('Where several processes filled the file at once, each took longer than it would '
+            'alone.\n\n') + markdown_table(
         ['claim', 'cells', 'minutes', 'the longest cell'],
         [[claim, len(minutes), f'{sum(minutes):.1f}', f'{max(minutes):.1f}']
          for claim, minutes in sorted(spent.items())])
@@ -289,6 +306,7 @@ def what_it_took(figures: Figures) -> str:
 
 def tables(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
     """Give the tables of these claims, as far as they have figures, and the verdicts."""
+    figures = in_order(figures)
     parts = [f'## {TITLES[claim]}\n\n{LAY_OUT[claim](figures)}'
              for claim in claims if _rows(figures, claim)]
     return '\n\n'.join([*parts, f'## What did not hold\n\n{what_did_not_hold(figures, claims)}'])
@@ -300,6 +318,7 @@ def render(figures: Figures, source: Path, document: Path) -> None:
 
     :param source: the JSON file that the figures were read from.
     """
+    figures = in_order(figures)
     images = document.parent / 'images'
     images.mkdir(parents=True, exist_ok=True)
     parts = [_opening(figures)]
@@ -333,9 +352,11 @@ def _opening(figures: Figures) -> str:
     unfinished = ('**Unfinished, not measured yet:** ' + '; '.join(
         f'claim {claim}: {", ".join(of)}' for claim, of in missing.items()) + '.\n\n'
         if missing else '')
-    commits, machines = (', '.join(dict.fromkeys(
-        cell.get(name) or figures[name] for *_, cell in every_cell(figures)))
+    commits, machines = (dict.fromkeys(
+        cell.get(name) or figures[name] for *_, cell in every_cell(figures))
         for name in ('commit', 'machine'))
+    # How many cores a process had is of no interest where several divided them.
+    machines = dict.fromkeys(re.sub(r', \d+ cores', '', machine) for machine in machines)
     threads = ' or '.join(sorted({
         str(cell.get('threads', figures['threads'])) for *_, cell in every_cell(figures)}))
     budget = ', '.join(f'{name} {value}' for name, value in figures['budget'].items()
@@ -353,7 +374,7 @@ def _opening(figures: Figures) -> str:
         'view. In brackets the least and the greatest of the seeds, which change the training or '
         'the stream, not the test frames.',
         f'Preset {figures["preset"]}, model {figures["model"]} ({figures["segmenter"]}), commit '
-        f'{commits}; {machines}; threads: {threads}. Budget: {budget}.'])
+        f'{", ".join(commits)}; {"; ".join(machines)}; threads: {threads}. Budget: {budget}.'])
 
 
 def plot(figures: Figures, claim: str, path: Path) -> None:
@@ -384,7 +405,8 @@ def plot(figures: Figures, claim: str, path: Path) -> None:
     axes[0, 0].set_xticks(np.arange(len(conditions)), conditions)
     axes[0, 0].set_ylabel('mIoU (%)')
     axes[0, 0].grid(axis='y', alpha=0.3)
-    axes[0, 0].legend(fontsize='small', ncols=2)
+    axes[0, 0].legend(  # above the bars, which are as high as the axes
+        fontsize='small', ncols=min(5, len(rows)), loc='lower center', bbox_to_anchor=(0.5, 1.0))
     if reach:
         for i, (variant, values) in enumerate(reach.items()):
             mean, spread = _bars([[value] for value in values])
