@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--variants', nargs='+', default=[], metavar='NAME',
         help='of these claims, such as SegFormer-B0 or "t = 400"; by default all')
     parser.add_argument(
-        '--preset', default='micro', help='how much is spent; "micro": about 8 hours on two cores')
+        '--preset', default='micro', help='how much is spent; "micro": about 9 hours on two cores')
     parser.add_argument(
         '--quick', action='store_true',
         help='a first, small answer: fewer frames, steps and variants')

@@ -129,7 +129,11 @@ class _Batched(ABC):
 
 
 class LabelledPrompt(_Batched):
-    """The ceiling: the scene prompt tuned with labels, by the same optimiser, rate and steps."""
+    """
+    The ceiling: the scene prompt tuned with labels, by the same optimiser in as many steps.
+
+    It starts from the source's prompt, and has a rate of its own, no average and no review.
+    """
 
     most_steps = AdaptationConfig.steps
 

@@ -13,7 +13,14 @@ import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.train.claims import verdicts
 from ptdiffseg_ros.train.claims.adaptation import COST, PICTURES, TIMED
-from ptdiffseg_ros.train.claims.backbones import ABLATIONS, at_edge, BEYOND, LONGER, ROWS
+from ptdiffseg_ros.train.claims.backbones import (
+    ABLATIONS,
+    at_edge,
+    BEYOND,
+    CONVERGING,
+    LONGER,
+    ROWS,
+)
 from ptdiffseg_ros.train.claims.budget import Budget, CLAIMS
 from ptdiffseg_ros.train.claims.ledger import every_cell, Figures
 from ptdiffseg_ros.train.claims.randomization import CACHING
@@ -111,7 +118,7 @@ def _backbones(figures: Figures) -> str:
         'model and the masked autoencoder have seen unlabelled frames in every weather, the '
         'former with captions that name it; and so has the autoencoder whose latents all rows but '
         'SegFormer-B0 see. Adverse weather is thus new to SegFormer-B0 alone, and without labels '
-        'for all; the style is new '
+        'for all; so are mixtures, a tenth of those frames; the style is new '
         'for all. Rows with random weights have other ones with each seed; diffusion model and '
         'masked autoencoder are one pretraining each. Learning rates are chosen by the mean of '
         'all conditions, targets included, of the validation split, in trainings of another seed; '
@@ -132,7 +139,8 @@ def _backbones(figures: Figures) -> str:
             watched)
     if _rows(figures, '1 longer'):
         table += (f'\n\nSegFormer-B0 with {of["longer"]:g} times the steps, first seed, to see '
-                  'whether it had come to its end:\n\n' + _table(figures, '1 longer'))
+                  f'whether it had come to its end. {_shorter(figures)}\n\n' + _table(
+                      figures, '1 longer', {'share kept, %': ('.1f', verdicts.kept)}))
     if _rows(figures, '1 ablations'):
         table += ('\n\nWhat the head is given, for the frozen backbones, each at its rate above; '
                   'the latents are those of the common autoencoder:\n\n' + _table(
@@ -145,6 +153,14 @@ def _backbones(figures: Figures) -> str:
         return f'{table}\n\nLearning rates were not swept: each row has its usual one.'
     return f'{table}\n\n' + markdown_table(
         ['validation split, mean of all conditions', 'learning rate: mIoU'], sweeps)
+
+
+def _shorter(figures: Figures) -> str:
+    """Say what the network that was trained for longer had after the usual steps."""
+    cell = figures['cells']['1'].get(CONVERGING, {}).get('0')
+    return '' if cell is None else (
+        f'After the usual steps that seed has {cell["miou"]["clear"]:.1f} in clear weather, '
+        f'{cell["adverse_mean"]:.1f} in adverse, and keeps {verdicts.kept(cell):.1f} %:')
 
 
 _ABOUT_POOLS = ('"On" draws from the scene prompts of the five weathers, as the paper does, and '
@@ -195,10 +211,16 @@ def _adaptation(figures: Figures) -> str:
         'numbers': ('d', lambda cell: cell['trainable']),
         'kept, KiB': ('.0f', lambda cell: cell['kept_bytes'] / 1024),
         'for a step, MiB': ('.1f', lambda cell: cell['step_bytes'] / 2**20),
-        'learning, in forward passes': ('.1f', lambda cell: cell['learning_in_passes'])})
+        'learning, in forward passes': ('.1f', lambda cell: cell['learning_in_passes']),
+        'learning rate': ('g', lambda cell: cell.get('rate', 0.0))})
     parts = [
         f'A stream of {of["stream_frames"]} unlabelled frames of each condition, from the source; '
-        f'then {of["held_out"]} other frames to measure on. Online: frames of the stream, each '
+        f'then {of["held_out"]} other frames to measure on. Source: the segmenter as it is; '
+        'head alone: without its layout denoiser; prompt: ours; pseudo labels: the objective of '
+        'the paper; labelled prompt: the same prompt tuned with labels, for comparison, as an '
+        'estimate of what can be had. The segmenter and the other frames are the same for all '
+        'seeds, which are of the stream. The prompt and the labelled prompt take 50 steps at '
+        'most, the others one every other frame. Online: frames of the stream, each '
         'predicted before it is learned from, mean of the conditions. Kept: what a method holds '
         'between frames beside the model, its latest frames included. For a step: what is held '
         'for the gradient. Learning: a frame of the stream beside its prediction, in the mean of '
@@ -246,14 +268,14 @@ def what_did_not_hold(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
              for bound, values in verdicts.judge_bounds(figures) if bound.claim in claims]
     failed = [row for row in rows if row[-1] != verdicts.HOLDS]
     rule = ('The rule: an expectation holds where the mean difference is at least '
-            f'{verdicts.MARGIN} mIoU, or {verdicts.MARGIN_PERCENT} % of a share, and every seed '
-            'is above 0; "the contrary" is the same with the sign turned; anything else is no '
-            'clear difference. A bound has to be reached by every seed.')
+            f'{verdicts.MARGIN} mIoU, or {verdicts.MARGIN_PERCENT} percentage points of a share, '
+            'and every seed is above 0; "the contrary" is the same with the sign turned; anything '
+            'else is no clear difference. A bound has to be reached by every seed.')
     few = [v for v in found if len(v.differences) < verdicts.WANTED_SEEDS]
     if few:
         rule += (f' {len(few)} of {len(found)} have fewer than {verdicts.WANTED_SEEDS} seeds: '
                  'a first answer, no more.')
-    head = ['claim', 'expected', 'in', 'found', 'seeds', 'verdict']
+    head = ['claim', 'expected', 'measured in', 'found', 'seeds', 'verdict']
     parts = [rule]
     parts.append(markdown_table(head, failed) if failed else 'Everything that was measured held.')
     held = [row for row in rows if row[-1] == verdicts.HOLDS]
@@ -352,11 +374,13 @@ def _opening(figures: Figures) -> str:
     unfinished = ('**Unfinished, not measured yet:** ' + '; '.join(
         f'claim {claim}: {", ".join(of)}' for claim, of in missing.items()) + '.\n\n'
         if missing else '')
-    commits, machines = (dict.fromkeys(
-        cell.get(name) or figures[name] for *_, cell in every_cell(figures))
-        for name in ('commit', 'machine'))
-    # How many cores a process had is of no interest where several divided them.
-    machines = dict.fromkeys(re.sub(r', \d+ cores', '', machine) for machine in machines)
+    commits = dict.fromkeys(
+        cell.get('commit') or figures['commit'] for *_, cell in every_cell(figures))
+    machines: dict[str, dict[str, None]] = {}  # which claims each has measured
+    for claim, _, _, cell in every_cell(figures):
+        # How many cores a process had is of no interest where several divided them.
+        machine = re.sub(r', \d+ cores', '', cell.get('machine') or figures['machine'])
+        machines.setdefault(machine, {})[claim[0]] = None
     threads = ' or '.join(sorted({
         str(cell.get('threads', figures['threads'])) for *_, cell in every_cell(figures)}))
     budget = ', '.join(f'{name} {value}' for name, value in figures['budget'].items()
@@ -374,7 +398,9 @@ def _opening(figures: Figures) -> str:
         'view. In brackets the least and the greatest of the seeds, which change the training or '
         'the stream, not the test frames.',
         f'Preset {figures["preset"]}, model {figures["model"]} ({figures["segmenter"]}), commit '
-        f'{", ".join(commits)}; {"; ".join(machines)}; threads: {threads}. Budget: {budget}.'])
+        f'{", ".join(commits)}; ' + '; '.join(
+            f'{machine} (claim {", ".join(claims)})' for machine, claims in machines.items())
+        + f'; threads: {threads}. Budget: {budget}.'])
 
 
 def plot(figures: Figures, claim: str, path: Path) -> None:
