@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.cli import main
@@ -186,6 +187,21 @@ def test_methods_are_added_to_the_streams_they_have_not_been_run_on(
 
 
 @pytest.mark.slow
+def test_every_stream_drives_steadily_for_as_long(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drives: list[tuple[int, float]] = []
+
+    def recognition(segmenter: Any, split: str, seed: int, steady_s: float) -> dict[str, Any]:
+        drives.append((seed, steady_s))
+        return {'right_from_3_s_percent': 100.0, 'frames': 1, 'delays_s': [0.2],
+                'false_alarms': 0, 'false_alarms_in': {}, 'steady_hours': 1.0}
+
+    monkeypatch.setitem(stream.PROTOCOLS, 'recognition', recognition)
+    assert main(['stream', '--model', str(folder), '--protocol', 'recognition', '--seeds', '2',
+                 '--steady', '9', '--json', str(tmp_path / 'x.json')]) == 0
+    assert drives == [(0, 9.0), (1, 9.0)]
+
+
 def test_every_protocol_runs_and_is_laid_out(segmenter) -> None:
     found = {
         'drives': stream.drives(segmenter, 'val', 0, frames=6),

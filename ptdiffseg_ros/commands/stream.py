@@ -28,9 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='one-pass, drives, continual, gradual, hostile, unusual, recognition, cost, or all')
     parser.add_argument(
         '--methods', nargs='+', metavar='METHOD',
-        help='of one-pass and continual: "head alone", source, prompt, "pseudo labels", TENT, '
-        'CoTTA, self-training, "labelled prompt"; by default all, in continual source, prompt, '
-        'TENT and CoTTA')
+        help='of one-pass, continual and --sweep: "head alone", source, prompt, "pseudo labels", '
+        'TENT, CoTTA, self-training, "labelled prompt"; by default all, in continual source, '
+        'prompt, TENT and CoTTA')
     parser.add_argument('--seeds', type=whole, default=3, help='streams of each protocol')
     parser.add_argument(
         '--first-seed', type=number(0, kind=int), default=0, help='the seed of the first stream')

