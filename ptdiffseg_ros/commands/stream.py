@@ -46,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--json', type=Path, metavar='FILE',
         help='write the figures; a file of an earlier run with the same settings is gone on with')
-    parser.add_argument('--plot', type=Path, metavar='PNG', help='draw mIoU over the rounds')
+    parser.add_argument(
+        '--plot', type=Path, metavar='PNG', help='draw what is gained over the rounds')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -156,7 +156,11 @@ TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
-    """Draw the continual protocol: mIoU of each method over the rounds."""
+    """
+    Draw the continual protocol: what each method gains over the source, round by round.
+
+    Gains, because methods may have been run on other seeds.
+    """
     import matplotlib
     matplotlib.use('Agg')
     from matplotlib import pyplot
@@ -170,15 +174,19 @@ def plot(figures: dict[str, Any], path: Path) -> None:
         squeeze=False)
     axes = grid[0]
     for axis, condition in zip(axes, conditions):
+        axis.axhline(0.0, color='black', linewidth=1)
         for name in methods_of(seeds):
+            if name == 'source':
+                continue
             values = np.array([
-                s['online'][name][condition] for s in seeds if name in s['online']])
+                np.subtract(s['online'][name][condition], s['online']['source'][condition])
+                for s in seeds if name in s['online']])
             laps = np.arange(1, values.shape[1] + 1)
             axis.plot(laps, values.mean(axis=0), label=name, linewidth=2)
             axis.fill_between(laps, values.min(axis=0), values.max(axis=0), alpha=0.15)
         axis.set(title=condition, xlabel='round')
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel('online mIoU (%)')
-    axes[-1].legend()
+    axes[0].set_ylabel('gain over the source (mIoU)')
+    axes[0].legend(fontsize='small')
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
