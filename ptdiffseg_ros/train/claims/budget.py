@@ -57,10 +57,10 @@ class Budget:
 BUDGETS = {
     'micro': Budget(),
     'quick': Budget(
-        frames=96, steps=80, measured=10, agreement_frames=3, caching_steps=6,
+        frames=80, steps=64, measured=10, agreement_frames=3, caching_steps=6,
         end_to_end_steps=100, rates=(1.0,), longer=0, ablated=(), validated=6, masked_frames=192,
         masked_steps=50, masked_batch=8, timesteps=(400,), noised=(), weights=(0.0,),
-        pools=(2,), stream_frames=60, held_out=10, stream_conditions=ADVERSE,
+        pools=(2,), stream_frames=40, held_out=10, stream_conditions=ADVERSE,
         methods=('source', 'prompt', 'pseudo labels', 'TENT', 'CoTTA', 'self-training',
                  'labelled prompt'))}
 
