@@ -19,7 +19,7 @@ from sensor_msgs.msg import Image
 pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
 
 RATE_HZ = 5.0  # at most
-ROOM = 2.5  # times what a frame takes, at least, between two: else no time is left to tune
+ROOM = 1.5  # times what a frame takes, at least, between two: else no time is left to tune
 INTERVALS = 40
 
 
