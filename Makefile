@@ -15,22 +15,28 @@ ROS := $(shell [ -n "$${ROS_DISTRO:-}" ] && $(PYTHON) -c 'import rclpy' 2>/dev/n
 STAMP := $(VENV)/installed-$(or $(ROS),pypi)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-slow lint build colcon clean
+.PHONY: help venv demo test test-benchmarks test-slow lint build colcon clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 venv: $(STAMP) ## Make the virtual environment .venv; the other targets do so too
 
 demo: $(STAMP) ## Drive through changing weather, segmented over DDS; leaves demo_report/
 	$(BIN)/ptdiffseg demo --out demo_report
 
-test: lint ## Lint, then run all tests but those of test-slow, on all cores where they can
-	@failed=0; set -x; \
-	$(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile \
+# First what may run on all cores, then what needs the machine to itself; $(1) has more arguments.
+pytest = failed=0; set -x; \
+	$(BIN)/python -m pytest $(1) -n auto --maxprocesses 8 --dist loadfile \
 		-m 'not real_size and not real_time' || failed=1; \
-	$(BIN)/python -m pytest -m 'not real_size and real_time' || failed=1; \
+	$(BIN)/python -m pytest $(1) -m 'not real_size and real_time' || failed=1; \
 	exit $$failed
+
+test: lint ## Lint, then test the package; without test-benchmarks and test-slow
+	@$(call pytest,--ignore test/benchmarks)
+
+test-benchmarks: $(STAMP) ## Test the benchmarks: claims, streams, soak
+	@$(call pytest,test/benchmarks)
 
 test-slow: $(STAMP) ## Test Stable Diffusion at its real size: 16 GiB of memory, many minutes
 	$(BIN)/python -m pytest -m real_size

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import importlib
 import sys
 
@@ -21,10 +21,7 @@ COMMANDS = {
     'data': ('data', 'look through a labelled data set before hours are spent on it'),
     'info': ('info', 'what a segmenter is, what it costs, its classes and its prompts'),
     'adapt': ('adapt', 'tune the scene prompt on unlabelled frames: folder, video or bag'),
-    'stream': ('stream', 'adapt online on streams of the town or a data set, beside baselines'),
-    'reproduce': ('reproduce', "check the paper's four claims on the town, beside baselines"),
     'bench': ('bench', 'latency, throughput and memory on this machine, by stage'),
-    'soak': ('soak', 'run the node through a long drive with faults, and give a verdict'),
     'watch': ('watch', 'a live page in the browser: camera, masks, domain, adaptation'),
     'prompts': ('prompts', 'list, show, export and import the scene prompts that were learned'),
 }
@@ -41,7 +38,7 @@ REMEDIES = {
 USER_ERROR, INTERRUPTED = 2, 130
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Name the defaults that say something: not None, and not whether a switch was given."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
@@ -68,14 +65,19 @@ def _parser(called: str | None) -> argparse.ArgumentParser:
     for name, (module, help_line) in COMMANDS.items():
         command = commands.add_parser(
             name, help=help_line, description=help_line[0].upper() + help_line[1:] + '.',
-            formatter_class=_HelpFormatter, allow_abbrev=False)
+            formatter_class=HelpFormatter, allow_abbrev=False)
         if name == called:
             implementation = importlib.import_module(f'ptdiffseg_ros.commands.{module}')
             implementation.add_arguments(command)
             command.set_defaults(run=implementation.run)
-        command.add_argument(
-            '--debug', action='store_true', help='show where an error comes from')
+        add_debug(command)
     return parser
+
+
+def add_debug(parser: argparse.ArgumentParser) -> None:
+    """Add the option that `call` reads."""
+    parser.add_argument(
+        '--debug', action='store_true', help='show where an error comes from')
 
 
 def _explain(error: Exception) -> str | None:
@@ -107,16 +109,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.command is None:
         parser.print_help()
         return USER_ERROR
+    return call(f'ptdiffseg {args.command}', args.run, args)
+
+
+def call(prog: str, run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+    """
+    Run a command, and print one line for an error that the user can mend.
+
+    :param prog: the name of the command in such a line.
+    :returns: the exit status, as `main` describes it.
+    """
     try:
-        return int(args.run(args))
+        return int(run(args))
     except KeyboardInterrupt:
-        print(f'ptdiffseg {args.command}: interrupted', file=sys.stderr)
+        print(f'{prog}: interrupted', file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         explanation = _explain(error)
         if explanation is None or args.debug:
             raise
-        print(f'ptdiffseg {args.command}: error: {explanation}', file=sys.stderr)
+        print(f'{prog}: error: {explanation}', file=sys.stderr)
         return USER_ERROR
 
 

@@ -6,7 +6,7 @@ Stable Diffusion 1.5 at its real size, with random weights: time and memory on a
 Every stage is a process of its own, so that its peak of memory is its own. It takes a quarter of
 an hour on one core, some 7 GB of disk and 16 GiB of memory:
 
-    python test/real_size.py --json docs/results/sd15_cpu.json
+    python test/real_size.py --json benchmarks/results/sd15_cpu.json
 """
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ import torch
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-COMMAND = 'python test/real_size.py --json docs/results/sd15_cpu.json'
+COMMAND = 'python test/real_size.py --json benchmarks/results/sd15_cpu.json'
 LIMIT_GIB = 16.0
 VOCABULARY = 49408  # CLIP's
 INPUT_SIZE = (512, 1024)  # that frames are segmented at

@@ -9,15 +9,16 @@ from pathlib import Path
 import re
 from typing import Any
 
+from benchmarks.claims import report
+from benchmarks.soak.drive import verdict
+from benchmarks.soak.report import tables as soak_tables
+from benchmarks.stream.report import tables
 import numpy as np
 from ptdiffseg_ros.cli import COMMANDS
-from ptdiffseg_ros.commands import bench, soak
+from ptdiffseg_ros.commands import bench
 from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.pictures import write_png
-from ptdiffseg_ros.demo.soak import verdict
 from ptdiffseg_ros.ros.parameters import PARAMETERS
-from ptdiffseg_ros.train.claims import report
-from ptdiffseg_ros.train.stream_report import tables
 import pytest
 import real_size
 import yaml
@@ -41,7 +42,7 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
 @pytest.mark.parametrize('document', [ROOT / 'README.md', CARD], ids=['README', 'card'])
 @pytest.mark.parametrize('results', ['micro_test.json', 'micro_test_head_alone.json'])
 def test_the_quoted_miou_is_that_of_the_result_file(document: Path, results: str) -> None:
-    figures = json.loads((ROOT / 'docs' / 'results' / results).read_text())
+    figures = json.loads((ROOT / 'benchmarks' / 'results' / results).read_text())
     row = [f'{c["miou"]:.1f}' for c in figures['conditions'].values()]
     row.append(f'{figures["adverse_mean"]:.1f}')
     assert f'| {" | ".join(row)} |' in document.read_text()
@@ -70,7 +71,7 @@ def test_the_readme_names_the_commands() -> None:
 
 
 def test_the_tables_of_adaptation_are_those_of_their_file() -> None:
-    figures = json.loads((ROOT / 'docs' / 'results' / 'micro_stream.json').read_text())
+    figures = json.loads((ROOT / 'benchmarks' / 'results' / 'micro_stream.json').read_text())
     text = (ROOT / 'docs' / 'adaptation.md').read_text()
     found = tables(figures).split('\n\n')
     assert len(found) > 5
@@ -79,22 +80,23 @@ def test_the_tables_of_adaptation_are_those_of_their_file() -> None:
 
 
 @pytest.mark.parametrize(('document', 'results', 'tables_of'), [
-    (RELIABILITY, 'soak.json', soak.tables), (RELIABILITY, 'overload.json', soak.tables),
-    (RELIABILITY, 'overload_three.json', soak.tables), (RELIABILITY, 'calm.json', soak.tables),
+    (RELIABILITY, 'soak.json', soak_tables), (RELIABILITY, 'overload.json', soak_tables),
+    (RELIABILITY, 'overload_three.json', soak_tables), (RELIABILITY, 'calm.json', soak_tables),
     (RELIABILITY, 'bench.json', bench.tables), (RELIABILITY, 'bench_gpu.json', bench.tables),
     (TRAINING, 'sd15_cpu.json', real_size.tables)],
     ids=['soak', 'overload', 'three', 'calm', 'bench', 'bench_gpu', 'sd15_cpu'])
 def test_the_figures_of_a_document_are_those_of_their_file(
         document: Path, results: str, tables_of: Callable[[dict[str, Any]], str]) -> None:
-    path, text = ROOT / 'docs' / 'results' / results, document.read_text()
-    assert path.exists() == (f'(results/{results})' in text)  # what is not measured is not quoted
+    path, text = ROOT / 'benchmarks' / 'results' / results, document.read_text()
+    # What is not measured is not quoted.
+    assert path.exists() == (f'(../benchmarks/results/{results})' in text)
     if path.exists():
         for part in tables_of(json.loads(path.read_text())).split('\n\n'):
             assert part in text
 
 
 def test_the_document_of_the_claims_is_what_its_figures_render() -> None:
-    document, path = ROOT / 'docs' / 'results.md', ROOT / 'docs' / 'results' / 'claims.json'
+    document, path = ROOT / 'docs' / 'results.md', ROOT / 'benchmarks' / 'results' / 'claims.json'
     assert document.exists() == path.exists()
     if path.exists():
         figures = report.in_order(json.loads(path.read_text()))
@@ -110,7 +112,8 @@ def test_reliability_points_to_tests_that_exist_and_the_limits_that_are_checked(
     found = re.findall(r'`(test_\w+\.py)::(test_\w+)`', text)
     assert len(found) > 15
     for file, name in found:
-        assert f'def {name}(' in (ROOT / 'test' / file).read_text(), name
+        path = next((ROOT / 'test').rglob(file))
+        assert f'def {name}(' in path.read_text(), name
     camera = dict.fromkeys(
         ('sent', 'masks', 'segmented', 'unaccounted', 'unasked', 'failed', 'malformed'), 1)
     checks = verdict({

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+from benchmarks.stream.__main__ import main as stream
 import numpy as np
 from PIL import Image as Picture
 from ptdiffseg_ros.cli import main
@@ -146,24 +147,25 @@ def test_head_and_layout_share_no_picture(cityscapes: Path) -> None:
 def test_adaptation_is_measured_on_pictures_of_each_condition(
         trained: Path, acdc: Path, cityscapes: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / 'stream.json'
-    arguments = ['stream', '--model', str(trained), '--seeds', '1', '--json', str(out)]
+    arguments = ['--model', str(trained), '--seeds', '1', '--json', str(out)]
     on_acdc = [*arguments, '--data', str(acdc)]
-    assert main([*on_acdc, '--protocol', 'one-pass', '--methods', 'source', 'TENT']) == 0
+    assert stream([*on_acdc, '--protocol', 'one-pass', '--methods', 'source', 'TENT']) == 0
     figures = json.loads(out.read_text())
     of = figures['protocols']['one-pass']['0']
     assert figures['data'] == 'acdc' and figures['split'] == 'val'
     assert {c for c in of['TENT'] if isinstance(of['TENT'][c], dict)} == {'fog', 'night'}
     assert '| one pass | numbers | seeds | fog | night | mean | gain |' in capsys.readouterr().out
-    assert main([*on_acdc, '--protocol', 'drives']) == 2
+    assert stream([*on_acdc, '--protocol', 'drives']) == 2
     assert 'allowed with pictures of a data set are all, one-pass' in capsys.readouterr().err
-    assert main([*arguments, '--data', str(cityscapes), '--methods', 'source']) == 2
+    assert stream([*arguments, '--data', str(cityscapes), '--methods', 'source']) == 2
     assert "3 pictures of the condition ''; a stream needs at least 15" in capsys.readouterr().err
 
 
 def test_streams_of_pictures_leave_out_what_is_held_out(trained: Path, acdc: Path) -> None:
-    from ptdiffseg_ros.train import stream
+    from benchmarks.stream import protocols
+
     segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
-    scenes = stream.PictureScenes(stream.Encoder(segmenter), open_data(acdc, 'val'))
+    scenes = protocols.PictureScenes(protocols.Encoder(segmenter), open_data(acdc, 'val'))
     seen = scenes.stream('fog', 0, 0, 100)
     held = scenes.held_out('fog', 100)
     assert len(seen) == 10 and len(held) == 5

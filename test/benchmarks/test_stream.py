@@ -7,11 +7,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.stream import baselines, protocols as stream, report as stream_report
+from benchmarks.stream.__main__ import main
+from benchmarks.stream.baselines import HeadMethod, Tent
 import numpy as np
-from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data import town
-from ptdiffseg_ros.train import baselines, stream, stream_report
-from ptdiffseg_ros.train.baselines import HeadMethod, Tent
 import pytest
 import torch
 
@@ -144,7 +144,7 @@ def test_the_command_writes_resumes_and_refuses(
 
     monkeypatch.setitem(stream.PROTOCOLS, 'gradual', protocol)
     out = tmp_path / 'stream.json'
-    arguments = ['stream', '--model', str(folder), '--protocol', 'gradual', '--json', str(out)]
+    arguments = ['--model', str(folder), '--protocol', 'gradual', '--json', str(out)]
     assert main([*arguments, '--seeds', '1']) == 0
     assert main([*arguments, '--seeds', '2']) == 0
     assert calls == [0, 1], 'the first seed was there already'
@@ -154,11 +154,11 @@ def test_the_command_writes_resumes_and_refuses(
     assert '| gain | +1.0 | +1.0 |' in capsys.readouterr().out
     assert main([*arguments, '--split', 'val']) == 2
     assert 'another segmenter or split' in capsys.readouterr().err
-    assert main(['stream', '--protocol', 'sideways']) == 2
+    assert main(['--protocol', 'sideways']) == 2
     assert "'sideways'" in capsys.readouterr().err
-    assert main(['stream', '--methods', 'magic']) == 2
+    assert main(['--methods', 'magic']) == 2
     assert "'magic'" in capsys.readouterr().err
-    assert main(['stream', '--split', 'west']) == 2
+    assert main(['--split', 'west']) == 2
     assert 'train, val, test' in capsys.readouterr().err
 
 
@@ -174,7 +174,7 @@ def test_methods_are_added_to_the_streams_they_have_not_been_run_on(
 
     monkeypatch.setitem(stream.PROTOCOLS, 'one-pass', one_pass)
     out = tmp_path / 'stream.json'
-    arguments = ['stream', '--model', str(folder), '--protocol', 'one-pass', '--seeds', '1',
+    arguments = ['--model', str(folder), '--protocol', 'one-pass', '--seeds', '1',
                  '--json', str(out)]
     assert main([*arguments, '--methods', 'source', 'TENT']) == 0
     assert main([*arguments, '--methods', 'source', 'CoTTA']) == 0
@@ -197,7 +197,7 @@ def test_every_stream_drives_steadily_for_as_long(
                 'false_alarms': 0, 'false_alarms_in': {}, 'steady_hours': 1.0}
 
     monkeypatch.setitem(stream.PROTOCOLS, 'recognition', recognition)
-    assert main(['stream', '--model', str(folder), '--protocol', 'recognition', '--seeds', '2',
+    assert main(['--model', str(folder), '--protocol', 'recognition', '--seeds', '2',
                  '--steady', '9', '--json', str(tmp_path / 'x.json')]) == 0
     assert drives == [(0, 9.0), (1, 9.0)]
 

@@ -1,14 +1,17 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg soak``: a long drive with faults, and a verdict."""
+"""``python -m benchmarks.soak``: a long drive with faults, and a verdict."""
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+import sys
 
+from benchmarks.command import run_benchmark
+from benchmarks.soak.report import tables
 from ptdiffseg_ros.commands import image_size, number
-from ptdiffseg_ros.data.results import markdown_table, write_json
+from ptdiffseg_ros.data.results import write_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run it; the exit status is 0 if every check holds, else 1."""
-    from ptdiffseg_ros.demo.soak import run_soak, SoakOptions
+    from benchmarks.soak.drive import run_soak, SoakOptions
 
     figures = run_soak(SoakOptions(
         minutes=args.minutes, cameras=args.cameras, rate_hz=args.rate, size=args.size,
@@ -48,29 +51,13 @@ def run(args: argparse.Namespace) -> int:
     return 0 if figures['passed'] else 1
 
 
-def tables(figures: dict[str, Any]) -> str:
-    """Lay the figures out as Markdown."""
-    parts = []
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark as a command; see `benchmarks.command`."""
+    return run_benchmark(
+        'soak',
+        'Run the node through a long drive with faults, and give a verdict.',
+        add_arguments, run, argv)
 
-    def table(head: list[str], rows: list[list[Any]]) -> None:
-        parts.append(markdown_table(head, rows))
 
-    table(['check', 'holds'], [
-        [name, 'yes' if holds else '**no**'] for name, holds in figures['checks'].items()])
-    cameras = figures['cameras']
-    keys = list(next(iter(cameras.values())))
-    table(['camera', *(key.replace('_', ' ') for key in keys)], [
-        [name, *(of[key] for key in keys)] for name, of in cameras.items()])
-    table(['time of a frame', 'p50 (ms)', 'p95 (ms)'], [
-        [name, figures[key].get('p50', ''), figures[key].get('p95', '')] for name, key in (
-            ('processing, from taking it to publishing its mask', 'processing_ms'),
-            ('age, from its stamp to publishing its mask', 'age_ms'),
-            ("overhead, from receiving it to publishing, less the model's", 'overhead_ms'))])
-    table(['until minute', 'masks', 'latency p50 (ms)', 'p95 (ms)'], [
-        [row['minute'], row['masks'], row['p50'], row['p95']] for row in figures['latency_ms']])
-    if figures['faults']:
-        table(['fault', 'times'], [[name, times] for name, times in figures['faults'].items()])
-    parts.append(f'Memory of the node grew by {figures["memory_growth_percent"]} % after the '
-                 f'warm-up. The soak itself used {figures["soak_cores"]} processor cores.')
-    parts += [f'Unexplained: {line}' for line in figures['unexplained']]
-    return '\n\n'.join(parts)
+if __name__ == '__main__':
+    sys.exit(main())

@@ -10,17 +10,7 @@ import tempfile
 import time
 from typing import Any, Protocol
 
-import numpy as np
-from ptdiffseg_ros.adapt.bank import PromptBank
-from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop
-from ptdiffseg_ros.adapt.shift import domain_name
-from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
-from ptdiffseg_ros.data import town
-from ptdiffseg_ros.data.labelled import LabelledPictures, resized
-from ptdiffseg_ros.data.metrics import ConfusionMatrix
-from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
-from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.train.baselines import (
+from benchmarks.stream.baselines import (
     CoTta,
     HeadAlone,
     HeadMethod,
@@ -31,6 +21,16 @@ from ptdiffseg_ros.train.baselines import (
     Source,
     Tent,
 )
+import numpy as np
+from ptdiffseg_ros.adapt.bank import PromptBank
+from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop
+from ptdiffseg_ros.adapt.shift import domain_name
+from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.labelled import LabelledPictures, resized
+from ptdiffseg_ros.data.metrics import ConfusionMatrix
+from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import check_split
 from ptdiffseg_ros.train.losses import IGNORE_INDEX

@@ -11,11 +11,7 @@ from pathlib import Path
 import threading
 from typing import Any
 
-import numpy as np
-from ptdiffseg_ros.cli import main
-from ptdiffseg_ros.model.prompts import RANDOMIZED_PROMPTS, SCENE_PROMPTS
-from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.train.claims import (
+from benchmarks.claims import (
     adaptation,
     agreement,
     backbones,
@@ -26,9 +22,13 @@ from ptdiffseg_ros.train.claims import (
     run,
     verdicts,
 )
-from ptdiffseg_ros.train.claims.ledger import every_cell, Ledger, read_ledger
-from ptdiffseg_ros.train.claims.run import MEASURES
-from ptdiffseg_ros.train.claims.trial import Trial
+from benchmarks.claims.__main__ import main
+from benchmarks.claims.ledger import every_cell, Ledger, read_ledger
+from benchmarks.claims.run import MEASURES
+from benchmarks.claims.trial import Trial
+import numpy as np
+from ptdiffseg_ros.model.prompts import RANDOMIZED_PROMPTS, SCENE_PROMPTS
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 import pytest
 import torch
@@ -52,7 +52,7 @@ def tiny_budget() -> Any:
 
 def reproduce(folder: Path, out: Path, claims: str, *more: str) -> dict[str, Any]:
     """Run the command, and give what it has written."""
-    assert main(['reproduce', '--claims', claims, '--seeds', '1', '--quick', '--device', 'cpu',
+    assert main(['--claims', claims, '--seeds', '1', '--quick', '--device', 'cpu',
                  '--model', str(folder), '--out', str(out), *more]) == 0
     return json.loads((out / 'claims.json').read_text())
 
@@ -278,7 +278,7 @@ def test_a_head_that_two_processes_want_is_trained_once(
         assert not done.wait(0.2), 'the other one waits'
         out.mkdir()
 
-    monkeypatch.setattr('ptdiffseg_ros.train.claims.trial.train_head', train)
+    monkeypatch.setattr('benchmarks.claims.trial.train_head', train)
     monkeypatch.setattr(PromptedSegmenter, 'from_pretrained', lambda *_: segmenter)
     done = threading.Event()
 
@@ -418,7 +418,7 @@ def test_a_head_is_found_again_by_its_settings_alone(
         trained.append(config)
         out.mkdir()
 
-    monkeypatch.setattr('ptdiffseg_ros.train.claims.trial.train_head', train)
+    monkeypatch.setattr('benchmarks.claims.trial.train_head', train)
     monkeypatch.setattr(PromptedSegmenter, 'from_pretrained', lambda *_: segmenter)
     trial = Trial(segmenter, folder, '1', TINY, None, tmp_path)
     for seed, changes in ((0, {}), (0, {}), (1, {}), (0, {'timestep': 400}), (1, {})):
@@ -441,12 +441,12 @@ def test_a_budget_measures_what_the_expectations_need(name: str) -> None:
     (['--preset', 'huge'], "preset is 'huge'; allowed are micro"),
     (['--claims', '1,2', '--variants', 'both', 'none', 'neither'],
      "variant 'neither'; claims 1, 2 have diffusion; random weights;"),
-    (['--render'], 'claims.json does not exist; run ptdiffseg reproduce first'),
+    (['--render'], 'claims.json does not exist; run python -m benchmarks.claims first'),
 ])
 def test_wrong_arguments_are_answered_in_one_line(
         arguments: list[str], words: str, tmp_path: Path,
         capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(['reproduce', *arguments, '--out', str(tmp_path)]) == 2
+    assert main([*arguments, '--out', str(tmp_path)]) == 2
     said = capsys.readouterr().err.strip()
     assert words in said and '\n' not in said
 
@@ -454,7 +454,7 @@ def test_wrong_arguments_are_answered_in_one_line(
 def test_a_damaged_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for text in ('{', '[]', '{"cells": {"1": 3}}', '{"cells": {"1": {"a": {"0": 1}}}}'):
         (tmp_path / 'claims.json').write_text(text)
-        assert main(['reproduce', '--out', str(tmp_path), '--render']) == 2
+        assert main(['--out', str(tmp_path), '--render']) == 2
         assert 'holds no figures of this command' in capsys.readouterr().err
 
 
@@ -603,7 +603,7 @@ def test_what_is_held_for_a_gradient_is_counted_until_the_graph_is_gone(segmente
 def test_the_document_shows_the_figures_of_the_file_and_what_did_not_hold(
         results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = tmp_path / 'docs' / 'results.md'
-    assert main(['reproduce', '--out', str(results), '--render', str(document)]) == 0
+    assert main(['--out', str(results), '--render', str(document)]) == 0
     text = document.read_text()
     found = report.in_order(read_ledger(results / 'claims.json'))
     for claim in MEASURES:

@@ -8,10 +8,10 @@ from pathlib import Path
 import random
 from typing import Any
 
+from benchmarks.soak.drive import growth_percent, spoil, unexplained_lines, verdict
+from benchmarks.soak.report import tables
 from hypothesis import given, settings, strategies as st
 import numpy as np
-from ptdiffseg_ros.commands.soak import tables
-from ptdiffseg_ros.demo.soak import growth_percent, spoil, unexplained_lines, verdict
 from ptdiffseg_ros.model.testing import tiny_segmenter
 from ptdiffseg_ros.ros.images import decode, ImageError
 import pytest
@@ -101,7 +101,7 @@ def test_a_frame_may_wait_for_one_period_of_its_camera() -> None:
 def test_an_overloaded_node_neither_lags_nor_lets_a_camera_starve(tmp_path: Path) -> None:
     model = tiny_segmenter(tmp_path / 'model')
     soak = Process(
-        '-m', 'ptdiffseg_ros.cli', 'soak', '--overload', '--rate', '200', '--minutes', '0.25',
+        '-m', 'benchmarks.soak', '--overload', '--rate', '200', '--minutes', '0.25',
         '--size', '480x640', '--model', str(model), '--json', str(tmp_path / 'soak.json'))
     soak.wait()
     figures = json.loads((tmp_path / 'soak.json').read_text())
@@ -120,7 +120,7 @@ def test_an_overloaded_node_neither_lags_nor_lets_a_camera_starve(tmp_path: Path
 def test_a_short_soak_of_a_real_node_passes(tmp_path: Path) -> None:
     model = tiny_segmenter(tmp_path / 'model')
     soak = Process(
-        '-m', 'ptdiffseg_ros.cli', 'soak', '--minutes', '0.4', '--size', '48x64', '--calm', '1.5',
+        '-m', 'benchmarks.soak', '--minutes', '0.4', '--size', '48x64', '--calm', '1.5',
         '--seed', '3', '--model', str(model), '--json', str(tmp_path / 'soak.json'))
     code = soak.wait()
     figures = json.loads((tmp_path / 'soak.json').read_text())

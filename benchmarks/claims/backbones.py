@@ -10,11 +10,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.train.claims.budget import Budget
-from ptdiffseg_ros.train.claims.ledger import Figures
-from ptdiffseg_ros.train.claims.rivals import (
+from benchmarks.claims.budget import Budget
+from benchmarks.claims.ledger import Figures
+from benchmarks.claims.rivals import (
     LEARNED_IN,
     masked_backbone,
     masked_settings,
@@ -25,7 +23,9 @@ from ptdiffseg_ros.train.claims.rivals import (
     Watch,
     whole_settings,
 )
-from ptdiffseg_ros.train.claims.trial import told, Trial
+from benchmarks.claims.trial import told, Trial
+import numpy as np
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.head import TrainConfig
 
 SWEEP_SEED = 1000  # of trainings that choose a learning rate; none of those that are reported

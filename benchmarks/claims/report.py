@@ -9,11 +9,9 @@ from pathlib import Path
 import re
 import shutil
 
-import numpy as np
-from ptdiffseg_ros.data.results import markdown_table
-from ptdiffseg_ros.train.claims import verdicts
-from ptdiffseg_ros.train.claims.adaptation import COST, PICTURES, TIMED
-from ptdiffseg_ros.train.claims.backbones import (
+from benchmarks.claims import verdicts
+from benchmarks.claims.adaptation import COST, PICTURES, TIMED
+from benchmarks.claims.backbones import (
     ABLATIONS,
     at_edge,
     BEYOND,
@@ -21,10 +19,12 @@ from ptdiffseg_ros.train.claims.backbones import (
     LONGER,
     ROWS,
 )
-from ptdiffseg_ros.train.claims.budget import Budget, CLAIMS
-from ptdiffseg_ros.train.claims.ledger import every_cell, Figures
-from ptdiffseg_ros.train.claims.randomization import CACHING
-from ptdiffseg_ros.train.claims.run import NAMES
+from benchmarks.claims.budget import Budget, CLAIMS
+from benchmarks.claims.ledger import every_cell, Figures
+from benchmarks.claims.randomization import CACHING
+from benchmarks.claims.run import NAMES
+import numpy as np
+from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.train.head import TrainConfig
 
 TITLES = {
@@ -390,13 +390,13 @@ def _opening(figures: Figures) -> str:
         ('**A quick run: a first answer with few frames, steps and variants. Nothing here is a '
          'figure to quote.** ' if quick else '')
         + unfinished
-        + 'Made by `ptdiffseg reproduce`; written by `ptdiffseg reproduce --render`, so that '
-        'every figure is one of the JSON file. mIoU in percent on the test split of the town, '
-        'head alone in claims 1 to 3, the whole segmenter in claim 4; trained on labelled clear '
-        'frames. The adverse mean is that of fog, night, rain and snow; mixture is two of them at '
-        'once, style the same streets by another palette, texture, camera height and field of '
-        'view. In brackets the least and the greatest of the seeds, which change the training or '
-        'the stream, not the test frames.',
+        + 'Made by `python -m benchmarks.claims`; written by `python -m benchmarks.claims '
+        '--render`, so that every figure is one of the JSON file. mIoU in percent on the test '
+        'split of the town, head alone in claims 1 to 3, the whole segmenter in claim 4; trained '
+        'on labelled clear frames. The adverse mean is that of fog, night, rain and snow; mixture '
+        'is two of them at once, style the same streets by another palette, texture, camera '
+        'height and field of view. In brackets the least and the greatest of the seeds, which '
+        'change the training or the stream, not the test frames.',
         f'Preset {figures["preset"]}, model {figures["model"]} ({figures["segmenter"]}), commit '
         f'{", ".join(commits)}; ' + '; '.join(
             f'{machine} (claim {", ".join(claims)})' for machine, claims in machines.items())

@@ -1,14 +1,16 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg stream``: adaptation on streams of the town, beside baselines."""
+"""``python -m benchmarks.stream``: online adaptation, compared with baselines."""
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 import json
 from pathlib import Path
 import sys
 from typing import Any
 
+from benchmarks.command import run_benchmark
 from ptdiffseg_ros.commands import number
 
 
@@ -52,31 +54,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the tables."""
+    from benchmarks.stream import protocols, report
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.results import commit, machine, write_json
     from ptdiffseg_ros.model.runtime import accelerator
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-    from ptdiffseg_ros.train import stream, stream_report
 
     of_town = args.data is None
     split = args.split or ('test' if of_town else 'val')
-    every = list(stream.PROTOCOLS if of_town else stream.OF_PICTURES)
+    every = list(protocols.PROTOCOLS if of_town else protocols.OF_PICTURES)
     chosen = every if 'all' in args.protocol else args.protocol
-    stream.check(chosen, split, args.methods or (), of_town)
+    protocols.check(chosen, split, args.methods or (), of_town)
     segmenter = PromptedSegmenter.from_pretrained(args.model, args.device)
     source: dict[str, Any] = {}
     if not of_town:
-        source['scenes'] = stream.PictureScenes(
-            stream.Encoder(segmenter), open_data(args.data, split, args.data_kind))
+        source['scenes'] = protocols.PictureScenes(
+            protocols.Encoder(segmenter), open_data(args.data, split, args.data_kind))
     data = 'town' if of_town else source['scenes'].data.kind
     figures = _earlier(args.json, segmenter.fingerprint, split, data) or {
         'command': 'stream', 'model': segmenter.name, 'segmenter': segmenter.fingerprint,
         'data': data, 'split': split, 'commit': commit(),
         'machine': machine(accelerator(segmenter.device)),
-        'learning_rates': stream.LEARNING_RATES, 'protocols': {}}
+        'learning_rates': protocols.LEARNING_RATES, 'protocols': {}}
     if args.sweep:
-        figures['sweep'] = stream.sweep(
-            segmenter, found=figures.get('sweep'), methods=args.methods or stream.METHODS)
+        figures['sweep'] = protocols.sweep(
+            segmenter, found=figures.get('sweep'), methods=args.methods or protocols.METHODS)
         _keep(args.json, figures, write_json)
     for name in chosen:
         of_seeds = figures['protocols'].setdefault(name, {})
@@ -84,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             found = of_seeds.get(str(seed))
             more: dict[str, Any] = dict(source)
             if name == 'one-pass':
-                left = [m for m in args.methods or stream.METHODS if m not in (found or {})]
+                left = [m for m in args.methods or protocols.METHODS if m not in (found or {})]
                 if not left:
                     continue
                 more.update(methods=left, found=found)
@@ -99,15 +101,15 @@ def run(args: argparse.Namespace) -> int:
                 more['methods'] = ['source', *(m for m in args.methods if m != 'source')]
             elif name == 'recognition':
                 more['steady_s'] = args.steady
-            of_seeds[str(seed)] = stream.PROTOCOLS[name](segmenter, split, seed, **more)
+            of_seeds[str(seed)] = protocols.PROTOCOLS[name](segmenter, split, seed, **more)
             # A file may be filled by several versions: each figure says by which.
             by = figures.setdefault('commits', {}).setdefault(name, {})
             by[str(seed)] = commit() if name != 'one-pass' else {
                 **by.get(str(seed), {}), **dict.fromkeys(more['methods'], commit())}
             _keep(args.json, figures, write_json)
-    print(stream_report.tables(figures))
+    print(report.tables(figures))
     if args.plot:
-        stream_report.plot(figures, args.plot)
+        report.plot(figures, args.plot)
     return 0
 
 
@@ -133,3 +135,15 @@ def _earlier(
 def _keep(path: Path | None, figures: dict[str, Any], write_json: Any) -> None:
     if path is not None:
         write_json(path, figures)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark as a command; see `benchmarks.command`."""
+    return run_benchmark(
+        'stream',
+        'Adapt online on streams of the town or a data set, and compare with baselines.',
+        add_arguments, run, argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

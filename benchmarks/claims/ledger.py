@@ -115,7 +115,7 @@ def read_ledger(path: Path) -> Figures:
     :raises TrainingError: there are none, or the file is damaged.
     """
     if not path.exists():
-        raise TrainingError(f'{path} does not exist; run ptdiffseg reproduce first')
+        raise TrainingError(f'{path} does not exist; run python -m benchmarks.claims first')
     try:
         found = dict(json.loads(path.read_text()))
         if not all(isinstance(figures, dict) for *_, figures in every_cell(found)):

@@ -3,10 +3,10 @@
 """How far the text reaches: what another scene prompt changes of a head's predictions."""
 from __future__ import annotations
 
+from benchmarks.claims.ledger import Figures
+from benchmarks.claims.trial import remembered_frames, Trial
 import numpy as np
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.train.claims.ledger import Figures
-from ptdiffseg_ros.train.claims.trial import remembered_frames, Trial
 from ptdiffseg_ros.train.losses import consistency_loss
 import torch
 from tqdm import tqdm

@@ -9,6 +9,8 @@ import json
 from pathlib import Path
 import shutil
 
+from benchmarks.claims.ledger import alone, digest_of, Figures
+from benchmarks.claims.trial import told, Trial
 from diffusers import UNet2DConditionModel
 import numpy as np
 from ptdiffseg_ros.data.results import write_json
@@ -17,8 +19,6 @@ from ptdiffseg_ros.model.head import GROUPS, normalised
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.captioned_frames import draw_frames, TownFrames
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
-from ptdiffseg_ros.train.claims.ledger import alone, digest_of, Figures
-from ptdiffseg_ros.train.claims.trial import told, Trial
 from ptdiffseg_ros.train.frames import ClearFrames
 from ptdiffseg_ros.train.head import learning_rate_factor, new_segmenter, TrainConfig
 from ptdiffseg_ros.train.losses import segmentation_loss

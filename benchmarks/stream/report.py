@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.stream.protocols import METHODS
 import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.stream import METHODS
 
 WHAT = {
     'head alone': 'head alone, without the layout denoiser',

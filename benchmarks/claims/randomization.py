@@ -6,12 +6,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from benchmarks.claims.agreement import agreement, UNSEEN_PROMPTS
+from benchmarks.claims.budget import Budget
+from benchmarks.claims.ledger import Figures
+from benchmarks.claims.trial import told, Trial
 import numpy as np
 from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, RANDOMIZED_PROMPTS, SCENE_PROMPTS
-from ptdiffseg_ros.train.claims.agreement import agreement, UNSEEN_PROMPTS
-from ptdiffseg_ros.train.claims.budget import Budget
-from ptdiffseg_ros.train.claims.ledger import Figures
-from ptdiffseg_ros.train.claims.trial import told, Trial
 from ptdiffseg_ros.train.head import train_head
 import torch
 

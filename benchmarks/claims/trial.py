@@ -10,11 +10,11 @@ from pathlib import Path
 import shutil
 from typing import Any
 
+from benchmarks.claims.budget import Budget
+from benchmarks.claims.ledger import alone, digest_of, Figures, Ledger
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.files import resolved
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.train.claims.budget import Budget
-from ptdiffseg_ros.train.claims.ledger import alone, digest_of, Figures, Ledger
 from ptdiffseg_ros.train.evaluate import condition_frames, evaluate
 from ptdiffseg_ros.train.head import train_head, TrainConfig
 

@@ -1,11 +1,14 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg reproduce``: the paper's four claims, checked on the town beside baselines."""
+"""``python -m benchmarks.claims``: the paper's four claims, checked on the town."""
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
+import sys
 
+from benchmarks.command import run_benchmark
 from ptdiffseg_ros.commands import number
 
 DOCUMENT = Path('docs', 'results.md')
@@ -44,10 +47,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print the tables, or render the document."""
-    from ptdiffseg_ros.train.claims import report
-    from ptdiffseg_ros.train.claims.budget import choose_budget, parse_claims
-    from ptdiffseg_ros.train.claims.ledger import read_ledger
-    from ptdiffseg_ros.train.claims.run import NAME, reproduce
+    from benchmarks.claims import report
+    from benchmarks.claims.budget import choose_budget, parse_claims
+    from benchmarks.claims.ledger import read_ledger
+    from benchmarks.claims.run import NAME, reproduce
 
     claims, preset = parse_claims(args.claims), choose_budget(args.preset, args.quick)
     path = args.out / NAME
@@ -58,5 +61,17 @@ def run(args: argparse.Namespace) -> int:
     figures = reproduce(claims, args.seeds, preset, args.out, args.model, args.device,
                         args.variants, args.first_seed)
     print(report.tables(figures, claims))
-    print(f'{path}: the figures. Next: ptdiffseg reproduce --out {args.out} --render')
+    print(f'{path}: the figures. Next: python -m benchmarks.claims --out {args.out} --render')
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark as a command; see `benchmarks.command`."""
+    return run_benchmark(
+        'claims',
+        "Check the paper's four claims on the town, and compare with baselines.",
+        add_arguments, run, argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

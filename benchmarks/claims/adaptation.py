@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Claim 4: tuning the scene prompt without labels adapts to the target (`ptdiffseg stream`)."""
+"""Claim 4: tuning the scene prompt without labels adapts to the target."""
 from __future__ import annotations
 
 from collections import Counter
@@ -10,17 +10,11 @@ from functools import partial
 import time
 from types import TracebackType
 
-import numpy as np
-from ptdiffseg_ros.adapt.loop import AdaptationConfig
-from ptdiffseg_ros.data import town
-from ptdiffseg_ros.data.labels import palette
-from ptdiffseg_ros.data.pictures import write_png
-from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.train.baselines import HeadMethod, OnlineMethod
-from ptdiffseg_ros.train.claims.budget import Budget
-from ptdiffseg_ros.train.claims.ledger import Figures
-from ptdiffseg_ros.train.claims.trial import Trial
-from ptdiffseg_ros.train.stream import (
+from benchmarks.claims.budget import Budget
+from benchmarks.claims.ledger import Figures
+from benchmarks.claims.trial import Trial
+from benchmarks.stream.baselines import HeadMethod, OnlineMethod
+from benchmarks.stream.protocols import (
     ADVERSE,
     cost,
     drive_through,
@@ -32,6 +26,12 @@ from ptdiffseg_ros.train.stream import (
     StreamFrame,
     TownScenes,
 )
+import numpy as np
+from ptdiffseg_ros.adapt.loop import AdaptationConfig
+from ptdiffseg_ros.data import town
+from ptdiffseg_ros.data.labels import palette
+from ptdiffseg_ros.data.pictures import write_png
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 import torch.nn.functional as F
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.stream.protocols import ADVERSE, METHODS
 from ptdiffseg_ros.data import town
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.stream import ADVERSE, METHODS
 
 CLAIMS = ('1', '2', '3', '4')
 

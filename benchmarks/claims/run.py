@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from benchmarks.claims import adaptation, backbones, prompts, randomization
+from benchmarks.claims.budget import Budget, BUDGETS
+from benchmarks.claims.ledger import digest_of, Figures, Ledger
+from benchmarks.claims.trial import Trial
 from ptdiffseg_ros.data.results import commit, machine
 from ptdiffseg_ros.model.runtime import accelerator
 from ptdiffseg_ros.model.segmenter import MICRO, MICRO_FOLDER, PromptedSegmenter
-from ptdiffseg_ros.train.claims import adaptation, backbones, prompts, randomization
-from ptdiffseg_ros.train.claims.budget import Budget, BUDGETS
-from ptdiffseg_ros.train.claims.ledger import digest_of, Figures, Ledger
-from ptdiffseg_ros.train.claims.trial import Trial
 from ptdiffseg_ros.train.errors import TrainingError
 import torch
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from ptdiffseg_ros.train.claims.agreement import agreement, UNSEEN_PROMPTS
-from ptdiffseg_ros.train.claims.budget import Budget
-from ptdiffseg_ros.train.claims.ledger import Figures
-from ptdiffseg_ros.train.claims.trial import told, Trial
+from benchmarks.claims.agreement import agreement, UNSEEN_PROMPTS
+from benchmarks.claims.budget import Budget
+from benchmarks.claims.ledger import Figures
+from benchmarks.claims.trial import told, Trial
 from ptdiffseg_ros.train.evaluate import MATCHING, WRONG
 
 # The text condition that a head is trained and tested under.
