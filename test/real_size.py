@@ -25,9 +25,9 @@ from typing import Any
 
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 import numpy as np
+from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.cli import main as ptdiffseg
-from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.results import commit, machine, markdown_table, write_json
 from ptdiffseg_ros.model.backbone import DiffusionBackbone

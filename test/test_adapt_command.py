@@ -9,10 +9,10 @@ import shutil
 
 from diffusers import UNet2DConditionModel
 import numpy as np
+from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
 from ptdiffseg_ros.cli import main
-from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.pictures import write_png
 import pytest
 import torch

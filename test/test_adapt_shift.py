@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import numpy as np
+from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.loop import AdaptationLoop
 from ptdiffseg_ros.adapt.shift import DECISIVE_LOOKS, domain_name, DomainRecognizer, ShiftGate
-from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import LOOK_TIMESTEPS

@@ -20,8 +20,8 @@ from ptdiffseg_ros.data.bags import (
     START_NS,
     WEATHER_TOPIC,
 )
-from ptdiffseg_ros.data.schedule import WeatherSchedule
-from ptdiffseg_ros.data.town import Drive
+from ptdiffseg_ros.town import Drive
+from ptdiffseg_ros.town.schedule import WeatherSchedule
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_typestore, Stores

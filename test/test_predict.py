@@ -13,10 +13,10 @@ from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.bags import record_drive
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.pictures import read_picture, write_png
-from ptdiffseg_ros.data.schedule import WeatherSchedule
-from ptdiffseg_ros.data.town import sample
 from ptdiffseg_ros.data.video import read_frames, VideoWriter
 from ptdiffseg_ros.model.testing import tiny_segmenter
+from ptdiffseg_ros.town import sample
+from ptdiffseg_ros.town.schedule import WeatherSchedule
 import pytest
 
 IDS = [c.id for c in TOWN]

@@ -20,8 +20,8 @@ import time
 from diagnostic_msgs.msg import DiagnosticStatus
 from hypothesis import given, HealthCheck, Phase, settings, strategies as st
 import numpy as np
+from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, prompt_path
-from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.testing import tiny_segmenter
 from ptdiffseg_ros.ros.images import decode, ENCODINGS, ImageError
 import pytest

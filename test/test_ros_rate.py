@@ -9,7 +9,7 @@ import threading
 import time
 
 import numpy as np
-from ptdiffseg_ros.data import town
+from ptdiffseg_ros import town
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
 from rclpy.qos import qos_profile_sensor_data

@@ -19,8 +19,8 @@ from ptdiffseg_ros.data.bags import (
     START_NS,
     WEATHER_TOPIC,
 )
-from ptdiffseg_ros.data.schedule import WeatherSchedule
 from ptdiffseg_ros.ros.replay import Player, ReplayError
+from ptdiffseg_ros.town.schedule import WeatherSchedule
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_harness import Peer, Process

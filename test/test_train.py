@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ptdiffseg_ros import cli
-from ptdiffseg_ros.data import town
+from ptdiffseg_ros import cli, town
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from diffusers import AutoencoderTiny
 import numpy as np
+from ptdiffseg_ros import town
 from ptdiffseg_ros.cli import main
-from ptdiffseg_ros.data import town
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.frames import class_index, ClearFrames

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 from benchmarks.stream.__main__ import main as stream
 import numpy as np
 from PIL import Image as Picture
+from ptdiffseg_ros import town
 from ptdiffseg_ros.cli import main
-from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.catalog import LABEL_IDS, open_data
 from ptdiffseg_ros.data.labels import IGNORE
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter

@@ -9,8 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 from PIL import Image as Picture
+from ptdiffseg_ros import town
 from ptdiffseg_ros.cli import main
-from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.captioned import open_captioned
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 from hypothesis import given, settings, strategies as st
 import numpy as np
-from ptdiffseg_ros.data import town
+from ptdiffseg_ros import town
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.train import pretrain as pretrain_module
 from ptdiffseg_ros.train.captioned_frames import training_weather

@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 import numpy as np
+from ptdiffseg_ros import town
 from ptdiffseg_ros.cli import main
-from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.pictures import write_png
 import pytest

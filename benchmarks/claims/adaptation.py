@@ -27,8 +27,8 @@ from benchmarks.stream.protocols import (
     TownScenes,
 )
 import numpy as np
+from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.loop import AdaptationConfig
-from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.labels import palette
 from ptdiffseg_ros.data.pictures import write_png
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter

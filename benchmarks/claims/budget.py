@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.stream.protocols import ADVERSE, METHODS
-from ptdiffseg_ros.data import town
+from ptdiffseg_ros import town
 from ptdiffseg_ros.train.errors import TrainingError
 
 CLAIMS = ('1', '2', '3', '4')

@@ -12,7 +12,7 @@ from typing import Any
 
 from benchmarks.claims.budget import Budget
 from benchmarks.claims.ledger import alone, digest_of, Figures, Ledger
-from ptdiffseg_ros.data import town
+from ptdiffseg_ros import town
 from ptdiffseg_ros.model.files import resolved
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.evaluate import condition_frames, evaluate

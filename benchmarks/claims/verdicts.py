@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.claims.ledger import Figures
 import numpy as np
-from ptdiffseg_ros.data.town import STYLE
+from ptdiffseg_ros.town import STYLE
 
 MARGIN = 0.2  # mIoU, below which a difference is none
 MARGIN_PERCENT = 0.3  # the same, of a share of pixels or of the clear mIoU

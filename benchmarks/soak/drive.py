@@ -39,7 +39,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
-from ptdiffseg_ros.data import town
+from ptdiffseg_ros import town
 from ptdiffseg_ros.data.results import commit, machine
 from ptdiffseg_ros.demo.node_process import (
     dds_environment,

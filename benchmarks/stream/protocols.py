@@ -22,11 +22,11 @@ from benchmarks.stream.baselines import (
     Tent,
 )
 import numpy as np
+from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.bank import PromptBank
 from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop
 from ptdiffseg_ros.adapt.shift import domain_name
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
-from ptdiffseg_ros.data import town
 from ptdiffseg_ros.data.labelled import LabelledPictures, resized
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS

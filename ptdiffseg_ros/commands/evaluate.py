@@ -50,9 +50,9 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, and print a table."""
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.results import commit, machine, write_json
-    from ptdiffseg_ros.data.town import WEATHERS
     from ptdiffseg_ros.model.runtime import accelerator
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+    from ptdiffseg_ros.town import WEATHERS
     from ptdiffseg_ros.train.evaluate import evaluate, evaluate_pictures, recognise_weather
     from ptdiffseg_ros.train.processes import processes
 

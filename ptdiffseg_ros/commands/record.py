@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Record the drive."""
     from ptdiffseg_ros.data.bags import record_drive
-    from ptdiffseg_ros.data.schedule import WeatherSchedule
+    from ptdiffseg_ros.town.schedule import WeatherSchedule
     from tqdm import tqdm
 
     names = tuple(name.strip() for name in args.schedule.split(','))

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from ptdiffseg_ros.data.schedule import WeatherSchedule
-from ptdiffseg_ros.data.town import Drive
-from ptdiffseg_ros.data.town.render import VIEW
+from ptdiffseg_ros.town import Drive
+from ptdiffseg_ros.town.render import VIEW
+from ptdiffseg_ros.town.schedule import WeatherSchedule
 
 IMAGE_TOPIC = '/camera/image_raw'
 CAMERA_INFO_TOPIC = '/camera/camera_info'

@@ -27,7 +27,7 @@ import time
 from typing import Any, TypeVar
 
 import numpy as np
-from ptdiffseg_ros.data import town
+from ptdiffseg_ros import town
 from ptdiffseg_ros.data.results import commit, machine
 from ptdiffseg_ros.model.runtime import accelerator
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter

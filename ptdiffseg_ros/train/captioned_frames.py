@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from ptdiffseg_ros.data import town
+from ptdiffseg_ros import town
 from ptdiffseg_ros.data.captioned import CaptionedPictures, random_crop
 from ptdiffseg_ros.train.errors import TrainingError
 from tqdm import tqdm

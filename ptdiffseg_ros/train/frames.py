@@ -8,7 +8,7 @@ import hashlib
 from typing import Protocol
 
 import numpy as np
-from ptdiffseg_ros.data import town
+from ptdiffseg_ros import town
 from ptdiffseg_ros.data.distortion import distort_photometry
 from ptdiffseg_ros.data.labelled import LabelledPictures, resized
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter

@@ -11,7 +11,7 @@ from benchmarks.stream import baselines, protocols as stream, report as stream_r
 from benchmarks.stream.__main__ import main
 from benchmarks.stream.baselines import HeadMethod, Tent
 import numpy as np
-from ptdiffseg_ros.data import town
+from ptdiffseg_ros import town
 import pytest
 import torch
 

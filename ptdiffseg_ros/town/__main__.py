@@ -1,7 +1,7 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-Write a contact sheet of the town: `python -m ptdiffseg_ros.data.town OUT.png`.
+Write a contact sheet of the town: `python -m ptdiffseg_ros.town OUT.png`.
 
 Rows are scenes; columns are the weathers, then labels and depth.
 """
@@ -12,7 +12,7 @@ import argparse
 import cv2
 import numpy as np
 from ptdiffseg_ros.data.labels import palette, TOWN
-from ptdiffseg_ros.data.town import sample, SPLITS, Weather, WEATHERS
+from ptdiffseg_ros.town import sample, SPLITS, Weather, WEATHERS
 
 
 def contact_sheet(seeds: list[int], intensity: float, size: tuple[int, int]) -> np.ndarray:
@@ -29,7 +29,7 @@ def contact_sheet(seeds: list[int], intensity: float, size: tuple[int, int]) -> 
 
 def main() -> None:
     """Write the sheet."""
-    parser = argparse.ArgumentParser(prog='python -m ptdiffseg_ros.data.town',
+    parser = argparse.ArgumentParser(prog='python -m ptdiffseg_ros.town',
                                      description='Write a contact sheet of the town.')
     parser.add_argument('out', metavar='OUT.png', help='picture to write')
     parser.add_argument('--rows', type=int, default=6, help='number of scenes (default: 6)')

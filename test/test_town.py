@@ -15,7 +15,7 @@ import cv2
 from hypothesis import given, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros.data.labels import TOWN
-from ptdiffseg_ros.data.town import (
+from ptdiffseg_ros.town import (
     caption,
     CONDITIONS,
     draw_weather,
@@ -29,8 +29,8 @@ from ptdiffseg_ros.data.town import (
     Weather,
     WEATHERS,
 )
-from ptdiffseg_ros.data.town.scene import Street
-from ptdiffseg_ros.data.town.weather import extinction
+from ptdiffseg_ros.town.scene import Street
+from ptdiffseg_ros.town.weather import extinction
 import pytest
 
 ADVERSE = WEATHERS[1:]
@@ -113,7 +113,7 @@ def test_the_same_seed_gives_the_same_frame(weather: Weather) -> None:
 
 
 def test_the_same_seed_gives_the_same_frame_in_another_process() -> None:
-    code = ('import zlib; from ptdiffseg_ros.data.town import *;'
+    code = ('import zlib; from ptdiffseg_ros.town import *;'
             'print(zlib.crc32(sample(7, Weather(.3, .4, .5, .6)).image.tobytes()))')
     runs = [subprocess.run([sys.executable, '-c', code], check=True, capture_output=True,
                            text=True).stdout for _ in range(2)]
@@ -497,7 +497,7 @@ def test_twenty_frames_a_second_on_one_core(name: str, one_thread: None) -> None
 def test_the_contact_sheet_has_a_column_for_each_weather_labels_and_depth(
         tmp_path: object) -> None:
     out = f'{tmp_path}/town.png'
-    subprocess.run([sys.executable, '-m', 'ptdiffseg_ros.data.town', out, '--rows', '2',
+    subprocess.run([sys.executable, '-m', 'ptdiffseg_ros.town', out, '--rows', '2',
                     '--size', '32', '64'], check=True)
     sheet = cv2.imread(out)
     assert sheet is not None

@@ -6,10 +6,10 @@ The procedural driving world.
 `scene` says what stands where, `render` paints it with classes and depth, `weather` changes how
 it looks, `world` takes frames of it, and `captions` describes them. All of it follows from a seed.
 """
-from ptdiffseg_ros.data.town.captions import caption, scene_words
-from ptdiffseg_ros.data.town.render import Rendering
-from ptdiffseg_ros.data.town.weather import draw_weather, MIXTURE, Weather, WEATHERS
-from ptdiffseg_ros.data.town.world import (
+from ptdiffseg_ros.town.captions import caption, scene_words
+from ptdiffseg_ros.town.render import Rendering
+from ptdiffseg_ros.town.weather import draw_weather, MIXTURE, Weather, WEATHERS
+from ptdiffseg_ros.town.world import (
     CONDITIONS,
     Drive,
     Frame,

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from ptdiffseg_ros.data.town import Weather, WEATHERS
+from ptdiffseg_ros.town import Weather, WEATHERS
 
 CHANGES = ('clear', 'fog', 'night', 'rain', 'snow', 'clear')
 

@@ -16,7 +16,7 @@ import math
 
 import cv2
 import numpy as np
-from ptdiffseg_ros.data.town.scene import (
+from ptdiffseg_ros.town.scene import (
     Building,
     CELL,
     Color,

@@ -8,9 +8,9 @@ import math
 
 import cv2
 import numpy as np
-from ptdiffseg_ros.data.town.render import Camera, paint, Rendering
-from ptdiffseg_ros.data.town.scene import generator, Street
-from ptdiffseg_ros.data.town.weather import apply, draw_weather, MIXTURE, Weather, WEATHERS
+from ptdiffseg_ros.town.render import Camera, paint, Rendering
+from ptdiffseg_ros.town.scene import generator, Street
+from ptdiffseg_ros.town.weather import apply, draw_weather, MIXTURE, Weather, WEATHERS
 
 SPLITS = {'train': 0, 'val': 10_000_000, 'test': 20_000_000}
 """Where the seeds of each split begin: `sample(SPLITS['test'] + i)`."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
-from ptdiffseg_ros.data.town.render import coarse_tile, look_up, PERIOD, rays, ROAD, SKY, View
-from ptdiffseg_ros.data.town.scene import generator
+from ptdiffseg_ros.town.render import coarse_tile, look_up, PERIOD, rays, ROAD, SKY, View
+from ptdiffseg_ros.town.scene import generator
 
 WEATHERS = ('clear', 'fog', 'night', 'rain', 'snow')
 MIXTURE = 'mixture'

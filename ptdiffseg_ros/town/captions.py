@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 from ptdiffseg_ros.data.labels import TOWN
-from ptdiffseg_ros.data.town.weather import Weather
-from ptdiffseg_ros.data.town.world import Frame
+from ptdiffseg_ros.town.weather import Weather
+from ptdiffseg_ros.town.world import Frame
 
 VISIBLE = 0.005
 """Share of pixels above which a class is worth a word."""

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from hypothesis import given, strategies as st
-from ptdiffseg_ros.data.schedule import CHANGES, ScheduleError, WeatherSchedule
-from ptdiffseg_ros.data.town import Weather
+from ptdiffseg_ros.town import Weather
+from ptdiffseg_ros.town.schedule import CHANGES, ScheduleError, WeatherSchedule
 import pytest
 
 MINUTE = WeatherSchedule(60.0)
