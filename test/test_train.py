@@ -26,7 +26,7 @@ from ptdiffseg_ros.train.evaluate import (
 )
 from ptdiffseg_ros.train.features import CachedFeatures, Draw, LiveFeatures, source_statistics
 from ptdiffseg_ros.train.frames import ClearFrames, FIRST_HEAD_FRAME
-from ptdiffseg_ros.train.head import train_head, TrainConfig
+from ptdiffseg_ros.train.head import train_head
 from ptdiffseg_ros.train.losses import (
     consistency_loss,
     dice_loss,
@@ -34,6 +34,7 @@ from ptdiffseg_ros.train.losses import (
     prompt_randomization_loss,
     segmentation_loss,
 )
+from ptdiffseg_ros.train.settings import TrainConfig
 import pytest
 from safetensors.torch import load_file
 import torch

@@ -14,7 +14,7 @@ from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.frames import class_index, ClearFrames
-from ptdiffseg_ros.train.head import TrainConfig
+from ptdiffseg_ros.train.settings import TrainConfig
 import pytest
 import torch
 

@@ -17,8 +17,8 @@ from ptdiffseg_ros.commands import train as command
 from ptdiffseg_ros.data.catalog import KINDS
 from ptdiffseg_ros.train import head as head_module
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.head import TrainConfig
 from ptdiffseg_ros.train.recipe import find_recipe, load_recipe, recipe_names, save_recipe
+from ptdiffseg_ros.train.settings import TrainConfig
 import pytest
 import setuptools
 

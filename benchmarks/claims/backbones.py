@@ -26,7 +26,7 @@ from benchmarks.claims.rivals import (
 from benchmarks.claims.trial import told, Trial
 import numpy as np
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.train.head import TrainConfig
+from ptdiffseg_ros.train.settings import TrainConfig
 
 SWEEP_SEED = 1000  # of trainings that choose a learning rate; none of those that are reported
 FIRST = (0,)  # the seed of what is measured beside the rows

@@ -25,7 +25,7 @@ from benchmarks.claims.randomization import CACHING
 from benchmarks.claims.run import NAMES
 import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
-from ptdiffseg_ros.train.head import TrainConfig
+from ptdiffseg_ros.train.settings import TrainConfig
 
 TITLES = {
     '1': 'Claim 1: features of a text-to-image diffusion model generalise',

@@ -20,9 +20,11 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.captioned_frames import draw_frames, TownFrames
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.frames import ClearFrames
-from ptdiffseg_ros.train.head import learning_rate_factor, new_segmenter, TrainConfig
+from ptdiffseg_ros.train.head import new_segmenter
 from ptdiffseg_ros.train.losses import segmentation_loss
 from ptdiffseg_ros.train.pretrain import fit, PretrainConfig
+from ptdiffseg_ros.train.schedule import warm_cosine
+from ptdiffseg_ros.train.settings import TrainConfig
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -296,7 +298,8 @@ def _fit_labels(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
         for group in optimizer.param_groups:
-            group['lr'] = config.learning_rate * learning_rate_factor(step, config)
+            group['lr'] = config.learning_rate * warm_cosine(
+                step, config.steps, config.warmup_steps)
         optimizer.step()
         if step % 20 == 0:
             bar.set_postfix(loss=f'{loss.item():.3f}')

@@ -16,7 +16,8 @@ from ptdiffseg_ros import town
 from ptdiffseg_ros.model.files import resolved
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.evaluate import condition_frames, evaluate
-from ptdiffseg_ros.train.head import train_head, TrainConfig
+from ptdiffseg_ros.train.head import train_head
+from ptdiffseg_ros.train.settings import TrainConfig
 
 
 @dataclass

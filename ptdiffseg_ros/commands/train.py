@@ -133,9 +133,10 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.results import commit, write_json
     from ptdiffseg_ros.model.segmenter import MICRO_FOLDER, PromptedSegmenter
-    from ptdiffseg_ros.train.head import learn_source, train_head, TrainConfig
+    from ptdiffseg_ros.train.head import learn_source, train_head
     from ptdiffseg_ros.train.processes import processes
     from ptdiffseg_ros.train.recipe import FILE, find_recipe, load_recipe, save_recipe
+    from ptdiffseg_ros.train.settings import TrainConfig
 
     given = {field.name: getattr(args, field.name) for field in fields(TrainConfig)
              if hasattr(args, field.name)}

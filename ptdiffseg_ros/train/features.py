@@ -56,6 +56,9 @@ class CachedFeatures:
         self._features = [self._open(f'level{i}', 'r') for i in range(self.levels)]
         self._labels = self._open('labels', 'r')
 
+    def __len__(self) -> int:
+        return len(self._labels)
+
     @torch.inference_mode()
     def _fill(
             self, segmenter: PromptedSegmenter, frames: SourceFrames, contexts: list[Tensor],
@@ -123,6 +126,9 @@ class LiveFeatures:
         self.contexts = [segmenter.context(draw.scene) for draw in draws]
         self.looks = [draw.look for draw in draws]
         self._read: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
+
+    def __len__(self) -> int:
+        return len(self.frames)
 
     def _frame(self, i: int) -> tuple[dict[int, np.ndarray], np.ndarray]:
         """Give a frame's image in each look, and its labels; kept until other frames are read."""

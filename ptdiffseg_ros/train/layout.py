@@ -3,12 +3,11 @@
 """Train the layout denoiser on labels of the source, and on the head's own mistakes there."""
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from ptdiffseg_ros.model.layout import grid_size, LayoutDenoiser
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.frames import SourceFrames
+from ptdiffseg_ros.train.schedule import warm_cosine
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -16,6 +15,7 @@ from tqdm import tqdm
 
 BATCH = 16
 LEARNING_RATE = 2e-3
+WARMUP = 50  # steps
 CORRUPTED = 0.6  # of the maps; the others are as the head predicts them
 AMPLITUDE = 6.0  # of the corruption, in nats
 FIELDS = ((1, 1), (4, 4), (8, 16))  # rows and columns of the random fields
@@ -46,8 +46,7 @@ def train_layout(
         logs = denoiser(seen).log_softmax(dim=1)
         loss = -((target * logs).sum(dim=1) * weight).sum() / weight.sum().clamp(min=1)
         for group in optimizer.param_groups:
-            warm = min(1.0, (step + 1) / 50)
-            group['lr'] = LEARNING_RATE * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+            group['lr'] = LEARNING_RATE * warm_cosine(step, steps, WARMUP)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

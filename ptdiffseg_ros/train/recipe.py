@@ -11,7 +11,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from ptdiffseg_ros.data.installed import installed
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.head import TrainConfig
+from ptdiffseg_ros.train.settings import TrainConfig
 import yaml
 
 FOLDER = 'config/train'
