@@ -101,6 +101,8 @@ class Watcher:
         try:
             published = self._node.get_publisher_names_and_types_by_node(name, namespace or '/')
             read = self._node.get_subscriber_names_and_types_by_node(name, namespace or '/')
+            # A helper node reads what a remap rule of the segmenter would change.
+            types = dict([*self._node.get_topic_names_and_types(), *read])
         except NodeNameNonExistentError:
             return  # not there, or not any more
         prefix = f'{self.segmenter}/'
@@ -109,7 +111,7 @@ class Watcher:
                 camera = topic[len(prefix):-len('mask')].rstrip('/')
                 if camera not in self._cameras:
                     self._subscribe(camera)
-                self._follow(camera, {topic: types[0] for topic, types in read})
+                self._follow(camera, types)
 
     def _subscribe(self, camera: str) -> None:
         kept = _Camera()
@@ -132,18 +134,18 @@ class Watcher:
                 String, f'{out}/adaptation', self._keeper('adaptation', json.loads, camera),
                 LATCHED_QOS)
 
-    def _follow(self, camera: str, read: dict[str, str]) -> None:
+    def _follow(self, camera: str, types: dict[str, list[str]]) -> None:
         """Subscribe to what the segmenter reads for a camera, whatever that is remapped to."""
         kept = self._cameras[camera]
         part = camera or 'segmentation'
         topic = next((found['values'].get('image topic', '') for found in self._health
                       if found['part'] == part), '')
-        if topic == kept.topic or topic not in read:
+        if topic == kept.topic or topic not in types:
             return
         if kept.subscription is not None:
             self._node.destroy_subscription(kept.subscription)
         kept.topic, kept.subscription = topic, self._node.create_subscription(
-            CompressedImage if read[topic].endswith('CompressedImage') else Image, topic,
+            CompressedImage if types[topic][0].endswith('CompressedImage') else Image, topic,
             self._taker(kept.views['camera']), qos_profile_sensor_data)
 
     def _taker(self, view: _View) -> Callable[[Any], None]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 import functools
-import posixpath
 import time
 from typing import Any, TYPE_CHECKING
 
@@ -17,7 +16,9 @@ from ptdiffseg_ros.data.labels import LabelClass
 from ptdiffseg_ros.ros.diagnostics import explain_silence, Statistics, THROTTLE, Timing
 from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
 from ptdiffseg_ros.ros.outputs import Outputs
+from ptdiffseg_ros.ros.topics import image_type, Topic
 from ptdiffseg_ros.ros.worker import RateLimit
+from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -62,7 +63,7 @@ class Camera:
         self._called = f'{name}: ' if name else ''
         self._outputs = Outputs(node, classes, name)
         self._rate_limit = RateLimit()
-        self._subscriptions: list[Any] = []
+        self._subscriptions: list[tuple[Node, Any]] = []  # of images, of calibration
         self._last_frame_s = 0.0  # monotonic, as the next two
         self._last_mask_s: float | None = None  # since masks are expected
         self._unanswered_s: float | None = None  # the first frame since the last mask
@@ -76,12 +77,6 @@ class Camera:
 
     # Images come
 
-    def _source(self) -> tuple[type, str, Callable[[Any], np.ndarray]]:
-        topic = self._node.resolve_topic_name(posixpath.join(self.name, 'image_raw'))
-        if self._node.settings.compressed:
-            return CompressedImage, f'{topic}/compressed', decode_compressed
-        return Image, topic, decode
-
     def _qos(self) -> QoSProfile:
         reliable = self._node.settings.image_qos == 'reliable'
         return QoSProfile(
@@ -91,23 +86,33 @@ class Camera:
     def subscribe(self) -> None:
         """Begin, or begin anew, to take images."""
         self.unsubscribe()
-        message_type, topic, decoder = self._source()
-        raw = self._node.resolve_topic_name(posixpath.join(self.name, 'image_raw'))
-        info_topic = posixpath.join(posixpath.dirname(raw), 'camera_info')
-        self._subscriptions = [
-            self._node.create_subscription(
-                message_type, topic, functools.partial(self._on_image, decoder), self._qos()),
-            self._node.create_subscription(
-                CameraInfo, info_topic, self._on_camera_info, self._qos())]
+        compressed = self._node.settings.compressed
+        on_image = functools.partial(self._on_image, decode_compressed if compressed else decode)
+        self._subscribe(
+            self._node.topics.image(self.name, compressed), image_type(compressed), on_image)
+        self._subscribe(
+            self._node.topics.camera_info(self.name), CameraInfo, self._on_camera_info)
         self.expect()
         self._node.get_logger().info(
-            f'waiting for images on {topic} ({self._node.settings.image_qos})')
+            f'waiting for images on {self._image_topic()} ({self._node.settings.image_qos})')
+
+    def _subscribe(self, topic: Topic, message_type: type,
+                   callback: Callable[[Any], None]) -> None:
+        self._subscriptions.append((topic.node, topic.node.create_subscription(
+            message_type, topic.name, callback, self._qos(),
+            callback_group=self._node.default_callback_group)))
 
     def unsubscribe(self) -> None:
         """Take no more images."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+        for node, subscription in self._subscriptions:
+            node.destroy_subscription(subscription)
         self._subscriptions = []
+
+    def _image_topic(self) -> str:
+        """Return the topic that is subscribed to, or will be."""
+        if self._subscriptions:
+            return str(self._subscriptions[0][1].topic_name)
+        return self._node.topics.image(self.name, self._node.settings.compressed).resolved
 
     def expect(self) -> None:
         """Count silence from now on."""
@@ -219,7 +224,7 @@ class Camera:
 
     def values(self, now_s: float) -> dict[str, Any]:
         """Return what diagnostics show of it; now_s is monotonic."""
-        return {'image topic': self._source()[1], **self.statistics.values(now_s)}
+        return {'image topic': self._image_topic(), **self.statistics.values(now_s)}
 
     def warn(self) -> None:
         """Say, once for each reason, why no image comes, or no mask."""
@@ -235,9 +240,8 @@ class Camera:
         silent_s = time.monotonic() - self._last_frame_s
         if limit_s <= 0.0 or silent_s < limit_s:
             return
-        message_type, topic, _ = self._source()
-        type_name = f'sensor_msgs/msg/{message_type.__name__}'
-        reason = explain_silence(self._node, topic, type_name, self._qos())
+        reason = explain_silence(
+            self._node.topics, self.name, self._node.settings.compressed, self._qos())
         if reason != self.silence:
             self.silence = reason
             self._node.get_logger().warning(

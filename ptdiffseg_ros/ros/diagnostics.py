@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 import numpy as np
+from ptdiffseg_ros.ros.topics import image_type, Topics
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import qos_check_compatible, QoSCompatibility, QoSProfile, ReliabilityPolicy
@@ -139,26 +140,21 @@ def diagnostic_array(
     return array
 
 
-def explain_silence(node: Node, topic: str, type_name: str, qos: QoSProfile) -> str:
+def explain_silence(topics: Topics, camera: str, compressed: bool, qos: QoSProfile) -> str:
     """
-    Say why no message of a type (`sensor_msgs/msg/Image`) may arrive on a topic, and the remedy.
+    Say why no image of a camera may arrive, and the remedy.
 
-    :param topic: the resolved name that the node subscribes to
+    :param compressed: whether the camera is read as CompressedImage.
     :param qos: what the subscription asks for
     """
-    publishers = node.get_publishers_info_by_topic(topic)
+    image, type_name = topics.image(camera, compressed), _type_name(compressed)
+    topic, publishers = image.resolved, image.publishers()
     if not publishers:
-        others = sorted(name for name, types in node.get_topic_names_and_types()
-                        if type_name in types and node.count_publishers(name)
-                        and not name.startswith(f'{node.get_fully_qualified_name()}/'))
-        found = f'there are {", ".join(others)}' if others else (
-            f'nobody publishes any {type_name} that this node can see: check the camera driver '
-            'and ROS_DOMAIN_ID')
-        return (f'nobody publishes {topic}; {found}. Remap image_raw '
-                '(image_topic:=... with the launch file)')
+        return _explain_absence(topics, camera, compressed)
     if all(info.topic_type != type_name for info in publishers):
-        return (f'{topic} carries {publishers[0].topic_type}, not {type_name}. Remap image_raw '
-                'without the transport suffix and choose with the parameter compressed')
+        return (f'{topic} carries {publishers[0].topic_type}, not {type_name}. Remap '
+                f'{topics.rule(camera, compressed)} without the transport suffix and choose with '
+                'the parameter compressed')
     refusals = [reason for compatibility, reason in
                 (qos_check_compatible(info.qos_profile, qos) for info in publishers
                  if info.topic_type == type_name)
@@ -173,3 +169,28 @@ def explain_silence(node: Node, topic: str, type_name: str, qos: QoSProfile) -> 
             'shared-memory segment of Fast DDS is lost without a word, so use the profile in '
             'config/ (FASTDDS_DEFAULT_PROFILES_FILE; in Humble and Jazzy '
             'FASTRTPS_DEFAULT_PROFILES_FILE) or set image_qos to reliable')
+
+
+def _type_name(compressed: bool) -> str:
+    return f'sensor_msgs/msg/{image_type(compressed).__name__}'
+
+
+def _explain_absence(topics: Topics, camera: str, compressed: bool) -> str:
+    """Say what to do where nobody publishes the topic of a camera."""
+    absent = f'nobody publishes {topics.image(camera, compressed).resolved}'
+    switch = f'set the parameter compressed to {str(not compressed).lower()}'
+    other = topics.image(camera, not compressed)
+    if any(info.topic_type == _type_name(not compressed) for info in other.publishers()):
+        return f'{absent}, only {other.resolved}: {switch}'
+    name = topics.rule(camera, compressed)
+    remap = f'Remap {name} (-r {name}:=...' + (
+        ')' if camera else '; image_topic:=... with the launch file)')
+    if compressed and not name.endswith('/compressed'):
+        remap += ', without the suffix /compressed'
+    if found := topics.published(_type_name(compressed)):
+        return f'{absent}; there are {", ".join(found)}. {remap}'
+    if found := topics.published(_type_name(not compressed)):
+        return (f'{absent} nor any other {_type_name(compressed)}; there are '
+                f'{", ".join(found)} of type {_type_name(not compressed)}: {switch}. {remap}')
+    return (f'{absent}; nobody publishes any {_type_name(compressed)} that this node can see: '
+            f'check the camera driver and ROS_DOMAIN_ID. {remap}')

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import functools
 import sys
 import time
@@ -20,6 +20,7 @@ from ptdiffseg_ros.ros.compatibility import refuse_impossible_transitions
 from ptdiffseg_ros.ros.diagnostics import diagnostic_array, memory, THROTTLE
 from ptdiffseg_ros.ros.outputs import Labels
 from ptdiffseg_ros.ros.parameters import Parameters, Settings
+from ptdiffseg_ros.ros.topics import Topics
 from ptdiffseg_ros.ros.worker import BatchLimit, ResultT, Worker
 import rclpy
 from rclpy.clock import Clock, ClockType
@@ -81,6 +82,7 @@ class SegmenterNode(LifecycleNode):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__('segmenter', **kwargs)
         refuse_impossible_transitions(self)
+        self.topics = Topics(self)
         self.problem = ''  # why the last transition failed
         self.active = False
         self.enabled = True
@@ -100,6 +102,18 @@ class SegmenterNode(LifecycleNode):
     def settings(self) -> Settings:
         """Return the parameters in force."""
         return self.parameters.settings
+
+    @property
+    def subscriptions(self) -> Iterator[Any]:
+        """Return what the executor takes messages from."""
+        yield from super().subscriptions
+        if hasattr(self, 'topics'):  # not yet while rclpy makes the node
+            yield from self.topics.subscriptions
+
+    def destroy_node(self) -> None:
+        """Leave the graph."""
+        self.topics.close()
+        super().destroy_node()
 
     # Lifecycle
 
