@@ -12,7 +12,7 @@ stamp that was sent. `sent_hz` and `masks_hz` are per second of the drive. `forg
 are frames that waited when `~/enable` switched off, one for each pause at the most. `unaccounted`
 is received less segmented, dropped, failed and forgotten.
 
-`memory_mb` is the node's resident memory, every 5 s, and its growth compares the medians of the
+`memory_mb` is the node's memory in MiB, every 5 s, and its growth compares the medians of the
 last and the first tenth after the warm-up. `latency_ms` is from sending a frame to receiving its
 mask, in ten parts of the time. `processing_ms` is the node's `~/debug/processing_time_ms`: from
 taking the newest frame, when the model is free, to publishing its mask. `age_ms` is
@@ -429,7 +429,7 @@ def spoil(message: Image, rng: random.Random) -> None:
 
 
 def growth_percent(samples: list[tuple[float, float]]) -> float:
-    """Give by how much memory (seconds, MB) grew after the warm-up: last against first tenth."""
+    """Give by how much memory (seconds, MiB) grew after the warm-up: last against first tenth."""
     after = [mb for at, mb in samples if at >= WARM_UP * samples[-1][0]]
     tenth = max(1, len(after) // 10)
     first, last = np.median(after[:tenth]), np.median(after[-tenth:])

@@ -54,7 +54,7 @@ def tables(figures: dict[str, Any]) -> str:
             f'{figures["frames"]} rounds.')
     whole = markdown_table(
         ['batch', 'p50 (ms)', 'p95 (ms)', 'frames/s', 'cost against single frames',
-         'peak memory (MB)'],
+         'peak memory (MiB)'],
         [[of['batch'], of['whole_ms']['p50'], of['whole_ms']['p95'], of['frames_per_s'],
           of['cost'], of['peak_memory_mb']] for of in batches])
     stages = markdown_table(

@@ -182,7 +182,7 @@ def forget_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Give the most memory that the model holds on a GPU, or the whole process on a CPU, in MB."""
+    """Give the most memory, in MiB, that the model holds on a GPU, or the process on a CPU."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2 ** 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10  # KiB on Linux

@@ -125,7 +125,7 @@ class NodeProcess:
             raise DemoError(f'the node ended with status {status}. {self.last_words()}')
 
     def memory_mb(self) -> float:
-        """Return the resident memory of the process (Linux)."""
+        """Return the resident memory of the process in MiB (Linux)."""
         pages = int(Path(f'/proc/{self._process.pid}/statm').read_text().split()[1])
         return pages * os.sysconf('SC_PAGE_SIZE') / 2 ** 20
 
