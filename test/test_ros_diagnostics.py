@@ -12,8 +12,10 @@ import threading
 import time
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from hypothesis import given, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros.model.runtime import is_out_of_memory
+from ptdiffseg_ros.ros.diagnostics import memory as memory_values, Statistics, Timing
 from ptdiffseg_ros.ros.worker import RETRY_S
 import pytest
 from ros_harness import (
@@ -202,6 +204,45 @@ def test_waiting_for_the_device_is_not_taken_for_a_silent_camera(node, vehicle):
     assert vehicle.set_parameter('silence_warning_s', 5.0).successful
 
 
+def test_an_error_of_one_camera_ranks_above_the_stale_masks_of_another(node, vehicle):
+    def levels() -> dict[str, bytes]:
+        return {status.name.removeprefix('segmenter: '): status.level
+                for array in vehicle.health[-1:] for status in array.status}
+
+    assert vehicle.set_parameter('silence_warning_s', 0.7).successful  # stale after STALE_S
+    assert vehicle.sees()
+    vehicle.order(0)
+    picture = image(np.zeros((48, 64, 3), np.uint8))
+    assert vehicle.spin_until(
+        lambda: {**levels(), 'segmentation': b''} == {
+            'segmentation': b'', 'front': DiagnosticStatus.ERROR,
+            **dict.fromkeys(CAMERAS[1:], DiagnosticStatus.STALE)},
+        lambda: vehicle.sender['front'].publish(picture))
+    assert levels()['segmentation'] == DiagnosticStatus.ERROR
+    vehicle.order(99)
+    assert vehicle.set_parameter('silence_warning_s', 5.0).successful
+    assert vehicle.sees()
+
+
+@settings(max_examples=40)
+@given(st.floats(0.5, 1000.0), st.floats(3.0, 30.0), st.booleans())
+def test_the_rate_is_that_of_the_masks_from_the_second_mask_on(rate_hz, seconds, resumed):
+    statistics = Statistics()
+    if resumed:  # what came before a pause does not count
+        statistics.succeed(Timing(-30.0, 0.0, 1.0, 1.0))
+        statistics.restart()
+    at_s = np.arange(0.0, seconds, 1.0 / rate_hz)
+    for now_s in at_s:
+        statistics.succeed(Timing(float(now_s), 0.0, 1.0, 1.0))
+
+    shown_hz = float(statistics.values(float(at_s[-1]))['rate (Hz)'])
+
+    if len(at_s) > 1:
+        # A window of ten seconds holds one mask more or less.
+        assert shown_hz == pytest.approx(rate_hz, abs=0.16)
+    assert statistics.values(float(at_s[-1]) + 11.0)['rate (Hz)'] == '0.0'
+
+
 @pytest.mark.parametrize('error, memory', [
     (torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 2.00 GiB'), True),
     (RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate "
@@ -218,3 +259,11 @@ def test_an_allocation_that_no_machine_can_make_is_memory_that_ran_out():
     with pytest.raises(Exception) as caught:
         torch.empty(2**61, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
+
+
+def test_memory_is_given_in_the_unit_that_its_label_names():
+    label, = [name for name in memory_values(torch.device('cpu')) if 'process' in name]
+    pages = int(Path('/proc/self/statm').read_text().split()[1])
+    unit = {'(MB)': 1e6, '(MiB)': 2**20}[label.rpartition(' ')[2]]
+    assert float(memory_values(torch.device('cpu'))[label]) == pytest.approx(
+        pages * os.sysconf('SC_PAGE_SIZE') / unit, rel=0.02)

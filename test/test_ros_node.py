@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 import signal
 
+from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 from PIL import Image as Picture
 from ptdiffseg_ros.data.labels import IGNORE, TOWN
@@ -211,6 +212,35 @@ def test_compressed_images_are_taken_when_asked_for(segmenter, consumer):
         assert consumer.set_parameter('compressed', False).successful
     assert consumer.masks[-1].data == plain
     consumer.segment()
+
+
+def test_a_frame_older_than_max_frame_age_s_is_dropped_whatever_its_age(segmenter, consumer):
+    def message() -> str:
+        return consumer.health[-1].status[0].message if consumer.health else ''
+
+    assert consumer.set_parameter('max_frame_age_s', 1.0).successful
+    dropped = int(consumer.values()['dropped: max_frame_age_s'])
+    consumer.masks.clear()
+    now_s = consumer.node.get_clock().now().nanoseconds // 10**9
+    for stamp_s, remedy in ((now_s - 30, 'make the camera or its transport faster'),
+                            (1, 'set use_sim_time to true'),  # a bag of another day
+                            (0, 'the stamp is 0: the driver or the bag does not set it')):
+        picture = image(PIXELS, stamp=(stamp_s, 0))
+        assert consumer.spin_until(
+            lambda remedy=remedy: remedy in message()
+            and consumer.health[-1].status[0].level != DiagnosticStatus.OK,
+            lambda picture=picture: consumer.camera.publish(picture), patience_s=60.0), message()
+        assert not consumer.masks
+    assert int(consumer.values()['dropped: max_frame_age_s']) > dropped + 2
+    assert 'dropped a frame 3' in segmenter.output and 'set use_sim_time' in segmenter.output
+
+    def send_now() -> None:
+        now = consumer.node.get_clock().now().to_msg()
+        consumer.camera.publish(image(PIXELS, stamp=(now.sec, now.nanosec)))
+
+    assert consumer.spin_until(lambda: consumer.masks, send_now)
+    assert consumer.set_parameter('max_frame_age_s', 0.0).successful
+    consumer.segment()  # whose stamp is of 1970
 
 
 def test_silence_is_explained_by_a_qos_that_does_not_match(segmenter, consumer):

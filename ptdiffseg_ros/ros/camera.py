@@ -68,6 +68,7 @@ class Camera:
         self._last_mask_s: float | None = None  # since masks are expected
         self._unanswered_s: float | None = None  # the first frame since the last mask
         self._dropped = (0, 0)  # by age and by rate, at that frame
+        self._clock_hint = ''  # what to do where the last stamp and the node clock do not match
         self._clock_hint_given = False
 
     def destroy(self) -> None:
@@ -118,6 +119,7 @@ class Camera:
         """Count silence from now on."""
         self._last_frame_s = time.monotonic()
         self._last_mask_s = self._unanswered_s = None
+        self.statistics.restart()
         self.silence = self.overdue = ''
 
     def excuse(self, seconds: float) -> None:
@@ -143,30 +145,39 @@ class Camera:
             self.silence = ''
             self._node.get_logger().info(f'{self._called}images arrive')
         now_s = self._node.now_s()
-        self._hint_at_clock(now_s, now_s - frame.stamp_s)
+        self._check_clock(now_s, frame.stamp_s)
         if now_s and not self._rate_limit.admits(now_s, self._node.settings.max_rate_hz):
             self.statistics.limited += 1
         elif worker.offer(self.name, frame):
             self.statistics.replaced += 1
 
-    def _hint_at_clock(self, now_s: float, age_s: float) -> None:
-        """Say once that stamps and node clock do not belong together, and what to do."""
-        if self._clock_hint_given or -ABSURD_LEAD_S <= age_s <= ABSURD_AGE_S:
+    def _check_clock(self, now_s: float, stamp_s: float) -> None:
+        """Warn once if stamps and node clock do not belong together, with the remedy."""
+        age_s = now_s - stamp_s
+        self._clock_hint = '' if -ABSURD_LEAD_S <= age_s <= ABSURD_AGE_S else (
+            self._explain_clock(now_s, stamp_s))
+        if not self._clock_hint or self._clock_hint_given:
             return
         self._clock_hint_given = True
-        if not now_s:
-            hint = 'use_sim_time is true but /clock has not come yet: play the bag with --clock'
-        elif self._node.get_parameter('use_sim_time').value:
-            hint = ('use_sim_time is true: is /clock of the same bag or simulation as the images? '
-                    'For a live camera set use_sim_time to false')
-        elif age_s > 0:
-            hint = ('for a bag or a simulation set use_sim_time to true and let it publish '
-                    '/clock; for a camera check that its driver stamps with the time of day')
-        else:
-            hint = 'synchronise the clocks of the machines (chrony, PTP)'
+        effect = ('max_frame_age_s drops it' if self._is_too_old(age_s) else
+                  'max_frame_age_s and latencies mean nothing')
         self._node.get_logger().warning(
-            f'{self._called}an image is {age_s:.1f} s old by the node clock, so max_frame_age_s '
-            f'and latencies mean nothing: {hint}')
+            f'{self._called}an image is {age_s:.1f} s old by the node clock, so {effect}: '
+            f'{self._clock_hint}')
+
+    def _explain_clock(self, now_s: float, stamp_s: float) -> str:
+        if not now_s:
+            return 'use_sim_time is true but /clock has not come yet: play the bag with --clock'
+        if not stamp_s:
+            return ('the stamp is 0: the driver or the bag does not set it. Leave max_frame_age_s '
+                    'at 0')
+        if self._node.get_parameter('use_sim_time').value:
+            return ('use_sim_time is true: is /clock of the same bag or simulation as the images? '
+                    'For a live camera set use_sim_time to false')
+        if now_s > stamp_s:
+            return ('for a bag or a simulation set use_sim_time to true and let it publish '
+                    '/clock; for a camera check that its driver stamps with the time of day')
+        return 'synchronise the clocks of the machines (chrony, PTP)'
 
     # Masks go out, on the worker's thread
 
@@ -183,17 +194,19 @@ class Camera:
             self.fail(f'{type(error).__name__}: {error}')
         return None
 
+    def _is_too_old(self, age_s: float) -> bool:
+        """Say whether max_frame_age_s drops a frame; one from the future it does not."""
+        return 0.0 < self._node.settings.max_frame_age_s < age_s
+
     def _is_stale(self, frame: Frame) -> bool:
-        max_age_s = self._node.settings.max_frame_age_s
-        if max_age_s <= 0.0:
-            return False
         age_s = self._node.now_s() - frame.stamp_s
-        if not max_age_s < age_s <= max(ABSURD_AGE_S, max_age_s):  # of another clock: no verdict
+        if not self._is_too_old(age_s):
             return False
         self.statistics.stale += 1
+        remedy = f': {self._clock_hint}' if self._clock_hint else ''
         self._node.get_logger().warning(
-            f'{self._called}dropped a frame {age_s:.2f} s old, max_frame_age_s is {max_age_s}',
-            **THROTTLE)
+            f'{self._called}dropped a frame {age_s:.2f} s old, max_frame_age_s is '
+            f'{self._node.settings.max_frame_age_s}{remedy}', **THROTTLE)
         return True
 
     def publish(self, frame: Frame, image: np.ndarray, result: Segmentation, begun_s: float,
@@ -259,14 +272,19 @@ class Camera:
                       'at it (nvidia-smi, dmesg, the load of the machine); if it has hung, start '
                       'the node again')
         elif self.statistics.stale > stale:
-            reason = ('frames are older than max_frame_age_s by the node clock. Make the camera '
-                      'or its transport faster, synchronise the clocks, or raise max_frame_age_s')
+            reason = self._explain_stale()
         elif self.statistics.limited > limited:
             reason = ('max_rate_hz drops every frame. Raise it, or, with use_sim_time, let '
                       '/clock go on')
         else:
             reason = 'frames come seldom or fail, see the log'
         return now_s - since_s, reason
+
+    def _explain_stale(self) -> str:
+        remedy = self._clock_hint or (
+            'make the camera or its transport faster, synchronise the clocks, or raise '
+            'max_frame_age_s')
+        return f'frames are older than max_frame_age_s by the node clock: {remedy}'
 
     def _limit_s(self) -> float:
         """Return how long no mask may come before those that went out are stale."""
@@ -275,7 +293,7 @@ class Camera:
 
     def health(self) -> tuple[bytes, str]:
         """Give a level and words, by the table of `ptdiffseg_ros.ros.diagnostics`."""
-        failed, segmented = self.statistics.since_last_report()
+        failed, segmented, dropped = self.statistics.since_last_report()
         failure = self.statistics.last_failure
         last_s, now_s = self._last_mask_s, time.monotonic()
         stale = last_s is not None and now_s - last_s >= self._limit_s()
@@ -287,6 +305,8 @@ class Camera:
             level, words = DiagnosticStatus.WARN, f'no masks: {self.overdue}'
         elif failed:
             return DiagnosticStatus.WARN, f'{self._called}{failed} frames failed: {failure}'
+        elif dropped and not segmented:
+            level, words = DiagnosticStatus.WARN, f'no masks: {self._explain_stale()}'
         else:
             return DiagnosticStatus.OK, 'segmenting'
         if stale and last_s is not None:

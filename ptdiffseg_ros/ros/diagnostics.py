@@ -12,8 +12,9 @@ STALE  Masks had been coming, and those that consumers have are old: none for 10
        silence_warning_s, or three of the usual intervals between masks, whichever is longest.
        The camera is silent, the device hangs, or a parameter drops every frame.
 WARN   Nothing is to come out yet (unconfigured, inactive), or it works but something is off: no
-       image for silence_warning_s, no mask yet though images come, some frames failed, memory
-       does not take all cameras at once, adaptation has a problem.
+       image for silence_warning_s, no mask yet though images come, some frames failed,
+       max_frame_age_s drops every frame, memory does not take all cameras at once, adaptation has
+       a problem.
 OK     It segments, or is disabled by ~/enable.
 """
 
@@ -34,6 +35,9 @@ from rclpy.node import Node
 from rclpy.qos import qos_check_compatible, QoSCompatibility, QoSProfile, ReliabilityPolicy
 
 WINDOW_S = 10.0  # rate and percentiles are of the last seconds
+INTERVALS = 10  # that tell how often masks usually come
+SEVERITY = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.STALE,
+            DiagnosticStatus.ERROR)  # its numbers have ERROR below STALE
 # Of logs that may come with every frame. Not the system's clock, which is rclpy's choice: set back
 # by an hour, it would keep them quiet for an hour.
 THROTTLE: dict[str, Any] = {
@@ -62,8 +66,8 @@ class Statistics:
     failed: int = 0  # could not be decoded or segmented
     failing: bool = False  # the last frame could not be
     last_failure: str = ''
-    timings: deque[Timing] = field(default_factory=lambda: deque(maxlen=1000))
-    reported: tuple[int, int] = (0, 0)
+    timings: deque[Timing] = field(default_factory=deque)
+    reported: tuple[int, int, int] = (0, 0, 0)
 
     def fail(self, reason: str) -> None:
         """Count a frame that gave no mask."""
@@ -75,17 +79,32 @@ class Statistics:
         """Count a frame whose mask is published."""
         self.segmented += 1
         self.failing = False
-        self.timings.append(timing)
+        timings = self.timings
+        timings.append(timing)
+        while len(timings) > INTERVALS + 1 and timing.at_s - timings[0].at_s > WINDOW_S:
+            timings.popleft()
+
+    def restart(self) -> None:
+        """Forget when masks came, after a pause; another thread may be adding one."""
+        self.timings = deque()
 
     def usual_interval_s(self) -> float:
         """Return the median of the last ten intervals between masks; 0 before the first."""
-        at_s = [timing.at_s for timing in list(self.timings.copy())[-11:]]
+        at_s = [timing.at_s for timing in list(self.timings.copy())[-INTERVALS - 1:]]
         return float(np.median(np.diff(at_s))) if len(at_s) > 1 else 0.0
 
-    def since_last_report(self) -> tuple[int, int]:
-        """Count the frames that failed and that were segmented since this was last asked."""
-        before, self.reported = self.reported, (self.failed, self.segmented)
-        return self.failed - before[0], self.segmented - before[1]
+    def since_last_report(self) -> tuple[int, int, int]:
+        """Count the frames that failed, were segmented and were stale since this was asked."""
+        before, self.reported = self.reported, (self.failed, self.segmented, self.stale)
+        return (self.failed - before[0], self.segmented - before[1], self.stale - before[2])
+
+    def rate_hz(self, now_s: float) -> float:
+        """Return the rate of masks over the last seconds, or since the first mask."""
+        at_s = [timing.at_s for timing in self.timings.copy()]
+        recent = [at for at in at_s if now_s - at <= WINDOW_S]
+        if len(recent) < len(at_s):
+            return len(recent) / WINDOW_S
+        return (len(recent) - 1) / (now_s - recent[0]) if len(recent) > 1 else 0.0
 
     def values(self, now_s: float) -> dict[str, Any]:
         """Return what diagnostics show, for humans and for tools."""
@@ -100,7 +119,7 @@ class Statistics:
         if self.last_failure:
             values['last error'] = self.last_failure
         recent = [timing for timing in self.timings.copy() if now_s - timing.at_s <= WINDOW_S]
-        values['rate (Hz)'] = f'{len(recent) / WINDOW_S:.1f}'
+        values['rate (Hz)'] = f'{self.rate_hz(now_s):.1f}'
         if recent:
             values['frame age (s)'] = f'{recent[-1].age_s:.3f}'
             for name in ('model_ms', 'overhead_ms'):
@@ -116,13 +135,13 @@ def memory(device: Any) -> dict[str, str]:
     values = {}
     if device.type == 'cuda':
         import torch  # loaded with the model already
-        values['device memory (MB)'] = f'{torch.cuda.memory_allocated(device) / 2 ** 20:.0f}'
-        values['device memory reserved (MB)'] = (
+        values['device memory (MiB)'] = f'{torch.cuda.memory_allocated(device) / 2 ** 20:.0f}'
+        values['device memory reserved (MiB)'] = (
             f'{torch.cuda.memory_reserved(device) / 2 ** 20:.0f}')
     statm = Path('/proc/self/statm')
     if statm.exists():  # Linux
         pages = int(statm.read_text().split()[1])
-        values['process memory (MB)'] = f'{pages * os.sysconf("SC_PAGE_SIZE") / 2 ** 20:.0f}'
+        values['process memory (MiB)'] = f'{pages * os.sysconf("SC_PAGE_SIZE") / 2 ** 20:.0f}'
     return values
 
 

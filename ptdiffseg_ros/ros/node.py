@@ -17,7 +17,7 @@ from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.ros.adaptation import Adaptation
 from ptdiffseg_ros.ros.camera import Camera, Frame
 from ptdiffseg_ros.ros.compatibility import refuse_impossible_transitions
-from ptdiffseg_ros.ros.diagnostics import diagnostic_array, memory, THROTTLE
+from ptdiffseg_ros.ros.diagnostics import diagnostic_array, memory, SEVERITY, THROTTLE
 from ptdiffseg_ros.ros.outputs import Labels
 from ptdiffseg_ros.ros.parameters import Parameters, Settings
 from ptdiffseg_ros.ros.topics import Topics
@@ -398,7 +398,7 @@ class SegmenterNode(LifecycleNode):
             else:
                 values.update(camera.values(now_s))
         values.update(self.adaptation.values())
-        worst = max(health.values(), key=lambda found: found[0], default=None)
+        worst = max(health.values(), key=lambda found: SEVERITY.index(found[0]), default=None)
         self.diagnostics.publish(diagnostic_array(
             self, hardware, [('segmentation', *self._health(worst), values), *several]))
 
