@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 import json
+import logging
 from pathlib import Path
 import shutil
 from typing import Any
@@ -15,10 +16,10 @@ import numpy as np
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.head import SegmentationHead
-from ptdiffseg_ros.model.prompts import category_prompts, encode_sentence
+from ptdiffseg_ros.model.prompts import category_prompts, encode_sentence, tokenize
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.testing import KINDS, tiny_segmenter
+from ptdiffseg_ros.model.testing import KINDS, letter_tokenizer, tiny_segmenter
 import pytest
 import torch
 
@@ -40,6 +41,18 @@ def test_a_sentence_that_is_too_long_is_said_and_not_cut(segmenter) -> None:
     with pytest.raises(PromptError, match=r'has 102 tokens.*takes 77'):
         segmenter.context('x' * 100)
     assert segmenter.encode_scene('x' * 75).shape[0] == 77
+
+
+def test_only_our_message_tells_of_a_sentence_that_is_too_long(tmp_path, caplog) -> None:
+    tokenizer = letter_tokenizer(tmp_path / 'tokenizer')  # transformers warns once for each
+    logger = logging.getLogger('transformers')
+    logger.addHandler(caplog.handler)
+    try:
+        with pytest.raises(PromptError, match='takes 77'):
+            tokenize('x' * 100, tokenizer, 77)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert caplog.messages == []
 
 
 @pytest.mark.parametrize('blank', [' ', '\n\t'])

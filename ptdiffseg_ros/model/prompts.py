@@ -49,7 +49,8 @@ def tokenize(sentence: str, tokenizer: CLIPTokenizer, limit: int) -> list[int]:
     if not sentence.strip():
         raise PromptError('the scene prompt is blank; give a sentence, e.g. '
                           f'{SCENE_PROMPTS[0]!r}')
-    ids = list(tokenizer(sentence, truncation=False, padding=False)['input_ids'])
+    # Not verbose: the message below says better what is too long, and of how many tokens.
+    ids = list(tokenizer(sentence, truncation=False, padding=False, verbose=False)['input_ids'])
     if len(ids) > limit:
         raise PromptError(
             f'the sentence has {len(ids)} tokens (begin and end marks included) and the text '
