@@ -159,6 +159,17 @@ def diagnostic_array(
     return array
 
 
+def explain_namesake(node: Node) -> str:
+    """Say what to do where another node has the full name of this one; '' where none has."""
+    own = node.get_name(), node.get_namespace()
+    if node.get_node_names_and_namespaces().count(own) < 2:
+        return ''
+    return (f'another node is named {node.get_fully_qualified_name()}: masks of both are mixed, '
+            'and services and parameters reach either. End one, or give it another name '
+            '(-r __node:=NAME) or namespace (-r __ns:=/NAMESPACE; namespace:= with the launch '
+            'file). A node that was killed stays listed for some 20 s')
+
+
 def explain_silence(topics: Topics, camera: str, compressed: bool, qos: QoSProfile) -> str:
     """
     Say why no image of a camera may arrive, and the remedy.

@@ -17,7 +17,13 @@ from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.ros.adaptation import Adaptation
 from ptdiffseg_ros.ros.camera import Camera, Frame
 from ptdiffseg_ros.ros.compatibility import refuse_impossible_transitions
-from ptdiffseg_ros.ros.diagnostics import diagnostic_array, memory, SEVERITY, THROTTLE
+from ptdiffseg_ros.ros.diagnostics import (
+    diagnostic_array,
+    explain_namesake,
+    memory,
+    SEVERITY,
+    THROTTLE,
+)
 from ptdiffseg_ros.ros.outputs import Labels
 from ptdiffseg_ros.ros.parameters import Parameters, Settings
 from ptdiffseg_ros.ros.topics import Topics
@@ -84,6 +90,7 @@ class SegmenterNode(LifecycleNode):
         refuse_impossible_transitions(self)
         self.topics = Topics(self)
         self.problem = ''  # why the last transition failed
+        self.namesake = ''  # what to do about another node of this name
         self.active = False
         self.enabled = True
         self.worker: Worker[Frame] | None = None
@@ -375,6 +382,10 @@ class SegmenterNode(LifecycleNode):
         return response
 
     def _on_second(self) -> None:
+        namesake = explain_namesake(self)
+        if namesake and not self.namesake:
+            self.get_logger().warning(namesake)
+        self.namesake = namesake
         if self.active and self.enabled:
             for camera in self.cameras.values():
                 camera.warn()
