@@ -17,6 +17,7 @@ from ptdiffseg_ros.data.labels import IGNORE, TOWN
 from ptdiffseg_ros.model.testing import tiny_segmenter
 from ptdiffseg_ros.ros.outputs import LATCHED_QOS
 import pytest
+import rclpy
 from rclpy.qos import qos_profile_sensor_data
 from ros_harness import Consumer, image, PIXELS, Process, running_segmenter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -258,6 +259,31 @@ def test_silence_is_explained_by_a_qos_that_does_not_match(segmenter, consumer):
         assert consumer.set_parameter('silence_warning_s', 5.0).successful
         assert consumer.set_parameter('image_qos', 'sensor_data').successful
     consumer.segment()
+
+
+def test_setting_parameters_to_what_they_are_does_nothing(segmenter, consumer):
+    present = {name: consumer.get_parameter(name)
+               for name in ('compressed', 'image_qos', 'model', 'cameras', 'dtype')}
+    before = segmenter.output
+
+    for name, value in present.items():
+        assert consumer.set_parameter(name, value).successful
+    consumer.segment()
+    consumer.values()
+
+    for words in ('waiting for images', 'takes effect at the next configure'):
+        assert segmenter.output.count(words) == before.count(words)
+
+
+def test_another_node_of_the_same_name_is_warned_of_with_the_remedy(segmenter, consumer):
+    namesake = rclpy.create_node(
+        'segmenter', context=consumer.context, start_parameter_services=False)
+    try:
+        assert consumer.spin_until(
+            lambda: 'another node is named /segmenter' in segmenter.output, patience_s=60.0)
+        assert '-r __node:=' in segmenter.output and '-r __ns:=' in segmenter.output
+    finally:
+        namesake.destroy_node()
 
 
 def test_a_killed_publisher_may_come_back(segmenter, consumer):

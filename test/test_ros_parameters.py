@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+import re
 
 from hypothesis import given, strategies as st
 from ptdiffseg_ros.adapt.buffer import DEFAULT_BYTES
@@ -178,6 +179,60 @@ def test_a_prompt_file_needs_a_bank_with_a_folder(declare):
 
 def test_a_fixed_parameter_cannot_be_set(declare):
     assert 'autostart' in declare().change(autostart=False).reason
+
+
+def test_a_value_that_is_in_force_already_is_no_change(declare):
+    declared = declare(max_rate_hz=5.0)
+    present = {name: declared.node.get_parameter(name).value for name in PARAMETERS
+               if name != 'autostart'}
+
+    assert declared.change(**present).successful
+    for name, value in present.items():  # as `ros2 param load` does
+        assert declared.change(**{name: value}).successful
+    assert declared.applied == []
+
+    assert declared.change(**{**present, 'dtype': 'float32', 'max_rate_hz': 5}).successful
+    assert [changed for _, changed in declared.applied] == [('dtype',)]
+
+
+def test_an_empty_list_of_cameras_is_one_camera_without_a_name():
+    # On the command line, where an empty list has no type; rclpy cannot make such a Parameter.
+    context = ros_harness.rclpy.Context()
+    ros_harness.rclpy.init(args=['x', '--ros-args', '-p', 'cameras:=[]'], context=context)
+    node = ros_harness.rclpy.create_node('declared', context=context)
+    try:
+        parameters = Parameters(node, lambda settings: None, lambda settings, changed: None)
+        assert parameters.refused == {} and parameters.settings.cameras == ('',)
+        assert list(node.get_parameter('cameras').value) == ['']
+        assert node.set_parameters([Parameter('cameras', value=['front'])])[0].successful
+        assert parameters.settings.cameras == ('front',)
+    finally:
+        node.destroy_node()
+        ros_harness.rclpy.shutdown(context=context)
+
+
+def test_names_that_do_not_exist_are_warned_of_with_the_nearest(tmp_path):
+    file = tmp_path / 'parameters.yaml'
+    file.write_text(
+        '/**:\n  ros__parameters:\n    image_qos: reliable\n    min_confidenc: 0.5\n'
+        '    adaptation: {enable: true, duty: 0.3, sensitivty: 2.0}\n'
+        '    qos_overrides./image_raw.subscription.depth: 3\n')
+    process = ros_harness.start_segmenter(
+        'micro', autostart=False, arguments=('--params-file', str(file)), camera='[front]', step=3,
+        use_sim_time=False, start_type_description_service=True, wheels=4)
+    try:
+        output = process.wait_for_output('there is no parameter', times=6)
+        warned = dict(re.findall(
+            r"there is no parameter '(.*)', so its value has no effect: (.*)", output))
+        assert warned == {
+            'camera': "did you mean 'cameras'?",
+            'min_confidenc': "did you mean 'min_confidence'?",
+            'adaptation.enable': "did you mean 'adaptation.enabled'?",
+            'adaptation.sensitivty': "did you mean 'adaptation.sensitivity'?",
+            'step': "did you mean 'adaptation.steps'?",
+            'wheels': 'ros2 param list /segmenter shows the names'}
+    finally:
+        process.stop()
 
 
 def test_parameters_of_others_are_left_alone(declare):

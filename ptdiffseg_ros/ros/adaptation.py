@@ -247,6 +247,8 @@ class Adaptation:
             return response
         words = {True: 'on', False: 'off'}
         before = self._node.settings.adaptation_enabled
+        if request.data == before:  # no change of the parameter, but of what an error has left
+            self.apply(self._node.settings, (ENABLED,))
         result = self._node.set_parameters([Parameter(ENABLED, value=request.data)])[0]
         response.message = result.reason or self._failure  # of switching on
         if not response.message:

@@ -11,6 +11,17 @@ from typing import Any
 from lifecycle_msgs.srv import ChangeState
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
+
+
+def given_parameters(node: Node) -> list[str]:
+    """
+    Return the names of the values that a node was given at its start.
+
+    rclpy has them in a private attribute. The public alternative is to declare all of them
+    (`automatically_declare_parameters_from_overrides`), but it raises for an empty list.
+    """
+    return list(getattr(node, '_parameter_overrides', {}))
 
 
 def refuse_impossible_transitions(node: LifecycleNode) -> None:

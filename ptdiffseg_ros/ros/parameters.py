@@ -12,10 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, Field, field, fields, replace
+import difflib
 import re
 from typing import Any
 
 from ptdiffseg_ros.adapt.folders import CARRY, is_inner_name
+from ptdiffseg_ros.ros.compatibility import given_parameters
 from rcl_interfaces.msg import (
     FloatingPointRange,
     IntegerRange,
@@ -25,6 +27,9 @@ from rcl_interfaces.msg import (
 from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+
+# Of any node of ROS; not every release has or declares each of them.
+ROS_PARAMETERS = ('qos_overrides.', 'start_type_description_service', 'use_sim_time')
 
 
 def _parameter(default: Any, description: str, *, least: float = 0, most: float | None = None,
@@ -210,6 +215,7 @@ class Parameters:
         self._apply = apply
         for name in PARAMETERS:
             self._declare(node, name)
+        _warn_of_unknown(node)
         node.add_on_set_parameters_callback(self._validate)
         self._two_steps = hasattr(node, 'add_post_set_parameters_callback')  # not in Humble
         if self._two_steps:
@@ -218,8 +224,13 @@ class Parameters:
     def _declare(self, node: Node, name: str) -> None:
         default, descriptor = PARAMETERS[name].default, describe(name)
         try:
-            value = node.declare_parameter(name, default, descriptor).value
-            self.settings = self._changed({name: value})
+            parameter = node.declare_parameter(name, default, descriptor)
+            if parameter.type_ == Parameter.Type.NOT_SET and type(default) is tuple:
+                # An empty list of a file or of the command line, which has no type in ROS.
+                node.undeclare_parameter(name)
+                node.declare_parameter(name, default, descriptor, ignore_override=True)
+            else:
+                self.settings = self._changed({name: parameter.value})
         except (InvalidParameterValueException, ValueError) as error:
             remedy = 'start the node again' if descriptor.read_only else 'set it, then configure'
             self.refused[name] = f'{error}; {remedy}'
@@ -241,17 +252,34 @@ class Parameters:
         return SetParametersResult(successful=True)
 
     def _take(self, parameters: list[Parameter]) -> None:
-        changed = _ours(parameters)
-        if not changed:  # another parameter of the node, such as use_sim_time
-            return
-        self.settings = self._changed(changed)
-        for name in changed:
+        before, given = self.settings, _ours(parameters)
+        self.settings = self._changed(given)
+        for name in given:
             self.refused.pop(name, None)
-        self._apply(self.settings, tuple(changed))
+        changed = tuple(
+            name for name in given
+            if getattr(self.settings, PARAMETERS[name].name) != getattr(
+                before, PARAMETERS[name].name))
+        if changed:
+            self._apply(self.settings, changed)
 
 
 def _ours(parameters: list[Parameter]) -> dict[str, Any]:
     return {item.name: item.value for item in parameters if item.name in PARAMETERS}
+
+
+def _warn_of_unknown(node: Node) -> None:
+    """Warn of values that were given to the node under names that it does not have."""
+    known = {**{name.rpartition('.')[2]: name for name in PARAMETERS},
+             **{name: name for name in PARAMETERS}}
+    for name in given_parameters(node):
+        if node.has_parameter(name) or name.startswith(ROS_PARAMETERS):
+            continue
+        nearest = difflib.get_close_matches(name.lower(), known, 1)
+        remedy = (f'did you mean {known[nearest[0]]!r}?' if nearest else
+                  f'ros2 param list {node.get_fully_qualified_name()} shows the names')
+        node.get_logger().warning(
+            f'there is no parameter {name!r}, so its value has no effect: {remedy}')
 
 
 def describe(name: str) -> ParameterDescriptor:
