@@ -7,14 +7,16 @@ from collections.abc import Iterator
 import http.client
 import json
 from pathlib import Path
+import re
 import socket
 import struct
+import threading
 from typing import Any
 
 import cv2
 import numpy as np
 from ptdiffseg_ros.cli import main
-from ptdiffseg_ros.demo.watch import to_jpeg, VIEWS, Watcher
+from ptdiffseg_ros.demo.watch import Server, to_jpeg, VIEWS, Watcher
 from ptdiffseg_ros.model.testing import tiny_segmenter
 from ptdiffseg_ros.ros.outputs import LATCHED_QOS
 import pytest
@@ -47,6 +49,16 @@ class Browser:
         assert status == 200
         found: dict[str, Any] = json.loads(body)
         return found
+
+
+def has_ipv6() -> bool:
+    """Say whether a server can listen on ::1."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(('::1', 0))
+    except OSError:
+        return False
+    return True
 
 
 @pytest.fixture(scope='module')
@@ -150,6 +162,56 @@ def test_a_page_of_another_site_can_neither_read_nor_switch(browser, consumer) -
     assert browser.ask(
         'POST', '/adaptation', off, Host='evil.example:80', X_Requested_With='x')[0] == 403
     assert consumer.get_parameter('adaptation.enabled') is False
+
+
+@pytest.mark.parametrize('host', ['localhost', '127.0.0.1', 'LocalHost:80', '[::1]', '[::1]:8080',
+                                  '[0:0:0:0:0:0:0:1]'])
+def test_this_machine_is_meant_with_and_without_a_port(browser, host: str) -> None:
+    assert browser.ask('GET', '/', Host=host)[0] == 200
+
+
+@pytest.mark.parametrize('host', ['', 'evil.example', '[::2]', '[::1', '1:2:3',
+                                  'localhost.evil.example:8080'])
+def test_another_machine_is_not_meant(browser, host: str) -> None:
+    assert browser.ask('GET', '/', Host=host)[0] == 403
+
+
+@pytest.mark.skipif(not has_ipv6(), reason='this machine has no IPv6 address ::1')
+@pytest.mark.parametrize('host, url', [('::1', r'http://\[::1\]:\d+/'),
+                                       ('::', r'http://localhost:\d+/')])
+def test_the_page_is_served_by_ipv6(host: str, url: str) -> None:
+    peer = Peer('watching')
+    try:
+        with Server(Watcher(peer.node), host, 0) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            assert re.fullmatch(url, server.url)
+            connection = http.client.HTTPConnection('::1', server.server_address[1], timeout=30)
+            connection.request('GET', '/')
+            assert connection.getresponse().status == 200
+            connection.close()
+            server.shutdown()
+    finally:
+        peer.close()
+
+
+def test_pictures_are_subscribed_to_only_while_a_page_asks(browser, consumer) -> None:
+    lazy = [f'/segmenter/{name}' for name in ('overlay', 'color_mask', 'confidence')]
+
+    def watched() -> bool:
+        counts = {consumer.node.count_subscribers(topic) for topic in lazy}
+        assert len(counts) <= 2  # 0 and 1, while they are matched
+        return counts == {1}
+
+    def unwatched() -> bool:
+        return not any(consumer.node.count_subscribers(topic) for topic in lazy)
+
+    assert consumer.spin_until(watched, browser.state)
+    assert consumer.spin_until(unwatched)  # nobody asks any more
+    assert consumer.spin_until(lambda: consumer.node.count_subscribers('/image_raw') == 1)
+    # Opened again, the page does not show what was seen before.
+    assert set(browser.state()['cameras'][0]['age_s'].values()) == {None}
+    assert consumer.spin_until(watched, browser.state)
+    picture(browser, consumer, 'overlay')
 
 
 @pytest.mark.parametrize('path', ['/frame/_/mask', '/frame/_left/overlay', '/etc/passwd',

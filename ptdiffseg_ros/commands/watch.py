@@ -14,7 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--segmenter', default='/segmenter', metavar='NODE', help="the node's full name")
     parser.add_argument(
         '--host', default='127.0.0.1', metavar='ADDRESS',
-        help='the address to serve on; 0.0.0.0 lets everybody on the network watch and switch')
+        help='the address to serve on; 0.0.0.0, or :: with IPv6, lets everybody on the network '
+        'watch and switch')
     parser.add_argument(
         '--port', type=number(0, 65535, kind=int), default=8080, help='0 takes a free one')
 

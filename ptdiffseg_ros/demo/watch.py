@@ -7,8 +7,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import ipaddress
 import json
+import math
 from pathlib import Path
+import socket
 import sys
 import threading
 import time
@@ -34,6 +37,7 @@ VIEWS = ('camera', 'overlay', 'color_mask')
 DISCOVERY_S = 1.0
 LONG_POLL_S = 1.0
 SERVICE_S = 5.0
+UNWATCHED_S = 3.0  # without a request: no page is open, which asks twice a second
 WIDEST = 960  # of a picture for the page, in pixels
 LEVELS = ('OK', 'WARN', 'ERROR', 'STALE')
 HEADER = 'X-Requested-With'  # a page of another site cannot set it, so it cannot switch anything
@@ -56,12 +60,23 @@ class _Camera:
     domain: str = ''  # and adaptation: of its own, where it adapts by itself
     adaptation: dict[str, Any] = field(default_factory=dict)
     topic: str = ''  # that the segmenter reads
-    subscription: Any = None  # to that topic
+    subscriptions: list[Any] = field(default_factory=list)  # of pictures, while a page is open
+    source: Any = None  # the one of these to that topic
+
+    def forget(self) -> list[Any]:
+        """Forget the pictures, which will be old once they are wanted again."""
+        subscriptions, self.subscriptions, self.source = self.subscriptions, [], None
+        self.topic, self.confidence = '', None
+        self.views = {view: _View() for view in VIEWS}
+        return subscriptions
 
 
 class Watcher:
     """
     Keep the newest of what a segmenter publishes.
+
+    Pictures are subscribed to only while a page asks: the segmenter computes overlays for
+    subscribers only.
 
     :param segmenter: the segmenter's full name, such as ``/segmenter``; it may come later.
     """
@@ -77,6 +92,7 @@ class Watcher:
         self._adaptation: dict[str, Any] = {}
         self._health: list[dict[str, Any]] = []
         self._told_s: float | None = None  # when health came, monotonic
+        self._asked_s = -math.inf  # when a page did, monotonic
         node.create_subscription(
             String, f'{segmenter}/labels', self._keeper('_labels', json.loads), LATCHED_QOS)
         node.create_subscription(
@@ -86,7 +102,8 @@ class Watcher:
             String, f'{segmenter}/domain', self._keeper('_domain', str), LATCHED_QOS)
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
         self._client = node.create_client(SetBool, f'{segmenter}/set_adaptation')
-        node.create_timer(DISCOVERY_S, self._discover)
+        node.create_timer(DISCOVERY_S, self._on_second)
+        self._opened = node.create_guard_condition(self._discover)
 
     # -- ROS -------------------------------------------------------------------------------
 
@@ -95,8 +112,20 @@ class Watcher:
         kept = self if camera is None else self._cameras[camera]
         return lambda message: setattr(kept, name, parse(message.data))
 
+    def _watched(self) -> bool:
+        return time.monotonic() - self._asked_s < UNWATCHED_S
+
+    def _on_second(self) -> None:
+        if not self._watched():
+            for camera in self._cameras.values():
+                with self._arrived:
+                    subscriptions = camera.forget()
+                for subscription in subscriptions:
+                    self._node.destroy_subscription(subscription)
+        self._discover()
+
     def _discover(self) -> None:
-        """Subscribe to the views of cameras that have not been seen before."""
+        """Look for cameras, and subscribe to their pictures while a page is open."""
         namespace, _, name = self.segmenter.rpartition('/')
         try:
             published = self._node.get_publisher_names_and_types_by_node(name, namespace or '/')
@@ -110,29 +139,37 @@ class Watcher:
             if topic.startswith(prefix) and topic.endswith('/mask'):
                 camera = topic[len(prefix):-len('mask')].rstrip('/')
                 if camera not in self._cameras:
+                    self._add(camera)
+                if self._watched():
                     self._subscribe(camera)
-                self._follow(camera, types)
+                    self._follow(camera, types)
 
-    def _subscribe(self, camera: str) -> None:
-        kept = _Camera()
+    def _add(self, camera: str) -> None:
         with self._arrived:
-            self._cameras[camera] = kept
-        out = f'{self.segmenter}/{camera}'.rstrip('/')
-        for view in ('overlay', 'color_mask'):
-            self._node.create_subscription(
-                Image, f'{out}/{view}', self._taker(kept.views[view]), qos_profile_sensor_data)
-        self._node.create_subscription(
-            Image, f'{out}/confidence',
-            lambda message: setattr(
-                kept, 'confidence',
-                float(np.frombuffer(message.data, np.uint8).mean() / 255.0)),
-            qos_profile_sensor_data)
+            self._cameras[camera] = _Camera()
         if camera:
+            out = f'{self.segmenter}/{camera}'
             self._node.create_subscription(
                 String, f'{out}/domain', self._keeper('domain', str, camera), LATCHED_QOS)
             self._node.create_subscription(
                 String, f'{out}/adaptation', self._keeper('adaptation', json.loads, camera),
                 LATCHED_QOS)
+
+    def _subscribe(self, camera: str) -> None:
+        """Subscribe to what the segmenter shows of a camera."""
+        kept = self._cameras[camera]
+        if kept.subscriptions:
+            return
+        out = f'{self.segmenter}/{camera}'.rstrip('/')
+        for view in ('overlay', 'color_mask'):
+            kept.subscriptions.append(self._node.create_subscription(
+                Image, f'{out}/{view}', self._taker(kept.views[view]), qos_profile_sensor_data))
+        kept.subscriptions.append(self._node.create_subscription(
+            Image, f'{out}/confidence',
+            lambda message: setattr(
+                kept, 'confidence',
+                float(np.frombuffer(message.data, np.uint8).mean() / 255.0)),
+            qos_profile_sensor_data))
 
     def _follow(self, camera: str, types: dict[str, list[str]]) -> None:
         """Subscribe to what the segmenter reads for a camera, whatever that is remapped to."""
@@ -142,11 +179,13 @@ class Watcher:
                       if found['part'] == part), '')
         if topic == kept.topic or topic not in types:
             return
-        if kept.subscription is not None:
-            self._node.destroy_subscription(kept.subscription)
-        kept.topic, kept.subscription = topic, self._node.create_subscription(
+        if kept.source is not None:
+            kept.subscriptions.remove(kept.source)
+            self._node.destroy_subscription(kept.source)
+        kept.topic, kept.source = topic, self._node.create_subscription(
             CompressedImage if types[topic][0].endswith('CompressedImage') else Image, topic,
             self._taker(kept.views['camera']), qos_profile_sensor_data)
+        kept.subscriptions.append(kept.source)
 
     def _taker(self, view: _View) -> Callable[[Any], None]:
         def take(message: Any) -> None:
@@ -170,6 +209,13 @@ class Watcher:
 
     # -- what the page asks for ------------------------------------------------------------
 
+    def _attend(self) -> None:
+        """Note that a page asks; the first time, subscribe to pictures."""
+        opened = not self._watched()
+        self._asked_s = time.monotonic()
+        if opened:
+            self._opened.trigger()
+
     def state(self) -> dict[str, Any]:
         """
         Return all that is known but the pictures, JSON-able.
@@ -177,6 +223,7 @@ class Watcher:
         `silent_s` is the time since the segmenter was heard of, `age_s` since a view came; None
         if never.
         """
+        self._attend()
         now_s = time.monotonic()
         with self._arrived:
             cameras = sorted(self._cameras.items())
@@ -200,6 +247,8 @@ class Watcher:
 
         :returns: serial number, camera and view of each.
         """
+        self._attend()
+
         def newer() -> list[tuple[int, str, str]]:
             return [(kept.serial, name, view) for name, camera in self._cameras.items()
                     for view, kept in camera.views.items() if kept.serial > after]
@@ -214,6 +263,7 @@ class Watcher:
 
         :raises KeyError: no such camera or view.
         """
+        self._attend()
         kept = self._cameras[camera].views[view]
         with self._arrived:
             serial, message = kept.serial, kept.message
@@ -248,6 +298,14 @@ def to_jpeg(message: Image | CompressedImage) -> bytes:
     _, encoded = cv2.imencode('.jpg', cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR),
                               [cv2.IMWRITE_JPEG_QUALITY, 85])
     return bytes(encoded.tobytes())
+
+
+def _plain(host: str) -> str:
+    """Return the one way to write a name or an address: ::1 for 0:0:0:0:0:0:0:1."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host.lower()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -307,8 +365,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_meant(self) -> bool:
         """Refuse who reached this machine by a name that is not its own (DNS rebinding)."""
-        host = (self.headers.get('Host') or '').rpartition(':')[0]
-        if host in self.server.hosts or not self.server.hosts:
+        try:  # without a port, which browsers leave out where it is 80
+            host = urlsplit(f'//{self.headers.get("Host", "")}').hostname or ''
+        except ValueError:  # no address
+            host = ''
+        if not self.server.hosts or _plain(host) in self.server.hosts:
             return True
         self._json({'message': f'this is not {host}'}, HTTPStatus.FORBIDDEN)
         return False
@@ -332,7 +393,8 @@ class Server(ThreadingHTTPServer):
     """
     Serve the page of a watcher.
 
-    :param host: an address of this machine; '0.0.0.0' lets everybody on the network in.
+    :param host: an address or a name of this machine; '0.0.0.0' and '::' let everybody on the
+        network in.
     :param port: 0 takes a free one.
     :raises DemoError: the port is taken or the address is not this machine's.
     """
@@ -341,14 +403,21 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, watcher: Watcher, host: str, port: int) -> None:
         self.watcher = watcher
-        local = {'localhost', '127.0.0.1', host}
-        self.hosts = set() if host == '0.0.0.0' else local  # none: any name will do
+        self.hosts: set[str] = set()  # by which a browser may ask; none: any
         try:
+            families = {family for family, *_ in socket.getaddrinfo(
+                host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)}
+            if socket.AF_INET not in families:
+                self.address_family = socket.AF_INET6
             super().__init__((host, port), _Handler)
         except OSError as error:
             raise DemoError(
                 f'cannot serve on {host}:{port} ({error.strerror}): choose another with --port or '
                 '--host') from error
+        bound = _plain(str(self.server_address[0]))
+        self._everywhere = ipaddress.ip_address(bound).is_unspecified
+        if not self._everywhere:
+            self.hosts = {'localhost', '127.0.0.1', '::1', _plain(host), bound}
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of a browser that was closed with its connection open; that is no error."""
@@ -359,7 +428,9 @@ class Server(ThreadingHTTPServer):
     def url(self) -> str:
         """Return where a browser finds the page."""
         host, port = str(self.server_address[0]), self.server_address[1]
-        return f'http://{"localhost" if host == "0.0.0.0" else host}:{port}/'
+        if self._everywhere:
+            host = 'localhost'
+        return f'http://{f"[{host}]" if ":" in host else host}:{port}/'
 
 
 def run_watch(segmenter: str, host: str, port: int) -> None:
