@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
     split = args.split or ('test' if of_town else 'val')
     every = list(protocols.PROTOCOLS if of_town else protocols.OF_PICTURES)
     chosen = every if 'all' in args.protocol else args.protocol
-    protocols.check(chosen, split, args.methods or (), of_town)
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    protocols.check(chosen, split, args.methods or (), of_town, seeds)
     segmenter = PromptedSegmenter.from_pretrained(args.model, args.device)
     source: dict[str, Any] = {}
     if not of_town:
@@ -82,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         _keep(args.json, figures, write_json)
     for name in chosen:
         of_seeds = figures['protocols'].setdefault(name, {})
-        for seed in range(args.first_seed, args.first_seed + args.seeds):
+        for seed in seeds:
             found = of_seeds.get(str(seed))
             more: dict[str, Any] = dict(source)
             if name == 'one-pass':

@@ -33,6 +33,7 @@ from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import check_split
+from ptdiffseg_ros.train.frames import FIRST_HEAD_FRAME
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
 import torch
 from torch import Tensor
@@ -40,6 +41,8 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 FPS = 5.0
+SCENES_PER_SEED = 1_000_000
+WIDEST = 10_000 * SCENES_PER_SEED  # the last split, which no other ends
 LEAST_PICTURES = 15  # of a condition, two thirds of them for a stream: two seconds at least
 OF_PICTURES = ('one-pass', 'continual')  # protocols that any labelled pictures will do for
 ADVERSE = tuple(name for name in town.WEATHERS if name != 'clear')
@@ -127,7 +130,7 @@ class TownScenes:
 
     def held_out(self, condition: str, count: int) -> list[StreamFrame]:
         """Give frames that are in no stream."""
-        return samples(self.encoder, condition, town.SPLITS[self.split], count)
+        return samples(self.encoder, condition, _begin(self.split), count)
 
 
 class PictureScenes:
@@ -232,9 +235,35 @@ METHODS = (
     'labelled prompt')
 
 
+def _begin(split: str) -> int:
+    """Give the first scene of a split that nothing was trained on."""
+    return town.SPLITS[split] + (FIRST_HEAD_FRAME + SCENES_PER_SEED if split == 'train' else 0)
+
+
+def seeds_of(split: str) -> range:
+    """Give the seeds whose streams stay in a split: those of the next begin where it ends."""
+    end = min((first for first in town.SPLITS.values() if first > town.SPLITS[split]),
+              default=town.SPLITS[split] + WIDEST)
+    return range((end - _begin(split)) // SCENES_PER_SEED - 1)
+
+
 def _first(split: str, seed: int, stretch: int) -> int:
-    """Give the first scene of a stretch of a seed's stream; held-out scenes lie before all."""
-    return town.SPLITS[split] + 1_000_000 * (seed + 1) + 10_000 * stretch
+    """
+    Give the first scene of a stretch of a seed's stream; held-out scenes lie before all.
+
+    :raises TrainingError: the stream would lie in another split.
+    """
+    _check_seeds(split, (seed,))
+    return _begin(split) + SCENES_PER_SEED * (seed + 1) + 10_000 * stretch
+
+
+def _check_seeds(split: str, seeds: Iterable[int]) -> None:
+    allowed = seeds_of(split)
+    for seed in seeds:
+        if seed not in allowed:
+            raise TrainingError(
+                f'seed {seed} of the split {split!r}; allowed are 0 to {allowed[-1]}: the scenes '
+                'of others are in another split')
 
 
 def one_pass(
@@ -428,7 +457,7 @@ def hostile(
     snow = samples(encoder, 'snow', first, before)
     last = town.sample_of('snow', first + before - 1, segmenter.config.input_size).image
     snow_again = samples(encoder, 'snow', first + before, after)
-    others = samples(encoder, 'snow', town.SPLITS[split], evaluated)
+    others = samples(encoder, 'snow', _begin(split), evaluated)
     labels = np.full(segmenter.config.input_size, 255, np.uint8)
     for kind in tqdm(('black', 'saturated', 'noise', 'frozen'), f'hostile, seed {seed}'):
         method = make_method('prompt', segmenter, seed=seed)
@@ -583,8 +612,8 @@ PROTOCOLS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def check(protocols: Sequence[str], split: str, methods: Sequence[str] = (),
-          of_town: bool = True) -> None:
-    """Raise TrainingError, with what is allowed, for an unknown protocol, split or method."""
+          of_town: bool = True, seeds: Iterable[int] = ()) -> None:
+    """Raise TrainingError, with what is allowed, for a protocol, split, method or seed."""
     allowed = tuple(PROTOCOLS) if of_town else OF_PICTURES
     unknown = [p for p in protocols if p not in allowed]
     if unknown:
@@ -593,6 +622,7 @@ def check(protocols: Sequence[str], split: str, methods: Sequence[str] = (),
             f'protocol {unknown[0]!r}; allowed{where} are all, {", ".join(allowed)}')
     if of_town:
         check_split(split)
+        _check_seeds(split, seeds)
     strange = [m for m in methods if m not in METHODS]
     if strange:
         raise TrainingError(f'method {strange[0]!r}; allowed are {", ".join(METHODS)}')

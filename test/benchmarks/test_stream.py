@@ -12,6 +12,7 @@ from benchmarks.stream.__main__ import main
 from benchmarks.stream.baselines import HeadMethod, Tent
 import numpy as np
 from ptdiffseg_ros import town
+from ptdiffseg_ros.train.frames import ClearFrames
 import pytest
 import torch
 
@@ -160,6 +161,37 @@ def test_the_command_writes_resumes_and_refuses(
     assert "'magic'" in capsys.readouterr().err
     assert main(['--split', 'west']) == 2
     assert 'train, val, test' in capsys.readouterr().err
+
+
+def test_streams_of_different_splits_share_no_scene(
+        segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        stream, 'samples', lambda encoder, condition, first, count: range(first, first + count))
+    encoder = stream.Encoder(segmenter)
+    trained_on = range(ClearFrames(segmenter, 1).first + 1_000_000)  # by the backbone, the head
+    ends = {'train': town.SPLITS['val'], 'val': town.SPLITS['test'], 'test': 10**9}
+    for split, begin in town.SPLITS.items():
+        scenes = stream.TownScenes(encoder, split)
+        for seed in stream.seeds_of(split)[:20]:
+            frames = scenes.stream('fog', seed, 99, 10_000)
+            for of in (frames, scenes.stream('fog', seed, 0, 1), scenes.held_out('fog', 10_000)):
+                assert begin <= of.start and of.stop <= ends[split]
+                assert split != 'train' or of.start not in trained_on
+            assert scenes.held_out('fog', 10_000).stop <= scenes.stream('fog', 0, 0, 1).start
+    for seed in range(3):  # those that figures have been published of
+        first = town.SPLITS['test'] + 1_000_000 * (seed + 1) + 30_000
+        assert stream.TownScenes(encoder, 'test').stream('fog', seed, 3, 1).start == first
+
+
+@pytest.mark.parametrize(('split', 'seed', 'most'), [('val', 9, 8), ('train', 7, 6)])
+def test_a_seed_whose_scenes_are_in_another_split_is_refused_before_any_work(
+        split: str, seed: int, most: int, capsys) -> None:
+    arguments = ['stream', '--model', '/nowhere', '--protocol', 'cost', '--split', split]
+    assert main([*arguments, '--first-seed', str(seed), '--seeds', '1']) == 2
+    assert f"seed {seed} of the split '{split}'; allowed are 0 to {most}" in (
+        capsys.readouterr().err)
+    assert main([*arguments, '--first-seed', str(most), '--seeds', '2']) == 2
+    assert f'allowed are 0 to {most}' in capsys.readouterr().err
 
 
 def test_methods_are_added_to_the_streams_they_have_not_been_run_on(
