@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+import shutil
 from types import SimpleNamespace
 
 from benchmarks.stream.__main__ import main as stream
@@ -159,6 +160,25 @@ def test_adaptation_is_measured_on_pictures_of_each_condition(
     assert 'allowed with pictures of a data set are all, one-pass' in capsys.readouterr().err
     assert stream([*arguments, '--data', str(cityscapes), '--methods', 'source']) == 2
     assert "3 pictures of the condition ''; a stream needs at least 15" in capsys.readouterr().err
+
+
+def test_a_condition_without_labels_ends_no_run(
+        trained: Path, acdc: Path, tmp_path: Path, capsys) -> None:
+    root = tmp_path / 'acdc'
+    shutil.copytree(acdc, root)
+    for mask in (root / 'gt/night/val/G').iterdir():
+        write(mask, np.full(SIZE, IGNORE, np.uint8))
+    out = tmp_path / 'stream.json'
+    arguments = ['stream', '--model', str(trained), '--data', str(root), '--seeds', '1',
+                 '--protocol', 'one-pass', '--methods', 'source', '--json', str(out)]
+    assert main(arguments) == 0
+    table = capsys.readouterr().out
+    figures = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(name))
+    of = figures['protocols']['one-pass']['0']['source']
+    assert of['night'] == {'online': None, 'held_out': None} and of['mean_held_out'] is None
+    assert of['fog']['held_out'] is not None and '| nan |' in table
+    assert main(arguments) == 0, 'read back'
+    assert capsys.readouterr().out == table
 
 
 def test_streams_of_pictures_leave_out_what_is_held_out(trained: Path, acdc: Path) -> None:

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from ptdiffseg_ros.data.results import write_json
+from ptdiffseg_ros.data.results import read_json, write_json
 from ptdiffseg_ros.train.errors import TrainingError
 
 Figures = dict[str, Any]
@@ -117,7 +117,7 @@ def read_ledger(path: Path) -> Figures:
     if not path.exists():
         raise TrainingError(f'{path} does not exist; run python -m benchmarks.claims first')
     try:
-        found = dict(json.loads(path.read_text()))
+        found = dict(read_json(path))
         if not all(isinstance(figures, dict) for *_, figures in every_cell(found)):
             raise ValueError('a cell holds no figures')
         return found

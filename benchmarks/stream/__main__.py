@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-import json
 from pathlib import Path
 import sys
 from typing import Any
@@ -118,10 +117,11 @@ def _earlier(
         path: Path | None, fingerprint: str, split: str, data: str) -> dict[str, Any] | None:
     """Read the figures of an earlier run, if they are of this segmenter and split."""
     from ptdiffseg_ros.commands import CommandError
+    from ptdiffseg_ros.data.results import read_json
     if path is None or not path.exists():
         return None
     try:
-        figures: dict[str, Any] = json.loads(path.read_text())
+        figures: dict[str, Any] = read_json(path)
         same = (figures['segmenter'] == fingerprint and figures['split'] == split
                 and figures.get('data', 'town') == data)
     except (ValueError, KeyError, TypeError) as error:

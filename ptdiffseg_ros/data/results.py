@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 import importlib.metadata
 import json
+import math
 import os
 from pathlib import Path
 import platform
@@ -46,12 +47,43 @@ def machine(accelerator: str = '') -> str:
 
 
 def write_json(path: str | Path, figures: Mapping[str, Any]) -> None:
-    """Write figures as indented JSON, whole or not at all; make the folder if need be."""
+    """
+    Write figures as indented JSON, whole or not at all; make the folder if need be.
+
+    A number that is not finite, such as the mIoU of frames without labels, becomes null: JSON has
+    no other word for it.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
-    partial.write_text(json.dumps(figures, indent=2, allow_nan=False) + '\n')
+    partial.write_text(json.dumps(_finite(figures), indent=2, allow_nan=False) + '\n')
     os.replace(partial, path)
+
+
+def read_json(path: str | Path) -> Any:
+    """
+    Read what `write_json` wrote; null is a number that is not finite, NaN.
+
+    :raises ValueError: it is no JSON.
+    """
+    return _numbered(json.loads(Path(path).read_text()))
+
+
+def _numbered(figures: Any) -> Any:
+    if isinstance(figures, dict):
+        return {name: _numbered(value) for name, value in figures.items()}
+    if isinstance(figures, list):
+        return [_numbered(value) for value in figures]
+    return math.nan if figures is None else figures
+
+
+def _finite(figures: Any) -> Any:
+    """Give the same figures with None for every number that is not finite."""
+    if isinstance(figures, Mapping):
+        return {name: _finite(value) for name, value in figures.items()}
+    if isinstance(figures, (list, tuple)):
+        return [_finite(value) for value in figures]
+    return None if isinstance(figures, float) and not math.isfinite(figures) else figures
 
 
 def markdown_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
