@@ -99,12 +99,12 @@ def digest_of(settings: Figures) -> str:
     """
     Give a short name for settings.
 
-    What is off, zero or empty has no part in it: a setting that is added later and is off where
-    nothing is said leaves the names of earlier ones.
+    What is None has no part in it: a setting that is added later, and None where nothing is said,
+    leaves the names of earlier ones. False, 0 and '' are values like others.
     """
     told = json.dumps(settings, sort_keys=True, default=str)
     kept = json.loads(told, object_pairs_hook=lambda pairs: {
-        name: value for name, value in pairs if value not in (None, False, 0, '', [], {})})
+        name: value for name, value in pairs if value is not None})
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 

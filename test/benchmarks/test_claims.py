@@ -174,11 +174,14 @@ def test_a_cell_of_other_settings_is_measured_anew(
 
     assert measured(1.0, rate=0.1, prompts=('a', 'b')) == 1.0
     assert measured(2.0, rate=0.1, prompts=('a', 'b')) == 1.0, 'known'
-    assert measured(3.0, rate=0.1, prompts=('a', 'b'), noised=False) == 1.0, 'off: as before'
+    assert measured(3.0, rate=0.1, prompts=('a', 'b'), noised=None) == 1.0, 'none: as before'
     assert 'anew' not in capsys.readouterr().err
     assert measured(4.0, rate=0.1, prompts=('a', 'c')) == 4.0
     assert measured(5.0, rate=0.2, prompts=('a', 'c')) == 5.0
     assert measured(6.0, rate=0.2, prompts=('a', 'c'), noised=True) == 6.0
+    for number, off in enumerate((False, 0, ''), 7):
+        assert measured(number, rate=0.2, prompts=('a', 'c'), noised=off) == number
+        assert measured(99.0, rate=0.2, prompts=('a', 'c')) == 99.0, 'what is off is not absent'
     assert 'claim 2: none, seed 0, anew: its settings have changed' in capsys.readouterr().err
     cell = read_ledger(tmp_path / 'claims.json')['cells']['2']['none']['0']
     assert cell['machine'] == 'm' and cell['commit'] == 'x'
