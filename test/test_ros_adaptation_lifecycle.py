@@ -12,6 +12,7 @@ import signal
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, prompt_path
+from ptdiffseg_ros.adapt.loop import AdaptationLoop
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.ros.node import SegmenterNode
 import pytest
@@ -245,6 +246,32 @@ def test_a_loop_for_each_camera_begins_with_the_next_configure(make, folder: Pat
     node.trigger_cleanup()
     node.trigger_configure()
     assert [name for name, _ in node.adaptation.loops] == ['front', 'rear']
+
+
+def test_memory_that_was_short_at_first_is_asked_for_again(make, folder: Path, monkeypatch):
+    begin, short = AdaptationLoop.__init__, [True]
+
+    def begin_if_there_is_room(self, *arguments, **more):
+        if short[0]:
+            raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+        begin(self, *arguments, **more)
+
+    monkeypatch.setattr(AdaptationLoop, '__init__', begin_if_there_is_room)
+    node = make(model=str(folder), device='cpu', scene_prompt='a rainy driving scene',
+                **{'adaptation.bank': '', 'adaptation.enabled': True})
+    node.trigger_configure()
+    assert node.get_parameter('adaptation.enabled').value is False
+    context = node.adaptation.contexts([''])
+    for _ in range(2):
+        assert 'out of memory' in node.adaptation.problem
+        assert 'out of memory' in node.adaptation.values()['adaptation']
+        refused, = node.set_parameters([Parameter('adaptation.enabled', value=True)])
+        assert not refused.successful and 'Free the device' in refused.reason
+
+    short[0] = False
+    assert node.set_parameters([Parameter('adaptation.enabled', value=True)])[0].successful
+    assert node.adaptation.loops.enabled and not node.adaptation.problem
+    assert torch.equal(node.adaptation.contexts(['']), context)
 
 
 def test_a_bank_that_cannot_be_used_leaves_adaptation_off_with_the_reason(

@@ -44,6 +44,7 @@ class Adaptation:
         self._segmenter: PromptedSegmenter | None = None
         self.loops: CameraLoops | None = None
         self.refusal = ''  # why this segmenter does not adapt
+        self._out_of_memory = False  # which may pass: the refusal does not last
         self.failures = 0
         self._failure = ''  # told until adaptation is switched by hand
         self._sentence = ''
@@ -62,13 +63,36 @@ class Adaptation:
         settings = self._node.settings
         self.free()
         self._segmenter = segmenter
-        try:
-            self.loops = self._make_loops(segmenter, settings)
-        except (RuntimeError, OSError, ValueError) as error:  # AdaptationError is a RuntimeError
-            self.refusal = str(error)
+        self._prepare(segmenter)
         self._set_sentence(settings.scene_prompt)
         if self.loops is not None and settings.adaptation_enabled:
             self.loops.enable(True)
+
+    def _prepare(self, segmenter: PromptedSegmenter) -> None:
+        from ptdiffseg_ros.model.runtime import is_out_of_memory, release_memory
+        settings = self._node.settings
+        self.refusal, self._out_of_memory = '', False
+        try:
+            loops = self._make_loops(segmenter, settings)
+            loops.set_sentence(settings.scene_prompt)
+            self.loops = loops
+        except (RuntimeError, OSError, ValueError, MemoryError) as error:
+            self.refusal = str(error)
+            if is_out_of_memory(error):
+                self._out_of_memory = True
+                self.refusal = (
+                    f'out of memory: {type(error).__name__} while adaptation was prepared. Free '
+                    'the device, then switch adaptation on again (~/set_adaptation)')
+        if self._out_of_memory:  # now that the error holds none
+            release_memory()
+
+    def retry(self) -> None:
+        """Make the loops if only memory was lacking before; on the executor's thread."""
+        segmenter, before = self._segmenter, self.refusal
+        if segmenter is not None and self._out_of_memory:
+            self._node.run_on_device(lambda: self._prepare(segmenter))
+            if self._failure == before:
+                self._failure = self.refusal
 
     def _make_loops(self, segmenter: PromptedSegmenter, settings: Settings) -> CameraLoops:
         from ptdiffseg_ros.adapt.cameras import CameraLoops
@@ -97,6 +121,7 @@ class Adaptation:
             self.loops.enable(False)  # which keeps what has been learned
         self.loops = self._segmenter = self._context = None
         self.refusal = self._failure = self._sentence = ''
+        self._out_of_memory = False
         self.failures = 0
 
     def advertise(self) -> None:
@@ -188,7 +213,11 @@ class Adaptation:
     # Parameters
 
     def check(self, settings: Settings) -> None:
-        """Refuse (ValueError) files and folders that nobody gave the node when it was started."""
+        """Refuse (ValueError) what cannot be, and files that nobody gave the node at its start."""
+        if settings.adaptation_enabled:
+            self.retry()
+            if self.refusal:
+                raise ValueError(f'adaptation.enabled: {self.refusal}')
         before = self._node.settings
         bank, name = settings.adaptation_bank, settings.adaptation_prompt_file
         if bank != before.adaptation_bank and bank not in ('', 'default', self._bank_at_start):

@@ -330,8 +330,6 @@ class SegmenterNode(LifecycleNode):
 
     def _check(self, settings: Settings) -> None:
         """Refuse (ValueError) what the loaded segmenter cannot do."""
-        if settings.adaptation_enabled and self.adaptation.refusal:
-            raise ValueError(f'adaptation.enabled: {self.adaptation.refusal}')
         self.adaptation.check(settings)
         segmenter = self.segmenter
         if segmenter is None or not settings.scene_prompt:

@@ -67,9 +67,11 @@ class PromptServices:
 
         def callback(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
             response.success = False
-            response.message = (
-                self._node.unavailable(name, needs_active) or self._adaptation.refusal
-                or (PAUSED.format(name=name) if needs_active and not self._node.enabled else ''))
+            response.message = self._node.unavailable(name, needs_active)
+            if not response.message:
+                self._adaptation.retry()
+                response.message = self._adaptation.refusal or (
+                    PAUSED.format(name=name) if needs_active and not self._node.enabled else '')
             loops = self._adaptation.loops
             if response.message or loops is None:
                 return response
