@@ -38,14 +38,46 @@ def test_frames_too_close_in_time_or_alike_are_passed_over() -> None:
     assert len(buffer) == 3
 
 
+def test_at_a_steady_rate_no_frame_is_too_soon() -> None:
+    buffer = FrameBuffer(spacing_s=0.2)
+    assert all(buffer.add('front', i / 5, frame(i)) for i in range(50)), '0.6 - 0.4 < 0.2'
+
+
+def test_frames_held_out_are_drawn_once_and_apart_from_all_others() -> None:
+    buffer = FrameBuffer(spacing_s=0.0, hold_out=3)
+    for i in range(12):
+        buffer.add('front', float(i), frame(2 * i))
+        buffer.add('rear', float(i), frame(2 * i + 1))
+    assert buffer.held_out_count == 8
+    rng = np.random.default_rng(0)
+    tuned_on = {x.numpy().tobytes() for _ in range(50) for x in buffer.batch(4, rng)}
+    for count in (3, 8, 99):
+        held_out = [x.numpy().tobytes() for x in buffer.held_out(count, rng)]
+        assert len(set(held_out)) == len(held_out) == min(count, 8)
+        assert not tuned_on & set(held_out)
+    assert len(tuned_on) == 16
+    assert FrameBuffer(hold_out=3).held_out(8, rng) == []
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
+def test_a_frame_is_no_view_of_the_batch_it_came_in(dtype: torch.dtype) -> None:
+    batch = torch.stack([frame(0), frame(1)]).to(dtype)
+    kept, buffer = batch.clone(), FrameBuffer()
+    buffer.add('front', 0.0, batch[1])
+    batch.zero_()
+    drawn = buffer.batch(1, np.random.default_rng(0))
+    assert torch.allclose(drawn[0], kept[1].float(), atol=2e-3)
+
+
 def test_a_clock_that_jumps_back_starts_the_camera_anew() -> None:
     buffer = FrameBuffer()
     buffer.add('front', 100.0, frame(0))
     buffer.add('rear', 100.0, frame(1))
     assert buffer.add('front', 3.0, frame(2))
     assert len(buffer) == 2
+    buffer.keep_latest(1.0, {'front': 3.0, 'rear': 102.0})
     assert torch.allclose(
-        buffer.batch(9, np.random.default_rng(0), since_s=50.0)[0], frame(1), atol=2e-3)
+        buffer.batch(9, np.random.default_rng(0))[0], frame(2), atol=2e-3)
 
 
 def test_scenes_at_random_are_various_and_a_drive_is_not() -> None:
@@ -68,7 +100,8 @@ def test_variety_is_of_the_newest_frames_of_each_camera() -> None:
     for i in range(30):
         buffer.add('rear', float(i), frame(0).lerp(frame(1), i / 5))
     assert buffer.variety() == pytest.approx(various / 2, abs=0.1), 'the mean of the cameras'
-    assert buffer.variety(since_s=28.0) == 0.0, 'too few to tell'
+    buffer.keep_latest(1.0, {'front': 29.0, 'rear': 29.0})
+    assert buffer.variety() == 0.0, 'too few to tell'
 
 
 def test_old_frames_go() -> None:
@@ -76,7 +109,8 @@ def test_old_frames_go() -> None:
     for second in range(30):
         buffer.add('front', float(second), frame(second))
     assert len(buffer) == 11
-    assert len(buffer.batch(99, np.random.default_rng(0), since_s=25.0)) == 5
+    buffer.keep_latest(4.0, {'front': 29.0})
+    assert len(buffer.batch(99, np.random.default_rng(0))) == len(buffer) == 5
 
 
 def test_a_batch_is_spread_over_time() -> None:

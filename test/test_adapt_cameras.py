@@ -5,8 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ptdiffseg_ros.adapt.buffer import DEFAULT_BYTES
 from ptdiffseg_ros.adapt.cameras import ALL, CameraLoops
-from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop
+from ptdiffseg_ros.adapt.loop import (
+    AdaptationConfig,
+    AdaptationLoop,
+    FEWEST_REVIEWED,
+    HOLD_OUT,
+)
 from ptdiffseg_ros.adapt.passes import Passes
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
 from ptdiffseg_ros.adapt.shift import Recognition
@@ -16,6 +22,7 @@ import pytest
 import torch
 
 NAMES = ('front', 'left', 'rear')
+ENOUGH = HOLD_OUT * FEWEST_REVIEWED + 5  # frames
 FOG = Recognition('foggy', 'a foggy driving scene', 0.1, True)
 CONFIG = AdaptationConfig(
     tuner=TunerConfig(batch=2), steps=4, review_every=2, min_confident=0.0, look_period_s=1000.0)
@@ -35,12 +42,12 @@ class Drive:
     """Cameras, their loops, and what their recognisers are to say."""
 
     def __init__(self, segmenter: PromptedSegmenter, names: Sequence[str] = NAMES,
-                 config: AdaptationConfig = CONFIG) -> None:
+                 config: AdaptationConfig = CONFIG, max_bytes: int = DEFAULT_BYTES) -> None:
         self.clock = Clock()
         self.events: list[tuple[str, str]] = []
         self.channels = segmenter.backbone.unet.config.in_channels
         self.loops = CameraLoops(
-            segmenter, names, config, clock=self.clock,
+            segmenter, names, config, max_bytes=max_bytes, clock=self.clock,
             on_event=lambda name, kind, text: self.events.append((name, kind)))
         self.number = 0
         self.loops.enable(True)
@@ -86,7 +93,7 @@ def test_one_camera_adapts_and_the_others_keep_their_prompt(segmenter, always_be
     for camera in NAMES:
         drive.say(camera, FOG if camera == 'left' else Recognition(
             'clear', 'a clear driving scene', 0.1, True))
-    for _ in range(20):
+    for _ in range(ENOUGH):
         drive.frames(*NAMES)
         drive.units(30)
 
@@ -103,7 +110,7 @@ def test_one_camera_adapts_and_the_others_keep_their_prompt(segmenter, always_be
 def test_what_one_camera_has_learned_another_recalls(segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.say('left', FOG)
-    for _ in range(20):
+    for _ in range(ENOUGH):
         drive.frames('left')
         drive.units(30)
     learned, = drive.loops.contexts(['left'])
@@ -176,10 +183,12 @@ def test_the_share_of_time_is_that_of_all_together(segmenter, monkeypatch, names
     assert share == pytest.approx(0.5, abs=0.02)
 
 
-def test_memory_for_frames_is_shared_in_equal_parts(segmenter) -> None:
-    drive = Drive(segmenter)
-    size = drive.channels * 16 * 24 * 2
-    drive.loops.configure(CONFIG, 6 * size)
+@pytest.mark.parametrize('at_start', [True, False])
+def test_memory_for_frames_is_shared_in_equal_parts(segmenter, at_start: bool) -> None:
+    size = segmenter.backbone.unet.config.in_channels * 16 * 24 * 2
+    drive = Drive(segmenter, max_bytes=6 * size if at_start else DEFAULT_BYTES)
+    if not at_start:
+        drive.loops.configure(CONFIG, 6 * size)
     drive.frames('front', count=9)
     drive.frames('rear', count=9)
     held = {name: len(loop.buffer) for name, loop in drive.loops}

@@ -7,20 +7,27 @@ import math
 from pathlib import Path
 
 import numpy as np
-from ptdiffseg_ros.adapt import loop as loop_module
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.errors import AdaptationError
-from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop, CALM_S, DutyBudget
+from ptdiffseg_ros.adapt.loop import (
+    AdaptationConfig,
+    AdaptationLoop,
+    CALM_S,
+    DutyBudget,
+    FEWEST_REVIEWED,
+    HOLD_OUT,
+)
 from ptdiffseg_ros.adapt.passes import Passes
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
 from ptdiffseg_ros.adapt.shift import Recognition
-from ptdiffseg_ros.adapt.tuner import TunerConfig
+from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
 import torch
 
 FOG = Recognition('foggy', 'a foggy driving scene', 0.1, True)
 CLEAR = Recognition('clear', 'a clear driving scene', 0.1, True)
+ENOUGH = HOLD_OUT * FEWEST_REVIEWED  # frames
 
 
 class Clock:
@@ -70,6 +77,16 @@ class Drive:
         return torch.randn(
             self.segmenter.backbone.unet.config.in_channels, 16, 24, generator=generator)
 
+    def see(self, frames: int = ENOUGH) -> None:
+        """Show frames, by default as many as tuning and a review need, without work on them."""
+        self.go(frames, units=0)
+
+    def enter(self, verdict: Recognition) -> None:
+        """Come into a domain, and see as much of it as tuning and a review need."""
+        self.say(verdict)
+        self.go(1, units=self.a_look)
+        self.see()
+
     def go(self, frames: int = 1, units: int = 60) -> None:
         """Show frames and let the loop work for so many units after each."""
         for _ in range(frames):
@@ -92,12 +109,6 @@ def find(monkeypatch: pytest.MonkeyPatch, *verdicts: Verdict) -> None:
         return left.pop(0) if len(left) > 1 else left[0]
 
     monkeypatch.setattr(PromptReview, 'passes', passes)
-
-
-@pytest.fixture(autouse=True)
-def short_visits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a single frame do to judge a prompt by."""
-    monkeypatch.setattr(loop_module, 'FEWEST_REVIEWED', 1)
 
 
 @pytest.fixture
@@ -140,7 +151,7 @@ def test_in_the_source_domain_the_prompt_is_left_alone(segmenter) -> None:
 def test_a_shift_is_tuned_for_published_and_remembered(segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.go(2)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(6)
     state = drive.loop.state
     assert (state.domain, state.prompt) == ('foggy', 'tuned')
@@ -157,7 +168,7 @@ def test_a_shift_is_tuned_for_published_and_remembered(segmenter, always_better)
 
 def test_when_a_domain_returns_its_prompt_does_at_once(segmenter, always_better) -> None:
     drive = Drive(segmenter)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     learned = drive.loop.context.clone()
     drive.say(CLEAR)
@@ -170,7 +181,7 @@ def test_when_a_domain_returns_its_prompt_does_at_once(segmenter, always_better)
 
 def test_a_visit_too_short_to_finish_is_not_for_nothing(segmenter, always_better) -> None:
     drive = Drive(segmenter, steps=100)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(2, units=drive.a_look + 8)
     step = drive.loop.state.step
     assert drive.loop.state.prompt == 'tuned' and 2 <= step < 100
@@ -195,7 +206,7 @@ def test_learned_prompts_outlive_the_process(segmenter, always_better, tmp_path:
         return PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
 
     first = Drive(segmenter, bank())
-    first.say(FOG)
+    first.enter(FOG)
     first.go(8)
     second = Drive(segmenter, bank())
     second.say(FOG)
@@ -206,7 +217,7 @@ def test_learned_prompts_outlive_the_process(segmenter, always_better, tmp_path:
 def test_nothing_is_published_before_a_review_finds_it_better(segmenter, monkeypatch) -> None:
     find(monkeypatch, Verdict.NOT_BETTER)
     drive = Drive(segmenter)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     assert torch.equal(drive.loop.context, segmenter.context())
     assert drive.loop.state.prompt == 'source' and not drive.loop.state.remembered
@@ -216,7 +227,7 @@ def test_nothing_is_published_before_a_review_finds_it_better(segmenter, monkeyp
 def test_a_prompt_worse_than_the_source_is_rolled_back(segmenter, monkeypatch) -> None:
     find(monkeypatch, Verdict.BETTER, Verdict.WORSE)
     drive = Drive(segmenter)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     assert drive.loop.state.step == 4, 'the second review was the worse one'
     assert torch.equal(drive.loop.context, segmenter.context())
@@ -228,7 +239,7 @@ def test_a_roll_back_keeps_the_prompt_in_use_that_is_still_good(segmenter, monke
     find(monkeypatch, Verdict.BETTER, Verdict.WORSE)
     monkeypatch.setattr(PromptReview, 'present_is_good', True)
     drive = Drive(segmenter)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     assert drive.loop.state.rollbacks == 1 and drive.loop.state.prompt == 'tuned'
     remembered = drive.loop.bank.recall('foggy')
@@ -241,7 +252,7 @@ def test_switched_off_in_the_middle_it_keeps_what_was_found_better(
         segmenter, always_better, tmp_path: Path) -> None:
     bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
     drive = Drive(segmenter, bank, steps=100)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(2, units=drive.a_look + 8)
     assert drive.loop.state.tuning and drive.loop.state.prompt == 'tuned'
     drive.loop.enable(False)
@@ -255,7 +266,7 @@ def test_what_a_review_found_better_survives_a_roll_back(
     bank = PromptBank(tmp_path if on_disk else None, segmenter.fingerprint,
                       segmenter.backbone.text_width)
     drive = Drive(segmenter, bank, steps=100)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(2, units=drive.a_look + 8)
     assert drive.loop.state.tuning and drive.loop.state.prompt == 'tuned'
     good = drive.loop.context.clone()
@@ -283,7 +294,7 @@ def test_a_prompt_that_turns_out_worse_is_taken_back_from_the_bank(
         bank.remember(earlier)
     find(monkeypatch, Verdict.BETTER, Verdict.WORSE)
     drive = Drive(segmenter, bank)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     assert drive.loop.state.rollbacks == 1 and drive.loop.state.prompt == 'source'
     assert drive.loop.state.remembered == (['foggy'] if before else [])
@@ -292,12 +303,26 @@ def test_a_prompt_that_turns_out_worse_is_taken_back_from_the_bank(
     assert torch.equal(kept.tokens, earlier.tokens) if before else kept is None
 
 
+def test_a_buffer_too_small_to_judge_by_is_told_with_the_size_that_does(segmenter) -> None:
+    large = torch.randn(segmenter.backbone.unet.config.in_channels, 160, 240)
+    mib = large.numel() * 2 * ENOUGH / 2**20
+    drive = Drive(segmenter)
+    drive.loop.buffer.max_bytes = int(mib / 2 * 2**20)
+    for number in range(5):
+        drive.loop.observe('', number / 5, large + number % 2)
+    assert f'adaptation.buffer_mib to at least {math.ceil(mib)}' in drive.loop.state.problem
+    assert drive.kinds() == ['problem']
+    drive.loop.buffer.max_bytes = math.ceil(mib) * 2**20
+    drive.loop.observe('', 1.0, large)
+    assert not drive.loop.state.problem
+
+
 def test_what_could_not_be_written_is_written_when_it_can(
         segmenter, always_better, tmp_path: Path) -> None:
     (tmp_path / 'bank').write_text('')  # where the folder should be
     bank = PromptBank(tmp_path / 'bank', segmenter.fingerprint, segmenter.backbone.text_width)
     drive = Drive(segmenter, bank)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     assert 'cannot be saved' in drive.loop.state.problem
     (tmp_path / 'bank').unlink()
@@ -305,24 +330,55 @@ def test_what_could_not_be_written_is_written_when_it_can(
     assert bank.path('foggy').exists() and not drive.loop.state.problem
 
 
-def test_few_frames_are_no_reason_to_publish(
-        segmenter, always_better, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, 'FEWEST_REVIEWED', 6)
-    drive = Drive(segmenter, steps=4, review_every=2)
+def test_few_frames_are_no_reason_to_publish(segmenter, always_better) -> None:
+    drive = Drive(segmenter)
     drive.say(FOG)
-    drive.go(4)
+    drive.go(2)
+    drive.see(ENOUGH - 4)
+    drive.go(1)
     assert drive.loop.state.step == 2 and drive.loop.state.tuning, 'the review waits'
+    assert f'{FEWEST_REVIEWED - 1} of {FEWEST_REVIEWED}' in drive.loop.state.waiting
     assert drive.loop.state.prompt == 'source' and not drive.loop.state.remembered
-    drive.go(12)
+    drive.go(2)
     assert drive.loop.state.step == 4 and drive.loop.state.prompt == 'tuned'
+    assert not drive.loop.state.waiting
+
+
+def test_a_prompt_is_judged_by_different_frames_that_it_was_not_tuned_on(
+        segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned_on: set[bytes] = set()
+    reviews: dict[PromptReview, list[bytes]] = {}
+    tune, judge = PromptTuner.passes, PromptReview.passes
+
+    def noting_tuned(self: PromptTuner, latents: torch.Tensor, variety: float) -> Passes:
+        tuned_on.add(latents.numpy().tobytes())
+        return tune(self, latents, variety)
+
+    def noting_judged(self: PromptReview, latents: torch.Tensor) -> Passes:
+        reviews.setdefault(self, []).append(latents.numpy().tobytes())
+        return judge(self, latents)
+
+    monkeypatch.setattr(PromptTuner, 'passes', noting_tuned)
+    monkeypatch.setattr(PromptReview, 'passes', noting_judged)
+    drive = Drive(segmenter, steps=8)
+    drive.say(FOG)
+    drive.go(1, units=drive.a_look)
+    for number in range(ENOUGH):
+        for camera in ('front', 'rear'):
+            drive.loop.observe(camera, number / 5, drive.frame())
+    for _ in range(180):
+        drive.loop.unit(drive.clock.now_s)
+    assert reviews and len(tuned_on) > 1
+    for judged in reviews.values():
+        assert len(set(judged)) == len(judged) == FEWEST_REVIEWED
+        assert not tuned_on & set(judged)
 
 
 def test_stamps_that_stand_still_are_told_and_nothing_is_learned(
-        segmenter, always_better, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop_module, 'FEWEST_REVIEWED', 2)
+        segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.say(FOG)
-    for number in range(24):
+    for number in range(ENOUGH):
         drive.loop.observe('front', 0.0, drive.frame())
         assert number < 20 or drive.loop.state.problem, 'a few may be sent twice'
         assert number >= 20 or not drive.loop.state.problem
@@ -335,17 +391,84 @@ def test_stamps_that_stand_still_are_told_and_nothing_is_learned(
     assert not drive.loop.state.problem
 
 
+def test_one_camera_with_standing_stamps_is_told_once_and_the_other_learns(
+        segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.say(FOG)
+    problems = ['']
+    for number in range(200):
+        for camera, stamp_s in (('front', number / 5), ('rear', 7.0)):
+            drive.loop.observe(camera, stamp_s, drive.frame())
+            if drive.loop.state.problem != problems[-1]:
+                problems.append(drive.loop.state.problem)
+    assert len(problems) == 2 and 'camera rear' in problems[1]
+    assert drive.kinds().count('problem') == 1
+    assert drive.loop.state.buffered_frames == 201, 'all of one camera, one of the other'
+
+
+def test_standing_stamps_are_warned_of_again_once_they_had_recovered_for_good(
+        segmenter) -> None:
+    drive = Drive(segmenter)
+
+    def observe(*stamps: float) -> None:
+        for stamp_s in stamps:
+            drive.loop.observe('front', stamp_s, drive.frame())
+
+    observe(*[0.0] * 25, *[1.0] * 25, *[2.0] * 25)
+    assert drive.kinds() == ['problem'], 'one frame between them is no recovery'
+    observe(*[3.0 + number for number in range(25)])
+    assert not drive.loop.state.problem
+    observe(*[30.0] * 25)
+    assert drive.kinds() == ['problem', 'problem'] and drive.loop.state.problem
+
+
+def test_a_camera_whose_clock_goes_back_makes_no_old_frame_of_another_new(
+        segmenter, always_better, monkeypatch: pytest.MonkeyPatch) -> None:
+    tuned_on: list[float] = []
+    tune = PromptTuner.passes
+
+    def noting(self: PromptTuner, latents: torch.Tensor, variety: float) -> Passes:
+        tuned_on.append(float(latents.mean()))
+        return tune(self, latents, variety)
+
+    monkeypatch.setattr(PromptTuner, 'passes', noting)
+    drive = Drive(segmenter, steps=40)
+    dark, stamps = -2.0, {'front': 1000.0, 'rear': 5000.0}
+
+    def observe(shift: float) -> None:
+        drive.clock.now_s += 0.2
+        for camera in stamps:
+            stamps[camera] += 0.2
+            drive.loop.observe(camera, stamps[camera], drive.frame() + shift)
+
+    for _ in range(30):
+        observe(dark)
+    for _ in range(10):  # what comes before a shift is noticed counts as the new domain
+        observe(0.0)
+    drive.say(FOG)
+    observe(0.0)
+    for _ in range(drive.a_look):
+        drive.loop.unit(drive.clock.now_s)
+    assert drive.loop.state.domain == 'foggy'
+    stamps['rear'] = 3.0
+    for _ in range(20):
+        observe(0.0)
+    for _ in range(150):
+        drive.loop.unit(drive.clock.now_s)
+    assert len(tuned_on) > 20 and min(tuned_on) > dark / 2
+
+
 def test_one_camera_that_fails_does_not_stop_the_others_learning(
         segmenter, always_better) -> None:
     drive = Drive(segmenter, steps=4)
     drive.say(FOG)
-    for number in range(12):
+    for number in range(ENOUGH + 4):
         drive.clock.now_s += 0.2
         drive.loop.observe('front', number / 5, drive.frame())
         drive.loop.observe('rear', number / 5, torch.full_like(drive.frame(), 40.0))
         for _ in range(20):
             drive.loop.unit(drive.clock.now_s)
-    assert drive.loop.state.unusable_frames == 12
+    assert drive.loop.state.unusable_frames == ENOUGH + 4
     assert drive.loop.state.step == 4 and drive.loop.state.prompt == 'tuned'
 
 
@@ -353,7 +476,7 @@ def test_a_prompt_tuned_again_and_again_stays_round_its_sentence(
         segmenter, always_better) -> None:
     radius = 0.01
     drive = Drive(segmenter, tuner=TunerConfig(batch=2, radius=radius, learning_rate=1.0))
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     sentence = segmenter.encode_scene('a foggy driving scene').float()
     for _ in range(4):
@@ -365,7 +488,7 @@ def test_a_prompt_tuned_again_and_again_stays_round_its_sentence(
 
 def test_poisoned_frames_roll_back_and_do_no_harm(segmenter, always_better) -> None:
     drive = Drive(segmenter)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     good = drive.loop.context.clone()
     drive.loop.adapt_now()
@@ -389,7 +512,7 @@ def test_an_inverted_objective_is_caught_by_the_review(segmenter, monkeypatch) -
     drive = Drive(
         segmenter, steps=20, review_every=10,
         tuner=TunerConfig(batch=2, learning_rate=0.5, radius=50.0, anchor_weight=0.0))
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(20)
     assert drive.loop.state.rollbacks == 1
     assert torch.equal(drive.loop.context, segmenter.context())
@@ -397,7 +520,7 @@ def test_an_inverted_objective_is_caught_by_the_review(segmenter, monkeypatch) -
 
 def test_unsure_frames_end_the_tuning(segmenter, always_better) -> None:
     drive = Drive(segmenter, min_confident=1.0)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(3)
     assert drive.loop.state.rollbacks == 1 and drive.loop.state.skipped_frames == 2
     assert 'confident' in drive.events[-1][1]
@@ -411,7 +534,7 @@ def test_pictures_of_no_street_are_not_kept(segmenter) -> None:
 
 def test_reset_gives_the_source_prompt_bit_for_bit(segmenter, always_better) -> None:
     drive = Drive(segmenter)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     assert not torch.equal(drive.loop.context, segmenter.context())
     drive.loop.reset()
@@ -434,7 +557,7 @@ def test_a_sentence_set_by_hand_is_where_it_starts(segmenter, always_better) -> 
 
 def test_a_sentence_set_while_it_drives_is_tuned_from(segmenter, always_better) -> None:
     drive = Drive(segmenter)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     learned = drive.loop.learned().tokens
     drive.loop.set_sentence('dusk')
@@ -452,7 +575,11 @@ def test_a_sentence_set_while_it_drives_is_tuned_from(segmenter, always_better) 
 
 def test_on_demand_needs_frames_and_to_be_on(segmenter) -> None:
     drive = Drive(segmenter)
-    with pytest.raises(AdaptationError, match='no frame is buffered'):
+    with pytest.raises(AdaptationError, match='no frame is buffered yet: none has come'):
+        drive.loop.adapt_now()
+    for number in range(7):
+        drive.loop.observe('', number / 5, torch.full_like(drive.frame(), 40.0))
+    with pytest.raises(AdaptationError, match='of 7 that came, 7 are unusable: black'):
         drive.loop.adapt_now()
     drive.go(3)
     drive.loop.adapt_now()
@@ -467,8 +594,10 @@ def test_what_is_tuned_before_the_domain_is_known_is_not_remembered_as_another_s
         segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.loop._look_is_due = lambda now_s: False
-    drive.go(2)
+    drive.see()
     drive.loop.adapt_now()
+    assert drive.events[-1] == (
+        'tuning', '4 steps for a scene not recognised yet, on demand')
     drive.go(2)
     assert (drive.loop.state.domain, drive.loop.state.prompt) == ('', 'tuned')
     assert not drive.loop.state.remembered
@@ -476,7 +605,7 @@ def test_what_is_tuned_before_the_domain_is_known_is_not_remembered_as_another_s
 
 def test_it_tunes_again_periodically(segmenter, always_better) -> None:
     drive = Drive(segmenter, period_s=5.0)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     assert drive.kinds().count('tuning') == 1
     drive.clock.now_s += 5.0
@@ -486,7 +615,7 @@ def test_it_tunes_again_periodically(segmenter, always_better) -> None:
 
 def test_a_prompt_can_be_saved_and_loaded(segmenter, always_better, tmp_path: Path) -> None:
     drive = Drive(segmenter)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     path = drive.loop.learned().save(tmp_path / 'fog.safetensors')
     other = Drive(segmenter)
@@ -501,7 +630,7 @@ def test_a_bank_that_cannot_be_written_is_told_and_nothing_is_lost(
     bank = PromptBank(
         tmp_path / 'file' / 'bank', segmenter.fingerprint, segmenter.backbone.text_width)
     drive = Drive(segmenter, bank)
-    drive.say(FOG)
+    drive.enter(FOG)
     drive.go(8)
     assert 'cannot be saved' in drive.loop.state.problem
     assert drive.loop.state.prompt == 'tuned' and drive.loop.state.remembered == ['foggy']
@@ -671,5 +800,6 @@ def test_a_clock_that_leaps_in_the_middle_of_tuning_does_not_hold_it_up(
     drive.go(1, units=drive.a_look + 3)
     assert drive.loop.state.domain == 'foggy' and drive.loop.state.tuning
     drive.number = 5 * second
+    drive.see()
     drive.go(6)
     assert drive.loop.state.prompt == 'tuned' and not drive.loop.state.tuning

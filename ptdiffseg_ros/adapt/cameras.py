@@ -11,7 +11,7 @@ import time
 
 from ptdiffseg_ros.adapt.bank import PromptBank
 from ptdiffseg_ros.adapt.buffer import DEFAULT_BYTES, FrameBuffer
-from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop, DutyBudget
+from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop, DutyBudget, HOLD_OUT
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from torch import Tensor
 
@@ -43,7 +43,8 @@ class CameraLoops:
         self._clock = clock
         self._loops = {
             name: AdaptationLoop(
-                segmenter, config, self.bank, FrameBuffer(max_bytes // len(names)),
+                segmenter, config, self.bank,
+                FrameBuffer(max_bytes // len(names), hold_out=HOLD_OUT),
                 functools.partial(on_event, name), clock, self._budget)
             for name in names}
         self.shared = ALL in self._loops  # one loop for all

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+import math
 import time
 from typing import Any
 
@@ -22,6 +23,7 @@ from ptdiffseg_ros.adapt.shift import (
     SHIFT,
     ShiftGate,
 )
+from ptdiffseg_ros.adapt.stamps import Stamps
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig, TuneStep
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import describe_latents
@@ -31,11 +33,13 @@ from torch import Tensor
 # are no street in any weather: black, white and saturated pictures are at 4.4 to 6, the densest
 # fog at 4.1.
 UNUSABLE_LATENTS = 4.3
-STOPPED = 'the stamps of images stand still'  # how a problem begins
-REPEATED = 20  # frames of a camera with one stamp before that is told: a few may be sent twice
+UNSAVED = 'unsaved'  # the problem of a prompt
 CALM_S = 5.0  # after a change before the next counts as unlikely: weather may still be on its way
-FEWEST_REVIEWED = 8  # different frames of a domain before a prompt is judged by them
+FEWEST_REVIEWED = 8  # different frames of a domain, none tuned on, that a prompt is judged by
+HOLD_OUT = 3  # one frame of so many is held out for that
 HISTORY_S = 2.0  # of frames before a shift was noticed that are taken for the new domain
+MIB = 2**20
+FLOAT16_BYTES = 2
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class AdaptationState:
 
     domain '' means not recognised yet; prompt: 'source', 'sentence' (set by hand), 'recalled'
     from the bank, 'tuned' or 'loaded'; trigger: what began the tuning that goes on or was last:
-    'shift', 'periodic', 'on demand' or 'sentence';
+    'shift', 'periodic', 'on demand' or 'sentence'; waiting: what tuning waits for, if it does;
     busy_share: of the device's time lately, for all loops that share a budget.
     """
 
@@ -84,6 +88,7 @@ class AdaptationState:
     prompt: str = 'source'
     trigger: str = ''
     tuning: bool = False
+    waiting: str = ''
     step: int = 0
     loss: float | None = None
     kept_fraction: float | None = None
@@ -130,7 +135,9 @@ class AdaptationLoop:
         self.config = config
         self.bank = bank or PromptBank(
             None, segmenter.fingerprint, segmenter.backbone.text_width)
-        self.buffer = buffer or FrameBuffer()
+        self.buffer = FrameBuffer(hold_out=HOLD_OUT) if buffer is None else buffer
+        if not self.buffer.hold_out:
+            raise ValueError('the buffer holds no frames out to judge prompts by: set hold_out')
         self.state = AdaptationState(remembered=self.bank.domains())
         self._tell = on_event
         self._clock = clock
@@ -139,13 +146,14 @@ class AdaptationLoop:
         self._budget = budget or DutyBudget(config.duty)
         self._tuner: PromptTuner | None = None
         self._review: PromptReview | None = None
+        self._to_review: list[Tensor] = []  # held-out frames that it has not seen yet
         self._job: Passes[None] | None = None  # what is under way, between two of its passes
         self._paused: dict[str, tuple[PromptTuner, int]] = {}  # and its steps, by domain
         self._unsaved = False  # whether a better prompt could not be written
         self._kept_before: LearnedPrompt | None = None  # in the bank, when tuning began
+        self._problems: dict[str, str] = {}  # by what is wrong
         self._latents: Tensor | None = None  # of the newest usable frame
         self._seen_by = ''  # the camera that it is of
-        self._since_s = 0.0  # the stamp from which on frames are of the present domain
         self._searching = True  # looking at every frame until the domain is known
         self.set_sentence('')
         self._restart_recognition()
@@ -172,6 +180,8 @@ class AdaptationLoop:
 
     def enable(self, enabled: bool) -> None:
         """Switch on or off; off keeps the prompt as it is, forgets the frames, costs nothing."""
+        for cause in self._problems.keys() - {UNSAVED}:  # what frames have shown
+            self._set_problem(cause)
         if enabled and not self.state.enabled:
             self._restart_recognition()
             self._budget.reset(self._clock())
@@ -190,7 +200,7 @@ class AdaptationLoop:
         if not self.state.enabled:
             raise AdaptationError('adaptation is off: switch it on first (~/set_adaptation)')
         if not len(self.buffer):
-            raise AdaptationError('no frame is buffered yet: wait for images, then call again')
+            raise AdaptationError(f'no frame is buffered yet: {self._why_no_frames()}')
         self._begin_tuning('on demand', self._published)
 
     def reset(self) -> None:
@@ -217,11 +227,11 @@ class AdaptationLoop:
         try:
             self.bank.remember(self.learned())
         except AdaptationError as error:
-            self.state.problem = str(error)
+            self._set_problem(UNSAVED, str(error))
             raise
         finally:
             self.state.remembered = self.bank.domains()
-        self.state.problem = ''  # if the bank could not be written before, now it can
+        self._set_problem(UNSAVED)  # if the bank could not be written before, now it can
 
     def load(self, prompt: LearnedPrompt) -> None:
         """Publish a prompt that was saved; what is tuned next starts from it."""
@@ -236,15 +246,14 @@ class AdaptationLoop:
         """Take the latents (c, h, w) of a frame that has just been segmented."""
         if not self.state.enabled:
             return
+        self._came += 1
         self._watch_stamps(camera, stamp_s)
         self._stamp_s = stamp_s
-        if stamp_s < self._since_s:  # the clock went back: nothing would be fresh for hours
-            self._since_s = stamp_s - HISTORY_S
         if not self._is_usable(latents):
-            self.state.unusable_frames += 1
-            self._usable.discard(camera)
+            self._count_unusable(camera)
             return
         self._usable.add(camera)
+        self._watch_room(latents)
         self.buffer.add(camera, stamp_s, latents)
         self.state.buffered_frames = len(self.buffer)
         self.state.buffer_bytes = self.buffer.nbytes
@@ -297,9 +306,7 @@ class AdaptationLoop:
         if self._look_is_due(now_s):
             return self._look(now_s)
         if self._review is not None:
-            if self.buffer.count(self._since_s) < FEWEST_REVIEWED:
-                return None  # a vehicle that stands: it waits for something to judge by
-            return self._go_on_reviewing(self._review)
+            return self._go_on_reviewing(self._review) if self._can_review() else None
         if self._tuner is None and self._again_is_due(now_s):
             self._begin_tuning('periodic', self._published)
         if self._tuner is not None and self._usable:
@@ -316,25 +323,61 @@ class AdaptationLoop:
         self._fresh = False
         self._usable: set[str] = set()  # cameras whose newest frame may be tuned on
         self._latents = None
-        self._stamps: dict[str, tuple[float, int]] = {}  # of each camera, how often in a row
-        self._stamp_s = self._since_s = 0.0
+        self._stamps: dict[str, Stamps] = {}  # of each camera
+        self._stamp_s = 0.0
+        self._came: int = 0  # frames
+        self._unusable: int = 0  # of these
+        self._frame_bytes = 0  # of the largest frame
         self._changed_s = -float('inf')
         self._looked_s = -float('inf')
         self.state.domain = ''
 
     def _watch_stamps(self, camera: str, stamp_s: float) -> None:
         """Tell of a camera whose frames all have one stamp: they cannot be told apart in time."""
-        before_s, times = self._stamps.get(camera, (None, 0))
-        times = times + 1 if stamp_s == before_s else 1
-        self._stamps[camera] = stamp_s, times
-        if times > REPEATED:
-            if not self.state.problem:
-                self.state.problem = (
-                    f'{STOPPED} at {stamp_s:g} s: frames cannot be told apart in time, and '
-                    'nothing is learned of them. Let the driver stamp its images')
-                self._tell('problem', self.state.problem)
-        elif times == 1 and self.state.problem.startswith(STOPPED):
-            self.state.problem = ''
+        stamps = self._stamps.setdefault(camera, Stamps())
+        stamps.take(stamp_s)
+        of_camera = f' (camera {camera})' if camera else ''
+        problem = (
+            f'the stamps of images stand still at {stamp_s:g} s{of_camera}: frames cannot be told '
+            'apart in time, and nothing is learned from them. Let the driver stamp its images'
+        ) if stamps.stopped else ''
+        self._set_problem(f'stamps of {camera}', problem)
+        if problem and not stamps.warned:
+            stamps.warned = True
+            self._tell('problem', problem)
+
+    def _watch_room(self, latents: Tensor) -> None:
+        """Tell of a buffer that never holds enough frames to judge a prompt by."""
+        self._frame_bytes = max(self._frame_bytes, FLOAT16_BYTES * latents.numel())
+        frames = HOLD_OUT * FEWEST_REVIEWED
+        needed, room = frames * self._frame_bytes, self.buffer.max_bytes
+        problem = (
+            f'the buffer of {room / MIB:.3g} MiB holds {room // self._frame_bytes} frames, a '
+            f'prompt takes {frames} to tune and to judge: nothing is learned. Set '
+            f'adaptation.buffer_mib to at least {math.ceil(needed / MIB)} (as much for each '
+            'camera with adaptation.per_camera)') if room < needed else ''
+        if self._set_problem('room', problem) and problem:
+            self._tell('problem', problem)
+
+    def _set_problem(self, cause: str, problem: str = '') -> bool:
+        """Put the problem of a cause, or that there is none, into the state; say if it is new."""
+        new = self._problems.get(cause, '') != problem
+        self._problems[cause] = problem
+        self.state.problem = '; '.join(filter(None, self._problems.values()))
+        return new
+
+    def _count_unusable(self, camera: str) -> None:
+        self.state.unusable_frames += 1
+        self._unusable += 1
+        self._usable.discard(camera)
+
+    def _why_no_frames(self) -> str:
+        if not self._came:
+            return 'none has come since adaptation was switched on. Wait for images, call again'
+        if self._unusable:
+            return (f'of {self._came} that came, {self._unusable} are unusable: black, saturated, '
+                    'noise or otherwise unlike any street. Mend what the camera sees, call again')
+        return f'none of {self._came} that came fits. {self.state.problem}'
 
     def _is_usable(self, latents: Tensor) -> bool:
         apart = (describe_latents(latents[None])[0].cpu() - self.statistics.latent_mean)
@@ -352,8 +395,7 @@ class AdaptationLoop:
         self._looked_s, self._fresh, seen_by = now_s, False, self._seen_by
         found = yield from self._recognizer.passes(self._latents)
         if not self._recognizer.explained:  # nothing of this is to be tuned on
-            self.state.unusable_frames += 1
-            self._usable.discard(seen_by)
+            self._count_unusable(seen_by)
             self.buffer.clear(seen_by)
         if found is None:
             return
@@ -379,7 +421,9 @@ class AdaptationLoop:
         self.state.domain = found.domain
         self._tell('domain', f'the scene is {found.domain!r} (margin {100 * found.margin:.2f} %)')
         self._drop_tuning()
-        self._since_s = self._stamp_s - HISTORY_S
+        # Clocks of cameras may differ: each camera's frames are compared with its own newest one.
+        self.buffer.keep_latest(
+            HISTORY_S, {camera: stamps.newest_s for camera, stamps in self._stamps.items()})
         if found.domain == self._source_domain:
             self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
             return
@@ -404,8 +448,12 @@ class AdaptationLoop:
             self.segmenter, tokens, self.anchor, self.statistics, self.config.tuner,
             self._start_in(self.state.domain))
         self.state.trigger, self.state.step, self.state.tuning = trigger, step, True
-        self._tell('tuning', f'{self.config.steps} steps for {self.state.domain!r}, {trigger}'
+        self._tell('tuning', f'{self.config.steps} steps for {self._scene()}, {trigger}'
                    + (f', from step {step} on' if step else ''))
+
+    def _scene(self) -> str:
+        """Name the present domain in a sentence."""
+        return repr(self.state.domain) if self.state.domain else 'a scene not recognised yet'
 
     def _is_adverse(self, domain: str) -> bool:
         """Say whether a domain is known, and one to tune for."""
@@ -421,7 +469,7 @@ class AdaptationLoop:
     def _drop_tuning(self) -> None:
         self._tuner = self._review = self._job = None
         self._tuned_s = self._clock()
-        self.state.tuning = False
+        self.state.tuning, self.state.waiting = False, ''
 
     def _again_is_due(self, now_s: float) -> bool:
         period_s = self.config.period_s
@@ -429,16 +477,12 @@ class AdaptationLoop:
                     and self._is_adverse(self.state.domain)
                     and now_s - self._tuned_s >= period_s)
 
-    def _frames(self, count: int) -> Tensor:
-        frames = self.buffer.batch(count, self._rng, self._since_s)
-        return frames.to(self.segmenter.device)
-
     def _go_on_tuning(self, tuner: PromptTuner) -> Passes[None]:
-        frames = self._frames(1)
+        frames = self.buffer.batch(1, self._rng).to(self.segmenter.device)
         if not len(frames):  # none of this domain yet
             self._usable.clear()
             return
-        step = yield from tuner.passes(frames[0], self.buffer.variety(self._since_s))
+        step = yield from tuner.passes(frames[0], self.buffer.variety())
         if step is not None:
             self._after_step(tuner, step)
 
@@ -456,16 +500,27 @@ class AdaptationLoop:
             self._review = PromptReview(
                 self.segmenter, self.statistics, self.anchor,
                 self.segmenter.context(self._published),
-                self.segmenter.context(tuner.published), config=self.config.tuner,
-                variety=self.buffer.variety(self._since_s))
+                self.segmenter.context(tuner.published), FEWEST_REVIEWED, self.config.tuner,
+                self.buffer.variety())
+            self._to_review = []
+
+    def _can_review(self) -> bool:
+        """Draw the frames of a review before its first; say whether there are enough."""
+        if not self._to_review:
+            held_out = self.buffer.held_out_count
+            if held_out < FEWEST_REVIEWED:  # a vehicle that stands, or has just come
+                self.state.waiting = (f'for frames to judge the prompt by, {held_out} of '
+                                      f'{FEWEST_REVIEWED} are there')
+                return False
+            self._to_review = self.buffer.held_out(FEWEST_REVIEWED, self._rng)
+            self.state.waiting = ''
+        return True
 
     def _go_on_reviewing(self, review: PromptReview) -> Passes[None]:
         assert self._tuner is not None
-        frames = self._frames(1)
-        if not len(frames):
-            self._review = None
-            return
-        verdict = yield from review.passes(frames[0])
+        # Taken off the list once it is done: one that is broken off comes again, none comes twice.
+        verdict = yield from review.passes(self._to_review[-1].to(self.segmenter.device))
+        self._to_review.pop()
         if verdict is None:
             return
         self._review = None
@@ -484,9 +539,9 @@ class AdaptationLoop:
     def _finish(self) -> None:
         """End a visit's tuning, and say what it brought."""
         self._drop_tuning()
-        found = (f'the prompt for {self.state.domain!r} after {self.state.step} steps'
+        found = (f'the prompt for {self._scene()} after {self.state.step} steps'
                  if self.state.prompt == 'tuned' else
-                 f'nothing better was found for {self.state.domain!r}')
+                 f'nothing better was found for {self._scene()}')
         self._tell('tuned', found)
         self._remember_if_tuned()
 

@@ -337,6 +337,8 @@ def _values(loop: AdaptationLoop) -> dict[str, Any]:
     """Return what diagnostics show of a loop."""
     state = loop.state
     words = ('on, tuning' if state.tuning else 'on') if state.enabled else 'off'
+    if state.waiting:
+        words = f'on, tuning waits {state.waiting}'
     return {
         'adaptation': words,
         'domain': state.domain or 'not recognised yet',
