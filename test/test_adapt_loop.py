@@ -303,6 +303,82 @@ def test_a_prompt_that_turns_out_worse_is_taken_back_from_the_bank(
     assert torch.equal(kept.tokens, earlier.tokens) if before else kept is None
 
 
+def bank_with(segmenter: PromptedSegmenter, folder: Path, saved_by_hand: bool) -> PromptBank:
+    """Give a bank on disk with a prompt for fog, saved by people or by adaptation."""
+    bank = PromptBank(folder, segmenter.fingerprint, segmenter.backbone.text_width)
+    bank.remember(LearnedPrompt(
+        segmenter.encode_scene('a foggy driving scene').float() * 1.1, 'foggy',
+        segmenter.fingerprint, {} if saved_by_hand else {'automatic': True}))
+    return bank
+
+
+def recalls(drive: Drive) -> int:
+    return drive.kinds().count('recalled')
+
+
+def test_a_recalled_prompt_that_is_worse_than_the_source_does_not_return(
+        segmenter, monkeypatch, tmp_path: Path) -> None:
+    find(monkeypatch, Verdict.WORSE)
+    drive = Drive(segmenter, bank_with(segmenter, tmp_path, saved_by_hand=False))
+    drive.enter(FOG)
+    assert drive.loop.state.prompt == 'recalled'
+    drive.go(1)
+    assert (drive.loop.state.prompt, drive.loop.state.rollbacks) == ('source', 1)
+    assert not list(tmp_path.iterdir()) and drive.loop.state.remembered == []
+    assert not drive.loop.state.problem
+    drive.say(CLEAR)
+    drive.go(1)
+    drive.enter(FOG)
+    assert recalls(drive) == 1
+
+
+def test_a_saved_prompt_that_is_worse_than_the_source_stays_and_is_not_used_in_this_visit(
+        segmenter, monkeypatch, tmp_path: Path) -> None:
+    find(monkeypatch, Verdict.WORSE)
+    bank = bank_with(segmenter, tmp_path, saved_by_hand=True)
+    before = bank.path('foggy').read_bytes()
+    drive = Drive(segmenter, bank)
+    for visit in (1, 2):
+        drive.enter(FOG)
+        assert drive.loop.state.prompt == 'recalled' and recalls(drive) == visit
+        drive.go(1)
+        assert drive.loop.state.prompt == 'source'
+        assert torch.equal(drive.loop.context, segmenter.context())
+        assert bank.path('foggy').read_bytes() == before
+        assert "saved for 'foggy' is worse than the source prompt" in drive.loop.state.problem
+        drive.say(CLEAR)
+        drive.go(1)
+        assert not drive.loop.state.problem
+    assert drive.kinds().count('problem') == 2
+
+
+def test_what_is_saved_while_it_tunes_survives_a_roll_back(
+        segmenter, monkeypatch, tmp_path: Path) -> None:
+    find(monkeypatch, Verdict.BETTER, Verdict.WORSE)
+    bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+    drive = Drive(segmenter, bank, steps=100)
+    drive.enter(FOG)
+    drive.go(2, units=drive.a_look + 8)
+    assert drive.loop.state.prompt == 'tuned' and drive.loop.state.tuning
+    drive.loop.save()
+    saved = bank.path('foggy').read_bytes()
+    drive.go(4)
+    assert (drive.loop.state.prompt, drive.loop.state.rollbacks) == ('source', 1)
+    assert bank.path('foggy').read_bytes() == saved and drive.loop.state.remembered == ['foggy']
+
+
+def test_a_better_prompt_is_in_use_but_does_not_replace_what_was_saved(
+        segmenter, always_better, tmp_path: Path) -> None:
+    bank = bank_with(segmenter, tmp_path, saved_by_hand=True)
+    before = bank.path('foggy').read_bytes()
+    drive = Drive(segmenter, bank)
+    drive.enter(FOG)
+    drive.go(8)
+    assert drive.loop.state.prompt == 'tuned' and drive.loop.state.step == 4
+    assert 'the bank keeps the one that was saved' in drive.events[-1][1]
+    assert bank.path('foggy').read_bytes() == before
+
+
 def test_a_buffer_too_small_to_judge_by_is_told_with_the_size_that_does(segmenter) -> None:
     large = torch.randn(segmenter.backbone.unet.config.in_channels, 160, 240)
     mib = large.numel() * 2 * ENOUGH / 2**20

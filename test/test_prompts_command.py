@@ -241,6 +241,17 @@ def test_a_prompt_is_carried_from_bank_to_bank(
     assert torch.equal(carried.tokens, prompt().tokens)
 
 
+def test_what_is_imported_counts_as_saved_by_hand(bank: Path, tmp_path: Path) -> None:
+    put(bank, prompt('fog', steps=40, automatic=True))
+    file, there = tmp_path / 'fog.safetensors', tmp_path / 'there'
+    assert main(['prompts', 'export', 'fog', str(file)]) == 0
+    assert main(['prompts', 'import', str(file), '--bank', str(there)]) == 0
+    learned, imported = (PromptBank(f, OURS, WIDTH).recall('fog') for f in (bank, there))
+    assert learned is not None and learned.automatic
+    assert imported is not None and not imported.automatic
+    assert imported.facts == {'steps': 40}
+
+
 def test_export_replaces_a_file_only_when_forced(
         bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(bank, prompt())

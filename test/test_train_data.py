@@ -169,15 +169,15 @@ def test_a_condition_without_labels_ends_no_run(
     for mask in (root / 'gt/night/val/G').iterdir():
         write(mask, np.full(SIZE, IGNORE, np.uint8))
     out = tmp_path / 'stream.json'
-    arguments = ['stream', '--model', str(trained), '--data', str(root), '--seeds', '1',
+    arguments = ['--model', str(trained), '--data', str(root), '--seeds', '1',
                  '--protocol', 'one-pass', '--methods', 'source', '--json', str(out)]
-    assert main(arguments) == 0
+    assert stream(arguments) == 0
     table = capsys.readouterr().out
     figures = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(name))
     of = figures['protocols']['one-pass']['0']['source']
     assert of['night'] == {'online': None, 'held_out': None} and of['mean_held_out'] is None
     assert of['fog']['held_out'] is not None and '| nan |' in table
-    assert main(arguments) == 0, 'read back'
+    assert stream(arguments) == 0, 'read back'
     assert capsys.readouterr().out == table
 
 

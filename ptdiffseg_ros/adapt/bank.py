@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 import json
 import math
 import os
@@ -27,6 +27,7 @@ LARGEST_FILE = 2**20  # bytes; a prompt of Stable Diffusion with 77 tokens takes
 # What the entries of a file's header are, where they are there.
 KINDS: dict[str, type | tuple[type, ...]] = {
     'domain': str, 'model': str, 'facts': dict, 'saved_s': (int, float)}
+AUTOMATIC = 'automatic'  # the fact that adaptation saved a prompt by itself
 LATEST_S = 2**37  # seconds since 1970, in the year 6325: what a calendar can still show
 
 
@@ -44,6 +45,16 @@ class LearnedPrompt:
     model: str
     facts: dict[str, Any] = field(default_factory=dict)
     saved_s: float = field(default_factory=time.time)
+
+    @property
+    def automatic(self) -> bool:
+        """Say whether adaptation saved it by itself, and may delete it; otherwise people did."""
+        return self.facts.get(AUTOMATIC) is True
+
+    def by_hand(self) -> LearnedPrompt:
+        """Give the same prompt as people save it: adaptation leaves it alone."""
+        return replace(
+            self, facts={name: value for name, value in self.facts.items() if name != AUTOMATIC})
 
     def save(self, path: Path, over_anything: bool = False) -> Path:
         """

@@ -10,7 +10,7 @@ import time
 from typing import Any
 
 import numpy as np
-from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
+from ptdiffseg_ros.adapt.bank import AUTOMATIC, LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.buffer import FrameBuffer
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.passes import Passes
@@ -27,13 +27,14 @@ from ptdiffseg_ros.adapt.stamps import Stamps
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig, TuneStep
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import describe_latents
+import torch
 from torch import Tensor
 
 # Frames whose latents are further than this from the source's, in deviations (root mean square),
 # are no street in any weather: black, white and saturated pictures are at 4.4 to 6, the densest
 # fog at 4.1.
 UNUSABLE_LATENTS = 4.3
-UNSAVED = 'unsaved'  # the problem of a prompt
+UNSAVED, REFUSED = 'unsaved', 'refused'  # problems of prompts
 CALM_S = 5.0  # after a change before the next counts as unlikely: weather may still be on its way
 FEWEST_REVIEWED = 8  # different frames of a domain, none tuned on, that a prompt is judged by
 HOLD_OUT = 3  # one frame of so many is held out for that
@@ -150,7 +151,6 @@ class AdaptationLoop:
         self._job: Passes[None] | None = None  # what is under way, between two of its passes
         self._paused: dict[str, tuple[PromptTuner, int]] = {}  # and its steps, by domain
         self._unsaved = False  # whether a better prompt could not be written
-        self._kept_before: LearnedPrompt | None = None  # in the bank, when tuning began
         self._problems: dict[str, str] = {}  # by what is wrong
         self._latents: Tensor | None = None  # of the newest usable frame
         self._seen_by = ''  # the camera that it is of
@@ -210,22 +210,28 @@ class AdaptationLoop:
         self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
         self._tell('reset', 'the scene prompt is the one it started from')
 
-    def learned(self) -> LearnedPrompt:
-        """Give the prompt that is published, to be saved."""
+    def learned(self, automatic: bool = False) -> LearnedPrompt:
+        """Give the prompt that is published, to be saved: for an operator, or by adaptation."""
         domain = self.state.domain or self._source_domain
         facts = {'steps': self.state.step, 'loss': self.state.loss,
-                 'distance': round(self.state.distance, 4), 'prompt': self.state.prompt}
+                 'distance': round(self.state.distance, 4), 'prompt': self.state.prompt,
+                 **({AUTOMATIC: True} if automatic else {})}
         return LearnedPrompt(self._published, domain, self.segmenter.fingerprint, facts)
 
     def save(self) -> None:
         """
-        Put the prompt in use into the bank, under the present domain.
+        Put the prompt in use into the bank, under the present domain, for an operator.
+
+        Adaptation neither replaces nor deletes it there.
 
         :raises AdaptationError: it cannot be written; it is remembered in memory all the same,
             and `problem` tells until it can.
         """
+        self._remember(self.learned())
+
+    def _remember(self, prompt: LearnedPrompt) -> None:
         try:
-            self.bank.remember(self.learned())
+            self.bank.remember(prompt)
         except AdaptationError as error:
             self._set_problem(UNSAVED, str(error))
             raise
@@ -443,7 +449,6 @@ class AdaptationLoop:
                       step: int = 0) -> None:
         """Begin from these tokens, or go on with a tuner that was paused after so many steps."""
         self._drop_tuning()
-        self._kept_before = self.bank.recall(self.state.domain)
         self._tuner = paused or PromptTuner(
             self.segmenter, tokens, self.anchor, self.statistics, self.config.tuner,
             self._start_in(self.state.domain))
@@ -530,7 +535,6 @@ class AdaptationLoop:
         elif verdict is Verdict.WORSE:
             if not review.present_is_good:
                 self._take_back()
-                self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
             self._roll_back('the prompt is worse than the one it started from')
             return
         if self.state.step >= self.config.steps:
@@ -539,33 +543,47 @@ class AdaptationLoop:
     def _finish(self) -> None:
         """End a visit's tuning, and say what it brought."""
         self._drop_tuning()
-        found = (f'the prompt for {self._scene()} after {self.state.step} steps'
-                 if self.state.prompt == 'tuned' else
-                 f'nothing better was found for {self._scene()}')
+        found = f'nothing better was found for {self._scene()}'
+        if self.state.prompt == 'tuned':
+            found = f'the prompt for {self._scene()} after {self.state.step} steps' + (
+                ', in use for this visit: the bank keeps the one that was saved'
+                if self._is_saved() else '')
         self._tell('tuned', found)
         self._remember_if_tuned()
 
+    def _is_saved(self) -> bool:
+        """Say whether the bank's prompt for this domain is an operator's, which stays."""
+        kept = self.bank.recall(self.state.domain)
+        return kept is not None and not kept.automatic
+
     def _remember_if_tuned(self) -> None:
         """Put a prompt that a review found better into the bank; tell if that cannot be done."""
-        if self.state.prompt != 'tuned' or not self.state.domain:  # it would be another's
+        # Without a domain it would be another's.
+        if self.state.prompt != 'tuned' or not self.state.domain or self._is_saved():
             return
         try:
-            self.save()
+            self._remember(self.learned(automatic=True))
             self._unsaved = False
         except AdaptationError as error:
             self._unsaved = True
             self._tell('problem', str(error))
 
     def _take_back(self) -> None:
-        """Let the bank have what it had before a prompt that has turned out worse."""
-        if self.state.prompt != 'tuned' or not self.state.domain:
+        """Go back from a prompt that is worse than the source's; forget it if it was learned."""
+        domain, in_use = self.state.domain, self._published
+        self._publish(self._tokens, 'sentence' if self._by_hand else 'source')
+        kept = self.bank.recall(domain)
+        if kept is None or not torch.equal(kept.tokens.to(in_use), in_use):
+            return
+        if not kept.automatic:
+            self._set_problem(REFUSED, (
+                f'the prompt that was saved for {domain!r} is worse than the source prompt here: '
+                'it stays in the bank, but is not in use until the scene changes'))
+            self._tell('problem', self._problems[REFUSED])
             return
         self._unsaved = False
         try:
-            if self._kept_before is None:
-                self.bank.forget(self.state.domain)
-            else:
-                self.bank.remember(self._kept_before)
+            self.bank.forget(domain)
         except AdaptationError as error:
             self._tell('problem', str(error))
         self.state.remembered = self.bank.domains()
@@ -577,6 +595,7 @@ class AdaptationLoop:
         self._tell('rollback', reason)
 
     def _publish(self, tokens: Tensor, prompt: str) -> None:
+        self._set_problem(REFUSED)
         self._published = tokens.detach().clone()
         self.context = self.segmenter.context(self._published)
         self.state.prompt = prompt

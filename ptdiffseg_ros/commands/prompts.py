@@ -137,7 +137,7 @@ def _export(args: argparse.Namespace) -> None:
 def _import(args: argparse.Namespace) -> None:
     from ptdiffseg_ros.adapt.bank import LearnedPrompt, prompt_path
 
-    prompt = LearnedPrompt.load(args.file)
+    prompt = LearnedPrompt.load(args.file).by_hand()
     path = prompt_path(args.bank, prompt.model, prompt.domain)
     what = f'prompt for {_shown(prompt.domain)} of the segmenter {_shown(prompt.model)}'
     there = path.exists()
