@@ -3,11 +3,21 @@
 """Pictures and videos: what is written is read back."""
 from __future__ import annotations
 
+import os
 from pathlib import Path
+import struct
+import zlib
 
 import numpy as np
+from PIL import Image as Picture
 from ptdiffseg_ros.data.labels import CITYSCAPES, palette
-from ptdiffseg_ros.data.pictures import overlay, PictureError, read_picture, write_png
+from ptdiffseg_ros.data.pictures import (
+    overlay,
+    picture_files,
+    PictureError,
+    read_picture,
+    write_png,
+)
 from ptdiffseg_ros.data.video import frame_rate, read_frames, VideoError, VideoWriter
 import pytest
 
@@ -30,6 +40,125 @@ def test_what_is_no_picture_is_said(tmp_path: Path, data: bytes) -> None:
     (tmp_path / 'a.png').write_bytes(data)
     with pytest.raises(PictureError, match=r'a\.png'):
         read_picture(tmp_path / 'a.png')
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Make a chunk of a PNG."""
+    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+
+def quarters(height: int = 40, width: int = 64) -> np.ndarray:
+    """Draw a picture whose four quarters are red, green, blue and white."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    top, left = height // 2, width // 2
+    picture[:top, :left], picture[:top, left:] = (255, 0, 0), (0, 255, 0)
+    picture[top:, :left], picture[top:, left:] = (0, 0, 255), (255, 255, 255)
+    return picture
+
+
+def exif(orientation: int) -> Picture.Exif:
+    """Make EXIF data with an orientation."""
+    data = Picture.Exif()
+    data[0x0112] = orientation
+    return data
+
+
+# What a viewer does to the stored pixels, by EXIF orientation.
+VIEWED = {
+    1: lambda p: p, 2: lambda p: p[:, ::-1], 3: lambda p: p[::-1, ::-1], 4: lambda p: p[::-1],
+    5: lambda p: p.transpose(1, 0, 2), 6: lambda p: np.rot90(p, -1),
+    7: lambda p: p.transpose(1, 0, 2)[::-1, ::-1], 8: np.rot90}
+
+
+@pytest.mark.parametrize('suffix', ['.jpg', '.png', '.tif', '.webp'])
+@pytest.mark.parametrize('orientation', VIEWED)
+def test_every_format_is_turned_upright_by_its_exif_orientation(
+        tmp_path: Path, suffix: str, orientation: int) -> None:
+    path = tmp_path / f'a{suffix}'
+    Picture.fromarray(quarters()).save(
+        path, exif=exif(orientation), **({} if suffix == '.tif' else {'quality': 95}))
+    upright = VIEWED[orientation](quarters())
+    found = read_picture(path)
+    assert found.shape == upright.shape
+    assert (abs(found.astype(int) - upright) > 60).mean() < 0.1  # JPEG blurs the borders
+
+
+def test_damaged_exif_data_does_not_damage_the_picture(tmp_path: Path) -> None:
+    Picture.fromarray(quarters()).save(tmp_path / 'a.jpg', exif=b'Exif\0\0II*\0garbage')
+    assert read_picture(tmp_path / 'a.jpg').shape == (40, 64, 3)
+
+
+@pytest.mark.parametrize('name', ['half.jpg', 'half.png', 'half.webp', 'half.tif', 'half.bmp'])
+def test_half_a_picture_is_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Picture.fromarray(noise).save(path)
+    path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
+    with pytest.raises(PictureError, match=rf'{name} is not a picture .*damaged'):
+        read_picture(path)
+
+
+def test_what_is_in_a_pictures_place_is_named_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / 'folder.png').mkdir()
+    (tmp_path / 'link.png').symlink_to(tmp_path / 'gone.png')
+    (tmp_path / 'empty.png').touch()
+    header = struct.pack('>IIBBBBB', 60000, 60000, 8, 2, 0, 0, 0)
+    (tmp_path / 'huge.png').write_bytes(
+        b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header)
+        + chunk(b'IDAT', zlib.compress(b'\0' * 100)) + chunk(b'IEND', b''))
+    Picture.fromarray(np.full((20, 20), 0.5, np.float32)).save(tmp_path / 'float.tif')
+    for name, reason in (
+            ('folder.png', 'is a folder'), ('link.png', r'is a link to .*gone\.png'),
+            ('empty.png', 'is empty'), ('huge.png', 'has too many pixels .*60000'),
+            ('float.tif', r'has 32 bits a pixel \(mode F\)'), ('none.png', 'does not exist')):
+        with pytest.raises(PictureError, match=rf'{name} {reason}'):
+            read_picture(tmp_path / name)
+
+
+def test_every_mode_gives_rgb(tmp_path: Path) -> None:
+    colour = Picture.fromarray(quarters())
+    for name, picture, expected in (
+            ('palette.png', colour.quantize(4), quarters()),
+            ('alpha.png', colour.convert('RGBA'), quarters()),
+            ('cmyk.jpg', colour.convert('CMYK'), quarters()),
+            ('grey.png', colour.convert('L'), np.asarray(colour.convert('L').convert('RGB'))),
+            ('one.png', colour.convert('1', dither=Picture.Dither.NONE), None),
+            ('sixteen.png', Picture.fromarray(np.full((40, 64), 0x81FF, np.uint16)),
+             np.full((40, 64, 3), 0x81))):
+        picture.save(tmp_path / name)
+        found = read_picture(tmp_path / name)
+        assert found.shape == (40, 64, 3) and found.dtype == np.uint8 and found.flags.writeable
+        if expected is not None:
+            assert (abs(found.astype(int) - expected) > 40).mean() < 0.1, name
+
+
+def test_an_animation_gives_its_first_image(tmp_path: Path) -> None:
+    first, second = Picture.fromarray(quarters()), Picture.new('RGB', (64, 40))
+    for name in ('a.png', 'a.webp'):
+        first.save(tmp_path / name, save_all=True, append_images=[second], lossless=True)
+        assert (read_picture(tmp_path / name) == quarters()).all()
+
+
+def test_a_name_that_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b'/caf\xe9.png'))
+    Picture.fromarray(quarters()).save(path)
+    assert (read_picture(path) == quarters()).all()
+
+
+def test_hidden_files_are_no_pictures_of_a_folder(tmp_path: Path) -> None:
+    for name in ('b.PNG', 'a.jpg', '._a.jpg', '.DS_Store', 'Thumbs.db', 'notes.txt', 'sub/c.png',
+                 '.thumbnails/d.png', '__MACOSX/._e.png'):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / 'link.png').symlink_to('gone.png')
+    (tmp_path / 'folder.png').mkdir()
+
+    def names(recursive: bool) -> list[str]:
+        return [f.relative_to(tmp_path).as_posix()
+                for f in picture_files(tmp_path, recursive=recursive)]
+
+    assert names(False) == ['a.jpg', 'b.PNG', 'folder.png', 'link.png']
+    assert names(True) == ['a.jpg', 'b.PNG', 'link.png', 'sub/c.png']
 
 
 def test_an_overlay_leaves_unlabelled_pixels_alone() -> None:

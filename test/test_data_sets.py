@@ -132,6 +132,8 @@ BAD_MASKS = {
     'they must be of one size': np.zeros((4, 4), np.uint8),
     '16 bits a pixel': np.zeros(SIZE, np.uint16),
     'is a colour picture': np.zeros((*SIZE, 3), np.uint8),
+    'integers of 32 bits a pixel': np.zeros(SIZE, np.int32),
+    'floating-point numbers of 32 bits': np.zeros(SIZE, np.float32),
 }
 
 
@@ -140,7 +142,9 @@ def test_a_bad_mask_is_told_with_its_name_and_found_by_check(
         tmp_path: Path, reason: str, capsys) -> None:
     make(tmp_path, 'cityscapes')
     mask = tmp_path / TREES['cityscapes'][0][1]
-    if reason in BAD_MASKS:
+    if '32 bits' in reason:  # a PNG has 16 at most
+        Picture.fromarray(BAD_MASKS[reason]).save(mask, format='TIFF')
+    elif reason in BAD_MASKS:
         write(mask, BAD_MASKS[reason])
     else:
         mask.write_bytes(mask.read_bytes()[:40])
@@ -159,6 +163,72 @@ def test_a_damaged_picture_is_told(tmp_path: Path) -> None:
         open_data(tmp_path).read(0)
 
 
+@pytest.mark.parametrize(('name', 'options'), [
+    ('a_mask.jpg', {'format': 'JPEG'}), ('a_mask.png', {'format': 'JPEG'}),
+    ('a_mask.tif', {'format': 'TIFF', 'compression': 'jpeg'})])
+@pytest.mark.parametrize('colours', [False, True])
+def test_a_mask_compressed_as_jpeg_is_refused_whatever_its_name(
+        tmp_path: Path, name: str, options: dict[str, str], colours: bool, capsys) -> None:
+    mask = np.zeros((*SIZE, 3) if colours else SIZE, np.uint8)
+    black = "'#000000'" if colours else '0'
+    root = folders(tmp_path, f'classes: {{road: {black}}}\n', mask)
+    description = (root / 'dataset.yaml').read_text()
+    (root / 'dataset.yaml').write_text(description.replace('_mask.png', name[1:]))
+    (root / 'truth' / 'a_mask.png').unlink()
+    Picture.fromarray(mask).save(root / 'truth' / name, **options)
+    with pytest.raises(DataError, match=f'{name} is a JPEG, which changes values.*PNG'):
+        open_data(root).read(0)
+    assert main(['data', 'check', str(root)]) == 1
+    assert 'is a JPEG' in capsys.readouterr().out
+
+
+def turned_pair(root: Path, orientation: int, of_mask: int, mask: np.ndarray) -> Path:
+    """Write a JPEG and its mask, each with an EXIF orientation, 1 for none."""
+    folders(root, 'classes: {road: 0, sky: 10, car: 13}\n', mask)
+    for path, pixels, number in ((root / 'photos' / 'a.jpg', np.full((*SIZE, 3), 50, np.uint8),
+                                  orientation), (root / 'truth' / 'a_mask.png', mask, of_mask)):
+        exif = Picture.Exif()
+        if number != 1:
+            exif[0x0112] = number
+        Picture.fromarray(pixels).save(path, exif=exif)
+    return root
+
+
+@pytest.mark.parametrize('orientation', range(2, 9))
+def test_picture_and_mask_are_turned_alike_or_refused(
+        tmp_path: Path, orientation: int, capsys) -> None:
+    root = turned_pair(tmp_path, orientation, 1, truth())  # drawn on the stored pixels, or not?
+    with pytest.raises(DataError, match=f'a.jpg has the EXIF orientation {orientation} .*a_mask'):
+        open_data(root).read(0)
+    assert main(['data', 'check', str(root)]) == 1
+    assert 'EXIF' in capsys.readouterr().out
+    turned_pair(root, 1, orientation, truth())
+    with pytest.raises(DataError, match=f'EXIF orientation 1 .* has {orientation}'):
+        open_data(root).read(0)
+    turned_pair(root, orientation, orientation, truth())
+    image, ids = open_data(root).read(0)
+    assert ids.shape == image.shape[:2] == (SIZE if orientation < 5 else SIZE[::-1])
+    assert {3: ids[0, 0] == ROAD, 6: ids[0, 0] == ROAD, 8: ids[0, 0] == SKY}.get(
+        orientation, True)
+    assert np.bincount(ids.ravel()).tolist() == np.bincount(truth().ravel()).tolist()
+
+
+def test_a_mask_whose_sides_fit_only_the_upright_picture_is_taken(tmp_path: Path) -> None:
+    upright = np.zeros(SIZE[::-1], np.uint8)
+    upright[:3] = SKY
+    image, ids = open_data(turned_pair(tmp_path, 6, 1, upright)).read(0)
+    assert image.shape[:2] == SIZE[::-1] and np.array_equal(ids, upright)
+
+
+@pytest.mark.parametrize('kind', TREES)
+def test_hidden_files_of_other_systems_are_passed_over(tmp_path: Path, kind: str) -> None:
+    make(tmp_path, kind)
+    image = tmp_path / TREES[kind][0][0]
+    for name in (f'._{image.name}', '.DS_Store', 'Thumbs.db'):
+        (image.parent / name).write_bytes(b'\0\5\x16\7')
+    assert len(open_data(tmp_path, KINDS[kind].splits[0])) == len(TREES[kind])
+
+
 def test_check_counts_and_draws(tmp_path: Path, capsys) -> None:
     make(tmp_path, 'acdc')
     sheet = tmp_path / 'sheet.png'
@@ -175,6 +245,12 @@ def test_check_counts_and_draws(tmp_path: Path, capsys) -> None:
 
 
 # -- any pair of folders
+
+def test_hidden_files_in_any_folder_are_passed_over(tmp_path: Path) -> None:
+    folders(tmp_path, 'classes: {road: 0}\n', np.zeros(SIZE, np.uint8))
+    (tmp_path / 'photos' / '._a.jpg').write_bytes(b'\0\5\x16\7')
+    assert [pair.image.name for pair in open_data(tmp_path).pairs] == ['a.jpg']
+
 
 def folders(root: Path, yaml: str, mask: np.ndarray) -> Path:
     write(root / 'photos' / 'a.jpg', np.full((*mask.shape[:2], 3), 50, np.uint8))

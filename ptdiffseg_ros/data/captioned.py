@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Picture, ImageOps
+from PIL import Image as Picture
 from ptdiffseg_ros.data.labelled import DataError, opened
-from ptdiffseg_ros.data.pictures import SUFFIXES
+from ptdiffseg_ros.data.pictures import picture_files, SUFFIXES
 
 # A crop shows at least 1/1.25 of the width or height that would fit: pictures that have the shape
 # asked for give different crops, too.
@@ -43,15 +43,15 @@ class CaptionedPictures:
 
     def read(self, i: int) -> Picture.Image:
         """
-        Read a picture as RGB, upright by its EXIF orientation (Pillow).
+        Read a picture as RGB, upright by its EXIF orientation.
 
         :raises DataError: it is damaged, is none, or has more than 8 bits a channel.
         """
         path = self.root / self.names[i]
-        picture = opened(path)
+        picture = opened(path).pixels
         if picture.mode.startswith(('I', 'F')):
             raise DataError(f'{path} has more than 8 bits a pixel; save it with 8')
-        return ImageOps.exif_transpose(picture).convert('RGB')
+        return picture.convert('RGB')
 
     def most_frequent(self, count: int) -> list[str]:
         """Give so many different captions at most, the most frequent first."""
@@ -82,8 +82,8 @@ def open_captioned(
     root = Path(root).expanduser()
     if not root.is_dir():
         raise DataError(f'{root} is no folder; give one that has images in it')
-    names = sorted(path.relative_to(root).as_posix() for path in root.rglob('*')
-                   if path.suffix.lower() in SUFFIXES and path.is_file())
+    names = sorted(
+        path.relative_to(root).as_posix() for path in picture_files(root, recursive=True))
     if not names:
         raise DataError(f'{root} has no images in it ({", ".join(SUFFIXES)}), nor have its '
                         'subfolders')

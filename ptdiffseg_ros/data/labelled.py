@@ -11,9 +11,17 @@ from typing import Protocol
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Picture, UnidentifiedImageError
+from PIL import Image as Picture
 from ptdiffseg_ros.data.labels import LabelClass
-from ptdiffseg_ros.data.pictures import PictureError, read_picture
+from ptdiffseg_ros.data.pictures import (
+    is_grey16,
+    load_picture,
+    PictureError,
+    StoredPicture,
+    to_rgb,
+    turned,
+    UPRIGHT,
+)
 
 MOST_NAMED = 5  # strange values that an error lists
 
@@ -25,7 +33,7 @@ class DataError(ValueError):
 class Meaning(Protocol):
     """How a mask's pixels become class ids."""
 
-    def read(self, path: Path) -> NDArray[np.uint8]:
+    def read(self, mask: StoredPicture) -> NDArray[np.uint8]:
         """Read a mask: (H, W) uint8, class ids, IGNORE where there is none."""
 
 
@@ -42,44 +50,49 @@ class IdMeaning:
         for number, class_id in ids.items():
             self._table[number] = class_id
 
-    def read(self, path: Path) -> NDArray[np.uint8]:
+    def read(self, mask: StoredPicture) -> NDArray[np.uint8]:
         """Read a mask: (H, W) uint8, class ids, IGNORE where there is none."""
-        numbers = self.numbers(path)
+        numbers = self.numbers(mask)
         ids = self._table[numbers]
         if (ids < 0).any():
             strange = np.unique(numbers[ids < 0])
             raise DataError(
-                f'{path}: {_listed(map(str, strange))} in {int((ids < 0).sum())} pixels stand for '
-                f'no class; known are {_listed(map(str, self._known), 40)}. Map them to a class, '
-                'or to none (ignore)')
+                f'{mask.path}: {_listed(map(str, strange))} in {int((ids < 0).sum())} pixels '
+                f'stand for no class; known are {_listed(map(str, self._known), 40)}. Map them '
+                'to a class, or to none (ignore)')
         return ids.astype(np.uint8)
 
-    def numbers(self, path: Path) -> NDArray[np.integer]:
+    def numbers(self, mask: StoredPicture) -> NDArray[np.integer]:
         """Read what the file holds: (H, W)."""
-        with opened(path) as picture:
-            if picture.mode in ('L', 'P', '1'):  # of a palette picture, the indices
-                return np.asarray(picture.convert('L') if picture.mode == '1' else picture)
-            if picture.mode.startswith('I'):
-                raise DataError(
-                    f'{path} has 16 bits a pixel, where 8 are meant. Save masks as 8-bit PNG')
+        picture, path = mask.pixels, mask.path
+        if picture.mode in ('L', 'P', '1'):  # of a palette picture, the indices
+            return np.asarray(picture.convert('L') if picture.mode == '1' else picture)
+        if is_grey16(mask):
             raise DataError(
-                f'{path} is a colour picture ({picture.mode}), where one channel of class numbers '
-                'is meant. Give colours for the classes, or another kind of data set')
+                f'{path} has 16 bits a pixel, where 8 are meant. Save masks as 8-bit PNG')
+        if picture.mode in ('I', 'F'):
+            kind = 'integers' if picture.mode == 'I' else 'floating-point numbers'
+            raise DataError(
+                f'{path} holds {kind} of 32 bits a pixel, where 8 bits are meant. Save masks as '
+                '8-bit PNG')
+        raise DataError(
+            f'{path} is a colour picture ({picture.mode}), where one channel of class numbers '
+            'is meant. Give colours for the classes, or another kind of data set')
 
 
 class RedChannelMeaning(IdMeaning):
     """Masks of 16 bits and three channels, whose red one holds the numbers (SYNTHIA)."""
 
-    def numbers(self, path: Path) -> NDArray[np.integer]:
+    def numbers(self, mask: StoredPicture) -> NDArray[np.integer]:
         """Read what the file holds: (H, W)."""
-        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if pixels is None:
-            raise DataError(f'{path} is not a picture that can be read, or is damaged')
-        if pixels.ndim != 3 or pixels.dtype != np.uint16:
+        # Pillow keeps 8 of the 16 bits of a colour; as OpenCV reads it here, nothing is turned.
+        pixels = cv2.imdecode(np.fromfile(mask.path, np.uint8), cv2.IMREAD_UNCHANGED)
+        if pixels is None or pixels.ndim != 3 or pixels.dtype != np.uint16:
             raise DataError(
-                f"{path} is not a picture of three channels of 16 bits, as SYNTHIA's GT/LABELS "
-                'are; GT/COLOR is for people')
-        return np.asarray(pixels[..., 2])
+                f"{mask.path} is not a picture of three channels of 16 bits, as SYNTHIA's "
+                'GT/LABELS are; GT/COLOR is for people')
+        numbers = Picture.fromarray(np.ascontiguousarray(pixels[..., 2]))
+        return np.asarray(turned(numbers, mask.orientation))
 
 
 class ColorMeaning:
@@ -94,38 +107,47 @@ class ColorMeaning:
         for (red, green, blue), class_id in ids.items():
             self._table[red << 16 | green << 8 | blue] = class_id
 
-    def read(self, path: Path) -> NDArray[np.uint8]:
+    def read(self, mask: StoredPicture) -> NDArray[np.uint8]:
         """Read a mask: (H, W) uint8, class ids, IGNORE where there is none."""
-        with opened(path) as picture:
-            pixels = np.asarray(picture.convert('RGB')).astype(np.int32)
+        try:
+            pixels = to_rgb(mask).astype(np.int32)
+        except PictureError as error:
+            raise DataError(str(error)) from error
         codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
         ids = self._table[codes]
         if (ids < 0).any():
             strange = np.unique(codes[ids < 0])
             names = (f'#{code:06x}' for code in strange)
             raise DataError(
-                f'{path}: the colours {_listed(names)} in {int((ids < 0).sum())} pixels stand for '
-                'no class. Map them to a class, or to none (ignore); a JPEG cannot be a mask, '
-                'because it changes colours')
+                f'{mask.path}: the colours {_listed(names)} in {int((ids < 0).sum())} pixels '
+                'stand for no class. Map them to a class, or to none (ignore)')
         return ids.astype(np.uint8)
 
 
-def opened(path: Path) -> Picture.Image:
+def opened(path: Path) -> StoredPicture:
     """
-    Open a picture and read its pixels.
+    Read a picture of a data set, upright.
 
     :raises DataError: it is missing, damaged, no picture, or too large.
     """
     try:
-        picture = Picture.open(path)
-        picture.load()
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise DataError(f'{path} does not exist') from error
-        raise DataError(f'{path} is not a picture that can be read, or is damaged') from error
-    except Picture.DecompressionBombError as error:
-        raise DataError(f'{path} has too many pixels: {error}') from error
-    return picture
+        return load_picture(path)
+    except PictureError as error:
+        raise DataError(str(error)) from error
+
+
+def opened_mask(path: Path) -> StoredPicture:
+    """
+    Read the picture of a mask, upright.
+
+    :raises DataError: as ``opened``, and for a JPEG.
+    """
+    mask = opened(path)
+    if mask.is_jpeg:
+        raise DataError(
+            f'{path} is a JPEG, which changes values and so classes: it cannot be a mask. Export '
+            'the masks as PNG from where they were made; converting the JPEG does not mend them')
+    return mask
 
 
 def _listed(values: Iterable[str], most: int = MOST_NAMED) -> str:
@@ -164,14 +186,18 @@ class LabelledPictures:
         """
         Read a picture (H, W, 3) RGB and its class ids (H, W), IGNORE where there is none.
 
-        :raises DataError: a file is missing or damaged, sizes differ, or a value has no meaning.
+        :raises DataError: a file is missing or damaged, a mask is a JPEG, sizes or EXIF
+            orientations differ, or a value has no meaning.
         """
         pair = self.pairs[i]
+        picture, mask = opened(pair.image), opened_mask(pair.mask)
         try:
-            image = read_picture(pair.image)
-        except (PictureError, OSError) as error:
+            image = to_rgb(picture)
+        except PictureError as error:
             raise DataError(str(error)) from error
-        ids = self.meaning.read(pair.mask)
+        ids = self.meaning.read(mask)
+        if picture.orientation != mask.orientation:
+            _check_orientation(picture, mask)
         if ids.shape != image.shape[:2]:
             raise DataError(
                 f'{pair.mask} is {ids.shape[0]} x {ids.shape[1]} pixels, its picture {pair.image} '
@@ -186,6 +212,25 @@ class LabelledPictures:
     def only(self, condition: str) -> LabelledPictures:
         """Return the pictures of one condition."""
         return replace(self, pairs=tuple(p for p in self.pairs if p.condition == condition))
+
+
+def _check_orientation(picture: StoredPicture, mask: StoredPicture) -> None:
+    """
+    Refuse a pair whose EXIF orientations differ, unless the sides prove that both are upright.
+
+    Some annotation tools show the upright picture, others the stored one: a mask without an
+    orientation may have been drawn on either.
+    """
+    lying = UPRIGHT if mask.orientation != UPRIGHT else picture.orientation
+    sides_swap = lying >= 5 and picture.pixels.width != picture.pixels.height
+    if sides_swap and picture.pixels.size == mask.pixels.size:
+        return
+    raise DataError(
+        f'{picture.path} has the EXIF orientation {picture.orientation} and its mask {mask.path} '
+        f'has {mask.orientation} ({UPRIGHT} is upright, or none): they may be turned differently. '
+        'If the mask fits the picture as a viewer shows it, turn the stored picture and drop the '
+        'tag (mogrify -auto-orient); if it fits the stored picture, only drop the tag (exiftool '
+        '-Orientation=)')
 
 
 def resized(image: NDArray[np.uint8], ids: NDArray[np.uint8], size: tuple[int, int]

@@ -3,31 +3,168 @@
 """Pictures on disk, and class masks made visible."""
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+import warnings
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Picture, UnidentifiedImageError
 from ptdiffseg_ros.data.labels import IGNORE
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
+# Named, because others of Pillow's formats start programs (EPS).
+FORMATS = ('PNG', 'JPEG', 'BMP', 'PPM', 'TIFF', 'WEBP', 'GIF', 'JPEG2000')
+JPEGS = ('JPEG', 'MPO', 'JPEG2000')
+MAX_PIXELS = 2 ** 27  # beyond the largest cameras' stills, short of what exhausts the memory
+ORIENTATION, UPRIGHT = 0x0112, 1  # the EXIF tag, and its value for a picture not to be turned
+# What turns a picture upright, by EXIF orientation.
+_TURNS = {
+    2: Picture.Transpose.FLIP_LEFT_RIGHT, 3: Picture.Transpose.ROTATE_180,
+    4: Picture.Transpose.FLIP_TOP_BOTTOM, 5: Picture.Transpose.TRANSPOSE,
+    6: Picture.Transpose.ROTATE_270, 7: Picture.Transpose.TRANSVERSE,
+    8: Picture.Transpose.ROTATE_90}
 
 
 class PictureError(ValueError):
-    """A file that is no picture, or a picture that cannot be written."""
+    """A file that is no readable picture, or a picture that cannot be written."""
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """
+    A picture file that was read to its end.
+
+    :param pixels: turned upright by the file's EXIF orientation.
+    :param orientation: that orientation, 1 to 8; UPRIGHT where the file has none.
+    :param kind: the format, as Pillow names it.
+    :param is_jpeg: whether it was compressed by a method of JPEG's, in whatever kind of file.
+    """
+
+    path: Path
+    pixels: Picture.Image
+    orientation: int
+    kind: str
+    is_jpeg: bool
+
+
+def picture_files(folder: Path, *, recursive: bool = False) -> list[Path]:
+    """
+    List what has a picture's name in a folder, sorted, without hidden files and folders.
+
+    macOS puts a hidden ``._a.png`` next to ``a.png`` on disks of other systems. A broken link is
+    listed, and without ``recursive`` a folder of such a name too: reading it says what it is.
+    """
+    found = folder.rglob('*') if recursive else folder.glob('*')
+    return sorted(path for path in found if path.suffix.lower() in SUFFIXES
+                  and not is_hidden(path, folder) and not (recursive and path.is_dir()))
+
+
+def is_hidden(path: Path, root: Path) -> bool:
+    """Return whether a file, or a folder between it and the root, has a name with a dot first."""
+    return any(part.startswith('.') for part in path.relative_to(root).parts)
+
+
+def load_picture(path: str | Path) -> StoredPicture:
+    """
+    Read the first image of a picture file, whole and upright.
+
+    Pillow decides alone: which orientations OpenCV applies, and whether it accepts half a JPEG,
+    depends on its version.
+
+    :raises PictureError: there is no readable picture of at most MAX_PIXELS at the path.
+    """
+    path = Path(path)
+    try:
+        with path.open('rb') as file, warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # the size and the data are checked here
+            picture = Picture.open(file, formats=FORMATS)
+            if picture.width * picture.height > MAX_PIXELS:
+                raise Picture.DecompressionBombError(f'{picture.width} x {picture.height} pixels')
+            # Pillow turns a TIFF while it loads, and then drops its tag.
+            orientation = _orientation(picture) if picture.format == 'TIFF' else UPRIGHT
+            picture.load()
+            left = _orientation(picture)
+    except Picture.DecompressionBombError as error:
+        raise PictureError(
+            f'{path} has too many pixels ({error}); at most {MAX_PIXELS} are allowed. Scale it '
+            'down') from error
+    except Exception as error:  # a parser of foreign bytes: whatever it trips over is bad input
+        raise PictureError(_why_not(path, error)) from error
+    kind = picture.format or ''
+    is_jpeg = kind in JPEGS or 'jpeg' in str(picture.info.get('compression'))  # in a TIFF
+    return StoredPicture(path, turned(picture, left), max(orientation, left), kind, is_jpeg)
+
+
+def turned(picture: Picture.Image, orientation: int) -> Picture.Image:
+    """Turn a picture upright that was stored in an EXIF orientation, 1 to 8."""
+    method = _TURNS.get(orientation)
+    return picture if method is None else picture.transpose(method)
 
 
 def read_picture(path: str | Path) -> NDArray[np.uint8]:
     """
-    Read a picture as RGB, (H, W, 3) uint8.
+    Read a picture as RGB, (H, W, 3) uint8, upright by its EXIF orientation.
 
-    :raises PictureError: the file is no picture, or is damaged.
+    :raises PictureError: the file is no picture, is damaged, or has 32 bits a channel.
     """
-    data = np.fromfile(path, np.uint8)
-    picture = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if picture is None:
-        raise PictureError(f'{path} is not a picture that can be read, or is damaged')
-    return np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
+    return to_rgb(load_picture(path))
+
+
+def to_rgb(stored: StoredPicture) -> NDArray[np.uint8]:
+    """
+    Give a picture's pixels as RGB, (H, W, 3) uint8; transparency is dropped.
+
+    :raises PictureError: it has 32 bits a channel.
+    """
+    picture = stored.pixels
+    if is_grey16(stored):
+        return np.repeat(_upper_bits(np.asarray(picture))[..., None], 3, axis=2)
+    if picture.mode in ('I', 'F'):
+        raise PictureError(
+            f'{stored.path} has 32 bits a pixel (mode {picture.mode}), and 8 or 16 a channel are '
+            'allowed. Save it as an 8-bit PNG')
+    return np.array(picture if picture.mode == 'RGB' else picture.convert('RGB'))
+
+
+def is_grey16(stored: StoredPicture) -> bool:
+    """Return whether a picture has one channel of 16 bits; older Pillow gives a PNG's as I."""
+    mode = stored.pixels.mode
+    return mode.startswith('I;16') or mode == 'I' and stored.kind == 'PNG'
+
+
+def _upper_bits(samples: NDArray[Any]) -> NDArray[np.uint8]:
+    """Reduce samples of 16 bits to 8; the only place where it is decided how."""
+    return (samples >> 8).astype(np.uint8)
+
+
+def _orientation(picture: Picture.Image) -> int:
+    try:
+        value = picture.getexif().get(ORIENTATION, UPRIGHT)
+    except Exception:  # damaged EXIF data does not make a damaged picture
+        return UPRIGHT
+    return int(value) if value in _TURNS else UPRIGHT
+
+
+def _why_not(path: Path, error: Exception) -> str:
+    """Say why a file cannot be read, and what to do."""
+    if path.is_symlink() and not path.exists():
+        return f'{path} is a link to {path.readlink()}, which does not exist. Mend or remove it'
+    if not path.exists():
+        return f'{path} does not exist'
+    if path.is_dir():
+        return f'{path} is a folder, not a picture. Rename it'
+    if isinstance(error, OSError) and error.errno is not None:
+        return f'{path} cannot be opened: {error.strerror}'
+    if not path.stat().st_size:
+        return f'{path} is empty. Copy it again, or remove it'
+    # Pillow's own words for an unknown format name nothing but the open file.
+    reason = f'none of {", ".join(FORMATS)}' if isinstance(
+        error, UnidentifiedImageError) else str(error)
+    return (f'{path} is not a picture that can be read, or is damaged ({reason}). Copy it again, '
+            'or remove it')
 
 
 def write_png(path: str | Path, picture: NDArray[np.uint8]) -> None:
