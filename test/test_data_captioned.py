@@ -81,6 +81,13 @@ def test_images_are_found_in_all_folders_sorted_and_templates_filled_in(photos: 
     assert str(photos.parent) not in json.dumps(data.facts)
 
 
+def test_hidden_files_of_other_systems_need_no_caption(photos: Path) -> None:
+    for name in ('fog/._b.jpg', '__MACOSX/fog/._b.jpg', '.thumbnails/b.jpg'):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(b'\0\5\x16\7')
+    assert len(open_captioned(photos, templates=['a street'])) == 3
+
+
 def test_an_image_in_the_folder_itself_has_that_folders_name(
         photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos / 'fog')

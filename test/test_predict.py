@@ -112,6 +112,18 @@ def test_the_scene_prompt_is_used(
     assert (found[0] != found[1]).any()
 
 
+def test_hidden_files_in_a_folder_are_passed_over(
+        tmp_path: Path, model: str, picture: NDArray[np.uint8],
+        capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    write_png(folder / 'street.png', picture)
+    (folder / '._street.png').write_bytes(b'\0\5\x16\7')  # as macOS leaves them on a USB stick
+    assert main(['predict', str(folder), str(tmp_path / 'out'), '--model', model]) == 0
+    assert set(masks(tmp_path / 'out')) == {'street'}
+    assert '._street' not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(('arguments', 'words'), [
     (['nothing'], 'no such file or folder'),
     (['empty'], 'has no image in it'),

@@ -59,7 +59,7 @@ def open_source(path: Path, topic: str | None, stack: ExitStack) -> Source:
     :param stack: closes what has to be closed.
     :raises CommandError: there is nothing there, or no image in it.
     """
-    from ptdiffseg_ros.data.pictures import SUFFIXES
+    from ptdiffseg_ros.data.pictures import picture_files, SUFFIXES
 
     if not path.exists():
         raise CommandError(
@@ -70,7 +70,7 @@ def open_source(path: Path, topic: str | None, stack: ExitStack) -> Source:
     if topic is not None:
         raise CommandError(f'--topic is for bags, and {path} is none (it has no metadata.yaml)')
     if path.is_dir():
-        files = sorted(f for f in path.iterdir() if f.suffix.lower() in SUFFIXES)
+        files = picture_files(path)
         if not files:
             raise CommandError(f'{path} has no image in it ({", ".join(SUFFIXES)}), nor is it a '
                                'bag (metadata.yaml)')

@@ -3,7 +3,7 @@
 """Driving data sets in the trees that they are published in, and any pair of folders."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 import re
@@ -20,7 +20,7 @@ from ptdiffseg_ros.data.labelled import (
     RedChannelMeaning,
 )
 from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE, LabelClass
-from ptdiffseg_ros.data.pictures import SUFFIXES
+from ptdiffseg_ros.data.pictures import is_hidden, picture_files, SUFFIXES
 import yaml
 
 # Cityscapes' labelIds (0 to 33, and -1 for the licence plate, 255 in a file) to its trainIds.
@@ -133,16 +133,22 @@ def open_data(root: Path, split: str = 'train', kind: str | None = None) -> Labe
     of = KINDS[kind]
     if split not in of.splits:
         raise DataError(f'{kind} has no labelled split {split!r}; it has {", ".join(of.splits)}')
-    images = sorted(root.glob(of.images.format(split=split)))
+    images = sorted(_found(root, of, split))
     if not images:
         raise DataError(_expected(root, kind, f'the split {split!r} has no pictures', split))
     pairs, meaning = _pairs(root, kind, images)
     return LabelledPictures(kind, root, split, pairs, of.classes, meaning)
 
 
+def _found(root: Path, kind: Kind, split: str) -> Iterator[Path]:
+    """Find the pictures of a split, without hidden files such as macOS's ``._a.png``."""
+    return (path for path in root.glob(kind.images.format(split=split))
+            if not is_hidden(path, root))
+
+
 def _recognise(root: Path) -> str:
     found = [name for name, kind in KINDS.items() if any(
-        next(root.glob(kind.images.format(split=split)), None) for split in kind.splits)]
+        next(_found(root, kind, split), None) for split in kind.splits)]
     if len(found) == 1:
         return found[0]
     trees = '\n'.join(f'{name}:\n{_indented(kind.tree)}' for name, kind in KINDS.items())
@@ -202,7 +208,7 @@ def _open_folders(path: Path, split: str) -> LabelledPictures:
         raise DataError(
             f'{path}: {reason}. Entries are images, masks, classes, and if need be mask_suffix '
             'and ignore') from error
-    found = sorted(p for p in images.glob('*') if p.suffix.lower() in SUFFIXES)
+    found = picture_files(images)
     if not found:
         raise DataError(f'{images} has no pictures ({", ".join(SUFFIXES)}): the split {split!r} '
                         f'of {path} is empty')
