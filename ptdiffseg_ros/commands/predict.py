@@ -90,12 +90,9 @@ def _pictures(files: list[Path]) -> Source:
 
 
 def _video(path: Path) -> Source:
-    import numpy as np
-    from ptdiffseg_ros.data.video import frame_rate, read_frames
+    from ptdiffseg_ros.data.video import frame_entries, frame_rate
 
-    frames = ((f'{i:06d}', partial(np.asarray, frame))
-              for i, (_, frame) in enumerate(read_frames(path)))
-    return Source(frames, None, frame_rate(path))
+    return Source(frame_entries(path), None, frame_rate(path))
 
 
 def _bag(path: Path, topic: str | None, stack: ExitStack) -> Source:
