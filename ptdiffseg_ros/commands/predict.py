@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-BAG_SUFFIXES = ('.mcap', '.db3', '.bag')
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
@@ -59,21 +57,22 @@ def open_source(path: Path, topic: str | None, stack: ExitStack) -> Source:
     :param stack: closes what has to be closed.
     :raises CommandError: there is nothing there, or no image in it.
     """
+    from ptdiffseg_ros.data.bags import is_bag
     from ptdiffseg_ros.data.pictures import picture_files, SUFFIXES
 
     if not path.exists():
         raise CommandError(
             f'no such file or folder: {path}; give an image, a folder of images, a video or a '
             'bag')
-    if (path / 'metadata.yaml').exists() or path.suffix in BAG_SUFFIXES:
+    if is_bag(path):
         return _bag(path, topic, stack)
     if topic is not None:
-        raise CommandError(f'--topic is for bags, and {path} is none (it has no metadata.yaml)')
+        raise CommandError(f'--topic is for bags, and {path} is none')
     if path.is_dir():
         files = picture_files(path)
         if not files:
             raise CommandError(f'{path} has no image in it ({", ".join(SUFFIXES)}), nor is it a '
-                               'bag (metadata.yaml)')
+                               'bag (metadata.yaml, .mcap or .db3)')
         return _pictures(files)
     if path.suffix.lower() in SUFFIXES:
         return _pictures([path])
@@ -96,16 +95,28 @@ def _video(path: Path) -> Source:
 
 
 def _bag(path: Path, topic: str | None, stack: ExitStack) -> Source:
-    from ptdiffseg_ros.data.bags import Bag, stamp_ns
+    from ptdiffseg_ros.data.bags import Bag
     from ptdiffseg_ros.ros.images import decode, decode_compressed
 
     bag = stack.enter_context(Bag(path))
     topic = bag.camera_topic(topic)
     read = decode_compressed if bag.topics[topic].endswith('CompressedImage') else decode
-    frames = ((str(stamp_ns(message)), partial(read, message))
-              for _, _, message in bag.messages([topic]))
+    frames = (_bag_entry(time_ns, load, read) for time_ns, _, load in bag.entries([topic]))
     count, seconds = bag.count(topic), (bag.end_ns - bag.start_ns) / 1e9
     return Source(frames, count, max(1.0, min(60.0, count / seconds)) if seconds else 10.0)
+
+
+def _bag_entry(
+        time_ns: int, load: Callable[[], Any], read: Callable[[Any], NDArray[np.uint8]]
+) -> tuple[str, Callable[[], NDArray[np.uint8]]]:
+    """Name a frame by its stamp; a damaged message by the time of its recording."""
+    from ptdiffseg_ros.data.bags import BagError, stamp_ns
+
+    try:
+        message = load()
+    except BagError:
+        return str(time_ns), load
+    return str(stamp_ns(message)), partial(read, message)
 
 
 def run(args: argparse.Namespace) -> int:

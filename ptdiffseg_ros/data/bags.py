@@ -3,17 +3,33 @@
 """Bags: the town's drive written as a rosbag2, and the images of any bag read."""
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path, PurePath
+import re
 import shutil
 import tempfile
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from ptdiffseg_ros.data.mcap import McapFile
+from ptdiffseg_ros.data.pictures import is_hidden, picture_files
+from ptdiffseg_ros.data.storage import (
+    BagError,
+    Channel,
+    decompressed,
+    Message,
+    Ros1File,
+    SqliteFile,
+    Storage,
+    zstd_file,
+)
 from ptdiffseg_ros.town import Drive
 from ptdiffseg_ros.town.render import VIEW
 from ptdiffseg_ros.town.schedule import WeatherSchedule
+import yaml
 
 IMAGE_TOPIC = '/camera/image_raw'
 CAMERA_INFO_TOPIC = '/camera/camera_info'
@@ -21,19 +37,22 @@ LABELS_TOPIC = '/camera/labels'
 WEATHER_TOPIC = '/camera/weather'
 FRAME_ID = 'camera_optical_frame'
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+METADATA = 'metadata.yaml'
+STORAGES: Mapping[str, Callable[[Path], Storage]] = {
+    '.mcap': McapFile, '.db3': SqliteFile, '.bag': Ros1File}
+ZSTD_SUFFIX = '.zstd'
+IDL = ('ros2idl', 'omgidl')  # definitions of message types that are not in ROS's own language
+_EXPECTED = 'give a rosbag2 folder, or a .mcap, .db3 or ROS 1 .bag file'
 # A drive starts at a fixed time, so that the same seed gives the same bag to the last byte.
 START_NS = 1_700_000_000 * 10**9
-
-
-class BagError(ValueError):
-    """A path that is no readable bag, or a bag without the topic that is asked for."""
 
 
 class Bag:
     """
     An open bag: a rosbag2 folder, a single ``.mcap`` or ``.db3`` file, or a ROS 1 ``.bag``.
 
-    Use it in a ``with`` statement. ``topics`` maps each topic to its message type.
+    Use it in a ``with`` statement. ``topics`` maps each topic to its message type. Topics that
+    are not ROS, as JSON in an MCAP file, are in ``passed_over`` with their encodings.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -42,27 +61,38 @@ class Bag:
 
         :raises BagError: there is nothing at the path, it is no bag, or it is damaged.
         """
-        from rosbags.highlevel import AnyReader, AnyReaderError
-        from rosbags.typesys import get_typestore, Stores
-
         self.path = Path(path)
+        self._closing = ExitStack()
+        try:
+            self._storages = self._opened()
+        except BaseException:
+            self._closing.close()
+            raise
+        self.is_ros2 = not any(isinstance(s, Ros1File) for s in self._storages)
+        own = 'cdr' if self.is_ros2 else 'ros1'
+        channels = sorted((c for s in self._storages for c in s.channels), key=lambda c: c.topic)
+        self._channels = [c for c in channels if c.encoding == own]
+        self.topics: dict[str, str] = {c.topic: c.kind for c in self._channels}
+        self.passed_over = {c.topic: c.encoding for c in channels if c.topic not in self.topics}
+        self._stores: dict[str, Any] = {}
+        full = [s for s in self._storages if s.end_ns]
+        self.start_ns = min((s.start_ns for s in full), default=0)
+        self.end_ns = max((s.end_ns for s in full), default=0)
+
+    def _opened(self) -> list[Storage]:
+        """Open the files of the bag, in order of time."""
         if not self.path.exists():
             raise BagError(f'no such bag: {self.path}')
-        try:
-            self._reader = AnyReader(
-                [self.path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
-            self._reader.open()
-        # A file that is no bag fails in as many ways as there are storage formats.
-        except (AnyReaderError, OSError, ValueError, KeyError, AssertionError) as error:
-            raise BagError(
-                f'{self.path} cannot be read as a bag ({error}); give a rosbag2 folder (the one '
-                'with metadata.yaml), or a .mcap, .db3 or ROS 1 .bag file') from error
-        self.is_ros2 = bool(self._reader.is2)
-        self.topics: dict[str, str] = {
-            c.topic: c.msgtype for c in sorted(self._reader.connections, key=lambda c: c.topic)}
-        empty = self._reader.message_count == 0
-        self.start_ns = 0 if empty else self._reader.start_time
-        self.end_ns = 0 if empty else self._reader.end_time
+        storages: list[Storage] = []
+        for file in _files(self.path):
+            if file.suffix == ZSTD_SUFFIX:
+                folder = self._closing.enter_context(tempfile.TemporaryDirectory())
+                file = _unpacked(file, Path(folder))
+            if file.suffix not in STORAGES:
+                raise BagError(f'{self.path} cannot be read as a bag: {_EXPECTED}')
+            storages.append(STORAGES[file.suffix](file))
+            self._closing.callback(storages[-1].close)
+        return sorted(storages, key=lambda storage: storage.start_ns)
 
     def __enter__(self) -> Bag:
         """Return the bag itself."""
@@ -70,11 +100,11 @@ class Bag:
 
     def __exit__(self, *_: object) -> None:
         """Close the bag."""
-        self._reader.close()
+        self._closing.close()
 
     def count(self, topic: str) -> int:
         """Return how many messages a topic has."""
-        return sum(c.msgcount for c in self._reader.connections if c.topic == topic)
+        return sum(c.count for c in self._channels if c.topic == topic)
 
     def image_topics(self) -> list[str]:
         """Return the topics that carry images, raw or compressed."""
@@ -90,7 +120,8 @@ class Bag:
         :raises BagError: there is no such image topic, or several to choose from.
         """
         images = self.image_topics()
-        listing = ', '.join(f'{t} ({k})' for t, k in self.topics.items()) or 'none at all'
+        listing = ', '.join(
+            f'{t} ({k})' for t, k in {**self.topics, **self.passed_over}.items()) or 'none at all'
         if not images:
             raise BagError(
                 f'{self.path} has no image topic (sensor_msgs/Image or CompressedImage); its '
@@ -104,45 +135,185 @@ class Bag:
         if len(images) == 1 or len(named) == 1:
             return images[0] if len(images) == 1 else named[0]
         raise BagError(
-            f'{self.path} has several image topics: {", ".join(images)}; choose one of them')
+            f'{self.path} has several image topics: {", ".join(images)}; choose one of them '
+            f'(--topic {images[0]})')
 
     def qos(self, topic: str) -> tuple[bool, bool]:
         """Return whether a topic was recorded as (reliable, transient local)."""
-        from rosbags.interfaces import QosDurability, QosReliability
-
-        offered = [
-            profile for c in self._reader.connections if c.topic == topic
-            for profile in getattr(c.ext, 'offered_qos_profiles', ())]
+        offered = [profile for c in self._channels if c.topic == topic
+                   for profile in _profiles(c.qos)]
         return (
-            all(p.reliability != QosReliability.BEST_EFFORT for p in offered),
-            bool(offered)
-            and all(p.durability == QosDurability.TRANSIENT_LOCAL for p in offered))
+            all(str(p.get('reliability')).lower() not in ('2', 'best_effort') for p in offered),
+            bool(offered) and all(
+                str(p.get('durability')).lower() in ('1', 'transient_local') for p in offered))
 
     def raw_messages(
             self, topics: Collection[str] | None = None) -> Iterator[tuple[int, str, bytes]]:
         """
         Yield (time of recording in ns, topic, serialized message) in the order of recording.
 
-        :raises BagError: the bag is damaged.
+        :raises BagError: a part of the bag is damaged; after all messages that are whole.
         """
-        chosen = [c for c in self._reader.connections if topics is None or c.topic in topics]
-        if not chosen:
-            return
-        try:
-            for connection, time_ns, data in self._reader.messages(chosen):
-                yield time_ns, connection.topic, data
-        except (OSError, ValueError, KeyError, AssertionError) as error:
-            raise BagError(f'{self.path} is damaged: {error}') from error
+        damaged = []
+        for item in self._items(topics):
+            if isinstance(item, BagError):
+                damaged.append(item)
+            else:
+                yield item
+        if damaged:
+            raise damaged[0]
 
-    def deserialize(self, topic: str, data: bytes) -> Any:
-        """Return a message with the fields that its ROS class has."""
-        return self._reader.deserialize(data, self.topics[topic])
+    def entries(self, topics: Collection[str] | None = None
+                ) -> Iterator[tuple[int, str, Callable[[], Any]]]:
+        """
+        Yield (time of recording in ns, topic, function that gives the message).
+
+        The function raises BagError for a message, or a part of the bag, that is damaged; time
+        and topic of the latter are those of the message before.
+        """
+        time_ns, topic = self.start_ns, ''
+        for item in self._items(topics):
+            if isinstance(item, BagError):
+                yield time_ns, topic, partial(_raise, item)
+            else:
+                time_ns, topic, data = item
+                yield time_ns, topic, partial(self.deserialize, topic, data, time_ns)
+
+    def _items(self, topics: Collection[str] | None) -> Iterator[Message | BagError]:
+        chosen = set(self.topics) if topics is None else set(topics) & set(self.topics)
+        for storage in self._storages:
+            for item in storage.messages(chosen):
+                if isinstance(item, BagError):
+                    yield item
+                    continue
+                time_ns, topic, data = item
+                try:
+                    data = decompressed(data)
+                except Exception as error:  # each library has its own
+                    yield BagError(f'the message of {time_ns / 1e9:.3f} s on {topic} in '
+                                   f'{self.path} cannot be decompressed ({error})')
+                    continue
+                yield time_ns, topic, data
+
+    def deserialize(self, topic: str, data: bytes, time_ns: int | None = None) -> Any:
+        """
+        Return a message with the fields that its ROS class has.
+
+        :param time_ns: when it was recorded, for the error.
+        :raises BagError: the message is damaged, or its type is not known.
+        """
+        kind = self.topics[topic]
+        try:
+            if isinstance(self._storages[0], Ros1File):
+                return self._storages[0].deserialize(data, kind)
+            if kind not in self._stores:
+                self._stores[kind] = _typestore(next(
+                    (c for c in self._channels if c.kind == kind and c.definition[1]),
+                    Channel(topic, kind)))
+            return self._stores[kind].deserialize_cdr(data, kind)
+        except Exception as error:  # a parser of foreign bytes: whatever it trips over
+            when = '' if time_ns is None else f' of {time_ns / 1e9:.3f} s'
+            raise BagError(
+                f'the message{when} on {topic} in {self.path} is damaged, or its type {kind} is '
+                f'not known ({error})') from error
 
     def messages(
             self, topics: Collection[str] | None = None) -> Iterator[tuple[int, str, Any]]:
-        """Yield (time of recording in ns, topic, message), messages as ``deserialize`` gives."""
-        for time_ns, topic, data in self.raw_messages(topics):
-            yield time_ns, topic, self.deserialize(topic, data)
+        """
+        Yield (time of recording in ns, topic, message), messages as ``deserialize`` gives.
+
+        :raises BagError: at the first message that is damaged; ``entries`` goes on after it.
+        """
+        for time_ns, topic, load in self.entries(topics):
+            yield time_ns, topic, load()
+
+
+def is_bag(path: Path) -> bool:
+    """Return whether a path is meant as a bag, by its name or by what lies in the folder."""
+    if path.is_dir():
+        return (path / METADATA).exists() or (
+            bool(_storage_files(path)) and not picture_files(path))
+    return _kind(path) in STORAGES
+
+
+def _kind(path: Path) -> str:
+    """Return the suffix that says how a file is stored, without that of its compression."""
+    return Path(path.stem).suffix if path.suffix == ZSTD_SUFFIX else path.suffix
+
+
+def _storage_files(folder: Path) -> list[Path]:
+    """List the ROS 2 bag files in a folder; of one that is there unpacked as well, only that."""
+    return sorted(file for file in folder.iterdir() if _kind(file) in ('.mcap', '.db3')
+                  and not is_hidden(file, folder)
+                  and not (file.suffix == ZSTD_SUFFIX and file.with_suffix('').exists()))
+
+
+def _files(path: Path) -> list[Path]:
+    """List the files of a bag: those that its metadata name, or all, where it has none."""
+    if not path.is_dir():
+        return [path]
+    if not (path / METADATA).exists():  # a killed recorder does not write it
+        if found := _storage_files(path):
+            return found
+        raise BagError(f'{path} cannot be read as a bag: it has neither {METADATA} nor a .mcap or '
+                       f'.db3 file in it; {_EXPECTED}')
+    try:
+        told = yaml.safe_load((path / METADATA).read_text())['rosbag2_bagfile_information']
+        files = [path / PurePath(str(name)).name for name in told['relative_file_paths']]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
+        raise BagError(
+            f'{path / METADATA} cannot be read ({error}); write it again: ros2 bag reindex '
+            f'{path}') from error
+    if lost := [file for file in files if not file.exists()]:
+        raise BagError(f'{path} lacks {lost[0].name}, which its {METADATA} names; copy the file '
+                       f'there, or write the metadata again: ros2 bag reindex {path}')
+    return files
+
+
+def _unpacked(file: Path, folder: Path) -> Path:
+    """Decompress a file into a folder."""
+    target = folder / file.stem
+    try:
+        with file.open('rb') as packed, target.open('wb') as unpacked:
+            shutil.copyfileobj(zstd_file(packed), unpacked)
+    except Exception as error:  # each library has its own
+        raise BagError(f'{file} cannot be decompressed ({error}); try: zstd -d {file}') from error
+    return target
+
+
+def _profiles(text: str) -> list[dict[str, Any]]:
+    """Read offered QoS profiles from YAML; none, where it is damaged."""
+    try:
+        found = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return []
+    return [profile for profile in found if isinstance(profile, dict)] if found else []
+
+
+def _typestore(channel: Channel) -> Any:
+    """Make a store of types for the messages of a channel, by its own definition if it has one."""
+    from rosbags.typesys import (
+        get_types_from_idl,
+        get_types_from_msg,
+        get_typestore,
+        Stores,
+    )
+
+    form, text = channel.definition
+    if not text or form not in ('ros2msg', *IDL):
+        return get_typestore(Stores.ROS2_HUMBLE)
+    store = get_typestore(Stores.EMPTY)
+    if form == 'ros2msg':
+        store.register(get_types_from_msg(text, channel.kind))
+        return store
+    parts = text.split(f'{"=" * 80}\n')
+    for part in parts[1:] if len(parts) > 1 and not parts[0].strip() else parts:
+        store.register(get_types_from_idl(re.sub(r'\AIDL: .*\n', '', part)))
+    return store
+
+
+def _raise(error: BagError) -> Any:
+    raise error
 
 
 def stamp_ns(message: Any) -> int:

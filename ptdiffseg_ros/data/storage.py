@@ -1,0 +1,193 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What the files of a bag have in common, and those of SQLite and of ROS 1."""
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import closing, ExitStack
+from dataclasses import dataclass
+import importlib
+import io
+from pathlib import Path
+import sqlite3
+from typing import Any, Protocol
+
+ZSTD = b'\x28\xb5\x2f\xfd'  # the first bytes of compressed data; CDR begins with a zero
+Message = tuple[int, str, bytes]  # time of recording in ns, topic, serialized message
+
+
+class BagError(ValueError):
+    """A path that is no readable bag, a damaged part of one, or a topic that it lacks."""
+
+
+@dataclass(frozen=True)
+class Channel:
+    """
+    The messages of a topic in one file.
+
+    :param encoding: how they are serialized; ``cdr`` is ROS 2's.
+    :param definition: (format, text) of the message type, as it was recorded; empty for none.
+    :param qos: the offered profiles, as YAML.
+    """
+
+    topic: str
+    kind: str
+    encoding: str = 'cdr'
+    definition: tuple[str, str] = ('', '')
+    qos: str = ''
+    count: int = 0
+
+
+class Storage(Protocol):
+    """
+    A file of a bag, open for reading.
+
+    start_ns, end_ns: of the first message, and after the last; both 0 without messages.
+    """
+
+    channels: list[Channel]
+    start_ns: int
+    end_ns: int
+
+    def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
+        """Yield messages in order of time, and an error in the place of a damaged part."""
+
+    def close(self) -> None:
+        """Close the file."""
+
+
+class SqliteFile:
+    """
+    A ``.db3`` file, opened so that nothing at its place changes.
+
+    :raises BagError: it is no SQLite database, or not one of a bag.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with ExitStack() as stack:
+                self._file = stack.enter_context(closing(_connected(path)))
+                self._read_topics()
+                stack.pop_all()
+        except Exception as error:  # a damaged database trips over more than sqlite3.Error
+            raise BagError(
+                f'{path} cannot be read as a bag: {error}. If it was not closed, with a file '
+                f'{path.name}-wal next to it, copy both and try: ros2 bag reindex') from error
+
+    def _read_topics(self) -> None:
+        rows = self._rows('SELECT * FROM topics')
+        stored = {row['topic_id']: row for row in self._rows(
+            'SELECT topic_id, count(*) AS count, min(timestamp) AS first, max(timestamp) AS last '
+            'FROM messages GROUP BY topic_id')}
+        has_definitions = self._rows(
+            "SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'")
+        definitions = {row['topic_type']: (row['encoding'], row['encoded_message_definition'])
+                       for row in self._rows('SELECT * FROM message_definitions')
+                       } if has_definitions else {}
+        self._topics = {row['id']: row['name'] for row in rows}
+        self.channels = [
+            Channel(row['name'], row['type'], row['serialization_format'],
+                    definitions.get(row['type'], ('', '')),
+                    row['offered_qos_profiles'] if 'offered_qos_profiles' in row else '',
+                    stored[row['id']]['count'] if row['id'] in stored else 0)
+            for row in rows]
+        self.start_ns = min((row['first'] for row in stored.values()), default=0)
+        self.end_ns = max((row['last'] + 1 for row in stored.values()), default=0)
+
+    def _rows(self, query: str) -> list[dict[str, Any]]:
+        with closing(self._file.execute(query)) as cursor:
+            names = [column[0] for column in cursor.description]
+            return [dict(zip(names, row)) for row in cursor]
+
+    def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
+        """Yield messages in order of time, and an error in the place of a damaged part."""
+        wanted = [number for number, topic in self._topics.items() if topic in topics]
+        try:
+            yield from ((time_ns, self._topics[number], data) for number, time_ns, data in
+                        self._file.execute(
+                            'SELECT topic_id, timestamp, data FROM messages WHERE topic_id IN '
+                            f'({", ".join("?" * len(wanted))}) ORDER BY timestamp, id', wanted))
+        except sqlite3.Error as error:
+            yield BagError(f'{self.path} is damaged: {error}')
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    """
+    Open a database with what a killed recorder left in its write-ahead log, but read-only.
+
+    SQLite would make an index next to the log, which a read-only disk does not allow. It keeps
+    the index in memory where locks are exclusive; unix-none takes none.
+    """
+    log = path.with_name(f'{path.name}-wal')
+    # SQLite may delete the log of an empty database.
+    with_log = log.exists() and log.stat().st_size > 0 and path.stat().st_size > 0
+    options = 'mode=ro&vfs=unix-none' if with_log else 'immutable=1'
+    # A bag may be read in another thread than it was opened in.
+    file = sqlite3.connect(
+        f'{path.absolute().as_uri()}?{options}', uri=True, check_same_thread=False)
+    if with_log:
+        file.execute('PRAGMA locking_mode = EXCLUSIVE')
+    return file
+
+
+class Ros1File:
+    """
+    A ROS 1 ``.bag`` file, read by rosbags.
+
+    :raises BagError: it is none, or is damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from rosbags.highlevel import AnyReader
+
+        self.path = path
+        try:
+            self._reader = AnyReader([path])
+            self._reader.open()
+        except Exception as error:  # a file that is no bag fails in many ways
+            raise BagError(f'{path} cannot be read as a ROS 1 bag: {error}') from error
+        self.channels = [Channel(c.topic, c.msgtype, 'ros1', count=c.msgcount)
+                         for c in self._reader.connections]
+        empty = self._reader.message_count == 0
+        self.start_ns = 0 if empty else self._reader.start_time
+        self.end_ns = 0 if empty else self._reader.end_time
+
+    def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
+        """Yield messages in order of time, and an error in the place of a damaged part."""
+        chosen = [c for c in self._reader.connections if c.topic in topics]
+        if not chosen:
+            return
+        try:
+            yield from ((time_ns, connection.topic, data) for connection, time_ns, data in
+                        self._reader.messages(chosen))
+        except Exception as error:  # a parser of foreign bytes
+            yield BagError(f'{self.path} is damaged: {error}')
+
+    def deserialize(self, data: bytes, kind: str) -> Any:
+        """Return a message of a type."""
+        return self._reader.deserialize(data, kind)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._reader.close()
+
+
+def decompressed(data: bytes) -> bytes:
+    """Return data without Zstandard's compression, if it has it."""
+    return bytes(zstd_file(io.BytesIO(data)).read()) if data[:4] == ZSTD else data
+
+
+def zstd_file(file: Any) -> Any:
+    """Return a file to read what another one holds compressed by Zstandard."""
+    for name in ('compression.zstd', 'backports.zstd'):  # as rosbags brings it
+        try:
+            return importlib.import_module(name).open(file, 'rb')
+        except ModuleNotFoundError:
+            pass
+    return importlib.import_module('zstandard').ZstdDecompressor().stream_reader(
+        file, read_across_frames=True)  # with older releases of rosbags
