@@ -24,11 +24,14 @@ from ptdiffseg_ros.town.schedule import WeatherSchedule
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_harness import Peer, Process
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import get_typestore, Stores
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 FRAMES = 6
+HELLO = bytes([0, 1, 0, 0, 3, 0, 0, 0]) + b'hi\0'  # a serialized String
 RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(
     depth=5, reliability=ReliabilityPolicy.RELIABLE,
@@ -115,6 +118,45 @@ def test_what_cannot_be_played_is_said(drive: Path, arguments: list[str], words:
     assert process.end(by=0) == 2
 
 
+def texts(path: Path, *times_s: float) -> str:
+    """Write a bag with a text on /words at these times, and a topic without messages."""
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    with Writer(path, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        words, _ = (writer.add_connection(topic, 'std_msgs/msg/String', typestore=store)
+                    for topic in ('/words', '/silence'))
+        for time_s in times_s:
+            writer.write(words, round(time_s * 1e9), HELLO)
+    return str(path)
+
+
+@pytest.mark.parametrize('topic', ['/words', '/silence'])
+def test_a_loop_without_messages_is_refused(tmp_path: Path, topic: str) -> None:
+    bag = texts(tmp_path / 'bag', *(() if topic == '/words' else (1.0,)))
+    process = replay(bag, '--loop', '--topics', topic)
+    output = process.wait_for_output('error:')
+    assert f'has no message on {topic}' in output and 'Traceback' not in output
+    assert process.end(by=0) == 2
+
+
+def test_a_long_gap_is_announced_or_shortened(tmp_path: Path) -> None:
+    bag = texts(tmp_path / 'bag', 1, 3601)
+    waiting = replay(bag)
+    waiting.wait_for_output('the next message comes in 3600.0 s; --max-gap')
+    assert waiting.end() == 130
+    hasty = replay(bag, '--max-gap', '0.2')
+    output = hasty.wait_for_output('2 messages sent')
+    assert 'no message for 3600.0 s: waiting 0.2 s instead' in output
+    assert hasty.end(by=0) == 0
+
+
+def test_a_shortened_gap_takes_the_time_that_is_left(peer: Peer) -> None:
+    at = []
+    player = Player(peer.node, Recording(), rate=0.001, max_gap_s=0.3,
+                    before=lambda *_: at.append(time.monotonic()))
+    assert player.play() == 2
+    assert 0.3 <= at[1] - at[0] < 50  # a hundred seconds at that speed
+
+
 def test_a_path_that_is_no_bag_is_said(tmp_path: Path) -> None:
     process = replay(str(tmp_path))
     assert 'cannot be read as a bag' in process.wait_for_output('error:')
@@ -133,8 +175,7 @@ class Recording:
         return True, False
 
     def raw_messages(self, topics: Any = None) -> Iterator[tuple[int, str, bytes]]:
-        hello = bytes([0, 1, 0, 0, 3, 0, 0, 0]) + b'hi\0'
-        yield from ((t, '/words', hello) for t in (0, 10**8) if '/words' in topics)
+        yield from ((t, '/words', HELLO) for t in (0, 10**8) if '/words' in topics)
 
 
 def test_topics_of_types_that_are_not_installed_are_left_out(peer: Peer) -> None:

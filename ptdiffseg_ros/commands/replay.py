@@ -24,6 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--wait', type=number(0), default=0.0, metavar='SECONDS',
         help='wait up to that long for a subscriber to every image topic before the start')
+    parser.add_argument(
+        '--max-gap', type=number(0), metavar='SECONDS',
+        help='wait at most that long between two messages; by default as long as it was recorded')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,6 +40,6 @@ def run(args: argparse.Namespace) -> int:
         with tqdm(total=total, desc='replaying', unit='message') as bar:
             sent = replay(
                 bag, rate=args.rate, loop=args.loop, topics=args.topics, clock_hz=args.clock,
-                wait_s=args.wait, before=lambda *_: bar.update())
+                wait_s=args.wait, max_gap_s=args.max_gap, before=lambda *_: bar.update())
     print(f'{args.bag}: {sent} messages sent')
     return 0

@@ -16,6 +16,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
+LONG_GAP_S = 10.0  # a wait that is announced
+LEAST_ROUND_S = 0.1  # of a loop: a recording of one message does not take a whole processor
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 
 
@@ -49,6 +51,7 @@ class Player:
 
     :param topics: the topics to play; all that have a message class here by default.
     :param clock_hz: publish ``/clock`` that often, and before every message.
+    :param max_gap_s: wait at most that long between two messages; the time jumps over the rest.
     :param before: called as ``before(topic, time_ns)`` just before each message is published.
         As long as it does not return, the recording's time stands still.
     :raises ReplayError: a topic is not in the recording, or none can be played.
@@ -57,6 +60,7 @@ class Player:
     def __init__(
             self, node: Node, recording: Recording, *, rate: float = 1.0,
             topics: Collection[str] | None = None, clock_hz: float | None = None,
+            max_gap_s: float | None = None,
             before: Callable[[str, int], object] | None = None) -> None:
         if not recording.is_ros2:
             raise ReplayError(
@@ -85,7 +89,7 @@ class Player:
             raise ReplayError(f'{recording.path} has no topic that can be played here')
         self._clock = node.create_publisher(Clock, '/clock', 10) if clock_hz else None
         self._tick_s = 1 / clock_hz if clock_hz else float('inf')
-        self._rate = rate
+        self._rate, self._max_gap_s = rate, max_gap_s
         self._anchor = time.monotonic(), recording.start_ns
 
     @property
@@ -147,6 +151,15 @@ class Player:
 
     def _wait_until(self, time_ns: int) -> None:
         """Sleep until a time of the recording, ticking the clock on the way."""
+        gap_s = (time_ns - self._now_ns()) / 1e9 / self._rate
+        if self._max_gap_s is not None and gap_s > self._max_gap_s:
+            self._node.get_logger().info(
+                f'no message for {gap_s:.1f} s: waiting {self._max_gap_s:g} s instead')
+            self._anchor = (
+                time.monotonic(), time_ns - round(self._max_gap_s * self._rate * 1e9))
+        elif gap_s > LONG_GAP_S:
+            self._node.get_logger().info(
+                f'the next message comes in {gap_s:.1f} s; --max-gap SECONDS shortens such gaps')
         while (left_s := (time_ns - self._now_ns()) / 1e9 / self._rate) > 0:
             if left_s > self._tick_s:
                 self._publish_clock(self._now_ns())
@@ -161,26 +174,35 @@ class Player:
 def replay(
         recording: Recording, *, rate: float = 1.0, loop: bool = False,
         topics: Collection[str] | None = None, clock_hz: float | None = None,
-        wait_s: float = 0.0, before: Callable[[str, int], object] | None = None) -> int:
+        wait_s: float = 0.0, max_gap_s: float | None = None,
+        before: Callable[[str, int], object] | None = None) -> int:
     """
     Play a recording from a node of its own, ``/ptdiffseg_replay``.
 
     :param loop: play until interrupted.
     :param wait_s: wait that long for subscribers to the image topics; 0 does not wait.
+    :param max_gap_s: see ``Player``.
     :returns: how many messages were sent.
-    :raises ReplayError: see ``Player``, and nobody has subscribed in time.
+    :raises ReplayError: see ``Player``; nobody has subscribed in time; a loop has no message.
     """
     # Without rclpy's own handlers Ctrl-C is a plain KeyboardInterrupt, also while sleeping.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node('ptdiffseg_replay')
     try:
         player = Player(
-            node, recording, rate=rate, topics=topics, clock_hz=clock_hz, before=before)
+            node, recording, rate=rate, topics=topics, clock_hz=clock_hz, max_gap_s=max_gap_s,
+            before=before)
         if wait_s:
             player.wait_for_subscribers(wait_s)
         sent = player.play()
+        if loop and not sent:
+            raise ReplayError(
+                f'{recording.path} has no message on {", ".join(topics or recording.topics)}: '
+                'there is nothing to play again and again; choose other topics, or another bag')
         while loop:
+            started = time.monotonic()
             sent += player.play()
+            time.sleep(max(0.0, started + LEAST_ROUND_S - time.monotonic()))
         player.finish()
         return sent
     finally:
