@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+import shutil
 
 import cv2
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 import numpy as np
 from PIL import Image as Picture
 from ptdiffseg_ros.cli import main
@@ -156,6 +157,26 @@ def test_a_bad_mask_is_told_with_its_name_and_found_by_check(
     assert reason in said and '1 of 1 pairs cannot be used' in said
 
 
+def test_check_names_every_bad_entry_and_reads_the_others(tmp_path: Path, capsys) -> None:
+    root = folders(tmp_path, 'classes: {road: 0}\n', np.zeros(SIZE, np.uint8))
+    for name in 'bcde':
+        shutil.copy(root / 'photos' / 'a.jpg', root / 'photos' / f'{name}.jpg')
+        shutil.copy(root / 'truth' / 'a_mask.png', root / 'truth' / f'{name}_mask.png')
+    for path in (root / 'photos' / 'b.jpg', root / 'truth' / 'c_mask.png'):
+        path.unlink()
+        path.symlink_to('gone')
+    (root / 'photos' / 'd.jpg').unlink()
+    (root / 'photos' / 'd.jpg').mkdir()
+    picture = root / 'photos' / 'e.jpg'
+    picture.write_bytes(picture.read_bytes()[:-4])
+    assert main(['data', 'check', str(root)]) == 1
+    said = capsys.readouterr().out
+    for words in ('b.jpg is a link to gone', 'c_mask.png is a link to gone',
+                  'd.jpg is a folder', 'e.jpg is not a picture that can be read, or is damaged',
+                  '4 of 5 pairs cannot'):
+        assert words in said
+
+
 def test_a_damaged_picture_is_told(tmp_path: Path) -> None:
     make(tmp_path, 'cityscapes')
     (tmp_path / TREES['cityscapes'][0][0]).write_bytes(b'no picture')
@@ -302,4 +323,36 @@ def test_scaling_invents_no_class(height: int, width: int, rows: int, columns: i
         np.array([0, 10, 255], np.uint8), (height, width))
     image, scaled = resized(np.zeros((height, width, 3), np.uint8), ids, (rows, columns))
     assert image.shape == (rows, columns, 3) and scaled.shape == (rows, columns)
-    assert set(np.unique(scaled)) <= set(np.unique(ids))
+    assert set(np.unique(scaled)) <= {*np.unique(ids), IGNORE}
+
+
+@settings(deadline=None)
+@given(st.integers(60, 400), st.integers(60, 400), st.integers(2, 6), st.integers(2, 6))
+def test_scaling_keeps_the_shape_of_what_is_seen(
+        height: int, width: int, rows: int, columns: int) -> None:
+    size = rows * 32, columns * 32
+    image, ids = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)
+    side = min(height, width) // 3
+    top, left = (height - side) // 2, (width - side) // 2
+    image[top:top + side, left:left + side] = 255
+    ids[top:top + side, left:left + side] = CAR
+    image, ids = resized(image, ids, size)
+    scale = (size[0] * size[1] / (height * width)) ** 0.5  # as the node scales frames
+    found = np.argwhere(ids == CAR)
+    extent = found.max(axis=0) + 1 - found.min(axis=0)
+    assert extent == pytest.approx(side * scale, abs=2 + side * scale * 0.01)
+    assert (image[ids == CAR].mean() > 200) and image[ids == ROAD].mean() < 30
+    seen = [min(whole, round(own * scale)) for whole, own in zip(size, (height, width))]
+    assert (ids != IGNORE).sum() == pytest.approx(seen[0] * seen[1])
+    assert (ids[:seen[0], :seen[1]] != IGNORE).all()
+
+
+def test_scaling_by_the_same_factor_on_both_sides_keeps_every_pixel() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (256, 512, 3), np.uint8)
+    ids = rng.choice(np.array([ROAD, SKY, IGNORE], np.uint8), (256, 512))
+    for height, width, smooth in ((64, 128, cv2.INTER_AREA), (300, 600, cv2.INTER_LINEAR)):
+        found, scaled = resized(image, ids, (height, width))
+        assert (found == cv2.resize(image, (width, height), interpolation=smooth)).all()
+        assert (scaled == cv2.resize(
+            ids, (width, height), interpolation=cv2.INTER_NEAREST)).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+import os
 from pathlib import Path
 import re
 from typing import Any
@@ -167,7 +168,7 @@ def _pairs(root: Path, kind: str, images: list[Path]) -> tuple[tuple[Pair, ...],
     for image in images:
         path = image.relative_to(root).as_posix()
         mask = root / to_mask(path)
-        if not mask.exists():
+        if not os.path.lexists(mask):  # a broken link is found when it is read
             lost.append(mask)
         pairs.append(Pair(image, mask, of.condition(path)))
     if lost:
@@ -213,7 +214,7 @@ def _open_folders(path: Path, split: str) -> LabelledPictures:
         raise DataError(f'{images} has no pictures ({", ".join(SUFFIXES)}): the split {split!r} '
                         f'of {path} is empty')
     pairs = tuple(Pair(image, masks / f'{image.stem}{suffix}') for image in found)
-    lost = [pair.mask for pair in pairs if not pair.mask.exists()]
+    lost = [pair.mask for pair in pairs if not os.path.lexists(pair.mask)]
     if lost:
         raise DataError(f'{len(lost)} of {len(pairs)} pictures in {images} have no mask; the '
                         f'first would be {lost[0]} (mask_suffix is {suffix!r})')

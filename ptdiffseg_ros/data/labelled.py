@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
-from ptdiffseg_ros.data.labels import LabelClass
+from ptdiffseg_ros.data.labels import IGNORE, LabelClass
 from ptdiffseg_ros.data.pictures import (
     is_grey16,
     load_picture,
@@ -235,11 +235,25 @@ def _check_orientation(picture: StoredPicture, mask: StoredPicture) -> None:
 
 def resized(image: NDArray[np.uint8], ids: NDArray[np.uint8], size: tuple[int, int]
             ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Scale a pair to (h, w): the picture by area, its ids to the nearest."""
+    """
+    Bring a pair to (h, w) at the scale at which a segmenter with that input sees the picture.
+
+    A segmenter scales a picture to the area of its input and keeps the picture's shape. So does
+    this: the picture by area, its ids to the nearest. Of a side that is then too long the middle
+    is taken. One that is too short is continued at the bottom or right, with IGNORE as ids.
+    """
     if ids.shape == size:
         return image, ids
-    height, width = size
+    scale = (size[0] * size[1] / ids.size) ** 0.5
+    height, width = (max(1, round(side * scale)) for side in ids.shape)
     smooth = cv2.INTER_AREA if ids.shape[0] > height else cv2.INTER_LINEAR
-    return (np.asarray(cv2.resize(image, (width, height), interpolation=smooth), np.uint8),
-            np.asarray(cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST),
-                       np.uint8))
+    top, left = max(0, height - size[0]) // 2, max(0, width - size[1]) // 2
+    part = slice(top, top + size[0]), slice(left, left + size[1])
+    image = np.asarray(cv2.resize(image, (width, height), interpolation=smooth), np.uint8)[part]
+    ids = np.asarray(
+        cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)[part]
+    down, right = size[0] - ids.shape[0], size[1] - ids.shape[1]
+    if down or right:
+        image = np.pad(image, ((0, down), (0, right), (0, 0)), 'edge')
+        ids = np.pad(ids, ((0, down), (0, right)), constant_values=IGNORE)
+    return image, ids

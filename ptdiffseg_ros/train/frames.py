@@ -84,7 +84,7 @@ class ClearFrames:
 
 class PictureFrames:
     """
-    Labelled pictures of a data set, scaled to the segmenter's input size.
+    Labelled pictures of a data set, at the scale and size of the segmenter's input.
 
     rows: which of them; distortion and middle as in `ClearFrames`.
     """
@@ -102,7 +102,7 @@ class PictureFrames:
             (str(data.pairs[i].image), data.pairs[i].image.stat().st_mtime_ns,
              data.pairs[i].mask.stat().st_mtime_ns) for i in self.rows]).encode())
         self.name = (f'{data.kind}-{digest.hexdigest()[:16]}-{self._whole[0]}x{self._whole[1]}'
-                     f'-distorted-{distortion:g}{self._window.name}')
+                     f'-shape-kept-distorted-{distortion:g}{self._window.name}')
         self._index = class_index(segmenter)
 
     def __len__(self) -> int:
