@@ -156,7 +156,8 @@ def test_every_command_has_a_module_that_can_be_run() -> None:
 
 def test_record_writes_what_it_is_asked_for(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from ptdiffseg_ros.data.bags import Bag, IMAGE_TOPIC
+    from ptdiffseg_ros.data.bags import Bag
+    from ptdiffseg_ros.town.record import IMAGE_TOPIC
 
     out = tmp_path / 'drive'
     arguments = ['record', str(out), '--seconds', '6', '--fps', '1', '--size', '48x64',

@@ -18,20 +18,17 @@ from hypothesis import given, settings, strategies as st
 import lz4.frame
 import numpy as np
 from numpy.typing import NDArray
-from ptdiffseg_ros.data.bags import (
-    Bag,
-    BagError,
+from ptdiffseg_ros.data.bags import Bag, BagError, is_bag, stamp_ns
+from ptdiffseg_ros.town import Drive
+from ptdiffseg_ros.town.record import (
     CAMERA_INFO_TOPIC,
     FRAME_ID,
     IMAGE_TOPIC,
-    is_bag,
     LABELS_TOPIC,
     record_drive,
-    stamp_ns,
     START_NS,
     WEATHER_TOPIC,
 )
-from ptdiffseg_ros.town import Drive
 from ptdiffseg_ros.town.schedule import WeatherSchedule
 import pytest
 from rosbags.rosbag1 import Writer as Ros1Writer

@@ -12,7 +12,7 @@ import random
 import socket
 
 import numpy as np
-from ptdiffseg_ros.data.bags import Bag, IMAGE_TOPIC
+from ptdiffseg_ros.data.bags import Bag
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.pictures import read_picture
 from ptdiffseg_ros.data.video import read_frames
@@ -21,6 +21,7 @@ from ptdiffseg_ros.demo.consumer import changes
 from ptdiffseg_ros.demo.node_process import dds_environment, fastdds_profile, free_domain_id
 from ptdiffseg_ros.demo.review import DOMAINS, recognised_share
 from ptdiffseg_ros.model.testing import tiny_segmenter
+from ptdiffseg_ros.town.record import IMAGE_TOPIC
 import pytest
 import ros_harness
 from ros_harness import Process

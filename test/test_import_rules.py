@@ -49,6 +49,7 @@ def test_import_contracts_are_kept(monkeypatch: pytest.MonkeyPatch,
     ('model', (*ROS, 'cv2', 'rosbags')),
     ('data', (*ROS, 'torch', 'diffusers', 'transformers')),
     ('adapt', (*ROS, 'cv2', 'rosbags')),
+    ('town', (*ROS, 'torch', 'diffusers', 'transformers')),
     ('train', ROS),
     ('commands', (*ROS, 'torch', 'diffusers', 'transformers')),
 ])

@@ -10,12 +10,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from ptdiffseg_ros.cli import main
-from ptdiffseg_ros.data.bags import record_drive
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.pictures import read_picture, write_png
 from ptdiffseg_ros.data.video import read_frames, VideoWriter
 from ptdiffseg_ros.model.testing import tiny_segmenter
 from ptdiffseg_ros.town import sample
+from ptdiffseg_ros.town.record import record_drive
 from ptdiffseg_ros.town.schedule import WeatherSchedule
 import pytest
 

@@ -9,17 +9,16 @@ import time
 from typing import Any
 
 import numpy as np
-from ptdiffseg_ros.data.bags import (
-    Bag,
+from ptdiffseg_ros.data.bags import Bag, stamp_ns
+from ptdiffseg_ros.ros.replay import Player, ReplayError
+from ptdiffseg_ros.town.record import (
     CAMERA_INFO_TOPIC,
     IMAGE_TOPIC,
     LABELS_TOPIC,
     record_drive,
-    stamp_ns,
     START_NS,
     WEATHER_TOPIC,
 )
-from ptdiffseg_ros.ros.replay import Player, ReplayError
 from ptdiffseg_ros.town.schedule import WeatherSchedule
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy

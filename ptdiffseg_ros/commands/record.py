@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record the drive."""
-    from ptdiffseg_ros.data.bags import record_drive
+    from ptdiffseg_ros.town.record import record_drive
     from ptdiffseg_ros.town.schedule import WeatherSchedule
     from tqdm import tqdm
 

@@ -12,13 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from ptdiffseg_ros.data.bags import Bag, IMAGE_TOPIC, LABELS_TOPIC, stamp_ns, WEATHER_TOPIC
+from ptdiffseg_ros.data.bags import Bag, stamp_ns
 from ptdiffseg_ros.data.labels import CITYSCAPES, palette, TOWN
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.data.pictures import overlay
 from ptdiffseg_ros.data.video import VideoWriter
 from ptdiffseg_ros.demo.consumer import Received
 from ptdiffseg_ros.ros.images import decode
+from ptdiffseg_ros.town.record import IMAGE_TOPIC, LABELS_TOPIC, WEATHER_TOPIC
 
 Picture = NDArray[np.uint8]
 COLORS = palette(CITYSCAPES)

@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 import numpy as np
-from ptdiffseg_ros.data.bags import Bag, FRAME_ID, IMAGE_TOPIC, record_drive
+from ptdiffseg_ros.data.bags import Bag
 from ptdiffseg_ros.data.results import commit, machine, write_json
 from ptdiffseg_ros.demo.consumer import MaskConsumer
 from ptdiffseg_ros.demo.node_process import (
@@ -27,6 +27,7 @@ from ptdiffseg_ros.demo.node_process import (
 from ptdiffseg_ros.demo.report import write_report
 from ptdiffseg_ros.demo.review import Quality, Review, review, segment_without_adaptation
 from ptdiffseg_ros.ros.replay import Player
+from ptdiffseg_ros.town.record import FRAME_ID, IMAGE_TOPIC, record_drive
 from ptdiffseg_ros.town.schedule import WeatherSchedule
 import rclpy
 from rclpy.signals import SignalHandlerOptions

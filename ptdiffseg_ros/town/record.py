@@ -1,0 +1,132 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The town's drive written as a rosbag2, with its ground truth."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+import shutil
+import tempfile
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ptdiffseg_ros.data.storage import BagError
+from ptdiffseg_ros.town.render import VIEW
+from ptdiffseg_ros.town.schedule import WeatherSchedule
+from ptdiffseg_ros.town.world import Drive
+
+IMAGE_TOPIC = '/camera/image_raw'
+CAMERA_INFO_TOPIC = '/camera/camera_info'
+LABELS_TOPIC = '/camera/labels'
+WEATHER_TOPIC = '/camera/weather'
+FRAME_ID = 'camera_optical_frame'
+# A drive starts at a fixed time, so that the same seed gives the same bag to the last byte.
+START_NS = 1_700_000_000 * 10**9
+
+
+def record_drive(
+        out: str | Path, schedule: WeatherSchedule, *, fps: float = 5.0, seed: int = 0,
+        size: tuple[int, int] = (128, 256), overwrite: bool = False,
+        progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> int:
+    """
+    Write a drive through the town as a rosbag2 (mcap) with its ground truth.
+
+    Topics: the camera's image (rgb8) and camera info; its labels (mono8 Cityscapes train ids,
+    255 = none) under the same stamps; the weather's name at the start and whenever it changes.
+
+    :param out: folder of the new bag. It appears when it is complete.
+    :param size: (height, width) of the images in pixels.
+    :param progress: wraps the frame numbers, as ``tqdm`` does.
+    :returns: the number of frames.
+    :raises BagError: the folder exists and is not to be overwritten, or a figure is out of range.
+    """
+    from rosbags.rosbag2 import StoragePlugin, Writer
+    from rosbags.typesys import get_typestore, Stores
+
+    out = Path(out)
+    if out.exists() and not overwrite:
+        raise BagError(f'{out} exists already; choose another name, or overwrite it')
+    # Overwriting deletes a whole folder: never one that is anything else than a bag.
+    if out.exists() and not (out / 'metadata.yaml').is_file():
+        raise BagError(f'{out} exists and is no bag, so it is not overwritten')
+    if not 0 < fps <= 1000:
+        raise BagError(f'fps must be above 0 and at most 1000, not {fps}')
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    drive = Drive(seed, size)
+    frames = max(1, round(schedule.seconds * fps))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f'.{out.name}.') as folder:
+        unfinished = Path(folder) / out.name
+        # Version 8 of the format is the newest that ROS 2 Humble plays as well.
+        with Writer(unfinished, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+            topics = {
+                topic: writer.add_connection(
+                    topic, kind, typestore=store, offered_qos_profiles=[_qos(latched)])
+                for topic, kind, latched in (
+                    (IMAGE_TOPIC, 'sensor_msgs/msg/Image', False),
+                    (CAMERA_INFO_TOPIC, 'sensor_msgs/msg/CameraInfo', False),
+                    (LABELS_TOPIC, 'sensor_msgs/msg/Image', False),
+                    (WEATHER_TOPIC, 'std_msgs/msg/String', True))}
+
+            def write(topic: str, time_ns: int, message: Any) -> None:
+                data = store.serialize_cdr(message, topics[topic].msgtype)
+                writer.write(topics[topic], time_ns, data)
+
+            said = ''
+            for i in progress(range(frames)):
+                time_s = i / fps
+                time_ns = START_NS + round(time_s * 1e9)
+                frame = drive.frame(time_s, schedule.at(time_s))
+                if (condition := schedule.condition(time_s)) != said:
+                    said = condition
+                    write(WEATHER_TOPIC, time_ns, store.types['std_msgs/msg/String'](said))
+                header = _header(store, time_ns)
+                write(LABELS_TOPIC, time_ns, _image(store, header, frame.labels, 'mono8'))
+                write(CAMERA_INFO_TOPIC, time_ns, _camera_info(store, header, size))
+                write(IMAGE_TOPIC, time_ns, _image(store, header, frame.image, 'rgb8'))
+        if out.exists():
+            shutil.rmtree(out)
+        unfinished.rename(out)
+    return frames
+
+
+def _header(store: Any, time_ns: int) -> Any:
+    stamp = store.types['builtin_interfaces/msg/Time'](*divmod(time_ns, 10**9))
+    return store.types['std_msgs/msg/Header'](stamp, FRAME_ID)
+
+
+def _image(store: Any, header: Any, pixels: NDArray[np.uint8], encoding: str) -> Any:
+    height, width = pixels.shape[:2]
+    data = np.ascontiguousarray(pixels).reshape(-1)
+    return store.types['sensor_msgs/msg/Image'](
+        header, height, width, encoding, 0, data.size // height, data)
+
+
+def _camera_info(store: Any, header: Any, size: tuple[int, int]) -> Any:
+    """Return the town's camera: a pinhole without distortion that looks straight ahead."""
+    height, width = size
+    focal, cx, cy = VIEW * width, width / 2, height / 2
+    zeros = np.zeros
+    return store.types['sensor_msgs/msg/CameraInfo'](
+        header, height, width, 'plumb_bob', zeros(5),
+        np.array([focal, 0, cx, 0, focal, cy, 0, 0, 1.0]), np.eye(3).reshape(-1),
+        np.array([focal, 0, cx, 0, 0, focal, cy, 0, 0, 0, 1.0, 0]), 0, 0,
+        store.types['sensor_msgs/msg/RegionOfInterest'](0, 0, 0, 0, False))
+
+
+def _qos(latched: bool) -> Any:
+    from rosbags.interfaces import (
+        Qos,
+        QosDurability,
+        QosHistory,
+        QosLiveliness,
+        QosReliability,
+        QosTime,
+    )
+
+    forever = QosTime(9223372036, 854775807)
+    return Qos(
+        QosHistory.KEEP_LAST, 1 if latched else 10, QosReliability.RELIABLE,
+        QosDurability.TRANSIENT_LOCAL if latched else QosDurability.VOLATILE,
+        forever, forever, QosLiveliness.AUTOMATIC, forever, False)
