@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +19,8 @@ from ptdiffseg_ros.town import sample
 from ptdiffseg_ros.town.record import record_drive
 from ptdiffseg_ros.town.schedule import WeatherSchedule
 import pytest
+from rosbags.rosbag2 import StoragePlugin, Writer
+from rosbags.typesys import get_typestore, Stores
 
 IDS = [c.id for c in TOWN]
 
@@ -89,6 +92,32 @@ def test_a_bag_becomes_masks_by_stamp_and_a_video(tmp_path: Path, model: str) ->
     assert main(['predict', str(bag), str(out), '--model', model]) == 0
     assert list(masks(out)) == [str(1_700_000_000 * 10**9 + i * 250_000_000) for i in range(4)]
     assert [f.shape for _, f in read_frames(out / 'overlay.mp4')] == [(48, 80, 3)] * 4
+
+
+def test_a_bag_of_a_12_bit_camera_is_segmented_as_one_of_an_8_bit_camera(
+        tmp_path: Path, model: str, picture: NDArray[np.uint8]) -> None:
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    kind = 'sensor_msgs/msg/Image'
+
+    def predict(name: str, encoding: str, pictures: list[NDArray[Any]]) -> Path:
+        with Writer(tmp_path / name, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+            topic = writer.add_connection('/image_raw', kind, typestore=store)
+            for i, pixels in enumerate(pictures):
+                header = store.types['std_msgs/msg/Header'](
+                    store.types['builtin_interfaces/msg/Time'](i, 1), 'camera')
+                height, step = len(pixels), pixels[0].nbytes
+                message = store.types[kind](
+                    header, height, pixels.shape[1], encoding, 0, step,
+                    np.frombuffer(pixels.tobytes(), np.uint8))
+                writer.write(topic, i, store.serialize_cdr(message, kind))
+        out = tmp_path / f'{name}_out'
+        assert main(['predict', str(tmp_path / name), str(out), '--model', model]) == 0
+        return out
+
+    frames = [picture, picture // 32]  # the dark one by itself would pass for 8 bits
+    wide = masks(predict('wide', 'rgb16', [f.astype('<u2') << 4 for f in frames]))
+    for name, mask in masks(predict('narrow', 'rgb8', frames)).items():
+        assert (wide[name] == mask).all()
 
 
 def test_a_video_becomes_masks_and_a_video(

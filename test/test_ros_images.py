@@ -14,6 +14,7 @@ import cv2
 from hypothesis import given, settings, strategies as st
 import numpy as np
 from PIL import Image as Picture
+from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.ros import images
 from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
 import pytest
@@ -55,6 +56,8 @@ def test_every_layout_decodes_as_the_oracle_does(kind, bits, width, height, padd
     pixels = np.random.default_rng(seed).integers(0, 2 ** bits, shape, dtype)
     if kind.startswith('bayer'):  # demosaicing rounds 8 and 16 bits apart on noise
         pixels = np.full(shape, seed % 2 ** bits, dtype)
+    if bits == 16:  # the oracle takes all 16 bits for significant, so let the data need them
+        pixels |= 0x8000
 
     ours = decode(message(pixels, f'{kind}{bits}', padding, big))
 
@@ -100,6 +103,100 @@ def test_planar_yuv_honours_padded_rows(encoding):
 
     code = getattr(cv2, f'COLOR_YUV2RGB_{encoding.upper()}')
     assert (decode(padded) == cv2.cvtColor(planes, code)).all()
+
+
+SIXTEEN = {**{f'{kind}16': channels for kind, channels in CHANNELS.items()},
+           '16UC1': 1, '16UC3': 3, '16UC4': 4}
+
+
+def of_8_bits(encoding: str) -> str:
+    """Return the 8-bit encoding of the same layout."""
+    return encoding.replace('16', '8')
+
+
+def sensor(pixels: np.ndarray, depth: int, seed: int = 0) -> np.ndarray:
+    """Give (H, W, C) uint8 as a sensor of more bits would have seen it; alpha is full."""
+    low = np.random.default_rng(seed).integers(0, 2 ** (depth - 8), pixels.shape, np.uint16)
+    seen = (pixels.astype(np.uint16) << (depth - 8)) + low
+    seen[..., 3:] = 65535
+    return seen
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(sorted(SIXTEEN)), st.sampled_from([8, 10, 12, 14, 16]),
+       st.integers(2, 20), st.integers(2, 20), st.integers(0, 7), st.booleans(),
+       st.integers(0, 2 ** 32 - 1))
+def test_a_sensor_of_any_depth_gives_what_one_of_8_bits_gives(
+        encoding, depth, width, height, padding, big, seed):
+    shape = (height, width, SIXTEEN[encoding])
+    pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
+    pixels[-1, -1, 0] = 128 + seed % 128  # so bright that every bit of the sensor is needed
+
+    ours = decode(message(sensor(pixels, depth, seed), encoding, padding, big))
+
+    assert (ours == decode(message(pixels, of_8_bits(encoding)))).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from([1, 3, 4]), st.sampled_from([8, 10, 12, 14, 16]),
+       st.integers(0, 2 ** 32 - 1))
+def test_a_png_of_16_bits_is_as_bright_as_one_of_8(channels, depth, seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (9, 14, channels), np.uint8)
+    pixels[0, 0, 0] = 255
+    _, data = cv2.imencode('.png', sensor(pixels, depth, seed))
+
+    ours = decode_compressed(SimpleNamespace(format='png', data=data))
+
+    assert (ours == (pixels if channels == 1 else pixels[..., 2::-1])).all()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 65535), min_size=1, max_size=20))
+def test_the_depth_of_a_camera_rises_at_once_and_never_falls(peaks):
+    depth, before = Depth(), 0
+    for peak in peaks:
+        frame = np.array([[0, peak // 3, peak]], np.uint16)
+        shown = decode(message(frame, 'mono16'), depth)[0, :, 0]
+
+        assert depth.bits >= before and 2 ** depth.bits > peak
+        assert depth.bits == before or depth.bits in (8, 10, 12, 14, 16)
+        assert shown.tolist() == [int(v) >> max(depth.bits, 8) - 8 for v in frame[0]]
+        before = depth.bits
+    assert 2 ** max(before - 2, 8) <= max(peaks) or before <= 8
+
+
+def test_dark_frames_of_a_12_bit_sensor_stay_dark_after_a_bright_one():
+    bright, dark = (np.full((4, 4), value, np.uint16) for value in (4000, 160))
+    depth = Depth()
+
+    assert (decode(message(bright, 'bayer_rggb16'), depth) == 250).all()
+    for _ in range(3):
+        assert (decode(message(dark, 'bayer_rggb16'), depth) == 10).all()
+    assert (decode(message(dark, 'bayer_rggb16')) == 160).all(), 'a single image has no history'
+
+
+def test_a_given_depth_is_taken_and_what_exceeds_it_is_white():
+    frame = np.array([[0, 100, 4095, 65535]], np.uint16)
+    depth = Depth(12)
+
+    assert decode(message(frame, 'mono16'), depth)[0, :, 0].tolist() == [0, 6, 255, 255]
+    depth.given = 16
+    assert decode(message(frame, 'mono16'), depth)[0, :, 0].tolist() == [0, 0, 15, 255]
+
+
+def test_a_depth_that_is_no_longer_given_is_found_again():
+    depth = Depth(16)
+    decode(message(np.full((2, 2), 900, np.uint16), 'mono16'), depth)
+    depth.given = 0
+
+    assert depth.bits == 10
+
+
+def test_black_frames_say_nothing_of_the_depth():
+    depth = Depth()
+
+    assert (decode(message(np.zeros((2, 2), np.uint16), 'mono16'), depth) == 0).all()
+    assert depth.bits == 0
 
 
 @pytest.mark.parametrize('encoding, meant', [
@@ -221,6 +318,12 @@ def test_a_damaged_compressed_image_is_refused(kind):
     for data in (b'', b'no image', whole.data[:30], whole.data[:len(whole.data) // 2]):
         with pytest.raises(ImageError, match=rf'{kind}.*{len(data)} bytes.*publish jpeg or png'):
             decode_compressed(SimpleNamespace(format=kind, data=data))
+
+
+def test_half_a_png_of_16_bit_colours_is_refused():
+    _, whole = cv2.imencode('.png', sensor(picture(240, 320), 12))
+    with pytest.raises(ImageError, match='not a whole jpeg or png'):
+        decode_compressed(SimpleNamespace(format='png', data=whole[:len(whole) // 2].tobytes()))
 
 
 def test_a_compressed_image_of_absurd_size_is_refused_before_it_is_unpacked():

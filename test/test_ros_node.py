@@ -78,6 +78,24 @@ def test_colour_order_and_row_padding_do_not_change_the_mask(segmenter, consumer
         PIXELS, 'rgb8', step=padded.shape[1], data=padded.tobytes()).data == plain.data
 
 
+def test_a_12_bit_camera_gives_the_masks_of_an_8_bit_one_and_its_depth_is_reported_once(
+        segmenter, consumer):
+    bright, dark = PIXELS[..., 0], PIXELS[..., 0] // 16  # as 12 bits at most 4080, and 240
+
+    def segment(pixels: np.ndarray):
+        wide = pixels.astype('<u2') << 4
+        return consumer.segment(wide, 'mono16', step=2 * 64)
+
+    assert segment(bright).data == consumer.segment(bright, 'mono8').data
+    assert segment(dark).data == consumer.segment(dark, 'mono8').data
+    assert consumer.values()['significant bits'] == '12'
+    assert segmenter.output.count('taking 12 bits of 16-bit samples') == 1
+    assert consumer.set_parameter('significant_bits', 16).successful
+    assert segment(bright).data == consumer.segment(dark, 'mono8').data
+    assert consumer.values()['significant bits'] == '16'
+    assert consumer.set_parameter('significant_bits', 0).successful
+
+
 def test_a_late_joiner_gets_the_names_of_the_ids(segmenter, consumer):
     labels = consumer.listen(String, '/segmenter/labels', LATCHED_QOS)
     assert consumer.spin_until(lambda: labels)

@@ -96,11 +96,13 @@ def _video(path: Path) -> Source:
 
 def _bag(path: Path, topic: str | None, stack: ExitStack) -> Source:
     from ptdiffseg_ros.data.bags import Bag
+    from ptdiffseg_ros.data.depth import Depth
     from ptdiffseg_ros.ros.images import decode, decode_compressed
 
     bag = stack.enter_context(Bag(path))
     topic = bag.camera_topic(topic)
     read = decode_compressed if bag.topics[topic].endswith('CompressedImage') else decode
+    read = partial(read, depth=Depth())  # one for the whole bag: as bright in each frame
     frames = (_bag_entry(time_ns, load, read) for time_ns, _, load in bag.entries([topic]))
     count, seconds = bag.count(topic), (bag.end_ns - bag.start_ns) / 1e9
     return Source(frames, count, max(1.0, min(60.0, count / seconds)) if seconds else 10.0)

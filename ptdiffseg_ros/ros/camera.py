@@ -12,6 +12,7 @@ from typing import Any, TYPE_CHECKING
 
 from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
+from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.data.labels import LabelClass
 from ptdiffseg_ros.ros.diagnostics import explain_silence, Statistics, THROTTLE, Timing
 from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
@@ -64,6 +65,7 @@ class Camera:
         self._outputs = Outputs(node, classes, name)
         self._rate_limit = RateLimit()
         self._subscriptions: list[tuple[Node, Any]] = []  # of images, of calibration
+        self._depth = Depth()
         self._last_frame_s = 0.0  # monotonic, as the next two
         self._last_mask_s: float | None = None  # since masks are expected
         self._unanswered_s: float | None = None  # the first frame since the last mask
@@ -88,7 +90,9 @@ class Camera:
         """Begin, or begin anew, to take images."""
         self.unsubscribe()
         compressed = self._node.settings.compressed
-        on_image = functools.partial(self._on_image, decode_compressed if compressed else decode)
+        decoder = functools.partial(
+            decode_compressed if compressed else decode, depth=self._depth)
+        on_image = functools.partial(self._on_image, decoder)
         self._subscribe(
             self._node.topics.image(self.name, compressed), image_type(compressed), on_image)
         self._subscribe(
@@ -185,8 +189,15 @@ class Camera:
         """Give the picture, RGB (H, W, 3) uint8; None, counted and told, if it is no good."""
         if self._is_stale(frame):
             return None
+        bits = self._depth.bits
+        self._depth.given = self._node.settings.significant_bits
         try:
-            return frame.decode(frame.message)
+            image = frame.decode(frame.message)
+            if self._depth.bits != bits:
+                self._node.get_logger().info(
+                    f'{self._called}taking {self._depth.bits} bits of 16-bit samples as '
+                    'significant (parameter significant_bits)')
+            return image
         except ImageError as error:
             self.statistics.fail(str(error))
             self._node.get_logger().error(f'{self._called}bad image: {error}', **THROTTLE)
@@ -237,7 +248,8 @@ class Camera:
 
     def values(self, now_s: float) -> dict[str, Any]:
         """Return what diagnostics show of it; now_s is monotonic."""
-        return {'image topic': self._image_topic(), **self.statistics.values(now_s)}
+        values = {'image topic': self._image_topic(), **self.statistics.values(now_s)}
+        return {**values, 'significant bits': self._depth.bits} if self._depth.bits else values
 
     def warn(self) -> None:
         """Say, once for each reason, why no image comes, or no mask."""

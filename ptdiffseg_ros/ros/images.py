@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 from PIL import Image as Picture
+from ptdiffseg_ros.data.depth import Depth
 
 MAX_PIXELS = 2 ** 26  # 8192 x 8192: beyond any camera, short of what exhausts the memory
 
@@ -67,11 +68,12 @@ _LAYOUTS = {
 ENCODINGS = tuple(_LAYOUTS)
 
 
-def decode(message: Any) -> np.ndarray:
+def decode(message: Any, depth: Depth | None = None) -> np.ndarray:
     """
     Turn a `sensor_msgs/Image` into RGB, (H, W, 3) uint8.
 
-    `step` (padded rows) and `is_bigendian` are honoured; of 16 bits the upper 8 are kept. An
+    `step` (padded rows) and `is_bigendian` are honoured. Of 16-bit samples the upper 8 of the
+    significant bits are kept: those that `depth`, the camera's, has found, or this image's own. An
     image that is RGB without padding is returned as a view of `message.data`, not as a copy.
     Raises ImageError for an encoding, size, step or amount of data that does not fit.
     """
@@ -95,22 +97,25 @@ def decode(message: Any) -> np.ndarray:
             f'data has {len(message.data)} bytes, {step * rows} are needed (step {step} x {rows} '
             'rows): the image was cut short; check the camera driver and the transport')
 
-    samples = np.frombuffer(message.data, np.uint8, step * rows).reshape(rows, step)[:, :row_bytes]
-    if layout.bits == 16:  # the upper byte is all that 8-bit RGB keeps of a sample
-        samples = samples[:, (0 if message.is_bigendian else 1)::2]
+    data = np.frombuffer(message.data, np.uint8, step * rows)
+    samples = data.reshape(rows, step)[:, :row_bytes]
+    if layout.bits == 16:
+        words = samples.view('>u2' if message.is_bigendian else '<u2')
+        samples = (depth or Depth()).to_8_bits(words.reshape(rows, width, layout.channels))
     return _to_rgb(samples.reshape(rows, width, layout.channels), layout.to_rgb)
 
 
-def decode_compressed(message: Any) -> np.ndarray:
+def decode_compressed(message: Any, depth: Depth | None = None) -> np.ndarray:
     """
     Turn a `sensor_msgs/CompressedImage` (jpeg or png) into RGB, (H, W, 3) uint8.
 
+    A png of 16 bits is treated as `decode` treats 16-bit samples.
     Raises ImageError where the data is damaged, cut short, too large or of another format.
     """
     try:
         with Picture.open(io.BytesIO(message.data), formats=('JPEG', 'PNG')) as picture:
             _check_size(*picture.size)
-            samples = _samples(picture)
+            samples = _samples(picture, message.data)
     except ImageError:
         raise
     except Exception as error:  # a parser of foreign bytes: whatever it trips over is bad input
@@ -118,6 +123,8 @@ def decode_compressed(message: Any) -> np.ndarray:
             f'compressed image of format {message.format!r} and {len(message.data)} bytes is not '
             f'a whole jpeg or png ({error}): publish jpeg or png, or use the raw image '
             '(parameter compressed:=false)') from error
+    if samples.dtype == np.uint16:
+        samples = (depth or Depth()).to_8_bits(samples)
     # image_transport compresses a Bayer image as it is and keeps the pattern's name in front.
     pattern = message.format.partition(';')[0].strip().rstrip('0123456789')
     if samples.ndim == 2:
@@ -138,12 +145,18 @@ def _to_rgb(samples: np.ndarray, code: int | None) -> np.ndarray:
     return samples if code is None else cv2.cvtColor(samples, code)
 
 
-def _samples(picture: Picture.Image) -> np.ndarray:
-    """Read a picture as grey (H, W) or RGB (H, W, 3) uint8."""
+def _samples(picture: Picture.Image, data: Any) -> np.ndarray:
+    """Read a picture, whose file is `data`, as grey (H, W) or RGB (H, W, 3); uint8 or uint16."""
     if picture.mode == 'L':
         return np.array(picture)
     if picture.mode.startswith('I'):  # 16-bit grey
-        return (np.asarray(picture) >> 8).astype(np.uint8)
+        return np.asarray(picture).astype(np.uint16)
+    if picture.format == 'PNG' and data[24] == 16:  # bits by the header: Pillow makes colours 8
+        picture.load()  # refuses what is damaged; OpenCV may not
+        color = cv2.imdecode(
+            np.frombuffer(data, np.uint8),
+            cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+        return cv2.cvtColor(color, cv2.COLOR_BGR2RGB)
     return np.array(picture if picture.mode == 'RGB' else picture.convert('RGB'))
 
 

@@ -33,13 +33,13 @@ ROS_PARAMETERS = ('qos_overrides.', 'start_type_description_service', 'use_sim_t
 
 
 def _parameter(default: Any, description: str, *, least: float = 0, most: float | None = None,
-               choices: tuple[str, ...] = (), optional: bool = False, inner: bool = False,
+               choices: tuple[Any, ...] = (), optional: bool = False, inner: bool = False,
                late: bool = False, fixed: bool = False) -> Any:
     """
     Describe one parameter.
 
     `least`, `most`: a number is allowed from the one to the other, a whole one where the default
-    is an int. `choices`: the words allowed; none: any text, but an empty one only where the
+    is an int. `choices`: the values allowed; none: any text, but an empty one only where the
     default is empty or the parameter is `optional`. `inner`: a file in the folder of
     adaptation.bank, and no other. `late`: takes effect at the next configure.
     `fixed`: read-only.
@@ -77,6 +77,10 @@ class Settings:
         'what was lost, from publishers that are reliable.', choices=('sensor_data', 'reliable'))
     compressed: bool = _parameter(
         False, 'Subscribe to <image_raw>/compressed (jpeg, png) in place of image_raw.')
+    significant_bits: int = _parameter(
+        0, 'Bits that the sensor uses in 16-bit samples (mono16, bayer_*16, png). 0: the smallest '
+        'of 8, 10, 12, 14 and 16 that holds the largest sample so far, for each camera.',
+        most=16, choices=(0, *range(8, 17)))
     max_rate_hz: float = _parameter(
         0.0, 'Segment at most this many frames per second of the node clock. 0: no limit.',
         most=1000.0)
@@ -162,7 +166,8 @@ def _fits(value: Any, item: Field[Any]) -> bool:
     data = item.metadata
     if data['most'] is not None:
         kinds = (int,) if type(item.default) is int else (int, float)
-        return type(value) in kinds and data['least'] <= value <= data['most']
+        return (type(value) in kinds and data['least'] <= value <= data['most']
+                and (not data['choices'] or value in data['choices']))
     if type(item.default) is tuple:
         return type(value) is tuple and (value == item.default or _are_names(value))
     if type(value) is not type(item.default):
@@ -183,11 +188,11 @@ def _are_names(values: tuple[Any, ...]) -> bool:
 
 def _allowed(item: Field[Any]) -> str:
     least, most, choices = (item.metadata[name] for name in ('least', 'most', 'choices'))
+    if choices:
+        return ' or '.join(map(str, choices))
     if most is not None:
         return (f'a whole number from {least} to {most}' if type(item.default) is int else
                 f'a number from {float(least)} to {most}')
-    if choices:
-        return ' or '.join(choices)
     if type(item.default) is tuple:
         return 'a list of different names of letters, digits and _, which begin with a letter'
     if item.metadata['inner']:
