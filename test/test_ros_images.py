@@ -304,12 +304,39 @@ def test_compressed_grey_alpha_and_16_bits_become_rgb():
     assert (decode_compressed(compressed(alpha, 'png')) == picture()).all()
 
 
-def test_compressed_bayer_is_demosaiced():
-    mosaic = np.zeros((16, 16), np.uint8)
-    mosaic[::2, ::2], mosaic[::2, 1::2], mosaic[1::2, ::2], mosaic[1::2, 1::2] = 200, 100, 100, 50
+MOSAIC = np.tile(np.array([[200, 100], [100, 50]], np.uint8), (8, 8))
 
-    rgb = decode_compressed(compressed(mosaic, 'png', 'bayer_rggb8; png compressed '))
+
+@pytest.mark.parametrize('form', [
+    'bayer_rggb8; png compressed ',  # of every release
+    'bayer_rggb8; jpeg compressed ',  # before Humble
+    'bayer_rggb8; jpeg compressed bayer_rggb8',  # with jpeg_compress_bayer
+    'bayer_rggb8',
+])
+def test_compressed_bayer_is_demosaiced(form):
+    rgb = decode_compressed(compressed(MOSAIC, 'png', form))
     assert (rgb == (200, 100, 50)).all()
+
+
+@pytest.mark.parametrize('kind', ['jpeg', 'png'])
+@pytest.mark.parametrize('bits', [8, 16])
+@pytest.mark.parametrize('pattern', ['rggb', 'bggr', 'gbrg', 'grbg'])
+def test_bayer_that_the_publisher_has_made_grey_stays_grey(kind, bits, pattern):
+    grey = picture()[..., 0]
+    form = f'bayer_{pattern}{bits}; {kind} compressed mono8'  # of Humble and later
+
+    ours = decode_compressed(compressed(grey, kind, form)).astype(int)
+
+    assert (ours == ours[..., :1]).all()
+    assert np.abs(ours[..., 0] - grey).mean() < 2
+
+
+@pytest.mark.parametrize('form', ['16UC1; compressedDepth', '32FC1; compressedDepth png',
+                                  '16UC1; compressedDepth rvl'])
+def test_a_compressed_depth_image_is_refused_by_name(form):
+    data = bytes(12) + compressed(MOSAIC, 'png').data.tobytes()
+    with pytest.raises(ImageError, match='depth image.*colour image'):
+        decode_compressed(SimpleNamespace(format=form, data=data))
 
 
 @pytest.mark.parametrize('kind', ['jpeg', 'png'])

@@ -112,6 +112,10 @@ def decode_compressed(message: Any, depth: Depth | None = None) -> np.ndarray:
     A png of 16 bits is treated as `decode` treats 16-bit samples.
     Raises ImageError where the data is damaged, cut short, too large or of another format.
     """
+    if 'compressedDepth' in message.format:
+        raise ImageError(
+            f'format {message.format!r} is a depth image of compressed_depth_image_transport, not '
+            'a camera picture: subscribe to the colour image of the camera')
     try:
         with Picture.open(io.BytesIO(message.data), formats=('JPEG', 'PNG')) as picture:
             _check_size(*picture.size)
@@ -125,11 +129,24 @@ def decode_compressed(message: Any, depth: Depth | None = None) -> np.ndarray:
             '(parameter compressed:=false)') from error
     if samples.dtype == np.uint16:
         samples = (depth or Depth()).to_8_bits(samples)
-    # image_transport compresses a Bayer image as it is and keeps the pattern's name in front.
-    pattern = message.format.partition(';')[0].strip().rstrip('0123456789')
     if samples.ndim == 2:
-        return _to_rgb(samples, _BAYER.get(pattern, cv2.COLOR_GRAY2RGB))
+        return _to_rgb(samples, _BAYER.get(_pattern(message.format), cv2.COLOR_GRAY2RGB))
     return samples
+
+
+def _pattern(form: str) -> str:
+    """
+    Return the encoding, less its bits, of the bytes in a CompressedImage by its format.
+
+    image_transport writes "ORIGINAL; jpeg compressed TARGET". The bytes are of TARGET where there
+    is one, of ORIGINAL otherwise. Every release keeps a Bayer image as it is in a png, without a
+    TARGET. In a jpeg, ROS 1 and the releases before Humble keep it too, without a TARGET. Humble
+    and later make it grey: TARGET is mono8. Newer releases with the parameter jpeg_compress_bayer
+    keep it: TARGET is the pattern.
+    """
+    original, _, rest = form.partition(';')
+    target = rest.partition('compressed')[2].strip()
+    return (target or original.strip()).rstrip('0123456789')
 
 
 def _check_size(width: int, height: int) -> None:
