@@ -199,6 +199,33 @@ def test_black_frames_say_nothing_of_the_depth():
     assert depth.bits == 0
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 12), st.integers(1, 12), st.integers(0, 5), st.integers(0, 2 ** 32 - 1))
+def test_nv24_gives_each_pixel_its_own_colour(width, height, padding, seed):
+    rgb = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    # Studio range BT.601, as cameras send it.
+    yuv = rgb / 255 @ np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0],
+                                [112.0, -93.786, -18.214]]).T + (16, 128, 128)
+    y, chroma = yuv[..., 0].round(), yuv[..., 1:].round().reshape(height, -1)
+    planes = [np.pad(plane, ((0, 0), (0, pad))).astype(np.uint8).tobytes()
+              for plane, pad in ((y, padding), (chroma, 2 * padding))]
+
+    ours = decode(message(rgb, 'nv24', step=width + padding, data=b''.join(planes)))
+
+    assert ours.shape == rgb.shape and ours.dtype == np.uint8 and ours.flags.c_contiguous
+    assert np.abs(ours.astype(int) - rgb).max() <= 3
+
+
+def test_nv24_has_the_colours_of_nv12():
+    rgb = np.full((4, 4, 3), (180, 90, 40), np.uint8)
+    y, u, v = 97, 99, 169
+    luma = np.full(16, y, np.uint8).tobytes()
+    nv12 = message(rgb, 'nv12', step=4, data=luma + bytes([u, v] * 4))
+    nv24 = message(rgb, 'nv24', step=4, data=luma + bytes([u, v] * 16))
+
+    assert np.abs(decode(nv24).astype(int) - decode(nv12)).max() <= 1
+
+
 @pytest.mark.parametrize('encoding, meant', [
     ('8UC1', 'mono8'), ('16UC1', 'mono16'), ('8UC3', 'bgr8'), ('8UC4', 'bgra8')])
 def test_plain_matrices_are_read_as_opencv_orders_them(encoding, meant):
@@ -234,6 +261,7 @@ def test_rgb_without_padding_is_not_copied():
     ({'data': b''}, ['0 bytes', '2304']),
     ({'encoding': 'yuv422', 'width': 31}, ['31 x 24', 'even']),
     ({'encoding': 'nv12', 'height': 23}, ['32 x 23', 'even']),
+    ({'encoding': 'nv24', 'data': b'short'}, ['5 bytes', '6912']),
 ])
 def test_a_wrong_message_is_refused_with_the_value_and_what_is_allowed(changes, named):
     with pytest.raises(ImageError) as caught:

@@ -34,7 +34,7 @@ class _Layout:
     bits: int = 8
     even_width: bool = False
     even_height: bool = False
-    half_rows: int = 2  # rows in `data` per two rows of the image: 3 for planar 4:2:0
+    half_rows: int = 2  # rows in `data` per two rows of the image: 3 for 4:2:0, 6 for 4:4:4
 
 
 # OpenCV names a Bayer pattern by the 2x2 block that starts at the SECOND row and column, ROS by
@@ -47,6 +47,12 @@ _BAYER = {
 }
 _UYVY = _Layout(2, cv2.COLOR_YUV2RGB_UYVY, even_width=True)
 _YUYV = _Layout(2, cv2.COLOR_YUV2RGB_YUY2, even_width=True)
+# Y, U, V, 1 to RGB: studio range BT.601, as OpenCV converts the other YUV encodings.
+_YUV444 = np.array([
+    [255 / 219, 0.0, 1.402 * 255 / 224, 0.0],
+    [255 / 219, -0.344136 * 255 / 224, -0.714136 * 255 / 224, 0.0],
+    [255 / 219, 1.772 * 255 / 224, 0.0, 0.0]])
+_YUV444[:, 3] = -_YUV444[:, :3] @ (16, 128, 128)
 
 _LAYOUTS = {
     **{f'rgb{bits}': _Layout(3, None, bits) for bits in (8, 16)},
@@ -64,6 +70,7 @@ _LAYOUTS = {
     'yuv422_yuy2': _YUYV, 'yuyv': _YUYV,
     'nv12': _Layout(1, cv2.COLOR_YUV2RGB_NV12, even_width=True, even_height=True, half_rows=3),
     'nv21': _Layout(1, cv2.COLOR_YUV2RGB_NV21, even_width=True, even_height=True, half_rows=3),
+    'nv24': _Layout(1, None, half_rows=6),
 }
 ENCODINGS = tuple(_LAYOUTS)
 
@@ -98,6 +105,8 @@ def decode(message: Any, depth: Depth | None = None) -> np.ndarray:
             'rows): the image was cut short; check the camera driver and the transport')
 
     data = np.frombuffer(message.data, np.uint8, step * rows)
+    if message.encoding == 'nv24':
+        return _nv24_to_rgb(data, height, width)
     samples = data.reshape(rows, step)[:, :row_bytes]
     if layout.bits == 16:
         words = samples.view('>u2' if message.is_bigendian else '<u2')
@@ -160,6 +169,16 @@ def _to_rgb(samples: np.ndarray, code: int | None) -> np.ndarray:
     """Convert (H, W) or (H, W, C) uint8 by an OpenCV code; None only makes it contiguous."""
     samples = np.ascontiguousarray(samples)
     return samples if code is None else cv2.cvtColor(samples, code)
+
+
+def _nv24_to_rgb(data: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Convert rows of Y, then rows twice as long of U and V in turn, to RGB (H, W, 3) uint8."""
+    step = data.size // (3 * height)
+    yuv = np.empty((height, width, 3), np.uint8)
+    yuv[..., 0] = data[:step * height].reshape(height, step)[:, :width]
+    chroma = data[step * height:].reshape(height, 2 * step)[:, :2 * width]
+    yuv[..., 1:] = chroma.reshape(height, width, 2)
+    return cv2.transform(yuv, _YUV444)
 
 
 def _samples(picture: Picture.Image, data: Any) -> np.ndarray:
