@@ -11,9 +11,9 @@ import signal
 from typing import Any
 import zlib
 
+from ptdiffseg_ros.data.installed import fastdds_environment
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
 # Test modules whose nodes run against the clock: they need the machine to themselves.
 REAL_TIME = ('test_bench', 'test_cli', 'test_config_files', 'test_demo', 'test_ros_', 'test_soak',
              'test_watch')
@@ -30,7 +30,8 @@ def _domain_id() -> int:
 # user's own domain neither hears the tests nor disturbs them.
 os.environ['ROS_DOMAIN_ID'] = str(_domain_id())
 for _variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
-    os.environ[_variable] = str(ROOT / 'config' / 'fastdds.xml')  # Fast DDS 3.x, 2.x
+    os.environ.pop(_variable, None)
+os.environ.update(fastdds_environment())
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 os.environ.setdefault('HF_HUB_OFFLINE', '1')
 # A shell without job control starts what runs in its background with SIGINT ignored, and every

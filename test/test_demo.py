@@ -13,12 +13,13 @@ import socket
 
 import numpy as np
 from ptdiffseg_ros.data.bags import Bag
+from ptdiffseg_ros.data.installed import fastdds_environment
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.pictures import read_picture
 from ptdiffseg_ros.data.video import read_frames
 from ptdiffseg_ros.demo import node_process
 from ptdiffseg_ros.demo.consumer import changes
-from ptdiffseg_ros.demo.node_process import dds_environment, fastdds_profile, free_domain_id
+from ptdiffseg_ros.demo.node_process import dds_environment, free_domain_id
 from ptdiffseg_ros.demo.review import DOMAINS, recognised_share
 from ptdiffseg_ros.model.testing import tiny_segmenter
 from ptdiffseg_ros.town.record import IMAGE_TOPIC
@@ -27,6 +28,7 @@ import ros_harness
 from ros_harness import Process
 
 FRAMES = 24
+PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 
 
 @pytest.fixture(autouse=True, scope='module')
@@ -234,19 +236,37 @@ def test_domain_that_is_in_use_is_not_taken() -> None:
         assert free_domain_id(random.Random(1)) != first
 
 
-def test_fastdds_profile_is_found_and_the_users_own_is_left_alone(
-        monkeypatch: pytest.MonkeyPatch) -> None:
-    profile = fastdds_profile()
-    assert profile is not None and 'segment_size' in profile.read_text()
-    names = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
-    for name in names:
+@pytest.mark.parametrize(('release', 'variable'), [
+    ('humble', 'FASTRTPS_DEFAULT_PROFILES_FILE'), ('iron', 'FASTRTPS_DEFAULT_PROFILES_FILE'),
+    ('jazzy', 'FASTRTPS_DEFAULT_PROFILES_FILE'), ('kilted', 'FASTDDS_DEFAULT_PROFILES_FILE'),
+    ('rolling', 'FASTDDS_DEFAULT_PROFILES_FILE')])
+def test_only_the_variable_that_a_release_reads_names_the_profile(
+        release: str, variable: str) -> None:
+    chosen = fastdds_environment({'ROS_DISTRO': release})
+    assert list(chosen) == [variable] and 'segment_size' in Path(chosen[variable]).read_text()
+    assert fastdds_environment({'ROS_DISTRO': release, variable: 'mine.xml'}) == {}
+
+
+def test_kilted_also_reads_the_older_variable_that_a_user_has_set() -> None:
+    mine = {'FASTRTPS_DEFAULT_PROFILES_FILE': 'mine.xml'}
+    assert fastdds_environment({'ROS_DISTRO': 'kilted', **mine}) == {}
+
+
+@pytest.mark.parametrize('own', [False, True], ids=['profile of the package', 'copy of the user'])
+def test_fast_dds_has_nothing_to_say_about_the_profile(
+        own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (variable, profile), = fastdds_environment({}).items()
+    copy = tmp_path / 'copy.xml'
+    copy.write_text(Path(profile).read_text())
+    for name in PROFILE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    # Fast DDS 3.x (Kilted) reads the first, 2.x (Humble, Jazzy) the second.
-    assert dds_environment(7) == {'ROS_DOMAIN_ID': '7', **dict.fromkeys(names, str(profile))}
-    for name in names:
-        with monkeypatch.context() as patch:
-            patch.setenv(name, 'mine.xml')
-            assert dds_environment(7)[name] == 'mine.xml'
+    if own:
+        monkeypatch.setenv(variable, str(copy))
+    for name, value in dds_environment(free_domain_id(random.Random())).items():
+        monkeypatch.setenv(name, value)
+    process = Process('-c', 'import rclpy; rclpy.init(); '
+                      'rclpy.create_node("quiet").destroy_node(); rclpy.try_shutdown()')
+    assert process.wait() == 0 and process.output == ''
 
 
 def test_pace_gives_up_on_a_mask_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:

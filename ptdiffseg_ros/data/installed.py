@@ -3,11 +3,14 @@
 """Where the files lie that are installed beside the package: those of config/."""
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
 import os
 from pathlib import Path
 import sys
 
 SHARE = Path('share', 'ptdiffseg_ros')
+_PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 
 
 def installed(name: str | Path) -> Path | None:
@@ -21,3 +24,29 @@ def installed(name: str | Path) -> Path | None:
     prefixes = [*here.parents, *(Path(prefix) for prefix in (sys.prefix, *ament) if prefix)]
     places = [here.parents[2], *(prefix / SHARE for prefix in prefixes)]
     return next((place / name for place in places if (place / name).exists()), None)
+
+
+def fastdds_environment(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """
+    Return the variable that gives a process the Fast DDS profile of this package.
+
+    Nothing, if the environment names a profile already: it is the user's choice, and two profiles
+    with the same transport ids make Fast DDS report errors. Kilted and later read
+    FASTDDS_DEFAULT_PROFILES_FILE, and warn if they find the older name, which they still read.
+    Humble, Iron and Jazzy (Fast DDS 2) read the older name only.
+    """
+    read = _PROFILE_VARIABLES[1:] if _has_fastdds_2(environment) else _PROFILE_VARIABLES
+    profile = installed('config/fastdds.xml')
+    if profile is None or any(environment.get(name) for name in read):
+        return {}
+    return {read[0]: str(profile)}
+
+
+def _has_fastdds_2(environment: Mapping[str, str]) -> bool:
+    release = environment.get('ROS_DISTRO')
+    if release:
+        return release in ('humble', 'iron', 'jazzy')
+    try:  # the wheels of PyPI: 8 is Jazzy's, 9 Kilted's
+        return int(version('ros-rmw-fastrtps-cpp').partition('.')[0]) < 9
+    except PackageNotFoundError:
+        return False

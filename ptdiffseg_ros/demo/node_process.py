@@ -17,12 +17,10 @@ import threading
 from types import TracebackType
 from typing import Any
 
-from ptdiffseg_ros.data.installed import installed
+from ptdiffseg_ros.data.installed import fastdds_environment
 from rclpy.executors import SingleThreadedExecutor
 
 TAIL_LINES = 30
-# Each Fast DDS knows one of them: 2.x, of Humble and Jazzy, the second only.
-PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
 
 
 class DemoError(RuntimeError):
@@ -46,23 +44,13 @@ def free_domain_id(rng: random.Random) -> int:
     raise DemoError('every ROS_DOMAIN_ID from 1 to 100 is in use on this machine')
 
 
-def fastdds_profile() -> Path | None:
-    """Return the Fast DDS profile of this package, from the source tree or where it installs."""
-    return installed('config/fastdds.xml')
-
-
 def dds_environment(domain: int) -> dict[str, str]:
     """
     Return the variables that both ends of the demo's topics need.
 
     A Fast DDS profile that the user has chosen stays.
     """
-    chosen = {'ROS_DOMAIN_ID': str(domain)}
-    mine = next((os.environ[name] for name in PROFILE_VARIABLES if os.environ.get(name)), None)
-    profile = mine or fastdds_profile()
-    if profile is not None:
-        chosen.update(dict.fromkeys(PROFILE_VARIABLES, str(profile)))
-    return chosen
+    return {'ROS_DOMAIN_ID': str(domain), **fastdds_environment()}
 
 
 class NodeProcess:
