@@ -5,26 +5,30 @@ Run the segmenter beside a camera.
 
 The node configures and activates itself (its parameter `autostart`); it is a launch_ros
 LifecycleNode, so that a launch file which includes this one can follow its transitions.
+A launch file that includes this one twice puts each include into a GroupAction of its own:
+arguments of the first would otherwise be those of the second as well.
 """
 
-from launch import LaunchDescription
-from launch.actions import DeclareLaunchArgument, SetEnvironmentVariable
-from launch.substitutions import (
-    EnvironmentVariable,
-    LaunchConfiguration,
-    PathJoinSubstitution,
-)
+from pathlib import Path
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
-from launch_ros.parameter_descriptions import ParameterValue
-from launch_ros.substitutions import FindPackageShare
+from ptdiffseg_ros.data.installed import fastdds_environment
+
+PARAMS_FILE = Path(__file__).parents[1] / 'config' / 'segmenter.yaml'
+# Launch arguments that are parameters of the node: without a value, params_file has its say.
+PARAMETERS = {
+    'use_sim_time': 'use_sim_time',
+    'adaptation': 'adaptation.enabled',
+    'autostart': 'autostart',
+}
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe the node, its arguments and the transport that large images need."""
-    config = PathJoinSubstitution([FindPackageShare('ptdiffseg_ros'), 'config'])
-    image_topic = LaunchConfiguration('image_topic')
-
-    arguments = [
+    """Describe the node and its arguments."""
+    return LaunchDescription([
         DeclareLaunchArgument(
             'namespace',
             default_value='',
@@ -32,14 +36,15 @@ def generate_launch_description() -> LaunchDescription:
         ),
         DeclareLaunchArgument(
             'params_file',
-            default_value=PathJoinSubstitution([config, 'segmenter.yaml']),
+            default_value=str(PARAMS_FILE),
             description="YAML file with the node's parameters",
         ),
         DeclareLaunchArgument(
             'use_sim_time',
-            default_value='false',
-            choices=['true', 'false'],
-            description='Take the time from /clock: for a simulator, or a bag played --clock',
+            default_value='',
+            choices=['', 'true', 'false'],
+            description='Take the time from /clock: for a simulator, or a bag played --clock. '
+            'Empty: as params_file says, otherwise false',
         ),
         DeclareLaunchArgument(
             'image_topic',
@@ -48,15 +53,17 @@ def generate_launch_description() -> LaunchDescription:
         ),
         DeclareLaunchArgument(
             'adaptation',
-            default_value='false',
-            choices=['true', 'false'],
-            description='Adapt the scene prompt to the weather, as ~/set_adaptation does later',
+            default_value='',
+            choices=['', 'true', 'false'],
+            description='Adapt the scene prompt to the weather, as ~/set_adaptation does later. '
+            'Empty: as params_file says, otherwise false',
         ),
         DeclareLaunchArgument(
             'autostart',
-            default_value='true',
-            choices=['true', 'false'],
-            description='Configure and activate the node; false leaves that to a manager',
+            default_value='',
+            choices=['', 'true', 'false'],
+            description='Configure and activate the node; false leaves that to a manager. '
+            'Empty: as params_file says, otherwise true',
         ),
         DeclareLaunchArgument(
             'log_level',
@@ -64,42 +71,39 @@ def generate_launch_description() -> LaunchDescription:
             choices=['debug', 'info', 'warn', 'error', 'fatal'],
             description="Lowest severity of the node's log",
         ),
-    ]
+        OpaqueFunction(function=start_node),
+    ])
 
-    # A profile that the user has chosen stays. The Fast DDS of Humble and Jazzy (2.x) knows the
-    # second name only, that of Kilted (3.x) the first only.
-    transport = [
-        SetEnvironmentVariable(
-            variable,
-            EnvironmentVariable(
-                variable, default_value=PathJoinSubstitution([config, 'fastdds.xml'])
-            ),
-        )
-        for variable in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
-    ]
 
-    node = LifecycleNode(
+def start_node(context: LaunchContext) -> list[LifecycleNode]:
+    """
+    Return the node with the parameters that were given.
+
+    Raises RuntimeError, which ends the launch with status 1, if params_file is no file: launch_ros
+    only warns, and the node would run with other parameters than were asked for.
+    """
+    given = context.launch_configurations
+    params_file = Path(given['params_file'])
+    if not params_file.is_file():
+        raise RuntimeError(
+            f"params_file is '{params_file}', which is no file: give the path of a YAML file with "
+            f"the node's parameters, such as {PARAMS_FILE}")
+    chosen = {
+        parameter: given[argument] == 'true'
+        for argument, parameter in PARAMETERS.items() if given[argument]}
+    image_topic = LaunchConfiguration('image_topic')
+    return [LifecycleNode(
         package='ptdiffseg_ros',
         executable='segmenter_node',
         name='segmenter',
         namespace=LaunchConfiguration('namespace'),
         output='screen',
-        parameters=[
-            LaunchConfiguration('params_file'),
-            {
-                'use_sim_time': ParameterValue(
-                    LaunchConfiguration('use_sim_time'), value_type=bool
-                ),
-                'adaptation.enabled': ParameterValue(
-                    LaunchConfiguration('adaptation'), value_type=bool
-                ),
-                'autostart': ParameterValue(LaunchConfiguration('autostart'), value_type=bool),
-            },
-        ],
+        parameters=[params_file, *([chosen] if chosen else [])],
         remappings=[
             ('image_raw', image_topic),
             ('image_raw/compressed', [image_topic, '/compressed']),
         ],
         ros_arguments=['--log-level', LaunchConfiguration('log_level')],
-    )
-    return LaunchDescription([*arguments, *transport, node])
+        # For this process only: a launch file that includes this one keeps its environment.
+        additional_env=fastdds_environment(context.environment),
+    )]

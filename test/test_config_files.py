@@ -25,13 +25,12 @@ FASTDDS = {'dds': 'http://www.eprosima.com'}
 
 @pytest.mark.linter
 def test_parameter_file_lists_every_parameter_with_its_default() -> None:
-    """A user who edits the file sees all there is but what launch arguments set."""
+    """A user who edits the file sees all there is."""
     nodes = yaml.safe_load((CONFIG / 'segmenter.yaml').read_text())
     assert list(nodes) == ['/**']
     written = nodes['/**']['ros__parameters']
     defaults = {name: list(item.default) if type(item.default) is tuple else item.default
-                for name, item in PARAMETERS.items()
-                if name not in ('autostart', 'adaptation.enabled')}
+                for name, item in PARAMETERS.items()}
     assert written == defaults
     # ROS tells 0 from 0.0: an integer would be refused where a number with a point is declared.
     assert {name: type(value) for name, value in written.items()} == {

@@ -36,6 +36,12 @@ def text(node: ast.expr) -> str:
     return node.value
 
 
+def literals(path: Path) -> list[str]:
+    """Return the string literals in a Python file."""
+    return [node.value for node in ast.walk(ast.parse(path.read_text()))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
 def declared(path: Path) -> dict[str, dict[str, ast.expr]]:
     """Return the declared launch arguments: name -> keywords."""
     return {text(call.args[0]): {item.arg: item.value for item in call.keywords if item.arg}
@@ -56,18 +62,33 @@ def test_every_argument_is_described_and_none_is_missing(name: str) -> None:
     assert set(arguments) == EXPECTED[name]
     for argument, keywords in arguments.items():
         assert len(text(keywords['description'])) > 10, argument
-        used = [call for call in calls(LAUNCH / name, 'LaunchConfiguration')
-                if isinstance(call.args[0], ast.Name) or text(call.args[0]) == argument]
-        assert used, f'{name} declares {argument} and does not use it'
+        assert literals(LAUNCH / name).count(argument) > 1, (
+            f'{name} declares {argument} and does not use it')
+
+
+@pytest.mark.linter
+@pytest.mark.parametrize('name', EXPECTED)
+def test_a_launch_file_that_is_included_does_not_change_the_environment(name: str) -> None:
+    """A variable set by launch stays set for what the including file starts afterwards."""
+    assert not calls(LAUNCH / name, 'SetEnvironmentVariable')
+
+
+@pytest.mark.linter
+def test_nothing_is_started_before_all_is_checked() -> None:
+    """Launch does not end the processes of a description that fails on the way."""
+    description, = calls(LAUNCH / 'rosbag.launch.py', 'LaunchDescription')
+    items, = description.args
+    assert isinstance(items, ast.List)
+    order = [item.id if isinstance(item, ast.Name) else ast.unparse(item) for item in items.elts]
+    assert order.index('OpaqueFunction(function=check)') < order.index('segmenter')
+    assert order[-2:] == ['segmenter', 'rviz'], 'a wrong params_file is found by the segmenter'
 
 
 @pytest.mark.linter
 @pytest.mark.parametrize('name', EXPECTED)
 def test_launch_files_name_only_what_the_package_installs(name: str) -> None:
     """An executable or a config file that is misspelt shows only at run time otherwise."""
-    literals = {node.value for node in ast.walk(ast.parse((LAUNCH / name).read_text()))
-                if isinstance(node, ast.Constant) and isinstance(node.value, str)}
-    for literal in literals:
+    for literal in literals(LAUNCH / name):
         if literal.endswith(('.yaml', '.xml', '.rviz')):
             assert (ROOT / 'config' / literal).is_file(), literal
         elif literal.endswith('.launch.py') and ' ' not in literal:
@@ -83,8 +104,12 @@ def test_launch_files_name_only_what_the_package_installs(name: str) -> None:
 def test_launch_itself_loads_the_file(name: str) -> None:
     """Let launch build the description and list the arguments."""
     from launch.launch_description_sources import PythonLaunchDescriptionSource
+    from launch.substitutions import TextSubstitution
 
     source = PythonLaunchDescriptionSource(str(LAUNCH / name))
     description = source.try_get_launch_description_without_context()
     assert description is not None
     assert {item.name for item in description.get_launch_arguments()} >= EXPECTED[name]
+    for item in description.get_launch_arguments():  # as ros2 launch --show-args shows them
+        assert all(isinstance(part, TextSubstitution) for part in item.default_value or []), (
+            f'the default of {item.name} is not plain text')
