@@ -10,8 +10,10 @@ import struct
 import wave
 import zlib
 
+import cv2
 import numpy as np
 from PIL import Image as Picture
+from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.data.labels import CITYSCAPES, palette
 from ptdiffseg_ros.data.pictures import (
     overlay,
@@ -281,3 +283,24 @@ def test_a_file_with_sound_alone_is_no_video(tmp_path: Path) -> None:
     for read in (frame_rate, lambda p: list(read_frames(p)), lambda p: list(frame_entries(p))):
         with pytest.raises(VideoError, match=r'a\.wav has no video stream, only audio'):
             read(path)
+
+
+@pytest.mark.parametrize('channels', [1, 3, 4])
+@pytest.mark.parametrize('depth', [10, 12, 14, 16])
+def test_a_still_of_a_sensor_with_more_bits_is_as_bright_as_one_of_8(
+        depth: int, channels: int, tmp_path: Path) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (9, 14, channels), np.uint8)
+    picture[0, 0] = 255
+    deep = picture.astype(np.uint16) << depth - 8
+    order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
+    assert cv2.imwrite(str(tmp_path / 'a.png'), deep[..., order])
+    shown = np.repeat(picture, 3, axis=2) if channels == 1 else picture[..., :3]
+    assert (read_picture(tmp_path / 'a.png') == shown).all()
+
+
+def test_a_dark_still_of_the_same_camera_stays_dark(tmp_path: Path) -> None:
+    for name, white in (('a.png', 4095), ('b.png', 200)):
+        assert cv2.imwrite(str(tmp_path / name), np.full((4, 4), white, np.uint16))
+    camera = Depth()
+    assert read_picture(tmp_path / 'a.png', camera).max() == 255
+    assert read_picture(tmp_path / 'b.png', camera).max() == 200 >> 4

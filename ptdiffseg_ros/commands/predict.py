@@ -80,11 +80,13 @@ def open_source(path: Path, topic: str | None, stack: ExitStack) -> Source:
 
 
 def _pictures(files: list[Path]) -> Source:
+    from ptdiffseg_ros.data.depth import Depth
     from ptdiffseg_ros.data.pictures import read_picture
 
+    depth = Depth()  # one for all, as frames of one camera: as bright in each
     stems = Counter(f.stem for f in files)
     return Source(
-        ((f.stem if stems[f.stem] == 1 else f.name, partial(read_picture, f))
+        ((f.stem if stems[f.stem] == 1 else f.name, partial(read_picture, f, depth))
          for f in files), len(files))
 
 

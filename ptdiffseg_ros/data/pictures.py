@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 import warnings
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture, UnidentifiedImageError
+from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.data.labels import IGNORE
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
@@ -40,6 +41,7 @@ class StoredPicture:
     :param pixels: turned upright by the file's EXIF orientation.
     :param orientation: that orientation, 1 to 8; UPRIGHT where the file has none.
     :param kind: the format, as Pillow names it.
+    :param bits: of a channel of a PNG; 8 in other kinds, and where it has fewer.
     :param is_jpeg: whether it was compressed by a method of JPEG's, in whatever kind of file.
     """
 
@@ -47,6 +49,7 @@ class StoredPicture:
     pixels: Picture.Image
     orientation: int
     kind: str
+    bits: int
     is_jpeg: bool
 
 
@@ -87,6 +90,7 @@ def load_picture(path: str | Path) -> StoredPicture:
             orientation = _orientation(picture) if picture.format == 'TIFF' else UPRIGHT
             picture.load()
             left = _orientation(picture)
+            bits = 16 if picture.format == 'PNG' and _png_depth(file) == 16 else 8
     except Picture.DecompressionBombError as error:
         raise PictureError(
             f'{path} has too many pixels ({error}); at most {MAX_PIXELS} are allowed. Scale it '
@@ -95,7 +99,8 @@ def load_picture(path: str | Path) -> StoredPicture:
         raise PictureError(_why_not(path, error)) from error
     kind = picture.format or ''
     is_jpeg = kind in JPEGS or 'jpeg' in str(picture.info.get('compression'))  # in a TIFF
-    return StoredPicture(path, turned(picture, left), max(orientation, left), kind, is_jpeg)
+    return StoredPicture(
+        path, turned(picture, left), max(orientation, left), kind, bits, is_jpeg)
 
 
 def turned(picture: Picture.Image, orientation: int) -> Picture.Image:
@@ -104,24 +109,31 @@ def turned(picture: Picture.Image, orientation: int) -> Picture.Image:
     return picture if method is None else picture.transpose(method)
 
 
-def read_picture(path: str | Path) -> NDArray[np.uint8]:
+def read_picture(path: str | Path, depth: Depth | None = None) -> NDArray[np.uint8]:
     """
     Read a picture as RGB, (H, W, 3) uint8, upright by its EXIF orientation.
 
+    :param depth: of the camera's 16-bit samples; None: it is found from this picture alone.
     :raises PictureError: the file is no picture, is damaged, or has 32 bits a channel.
     """
-    return to_rgb(load_picture(path))
+    return to_rgb(load_picture(path), depth)
 
 
-def to_rgb(stored: StoredPicture) -> NDArray[np.uint8]:
+def to_rgb(stored: StoredPicture, depth: Depth | None = None) -> NDArray[np.uint8]:
     """
     Give a picture's pixels as RGB, (H, W, 3) uint8; transparency is dropped.
 
+    Of 16-bit samples the upper 8 of the significant bits are kept.
+
+    :param depth: as in `read_picture`.
     :raises PictureError: it has 32 bits a channel.
     """
     picture = stored.pixels
     if is_grey16(stored):
-        return np.repeat(_upper_bits(np.asarray(picture))[..., None], 3, axis=2)
+        grey = (depth or Depth()).to_8_bits(np.asarray(picture).astype(np.uint16))
+        return np.repeat(grey[..., None], 3, axis=2)
+    if stored.bits == 16:
+        return (depth or Depth()).to_8_bits(_deep_colors(stored))
     if picture.mode in ('I', 'F'):
         raise PictureError(
             f'{stored.path} has 32 bits a pixel (mode {picture.mode}), and 8 or 16 a channel are '
@@ -135,9 +147,23 @@ def is_grey16(stored: StoredPicture) -> bool:
     return mode.startswith('I;16') or mode == 'I' and stored.kind == 'PNG'
 
 
-def _upper_bits(samples: NDArray[Any]) -> NDArray[np.uint8]:
-    """Reduce samples of 16 bits to 8; the only place where it is decided how."""
-    return (samples >> 8).astype(np.uint8)
+def _png_depth(file: BinaryIO) -> int:
+    """Give the bits of a channel by a PNG's header."""
+    file.seek(24)
+    return file.read(1)[0]
+
+
+def _deep_colors(stored: StoredPicture) -> NDArray[np.uint16]:
+    """Read the colours of a PNG of 16 bits a channel, (H, W, 3) RGB; Pillow keeps 8 of them."""
+    pixels = cv2.imdecode(
+        np.fromfile(stored.path, np.uint8),
+        cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
+    if pixels is None:
+        raise PictureError(
+            f'{stored.path} has 16 bits a channel, which OpenCV cannot read. Save it with 8 bits')
+    channels = [np.asarray(turned(Picture.fromarray(np.ascontiguousarray(pixels[..., i])),
+                                  stored.orientation)) for i in (2, 1, 0)]
+    return np.stack(channels, axis=2)
 
 
 def _orientation(picture: Picture.Image) -> int:
