@@ -170,3 +170,7 @@ def test_record_writes_what_it_is_asked_for(
     assert cli.main(arguments) == 2
     assert 'exists already' in capsys.readouterr().err
     assert cli.main([*arguments, '--overwrite']) == 0
+    (out / 'notes.txt').write_text('precious')
+    assert cli.main([*arguments, '--overwrite']) == 2
+    assert 'notes.txt' in capsys.readouterr().err
+    assert (out / 'notes.txt').read_text() == 'precious'

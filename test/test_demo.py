@@ -9,9 +9,11 @@ import json
 import math
 from pathlib import Path
 import random
+import shutil
 import socket
 
 import numpy as np
+from ptdiffseg_ros import cli
 from ptdiffseg_ros.data.bags import Bag
 from ptdiffseg_ros.data.installed import fastdds_environment
 from ptdiffseg_ros.data.labels import TOWN
@@ -206,6 +208,27 @@ def test_a_model_that_cannot_be_loaded_ends_the_demo_with_the_reason(tmp_path: P
     assert 'the node cannot start' in output and 'segmenter.json is missing' in process.output
     assert 'Traceback' not in process.output
     assert others_with(nowhere) == []
+
+
+def test_a_demo_replaces_the_report_of_another_and_no_other_file(
+        report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere, again = str(tmp_path / 'nowhere'), tmp_path / 'report'
+    shutil.copytree(report, again)
+    (again / 'again.json').unlink()
+    (again / 'notes.txt').write_text('precious')
+    process = demo(again, nowhere)
+    process.wait_for_output('the node cannot start')
+    assert process.end(by=0) == 2, 'the drive was recorded again, and the node was started'
+    assert (again / 'notes.txt').read_text() == 'precious'
+    (again / 'drive' / 'notes.txt').write_text('precious')
+    foreign = tmp_path / 'mine'
+    foreign.mkdir()
+    (foreign / 'index.html').write_text('precious')
+    for out, words in ((again, 'more than a bag'), (foreign, 'index.html exists already')):
+        before = {f: f.read_bytes() for f in out.rglob('*') if f.is_file()}
+        assert cli.main(['demo', '--out', str(out), '--model', nowhere]) == 2
+        assert words in capsys.readouterr().err
+        assert {f: f.read_bytes() for f in out.rglob('*') if f.is_file()} == before
 
 
 def test_interrupt_takes_the_node_along(tmp_path: Path, model: str) -> None:

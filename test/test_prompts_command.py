@@ -252,30 +252,30 @@ def test_what_is_imported_counts_as_saved_by_hand(bank: Path, tmp_path: Path) ->
     assert imported.facts == {'steps': 40}
 
 
-def test_export_replaces_a_file_only_when_forced(
+def test_export_replaces_a_file_only_with_overwrite(
         bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(bank, prompt())
     file = tmp_path / 'fog.safetensors'
     file.write_text('precious')
     said = refused(capsys, 'export', 'fog', file)
-    assert f'{file} exists already' in said and '--force' in said
+    assert f'{file} exists already' in said and '--overwrite' in said
     assert file.read_text() == 'precious'
-    assert main(['prompts', 'export', 'fog', str(file), '--force']) == 0
+    assert main(['prompts', 'export', 'fog', str(file), '--overwrite']) == 0
     assert LearnedPrompt.load(file).domain == 'fog'
     capsys.readouterr()
-    assert f'{tmp_path} is a folder' in refused(capsys, 'export', 'fog', tmp_path, '--force')
+    assert f'{tmp_path} is a folder' in refused(capsys, 'export', 'fog', tmp_path, '--overwrite')
 
 
-def test_import_replaces_a_prompt_only_when_forced(
+def test_import_replaces_a_prompt_only_with_overwrite(
         bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     old = put(bank, prompt())
     put(bank, prompt(model=OTHER))
     file = prompt(value=2.0).save(tmp_path / 'new.safetensors')
     before = old.read_bytes()
     said = refused(capsys, 'import', file)
-    assert 'already' in said and str(old) in said and '--force' in said
+    assert 'already' in said and str(old) in said and '--overwrite' in said
     assert old.read_bytes() == before
-    assert main(['prompts', 'import', str(file), '--force']) == 0
+    assert main(['prompts', 'import', str(file), '--overwrite']) == 0
     assert 'in place of' in capsys.readouterr().out
     prompts, problems = read_prompts(bank)
     assert len(prompts) == 2 and problems == []

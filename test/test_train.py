@@ -474,7 +474,7 @@ def test_train_and_evaluate_run_from_the_command_line(
     assert figures['layout'] is True
     assert cli.main([
         'evaluate', '--model', str(out), '--frames', '1', '--conditions', 'clear', '--no-layout',
-        '--json', str(tmp_path / 'eval.json')]) == 0
+        '--overwrite', '--json', str(tmp_path / 'eval.json')]) == 0
     assert json.loads((tmp_path / 'eval.json').read_text())['layout'] is False
 
 

@@ -38,7 +38,7 @@ def trained_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             out.mkdir(exist_ok=True)
             return {'seconds_per_step': 1.0}
         monkeypatch.setattr(head_module, 'train_head', fake)
-        assert main(['train', str(tmp_path / 'out'), *arguments]) == 0
+        assert main(['train', str(tmp_path / 'out'), '--overwrite', *arguments]) == 0
         return found[0]
     return run
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import sys
 
 from benchmarks.command import run_benchmark
-from ptdiffseg_ros.commands import number
+from ptdiffseg_ros.commands import add_overwrite, number
+from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 DOCUMENT = Path('docs', 'results.md')
 
@@ -32,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='a first, small answer: fewer frames, steps and variants')
     parser.add_argument(
         '--out', type=Path, default=Path('results'), metavar='FOLDER',
-        help='of claims.json, which is gone on with where it is there, and of what is kept '
+        help='of claims.json, from which a run resumes if it exists, and of what is kept '
         'between runs (work/)')
     parser.add_argument(
         '--model', default='micro',
@@ -43,10 +44,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--render', nargs='?', type=Path, const=DOCUMENT, metavar='FILE',
         help='measure nothing: write a document with tables and plots of OUT/claims.json (if no '
         f'FILE is named, {DOCUMENT})')
+    add_overwrite(parser, what='with --render: replace the document and its plots')
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print the tables, or render the document."""
+    _check(args)
+
     from benchmarks.claims import report
     from benchmarks.claims.budget import choose_budget, parse_claims
     from benchmarks.claims.ledger import read_ledger
@@ -63,6 +67,19 @@ def run(args: argparse.Namespace) -> int:
     print(report.tables(figures, claims))
     print(f'{path}: the figures. Next: python -m benchmarks.claims --out {args.out} --render')
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse to replace files; those of the results stay with their claims.json."""
+    claims = args.out / 'claims.json'
+    if args.render is not None:
+        images = args.render.parent / 'images'
+        check_outputs(
+            [args.render, *(images / f'claim{claim}{ending}.png' for claim in '1234'
+                            for ending in ('', '_rows'))],
+            [claims, args.out / 'rows.png'], args.overwrite)
+    elif not claims.exists():
+        check_outputs([claims, args.out / 'rows.png'], folders_below(args.model))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,8 +10,9 @@ import sys
 
 from benchmarks.command import run_benchmark
 from benchmarks.soak.report import tables
-from ptdiffseg_ros.commands import image_size, number
+from ptdiffseg_ros.commands import add_overwrite, image_size, number
 from ptdiffseg_ros.data.results import write_json
+from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,10 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--model', default='micro', help='"micro", or the folder of another segmenter')
     parser.add_argument('--log', type=Path, metavar='FILE', help="keep the node's log")
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures')
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run it; the exit status is 0 if every check holds, else 1."""
+    check_outputs([args.log, args.json], folders_below(args.model), args.overwrite)
     from benchmarks.soak.drive import run_soak, SoakOptions
 
     figures = run_soak(SoakOptions(

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+import json
 from pathlib import Path
 import sys
 from typing import Any
 
 from benchmarks.command import run_benchmark
-from ptdiffseg_ros.commands import number
+from ptdiffseg_ros.commands import add_overwrite, labelled_inputs, number
+from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,32 +48,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument(
         '--json', type=Path, metavar='FILE',
-        help='write the figures; a file of an earlier run with the same settings is gone on with')
+        help='write the figures; resumes from FILE if it exists and its settings match')
     parser.add_argument(
         '--plot', type=Path, metavar='PNG', help='draw what is gained over the rounds')
+    add_overwrite(parser, what='replace files that exist: measure anew, whatever FILE holds')
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the tables."""
     from benchmarks.stream import protocols, report
     from ptdiffseg_ros.data.catalog import open_data
+
+    of_town = args.data is None
+    split = args.split or ('test' if of_town else 'val')
+    pictures = None if of_town else open_data(args.data, split, args.data_kind)
+    resumed = not args.overwrite and _is_own(args.json)
+    check_outputs([None if resumed else args.json, args.plot],
+                  [*folders_below(args.model), *labelled_inputs(pictures)], args.overwrite)
+
     from ptdiffseg_ros.data.results import commit, machine, write_json
     from ptdiffseg_ros.model.runtime import accelerator
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
-    of_town = args.data is None
-    split = args.split or ('test' if of_town else 'val')
     every = list(protocols.PROTOCOLS if of_town else protocols.OF_PICTURES)
     chosen = every if 'all' in args.protocol else args.protocol
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     protocols.check(chosen, split, args.methods or (), of_town, seeds)
     segmenter = PromptedSegmenter.from_pretrained(args.model, args.device)
     source: dict[str, Any] = {}
-    if not of_town:
-        source['scenes'] = protocols.PictureScenes(
-            protocols.Encoder(segmenter), open_data(args.data, split, args.data_kind))
-    data = 'town' if of_town else source['scenes'].data.kind
-    figures = _earlier(args.json, segmenter.fingerprint, split, data) or {
+    if pictures is not None:
+        source['scenes'] = protocols.PictureScenes(protocols.Encoder(segmenter), pictures)
+    data = 'town' if pictures is None else pictures.kind
+    figures = resumed and _earlier(args.json, segmenter.fingerprint, split, data) or {
         'command': 'stream', 'model': segmenter.name, 'segmenter': segmenter.fingerprint,
         'data': data, 'split': split, 'commit': commit(),
         'machine': machine(accelerator(segmenter.device)),
@@ -111,6 +119,15 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         report.plot(figures, args.plot)
     return 0
+
+
+def _is_own(path: Path | None) -> bool:
+    """Say whether there is a file that this command has written."""
+    try:
+        figures = None if path is None else json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(figures, dict) and figures.get('command') == 'stream'
 
 
 def _earlier(

@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ptdiffseg_ros.data.labelled import LabelledPictures
 
 
 class CommandError(ValueError):
@@ -38,6 +43,29 @@ def number(
             raise argparse.ArgumentTypeError(f'{text!r} is not {what} {bounds}')
         return value
     return parse
+
+
+def add_overwrite(
+        parser: argparse.ArgumentParser, old_name: str | None = None,
+        what: str = 'replace files that exist; what is read is never replaced') -> None:
+    """
+    Add ``--overwrite``, the consent that `ptdiffseg_ros.data.writing` asks for.
+
+    :param old_name: another name that is still understood.
+    :param what: the help.
+    """
+    parser.add_argument('--overwrite', action='store_true', help=what)
+    if old_name is not None:
+        parser.add_argument(
+            old_name, dest='overwrite', action='store_true', help=argparse.SUPPRESS)
+
+
+def labelled_inputs(data: LabelledPictures | None) -> list[Path]:
+    """Give what is read of a data set, as inputs of `check_outputs`; None: the town, no file."""
+    if data is None:
+        return []
+    folders = {path.parent for pair in data.pairs for path in (pair.image, pair.mask)}
+    return [data.root / 'dataset.yaml', *folders]
 
 
 def image_size(text: str) -> tuple[int, int]:

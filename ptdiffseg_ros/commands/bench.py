@@ -7,8 +7,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import image_size, number
+from ptdiffseg_ros.commands import add_overwrite, image_size, number
 from ptdiffseg_ros.data.results import markdown_table, write_json
+from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +31,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--seed', type=number(0, kind=int), default=0, help='the same seed, the same images')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures')
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
+    check_outputs([args.json], folders_below(args.model), args.overwrite)
     from ptdiffseg_ros.demo.bench import BenchOptions, run_bench
 
     figures = run_bench(BenchOptions(

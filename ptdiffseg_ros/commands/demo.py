@@ -4,16 +4,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
-from ptdiffseg_ros.commands import number
+from ptdiffseg_ros.commands import add_overwrite, number
+from ptdiffseg_ros.data.writing import check_bag, check_outputs, folders_below
+
+REPORT = ('summary.json', 'index.html', 'strip.png', 'overlay.mp4', 'overlay.webm', 'node.log')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument(
         '--out', type=Path, default=Path('demo_report'), metavar='DIR',
-        help='folder of the report; what an earlier demo left there is replaced')
+        help='folder of the report; that of an earlier demo is replaced')
     parser.add_argument(
         '--seconds', type=number(6, 600), default=80.0,
         help='length of the drive, from 6 to 600')
@@ -30,13 +34,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'own, and the report compares the two')
     parser.add_argument(
         '--json', type=Path, metavar='FILE', help='write the summary to this file, too')
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
+    _check(args)
     from ptdiffseg_ros.demo.run import DemoOptions, run_demo
 
     run_demo(DemoOptions(
         out=args.out, seconds=args.seconds, fps=args.fps, seed=args.seed, model=args.model,
         json=args.json, adaptation=args.adaptation))
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse to replace what no earlier demo has written."""
+    replace = args.overwrite or _is_report(args.out)
+    check_outputs((args.out / name for name in REPORT), folders_below(args.model), replace)
+    check_bag(args.out / 'drive', replace)
+    check_outputs([args.json], folders_below(args.model), args.overwrite)
+
+
+def _is_report(folder: Path) -> bool:
+    """Say whether a demo has written this folder, or has begun to."""
+    try:
+        summary = json.loads((folder / 'summary.json').read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(summary, dict) and summary.get('command') == 'demo'

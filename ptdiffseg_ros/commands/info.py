@@ -7,6 +7,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from ptdiffseg_ros.commands import add_overwrite
+from ptdiffseg_ros.data.writing import check_outputs, folders_below
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
@@ -14,10 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'model', nargs='?', default='micro', metavar='MODEL',
         help='"micro", or the folder of another segmenter')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write it all to a file, too')
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print it."""
+    check_outputs([args.json], folders_below(args.model), args.overwrite)
     from ptdiffseg_ros.data.results import write_json
     from ptdiffseg_ros.model.info import describe
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter

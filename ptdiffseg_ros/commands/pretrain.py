@@ -7,12 +7,16 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.commands import CommandError, image_size, number
+from ptdiffseg_ros.commands import add_overwrite, CommandError, image_size, number
+from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.data.captioned import CaptionedPictures
 
 MOST_ROWS = 8  # of the grid of samples
+# What lies in the folder of a backbone, beside the state of its training.
+FILES = ('model_index.json', 'pretraining.json', 'reconstructions.png', 'samples.png')
+PARTS = ('scheduler', 'text_encoder', 'tokenizer', 'unet', 'vae')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,10 +54,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--seed', type=number(0, kind=int), default=0, help='the same seed, the same backbone')
     parser.add_argument(
         '--resume', action='store_true', help='go on from the last checkpoint in OUT')
+    add_overwrite(parser, what='replace the backbone of another run that is at OUT')
 
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain, and draw a grid of samples to look at."""
+    if not (args.out / 'state' / 'frames.npy').exists():  # else they are of the run to resume
+        parts = (path for part in PARTS for path in sorted((args.out / part).glob('*')))
+        check_outputs([*(args.out / name for name in FILES), *parts],
+                      folders_below(args.images), args.overwrite)
     data = _pictures(args)
 
     from ptdiffseg_ros.model.prompts import SCENE_PROMPTS

@@ -10,7 +10,8 @@ from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
 
-from ptdiffseg_ros.commands import CommandError
+from ptdiffseg_ros.commands import add_overwrite, CommandError
+from ptdiffseg_ros.data.writing import check_outputs
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.adapt.bank import LearnedPrompt
@@ -41,6 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     def add_json(action: argparse.ArgumentParser) -> None:
         action.add_argument(
             '--json', type=Path, metavar='FILE', help='write what is shown to this file, too')
+        add_overwrite(action)
 
     listing = add('list', 'all prompts in the bank, of any segmenter')
     add_json(listing)
@@ -56,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.add_argument('domain', metavar='DOMAIN', help='a domain in the bank')
     export.add_argument('file', type=Path, metavar='FILE', help='the new file')
     add_segmenter(export)
-    export.add_argument('--force', action='store_true', help='replace FILE if it is there')
+    add_overwrite(export, '--force', 'replace FILE if it is there')
     export.set_defaults(act=_export)
 
     taking = add('import', 'put a prompt from a file into the bank')
@@ -64,8 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taking.add_argument(
         '--model', metavar='MODEL',
         help='"micro", or the folder of another segmenter: refuse a prompt that is not its own')
-    taking.add_argument(
-        '--force', action='store_true', help='replace the prompt that the bank has in its place')
+    add_overwrite(taking, '--force', 'replace the prompt that the bank has in its place')
     taking.set_defaults(act=_import)
 
 
@@ -85,6 +86,7 @@ def run(args: argparse.Namespace) -> int:
 def _list(args: argparse.Namespace) -> None:
     from ptdiffseg_ros.adapt.bank import read_prompts
 
+    check_outputs([args.json], [args.bank], args.overwrite)
     prompts, problems = read_prompts(args.bank)
     for problem in problems:
         print(problem, file=sys.stderr)
@@ -107,6 +109,7 @@ def _show(args: argparse.Namespace) -> None:
     else:
         path, prompt = _find(
             args.bank, args.prompt, args.segmenter, 'neither a file nor a domain')
+    check_outputs([args.json], [path, args.bank], args.overwrite)
     entries = {
         **prompt.describe(), 'norm': float(prompt.tokens.double().norm()),
         'bytes': path.stat().st_size, 'file': str(path)}
@@ -123,13 +126,9 @@ def _show(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
-    _, prompt = _find(args.bank, args.domain, args.segmenter)
-    if args.file.is_dir():
-        raise CommandError(f'{args.file} is a folder; name the file to write, such as '
-                           f'{args.file / "prompt.safetensors"}')
-    if args.file.exists() and not args.force:
-        raise CommandError(f'{args.file} exists already; --force replaces it')
-    prompt.save(args.file, over_anything=args.force)
+    path, prompt = _find(args.bank, args.domain, args.segmenter)
+    check_outputs([args.file], [path], args.overwrite)
+    prompt.save(args.file, over_anything=args.overwrite)
     print(f'{args.file}: the prompt for {_shown(prompt.domain)} of the segmenter '
           f'{_shown(prompt.model)}')
 
@@ -141,15 +140,16 @@ def _import(args: argparse.Namespace) -> None:
     path = prompt_path(args.bank, prompt.model, prompt.domain)
     what = f'prompt for {_shown(prompt.domain)} of the segmenter {_shown(prompt.model)}'
     there = path.exists()
-    if there and not args.force:
-        raise CommandError(f'the bank has a {what} already, {path}; --force replaces it')
+    if there and not args.overwrite:
+        raise CommandError(f'the bank has a {what} already, {path}; --overwrite replaces it')
+    check_outputs([path], [args.file], args.overwrite)
     if args.model is not None:
         from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
         # On the CPU: it is asked who it is, and computes nothing.
         segmenter = PromptedSegmenter.from_pretrained(args.model, 'cpu')
         LearnedPrompt.load(args.file, segmenter.fingerprint, segmenter.backbone.text_width)
-    prompt.save(path, over_anything=args.force)
+    prompt.save(path, over_anything=args.overwrite)
     print(f'{path}: the {what}' + (', in place of the one that was there' if there else ''))
 
 

@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ptdiffseg_ros.commands import image_size, number
+from ptdiffseg_ros.commands import add_overwrite, image_size, number
+from ptdiffseg_ros.data.writing import check_bag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,12 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--intensity', type=number(0, 1, above=True), default=0.7,
         help='how strong every weather is, up to 1')
-    parser.add_argument(
-        '--overwrite', action='store_true', help='replace a bag that is already at OUT')
+    add_overwrite(parser, what='replace a bag that is already at OUT')
 
 
 def run(args: argparse.Namespace) -> int:
     """Record the drive."""
+    check_bag(args.out, args.overwrite)
     from ptdiffseg_ros.town.record import record_drive
     from ptdiffseg_ros.town.schedule import WeatherSchedule
     from tqdm import tqdm

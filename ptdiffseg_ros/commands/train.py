@@ -5,8 +5,19 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.commands import CommandError, image_size, number
+from ptdiffseg_ros.commands import (
+    add_overwrite,
+    CommandError,
+    image_size,
+    labelled_inputs,
+    number,
+)
+from ptdiffseg_ros.data.writing import check_outputs, folders_below
+
+if TYPE_CHECKING:
+    from ptdiffseg_ros.data.labelled import LabelledPictures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,6 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--tensorboard', type=Path, metavar='FOLDER', help='write curves for TensorBoard')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures of the run')
+    add_overwrite(parser, what='replace the segmenter that is at OUT, and FILE')
 
     settings = parser.add_argument_group(
         'settings', 'each wins over the recipe; in brackets: where neither says anything',
@@ -128,6 +140,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
+    if args.data is None:
+        _check(args, None)
     from dataclasses import fields
 
     from ptdiffseg_ros.data.catalog import open_data
@@ -149,6 +163,8 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(
             f'the settings say to train on {config.data_kind}; give its folder with --data')
     data = None if args.data is None else open_data(args.data, 'train', config.data_kind or None)
+    if data is not None:  # which kind it is may stand in the recipe
+        _check(args, data)
     if args.only_layout:
         if processes().is_main_process:  # there is nothing to share
             segmenter = PromptedSegmenter.from_pretrained(args.out, 'cpu')
@@ -172,3 +188,15 @@ def run(args: argparse.Namespace) -> int:
                   '--frames 500')
     processes().destroy_process_group()
     return 0
+
+
+def _check(args: argparse.Namespace, data: LabelledPictures | None) -> None:
+    """Refuse to replace files, unless they are those of the run that is resumed."""
+    segmenter = [args.out / 'segmenter.json', args.out / 'recipe.yaml',
+                 *sorted(args.out.glob('*.safetensors'))]
+    resumed = args.resume and args.out.with_name(f'{args.out.name}.state.safetensors').exists()
+    given = () if args.recipe is None else (Path(args.recipe),)
+    check_outputs(
+        [args.json, *(() if resumed or args.only_layout else segmenter)],
+        [*folders_below(args.backbone, getattr(args, 'autoencoder', None)),
+         *labelled_inputs(data), *given], args.overwrite)

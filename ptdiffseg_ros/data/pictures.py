@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture, UnidentifiedImageError
 from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.data.labels import IGNORE
+from ptdiffseg_ros.data.writing import write_whole
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
 # Named, because others of Pillow's formats start programs (EPS).
@@ -195,14 +196,25 @@ def _why_not(path: Path, error: Exception) -> str:
 
 def write_png(path: str | Path, picture: NDArray[np.uint8]) -> None:
     """
-    Write a PNG: (H, W, 3) RGB, or (H, W) one channel as it is.
+    Write a PNG, whole or not at all: (H, W, 3) RGB, or (H, W) one channel as it is.
+
+    Another suffix of SUFFIXES gives a file of that kind.
 
     :raises PictureError: the file cannot be written.
     """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise PictureError(f'{path} cannot be written: give a name in {", ".join(SUFFIXES)}')
     if picture.ndim == 3:
         picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), np.uint8)
-    if not cv2.imwrite(str(path), picture):
-        raise PictureError(f'{path} cannot be written')
+    # OpenCV gets no path: one that is not UTF-8 ends the process.
+    encoded, data = cv2.imencode(path.suffix, picture)
+    if not encoded:
+        raise PictureError(f'{path} cannot be written as {path.suffix}')
+    try:
+        write_whole(path, data.tobytes())
+    except OSError as error:
+        raise PictureError(f'{path} cannot be written: {error.strerror}') from error
 
 
 def overlay(

@@ -13,6 +13,8 @@ import platform
 import subprocess
 from typing import Any
 
+from ptdiffseg_ros.data.writing import write_whole
+
 
 def commit() -> str:
     """Return ``git describe`` of the source tree, or the package's version outside of one."""
@@ -55,9 +57,8 @@ def write_json(path: str | Path, figures: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(json.dumps(_finite(figures), indent=2, allow_nan=False) + '\n')
-    os.replace(partial, path)
+    text = json.dumps(_finite(figures), indent=2, allow_nan=False) + '\n'
+    write_whole(path, text.encode())
 
 
 def read_json(path: str | Path) -> Any:

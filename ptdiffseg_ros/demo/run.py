@@ -139,6 +139,8 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     :raises DemoError: the node does not come up, dies, or loses frames.
     """
     options.out.mkdir(parents=True, exist_ok=True)
+    # The next demo may replace this folder, even if this demo does not reach its end.
+    write_json(options.out / 'summary.json', {'command': 'demo'})
     with _terminate_as_interrupt():
         bag_path = options.out / 'drive'
         schedule = WeatherSchedule(options.seconds, DRIVE)
@@ -229,6 +231,7 @@ def _summary(options: DemoOptions, pace: Pace, scores: Review, bag: Bag) -> dict
     good = [t for t in sent if t in masks and masks[t].frame_id == FRAME_ID]
     measured = [t for t in list(sent)[CALIBRATION_FRAMES:] if t in masks]
     return {
+        'command': 'demo',
         'frames_sent': len(sent),
         'masks_received': len(good),
         'miou': _mious(live),

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from pathlib import Path
+import secrets
 import shutil
 from typing import Any
 import warnings
@@ -223,9 +224,16 @@ class PromptedSegmenter:
         The folder appears whole or not at all; an old one of the same name is replaced.
         """
         folder = Path(folder)
-        partial = folder.with_name(folder.name + '.partial')
-        shutil.rmtree(partial, ignore_errors=True)
+        # A name that no other folder has: nothing foreign is removed.
+        partial = folder.with_name(f'.{secrets.token_hex(8)}.partial')
         partial.mkdir(parents=True)
+        try:
+            self._save_parts(partial)
+            self._put_in_place(partial, folder)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _save_parts(self, partial: Path) -> None:
         (partial / 'segmenter.json').write_text(self.config.to_json())
         weights = {k: v.detach().half().cpu().contiguous()
                    for k, v in self.head.state_dict().items()}
@@ -234,13 +242,14 @@ class PromptedSegmenter:
             self.statistics.save(partial)
         if self.layout is not None:
             self.layout.save(partial)
+
+    def _put_in_place(self, partial: Path, folder: Path) -> None:
         if folder.exists():
             for part, name in ((self.statistics, STATISTICS), (self.layout, LAYOUT)):
                 if part is None:  # an older segmenter's does not belong to this one
                     (folder / name).unlink(missing_ok=True)
             for path in partial.iterdir():
                 os.replace(path, folder / path.name)
-            partial.rmdir()
         else:
             os.replace(partial, folder)
 

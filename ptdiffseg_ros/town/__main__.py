@@ -8,10 +8,13 @@ Rows are scenes; columns are the weathers, then labels and depth.
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import cv2
 import numpy as np
 from ptdiffseg_ros.data.labels import palette, TOWN
+from ptdiffseg_ros.data.pictures import write_png
+from ptdiffseg_ros.data.writing import check_outputs
 from ptdiffseg_ros.town import sample, SPLITS, Weather, WEATHERS
 
 
@@ -39,11 +42,14 @@ def main() -> None:
                         help='of every weather, 0 to 1 (default: 0.7)')
     parser.add_argument('--size', type=int, nargs=2, default=(128, 256),
                         metavar=('HEIGHT', 'WIDTH'), help='of each picture (default: 128 256)')
+    parser.add_argument('--overwrite', action='store_true', help='replace OUT.png')
     options = parser.parse_args()
     seeds = list(range(options.seed, options.seed + options.rows))
-    sheet = contact_sheet(seeds, options.intensity, tuple(options.size))
-    if not cv2.imwrite(options.out, cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR)):
-        raise SystemExit(f'cannot write {options.out}; use an existing folder and a name in .png')
+    try:
+        check_outputs([Path(options.out)], overwrite=options.overwrite)
+        write_png(options.out, contact_sheet(seeds, options.intensity, tuple(options.size)))
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == '__main__':

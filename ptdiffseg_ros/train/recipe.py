@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-import os
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ptdiffseg_ros.data.installed import installed
+from ptdiffseg_ros.data.writing import write_whole
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.settings import TrainConfig
 import yaml
@@ -73,9 +73,8 @@ def save_recipe(config: TrainConfig, path: Path, comment: str = '') -> None:
     values = {name: list(value) if isinstance(value, tuple) else value
               for name, value in asdict(config).items()}
     text = ''.join(f'# {line}\n' for line in comment.splitlines())
-    partial = path.with_name(path.name + '.partial')
-    partial.write_text(text + yaml.safe_dump(values, sort_keys=False, width=99))
-    os.replace(partial, path)
+    text += yaml.safe_dump(values, sort_keys=False, width=99)
+    write_whole(path, text.encode(errors='backslashreplace'))  # a path may not be UTF-8
 
 
 def _checked(path: Path, name: str, value: Any, kind: Any) -> Any:
