@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Sequence
 import importlib
+import io
 import sys
 
 # Each module has add_arguments(parser) and run(args) -> int, and is imported only when its
@@ -86,6 +87,9 @@ def _explain(error: Exception) -> str | None:
         root = (error.name or '').partition('.')[0]
         remedy = REMEDIES.get(root)
         return remedy and f'this command needs {root}, which is not installed here: {remedy}'
+    # From a library that takes only names in UTF-8.
+    if isinstance(error, UnicodeEncodeError) and error.reason == 'surrogates not allowed':
+        return f'{error.object!r} is not UTF-8, which is needed here. Rename it'
     # The errors this package defines, and the file system's, say what to do about them.
     if isinstance(error, OSError) or type(error).__module__.partition('.')[0] == 'ptdiffseg_ros':
         return str(error).strip() or type(error).__name__
@@ -100,6 +104,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     :returns: 0; 2 where the user has something to mend; 130 after Ctrl-C; else as the command
         says.
     """
+    for stream in (sys.stdout, sys.stderr):  # a name of a file may not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(next((word for word in argv if not word.startswith('-')), None))
     args = parser.parse_args(argv)
