@@ -86,13 +86,62 @@ def test_it_is_evaluated_at_the_pictures_own_size_and_per_condition(
     assert set(figures['conditions']) == {'all'} and figures['data'] == 'cityscapes'
     iou = figures['conditions']['all']['iou']
     assert iou['train'] is None and iou['road'] is not None, 'the town has no train'
-    assert main([*arguments, '--data', str(acdc), '--frames', '2']) == 0
+    assert main([*arguments, '--data', str(acdc), '--frames', '2', '--overwrite']) == 0
     figures = json.loads(out.read_text())
     assert set(figures['conditions']) == {'fog', 'night'}
     assert figures['adverse_mean'] == pytest.approx(np.mean(
         [figures['conditions'][c]['miou'] for c in ('fog', 'night')]), abs=0.01)
     assert main([*arguments, '--data', str(acdc), '--split', 'train']) == 2
     assert 'rgb_anon/CONDITION/train' in capsys.readouterr().err
+
+
+def test_pairs_that_are_no_use_are_named_and_the_others_are_measured(
+        trained: Path, cityscapes: Path, tmp_path: Path, capsys) -> None:
+    root, figures = tmp_path / 'streets', tmp_path / 'figures.json'
+    shutil.copytree(cityscapes, root)
+    pictures, truth = (root / kind / 'val/ulm' for kind in ('leftImg8bit', 'gtFine'))
+    (pictures / 'ulm_000000_leftImg8bit.png').write_bytes(b'no picture')
+    for name in ('torn', 'small', 'link', 'folder'):
+        shutil.copy(
+            truth / 'ulm_000001_gtFine_labelIds.png', truth / f'{name}_gtFine_labelIds.png')
+    write(truth / 'small_gtFine_labelIds.png', np.zeros((8, 8), np.uint8))
+    write(pictures / 'small_leftImg8bit.png', np.zeros((8, 8, 3), np.uint8))
+    (pictures / 'torn_leftImg8bit.png').write_bytes(b'')
+    (pictures / 'link_leftImg8bit.png').symlink_to('nowhere.png')
+    (pictures / 'folder_leftImg8bit.png').mkdir()
+    arguments = ['evaluate', '--model', str(trained), '--data', str(root)]
+    assert main([*arguments, '--json', str(figures)]) == 1
+    found = json.loads(figures.read_text())
+    names = ['folder', 'link', 'small', 'torn', 'ulm_000000']
+    assert [line.partition('_leftImg8bit.png: ')[0] for line in found['skipped']] == names
+    said = capsys.readouterr()
+    assert '5 pairs could not be read' in said.err and 'mIoU' in said.out
+    assert all(line in said.err for line in found['skipped'])
+    (pictures / 'folder_leftImg8bit.png').rmdir()
+    for name in names[1:]:
+        (pictures / f'{name}_leftImg8bit.png').unlink()
+    assert main([*arguments, '--json', str(tmp_path / 'good.json')]) == 0
+    good = json.loads((tmp_path / 'good.json').read_text())
+    assert good['conditions'] == found['conditions'] and good['skipped'] == []
+    for picture in pictures.iterdir():
+        picture.write_bytes(b'')
+    assert main(arguments) == 2
+    assert 'no pair that can be used' in capsys.readouterr().err
+
+
+def test_bad_pairs_are_all_named_before_the_training(
+        folder: Path, cityscapes: Path, tmp_path: Path, capsys) -> None:
+    root = tmp_path / 'streets'
+    shutil.copytree(cityscapes, root)
+    for i in (2, 7):
+        (root / f'leftImg8bit/train/ulm/ulm_{i:06d}_leftImg8bit.png').write_bytes(b'no picture')
+    assert main([
+        'train', str(tmp_path / 'out'), '--backbone', str(folder.parent / 'backbone'), '--data',
+        str(root), '--input-size', '64x128', '--steps', '2', '--batch', '2', '--no-cache']) == 2
+    said = capsys.readouterr().err
+    assert '2 of 12 pairs cannot be used: ulm_000002_leftImg8bit.png: ' in said
+    assert 'ulm_000007_leftImg8bit.png: ' in said and 'ptdiffseg data check' in said
+    assert not (tmp_path / 'out').exists()
 
 
 def test_splits_may_have_any_name_where_the_data_set_names_them(

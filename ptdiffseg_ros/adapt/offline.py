@@ -3,7 +3,7 @@
 """The same tuning away from the vehicle: epochs over recorded frames, giving one prompt."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,7 +37,8 @@ def recognise(segmenter: PromptedSegmenter, frames: Sequence[Tensor]) -> Recogni
 def adapt_to(
         segmenter: PromptedSegmenter, frames: Sequence[Tensor], epochs: int = 3,
         sentence: str | None = None, domain: str | None = None,
-        config: TunerConfig | None = None, review_every: int = 10, seed: int = 0
+        config: TunerConfig | None = None, review_every: int = 10, seed: int = 0,
+        before: Callable[[str], object] = lambda domain: None
 ) -> LearnedPrompt:
     """
     Tune the scene prompt on unlabelled frames, and give the best prompt that reviews have found.
@@ -46,6 +47,7 @@ def adapt_to(
         is held back for the reviews.
     :param sentence: where the prompt starts; None: the pool's sentence of the recognised domain.
     :param domain: the name to save it under; None: the recognised one.
+    :param before: called with that name before the tuning begins; it may refuse.
     :raises AdaptationError: too few frames, or no source statistics to compare with.
     """
     if segmenter.statistics is None:
@@ -58,6 +60,7 @@ def adapt_to(
         raise AdaptationError(
             f'there are {len(frames)} frames; adaptation takes at least {least}')
     found = recognise(segmenter, frames)
+    before(domain or found.domain)
     held_back = list(range(0, len(frames), 5))[:REVIEWED]
     rest = [i for i in range(len(frames)) if i not in set(held_back)]
     source = segmenter.encode_scene(segmenter.config.source_scene_prompt).float()

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-import sys
 from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.commands import CommandError, number
+from ptdiffseg_ros.commands import add_overwrite, CommandError, number
+from ptdiffseg_ros.data.entries import report, usable
+from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 if TYPE_CHECKING:
-    from ptdiffseg_ros.commands.predict import Source
+    from ptdiffseg_ros.commands.predict import Entry, Source
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     from torch import Tensor
 
@@ -46,96 +50,115 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--seed', type=number(0, kind=int), default=0,
         help='on a CPU, the same seed gives the same prompt')
-    parser.add_argument(
-        '--force', action='store_true', help='put it in the place of a prompt that is there')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures of the run')
+    add_overwrite(parser, '--force')
 
 
 def run(args: argparse.Namespace) -> int:
-    """Adapt, and save the prompt."""
-    from ptdiffseg_ros.adapt.bank import prompt_path
-    from ptdiffseg_ros.adapt.folders import default_bank_folder
-    from ptdiffseg_ros.adapt.offline import adapt_to
-    from ptdiffseg_ros.adapt.tuner import TunerConfig
+    """Adapt, and save the prompt; the exit status is 1 if a frame cannot be used."""
     from ptdiffseg_ros.commands.predict import open_source
-    from ptdiffseg_ros.data.results import commit, write_json
-    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
     if args.out is not None and args.bank is not None:
         raise CommandError('give PROMPT, a file, or --bank, a folder, not both')
-    if args.out is not None:
-        _keep(args.out, args.force)
+    failures: list[str] = []
     with ExitStack() as stack:
-        source = open_source(args.input, args.topic, stack)  # what is wrong with it is soon told
+        source = open_source(args.input, args.topic, stack)
+        _check(args, args.out, args.json)
+        from ptdiffseg_ros.adapt.bank import prompt_path
+        from ptdiffseg_ros.adapt.folders import default_bank_folder
+        from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+
         segmenter = PromptedSegmenter.from_pretrained(args.model, device=args.device)
-        frames = _latents(source, args, segmenter)
+
+        def place(domain: str) -> Path:
+            """Give the file of a domain's prompt, which may be written."""
+            if args.out is not None:
+                return Path(args.out)
+            path = prompt_path(
+                args.bank or default_bank_folder(), segmenter.fingerprint, domain)
+            _check(args, path)
+            return path
+
+        if args.domain is not None:
+            place(args.domain)
+        frames = _latents(source, args, segmenter, failures)
+    _adapt(args, segmenter, frames, place, failures)
+    return report(failures, 'frames')
+
+
+def _check(args: argparse.Namespace, *outputs: Path | None) -> None:
+    """Refuse to replace files."""
+    check_outputs(outputs, [args.input, *folders_below(args.model)], args.overwrite)
+
+
+def _adapt(
+        args: argparse.Namespace, segmenter: PromptedSegmenter, frames: list[Tensor],
+        place: Callable[[str], Path], failures: list[str]) -> None:
+    """Tune the prompt, save it where `place` says for its domain, and print what came of it."""
+    from ptdiffseg_ros.adapt.offline import adapt_to
+    from ptdiffseg_ros.adapt.tuner import TunerConfig
+    from ptdiffseg_ros.data.results import commit, write_json
+
+    places: list[Path] = []
     prompt = adapt_to(
         segmenter, frames, args.epochs, args.scene_prompt, args.domain,
         TunerConfig(learning_rate=args.learning_rate,
-                    gradient_checkpointing=args.gradient_checkpointing), seed=args.seed)
-    path = args.out or prompt_path(
-        args.bank or default_bank_folder(), prompt.model, prompt.domain)
-    facts = prompt.facts
+                    gradient_checkpointing=args.gradient_checkpointing), seed=args.seed,
+        before=lambda domain: places.append(place(domain)))
+    (path,), facts = places, prompt.facts
     stays = not facts['steps'] and path.exists()  # what was learned before is no worse
     if not stays:
-        _keep(path, args.force, prompt.domain)
-        prompt.save(path)
+        prompt.save(path, over_anything=args.overwrite)
     if args.json:
         write_json(args.json, {
             'command': 'adapt', 'input': str(args.input), 'prompt': str(path),
-            'commit': commit(), 'seed': args.seed, **prompt.describe()})
+            'commit': commit(), 'seed': args.seed, 'skipped': failures, **prompt.describe()})
     if not facts['steps']:
         print(f'{path}: nothing better than the source prompt was found on {len(frames)} frames '
               f'({facts["recognised"]}); '
               + ('what is there stays' if stays else 'the source prompt itself was saved'))
-        return 0
+        return
     print(f'{path}: the prompt for {prompt.domain!r} after {facts["steps"]} steps on '
           f'{len(frames)} frames; score {facts["score"]} (source {facts["score_source"]}, less '
           'is better)')
-    return 0
-
-
-def _keep(path: Path, force: bool, domain: str = '') -> None:
-    """Refuse to replace a prompt that is there."""
-    if path.exists() and not force:
-        learned = f'the prompt for {domain!r} ' if domain else ''
-        raise CommandError(
-            f'{path} exists: {learned}is not saved over it. Give --force to replace it, or '
-            'another PROMPT')
 
 
 def _latents(
-        source: Source, args: argparse.Namespace, segmenter: PromptedSegmenter) -> list[Tensor]:
-    """Encode frames spread evenly over the input, as float16."""
+        source: Source, args: argparse.Namespace, segmenter: PromptedSegmenter,
+        failures: list[str]) -> list[Tensor]:
+    """
+    Encode frames spread evenly over the input, as float16, all of one shape.
+
+    :param failures: gets a line for each frame that is left out, such as one of another shape.
+    """
     import numpy as np
-    from ptdiffseg_ros.data.pictures import PictureError
-    from ptdiffseg_ros.ros.images import ImageError
+    from ptdiffseg_ros.commands.predict import load_frame
     import torch
     from tqdm import tqdm
 
-    kept: list[Tensor] = []
-    stride, unreadable = 1, []
-    count = source.count or 0
-    chosen = set(np.linspace(0, count - 1, min(count, args.max_frames)).round().astype(int))
-    for index, (name, load) in enumerate(tqdm(
-            source.frames, 'encoding', source.count, unit='frame')):
-        if index not in chosen if count else index % stride:
-            continue
-        try:
-            image = load()
-        except (PictureError, ImageError) as error:
-            unreadable.append(f'{name}: {error}')
-            continue
+    kept: list[tuple[str, tuple[int, ...], Tensor]] = []
+    stride, count = 1, source.count or 0
+    spread = set(np.linspace(0, count - 1, min(count, args.max_frames)).round().astype(int))
+
+    def chosen() -> Iterator[Entry]:
+        for index, (name, load) in enumerate(tqdm(
+                source.frames, 'encoding', source.count, unit='frame')):
+            if index in spread if count else index % stride == 0:
+                yield name, partial(load_frame, load)
+
+    for name, image in usable(chosen(), failures):
         with torch.no_grad():
-            kept.append(
-                segmenter.encode_seen(segmenter.preprocess(image[None]))[0].half().cpu())
+            latents = segmenter.encode_seen(segmenter.preprocess(image[None]))[0].half().cpu()
+        kept.append((name, image.shape[:2], latents))
         if len(kept) > args.max_frames:  # a video does not say how long it is
             kept, stride = kept[::2], 2 * stride
-    if unreadable:
-        print(f'{len(unreadable)} frames cannot be read and are left out, the first: '
-              f'{unreadable[0]}', file=sys.stderr)
     if not kept:
-        raise CommandError(f'{args.input} has no frame that can be read')
-    if len({frame.shape for frame in kept}) > 1:
-        raise CommandError(f'{args.input} has images of several shapes; give those of one camera')
-    return kept
+        raise CommandError(f'{args.input} has no frame that can be read'
+                           + (f': {failures[0]}' if failures else ''))
+    shape, _ = Counter(latents.shape for *_, latents in kept).most_common(1)[0]
+    usual = next(size for _, size, latents in kept if latents.shape == shape)
+    failures += [
+        f'{name}: it has {size[0]}x{size[1]} pixels, and most frames {usual[0]}x{usual[1]}; '
+        'those of one camera are adapted to'
+        for name, size, latents in kept if latents.shape != shape]
+    return [latents for *_, latents in kept if latents.shape == shape]

@@ -6,7 +6,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from ptdiffseg_ros.commands import number
+from ptdiffseg_ros.commands import add_overwrite, labelled_inputs, number
+from ptdiffseg_ros.data.writing import check_outputs
 
 MOST_PROBLEMS = 20
 
@@ -28,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--limit', type=number(1, kind=int), metavar='PAIRS',
         help='read so many, spread over the data set; by default all')
     check.add_argument('--sheet', type=Path, metavar='PNG', help='draw a contact sheet')
+    add_overwrite(check)
     check.add_argument(
         '--debug', action='store_true', default=argparse.SUPPRESS,
         help='show where an error comes from')
@@ -47,6 +49,7 @@ def _check(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     data = open_data(args.path, args.split, args.kind)
+    check_outputs([args.sheet], labelled_inputs(data), args.overwrite)
     rows = None
     if args.limit and args.limit < len(data):
         rows = np.linspace(0, len(data) - 1, args.limit).round().astype(int).tolist()

@@ -7,7 +7,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import CommandError, number
+from ptdiffseg_ros.commands import add_overwrite, CommandError, labelled_inputs, number
+from ptdiffseg_ros.data.entries import report
+from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,11 +46,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='measure the head alone, without the layout denoiser')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures to a file')
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, and print a table."""
+    """Evaluate, and print a table; the exit status is 1 if a pair cannot be used."""
     from ptdiffseg_ros.data.catalog import open_data
+
+    if args.data is not None and args.recognition:
+        raise CommandError('--recognition is of the weathers of the town: leave out --data')
+    data = None if args.data is None else open_data(args.data, args.split, args.data_kind)
+    check_outputs(
+        [args.json], [*folders_below(args.model), *labelled_inputs(data)], args.overwrite)
+
     from ptdiffseg_ros.data.results import commit, machine, write_json
     from ptdiffseg_ros.model.runtime import accelerator
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -56,15 +66,12 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.train.evaluate import evaluate, evaluate_pictures, recognise_weather
     from ptdiffseg_ros.train.processes import processes
 
-    if args.data is not None and args.recognition:
-        raise CommandError('--recognition is of the weathers of the town: leave out --data')
     state = processes()
     device = str(state.device) if args.device == 'auto' else args.device  # a GPU for each
     segmenter = PromptedSegmenter.from_pretrained(args.model, device)
     if not args.layout:
         segmenter.layout = None
-    if args.data is not None:
-        data = open_data(args.data, args.split, args.data_kind)
+    if data is not None:
         figures = evaluate_pictures(segmenter, data, args.frames, args.scene_prompt)
     else:
         figures = evaluate(
@@ -80,8 +87,10 @@ def run(args: argparse.Namespace) -> int:
                 'machine': machine(accelerator(segmenter.device)),
                 'processes': state.num_processes,
                 'layout': segmenter.layout is not None, **figures})
+    skipped = figures.get('skipped', [])
+    status = report(skipped, 'pairs') if state.is_main_process else int(bool(skipped))
     state.destroy_process_group()
-    return 0
+    return status
 
 
 def _table(figures: dict[str, Any]) -> str:

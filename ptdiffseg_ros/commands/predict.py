@@ -6,19 +6,24 @@ from __future__ import annotations
 import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from functools import partial
+import os
 from pathlib import Path
-import sys
 import time
 from typing import Any, TYPE_CHECKING
 
-from ptdiffseg_ros.commands import CommandError
+from ptdiffseg_ros.commands import add_overwrite, CommandError
+from ptdiffseg_ros.data.entries import report, usable
+from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+
+Entry = tuple[str, Callable[[], 'NDArray[np.uint8]']]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,15 +44,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--topic', help='the image topic, where a bag has several')
     parser.add_argument(
         '--json', type=Path, metavar='FILE', help='write class shares and timing to this file')
+    add_overwrite(parser)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Frames to predict: (name, function that loads RGB), how many, and their rate if any."""
+    """
+    Frames to predict: (name, function that loads RGB), how many, and their rate if any.
 
-    frames: Iterator[tuple[str, Callable[[], NDArray[np.uint8]]]]
+    names: all of them, where they are known before the frames are read.
+    """
+
+    frames: Iterator[Entry]
     count: int | None = None
     fps: float | None = None
+    names: tuple[str, ...] | None = None
 
 
 def open_source(path: Path, topic: str | None, stack: ExitStack) -> Source:
@@ -83,11 +94,28 @@ def _pictures(files: list[Path]) -> Source:
     from ptdiffseg_ros.data.depth import Depth
     from ptdiffseg_ros.data.pictures import read_picture
 
+    names = picture_names(files)
     depth = Depth()  # one for all, as frames of one camera: as bright in each
-    stems = Counter(f.stem for f in files)
-    return Source(
-        ((f.stem if stems[f.stem] == 1 else f.name, partial(read_picture, f, depth))
-         for f in files), len(files))
+    return Source(zip(names, (partial(read_picture, f, depth) for f in files)), len(files),
+                  names=tuple(names))
+
+
+def picture_names(files: list[Path]) -> list[str]:
+    """Name files of one folder, each differently: by the stem, or where it is taken in full."""
+    stems = Counter(file.stem for file in files)
+    full = {file.name for file in files if stems[file.stem] > 1}
+    # A stem may be another file's full name: x.jpg.png has that of x.jpg.
+    while more := {f.name for f in files if f.stem in full} - full:
+        full |= more
+    return [file.name if file.name in full else file.stem for file in files]
+
+
+def distinct(entries: Iterator[Entry]) -> Iterator[Entry]:
+    """Give each entry a name of its own: frames of one stamp are numbered from the second on."""
+    given: Counter[str] = Counter()
+    for name, load in entries:
+        number, given[name] = given[name], given[name] + 1
+        yield (f'{name}_{number:06d}' if number else name), load
 
 
 def _video(path: Path) -> Source:
@@ -112,7 +140,7 @@ def _bag(path: Path, topic: str | None, stack: ExitStack) -> Source:
 
 def _bag_entry(
         time_ns: int, load: Callable[[], Any], read: Callable[[Any], NDArray[np.uint8]]
-) -> tuple[str, Callable[[], NDArray[np.uint8]]]:
+) -> Entry:
     """Name a frame by its stamp; a damaged message by the time of its recording."""
     from ptdiffseg_ros.data.bags import BagError, stamp_ns
 
@@ -124,40 +152,72 @@ def _bag_entry(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict every frame of the input."""
-    import numpy as np
-    from ptdiffseg_ros.data.labels import IGNORE, palette
-    from ptdiffseg_ros.data.pictures import overlay, PictureError, write_png
-    from ptdiffseg_ros.data.results import commit, write_json
-    from ptdiffseg_ros.data.video import VideoWriter
-    from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SMALLEST_SIDE
-    from ptdiffseg_ros.ros.images import ImageError
-    from tqdm import tqdm
-
+    """Predict every frame of the input; the exit status is 1 if one cannot be used."""
+    failures: list[str] = []
     with ExitStack() as stack:
         source = open_source(args.input, args.topic, stack)
-        segmenter = PromptedSegmenter.from_pretrained(args.model, device=args.device)
-        context = segmenter.context(args.scene_prompt)
-        classes = segmenter.config.classes
-        colors = palette(classes)
-        masks, overlays = args.out / 'masks', args.out / 'overlays'
-        for folder in (masks, overlays):
-            folder.mkdir(parents=True, exist_ok=True)
-        video = source.fps and stack.enter_context(
-            VideoWriter(args.out / 'overlay.mp4', source.fps))
+        _check(args, source)
+        from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
-        images: list[dict[str, Any]] = []
-        pixels = np.zeros(256, np.int64)
-        skipped: list[str] = []
-        for name, load in tqdm(source.frames, 'predicting', source.count, unit='frame'):
-            try:
-                image = load()
-                if min(image.shape[:2]) < SMALLEST_SIDE:
-                    raise PictureError(
-                        f'it has {image.shape[0]}x{image.shape[1]} pixels, and {SMALLEST_SIDE}x'
-                        f'{SMALLEST_SIDE} are the least')
-            except (PictureError, ImageError) as error:
-                skipped.append(f'{name}: {error}')
+        segmenter = PromptedSegmenter.from_pretrained(args.model, device=args.device)
+        images, figures = _segment(source, segmenter, args, failures)
+    if not images:
+        raise CommandError(f'{args.input} has no frame that can be read'
+                           + (f': {failures[0]}' if failures else ''))
+    if args.json:
+        from ptdiffseg_ros.data.results import commit, write_json
+
+        write_json(args.json, {
+            'input': str(args.input), 'model': segmenter.name,
+            'scene_prompt': args.scene_prompt or segmenter.config.source_scene_prompt,
+            'device': str(segmenter.device), 'commit': commit(), 'frames': len(images),
+            'skipped': failures, **figures, 'images': images})
+    times = figures['processing_ms']
+    print(f'{args.out}: frames segmented: {len(images)}, {times["p50"]:g} ms each '
+          f'(p95 {times["p95"]:g})')
+    return report(failures, 'frames')
+
+
+def _check(args: argparse.Namespace, source: Source) -> None:
+    """Refuse to replace files. Which names a video or a bag gives is not known: any PNG counts."""
+    folders = args.out / 'masks', args.out / 'overlays'
+    for folder in folders:
+        if folder.exists() and folder.samefile(args.input):
+            raise CommandError(f'{folder} is the input itself. Choose another OUT')
+    outputs = [args.json]
+    for folder in folders:
+        names = source.names or {'000000', *(path.stem for path in folder.glob('*.png'))}
+        outputs += [folder / f'{name}.png' for name in sorted(names)]
+    if source.fps is not None:
+        outputs += [args.out / 'overlay.mp4', args.out / 'overlay.webm']
+    check_outputs(outputs, [args.input, *folders_below(args.model)], args.overwrite)
+
+
+def _segment(
+        source: Source, segmenter: PromptedSegmenter, args: argparse.Namespace,
+        failures: list[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Write masks, overlays and the video; return the figures of each frame, and of them all."""
+    import numpy as np
+    from ptdiffseg_ros.data.labels import IGNORE, palette
+    from ptdiffseg_ros.data.pictures import overlay, write_png
+    from ptdiffseg_ros.data.video import VideoWriter
+    from tqdm import tqdm
+
+    context, classes = segmenter.context(args.scene_prompt), segmenter.config.classes
+    colors = palette(classes)
+    masks, overlays = args.out / 'masks', args.out / 'overlays'
+    for folder in (masks, overlays):
+        folder.mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    pixels = np.zeros(256, np.int64)
+    bar = tqdm(source.frames, 'predicting', source.count, unit='frame')
+    frames = ((name, partial(load_frame, load)) for name, load in distinct(iter(bar)))
+    with nullcontext() if source.fps is None else VideoWriter(
+            args.out / 'overlay.mp4', source.fps) as video:
+        for name, image in usable(frames, failures):
+            if not args.overwrite and os.path.lexists(masks / f'{name}.png'):
+                failures.append(f'{name}: {masks / name}.png has been written since the start; '
+                                'names may differ by case alone')
                 continue
             started = time.perf_counter()
             ids = segmenter.segment([image], context)[0].class_ids
@@ -172,27 +232,23 @@ def run(args: argparse.Namespace) -> int:
             images.append({
                 'name': name, 'processing_ms': round(milliseconds, 2),
                 'class_shares': _shares(counts, classes)})
+    times = [image['processing_ms'] for image in images] or [0.0]
+    return images, {
+        'class_shares': _shares(pixels, classes),
+        'unlabelled_share': float(pixels[IGNORE] / max(1, pixels.sum())),
+        'processing_ms': {
+            f'p{q}': round(float(np.percentile(times, q)), 2) for q in (50, 95)}}
 
-    if not images:
-        raise CommandError(
-            f'{args.input} has no frame that can be read' + (f': {skipped[0]}' if skipped else ''))
-    if skipped:
-        print(f'{len(skipped)} frames could not be read and were left out, the first of them '
-              f'{skipped[0]}', file=sys.stderr)
-    times = [image['processing_ms'] for image in images]
-    p50, p95 = (round(float(np.percentile(times, q)), 2) for q in (50, 95))
-    if args.json:
-        write_json(args.json, {
-            'input': str(args.input), 'model': segmenter.name,
-            'scene_prompt': args.scene_prompt or segmenter.config.source_scene_prompt,
-            'device': str(segmenter.device), 'commit': commit(), 'frames': len(images),
-            'skipped': skipped, 'class_shares': _shares(pixels, classes),
-            'unlabelled_share': float(pixels[IGNORE] / pixels.sum()),
-            'processing_ms': {'p50': p50, 'p95': p95}, 'images': images})
-    print(f'{args.out}: frames segmented: {len(images)}, {p50:g} ms each (p95 {p95:g})')
-    return 0
+
+def load_frame(load: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Load a frame that the model can take."""
+    from ptdiffseg_ros.model.segmenter import check_frame
+
+    image = load()
+    check_frame(image)
+    return image
 
 
 def _shares(counts: NDArray[np.int64], classes: Any) -> dict[str, float]:
     """Return the share of all pixels of each class, 0..1, by name."""
-    return {c.name: round(float(counts[c.id] / counts.sum()), 6) for c in classes}
+    return {c.name: round(float(counts[c.id] / max(1, counts.sum())), 6) for c in classes}

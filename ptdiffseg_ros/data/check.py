@@ -10,7 +10,8 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from ptdiffseg_ros.data.labelled import DataError, LabelledPictures, resized
+from ptdiffseg_ros.data.entries import pairs, usable
+from ptdiffseg_ros.data.labelled import LabelledPictures, resized
 from ptdiffseg_ros.data.labels import palette
 from ptdiffseg_ros.data.pictures import overlay, write_png
 
@@ -40,14 +41,10 @@ def look_through(
     """Read pairs (all, or these), and count; watch: wraps the rows, for a progress bar."""
     found = Findings()
     counts = np.zeros(256, np.int64)
-    for i in watch(range(len(data)) if rows is None else list(rows)):
-        found.pairs += 1
-        found.conditions[data.pairs[i].condition] += 1
-        try:
-            image, ids = data.read(i)
-        except DataError as error:
-            found.problems.append(str(error))
-            continue
+    chosen = list(range(len(data)) if rows is None else rows)
+    found.pairs = len(chosen)
+    found.conditions.update(data.pairs[i].condition for i in chosen)
+    for _, (image, ids) in usable(pairs(data, watch(chosen)), found.problems):
         found.sizes[image.shape[0], image.shape[1]] += 1
         counts += np.bincount(ids.reshape(-1), minlength=256)
     total = max(1, int(counts.sum()))
@@ -63,14 +60,14 @@ def contact_sheet(data: LabelledPictures, path: Path) -> None:
     colors = palette(data.classes)
     tiles = []
     for i in np.linspace(0, len(data) - 1, count).round().astype(int):
-        try:
-            image, ids = resized(*data.read(int(i)), TILE)
+        tile = np.full((2 * TILE[0], TILE[1], 3), 40, np.uint8)  # of a pair that is no use
+        for _, pair in usable(pairs(data, [int(i)]), []):
+            image, ids = resized(*pair, TILE)
             tile = np.concatenate([image, overlay(image, ids, colors, 0.8)])
-        except DataError:
-            tile = np.full((2 * TILE[0], TILE[1], 3), 40, np.uint8)
-        name = data.pairs[int(i)].image.name
-        cv2.putText(tile, name[-44:], (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3)
-        cv2.putText(tile, name[-44:], (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1)
+        # OpenCV draws ASCII, and text that cannot be encoded ends the process.
+        name = data.pairs[int(i)].image.name.encode('ascii', 'replace').decode()[-44:]
+        cv2.putText(tile, name, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3)
+        cv2.putText(tile, name, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1)
         tiles.append(tile)
     blank = np.zeros_like(tiles[0])
     tiles += [blank] * (-len(tiles) % SHEET_COLUMNS)

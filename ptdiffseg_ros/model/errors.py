@@ -9,5 +9,9 @@ class SegmenterError(RuntimeError):
     """A model folder that is missing, damaged, or does not fit."""
 
 
+class FrameError(ValueError):
+    """A frame that the model cannot take."""
+
+
 class PromptError(ValueError):
     """A sentence or a prompt tensor that the text side cannot take."""

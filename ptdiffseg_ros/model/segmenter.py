@@ -19,7 +19,7 @@ from diffusers import AutoencoderKL
 import numpy as np
 from ptdiffseg_ros.data.labels import IGNORE, LabelClass
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
-from ptdiffseg_ros.model.errors import PromptError, SegmenterError
+from ptdiffseg_ros.model.errors import FrameError, PromptError, SegmenterError
 from ptdiffseg_ros.model.files import resolved
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.layout import LayoutDenoiser, NAME as LAYOUT
@@ -445,12 +445,13 @@ class PromptedSegmenter:
 
         :param context: (1, T, d) for all frames, or one for each: (B, T, d), or a sequence of
             (1, T, d) whose token counts T may differ.
-        :raises ValueError: a frame has another form, or contexts are neither one nor one each.
+        :raises ValueError: contexts are neither one nor one each; a frame has another form
+            (FrameError).
         """
         contexts = _one_for_each(context, len(frames))
         groups: dict[tuple[tuple[int, int], int], list[int]] = {}
         for index, (frame, own) in enumerate(zip(frames, contexts)):
-            _check_frame(frame)
+            check_frame(frame)
             groups.setdefault((frame.shape[:2], own.shape[1]), []).append(index)
         answers: dict[int, Segmentation] = {}
         for (size, _), members in groups.items():
@@ -510,13 +511,18 @@ def _joined(contexts: Sequence[Tensor]) -> Tensor:
     return first if all(c is first for c in contexts) else torch.cat(list(contexts))
 
 
-def _check_frame(frame: np.ndarray) -> None:
+def check_frame(frame: np.ndarray) -> None:
+    """
+    Check that the model can take a frame: (H, W, 3) uint8 RGB, from 16 pixels a side.
+
+    :raises FrameError: it cannot.
+    """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise ValueError(
+        raise FrameError(
             f'a frame has the shape {frame.shape} and dtype {frame.dtype}; '
             'it must be (H, W, 3) uint8 RGB')
     if min(frame.shape[:2]) < SMALLEST_SIDE:
-        raise ValueError(
+        raise FrameError(
             f'a frame is {frame.shape[1]} x {frame.shape[0]} pixels; '
             f'the smallest side allowed is {SMALLEST_SIDE}')
 

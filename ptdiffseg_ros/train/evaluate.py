@@ -9,19 +9,21 @@ as one process alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 from ptdiffseg_ros import town
+from ptdiffseg_ros.data.entries import pairs, usable
 from ptdiffseg_ros.data.labelled import LabelledPictures
 from ptdiffseg_ros.data.labels import IGNORE
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
-from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.model.segmenter import check_frame, PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.features import at_a_time
 from ptdiffseg_ros.train.frames import SourceFrames
-from ptdiffseg_ros.train.processes import own_batches, processes, total_counts
+from ptdiffseg_ros.train.processes import gathered, own_batches, processes, total_counts
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -29,6 +31,7 @@ from tqdm import tqdm
 ADVERSE = tuple(name for name in town.WEATHERS if name != 'clear')
 MATCHING, WRONG = 'matching', 'wrong'
 T = TypeVar('T')
+Pair = tuple[np.ndarray, np.ndarray]  # a picture, and its class ids
 
 
 def matching_prompt(weather: town.Weather) -> str:
@@ -120,11 +123,15 @@ def evaluate_pictures(
     :param frames: at most so many of each condition, spread over them.
     :param scene: as in `evaluate`; 'matching' and 'wrong' need conditions named as the town's
         weathers.
+    :returns: also 'skipped': a line for each pair that cannot be used.
+    :raises TrainingError: no class in common, no such prompt, or no pair that can be used.
     """
     if not {c.id for c in segmenter.config.classes} & {c.id for c in data.classes}:
         raise TrainingError(
             f'{data.root} and the segmenter {segmenter.name} have no class in common')
     per_condition: dict[str, Any] = {}
+    skipped: list[str] = []
+    used = np.zeros(1, np.int64)
     for condition in data.conditions:
         sentence = scene
         if scene in FROM_WEATHER:
@@ -137,13 +144,27 @@ def evaluate_pictures(
         matrix = ConfusionMatrix(segmenter.config.classes)
         of = data.only(condition)
         rows = np.linspace(0, len(of) - 1, min(frames, len(of))).round().astype(int)
-        for own in _bar(own_batches(len(rows), 1), condition or data.kind):
-            image, truth = of.read(int(rows[own.start]))
+        bar = _bar(own_batches(len(rows), 1), condition or data.kind)
+        own_rows = (int(rows[own.start]) for own in bar)
+        frames_and_truths = ((name, partial(_checked, load)) for name, load in pairs(of, own_rows))
+        for _, (image, truth) in usable(frames_and_truths, skipped):
             matrix.update(truth, segmenter.segment([image], context)[0].class_ids)
+            used += 1
         per_condition[condition or 'all'] = _of_condition(matrix)
+    skipped = sorted(gathered(skipped))
+    if not total_counts(used)[0]:
+        raise TrainingError(f'{data.root} has no pair that can be used: {skipped[0]}')
     return {
         **_of_all(per_condition), 'frames_per_condition': frames, 'split': data.split,
-        'data': data.kind, 'scene': scene or segmenter.config.source_scene_prompt}
+        'data': data.kind, 'scene': scene or segmenter.config.source_scene_prompt,
+        'skipped': skipped}
+
+
+def _checked(load: Callable[[], Pair]) -> Pair:
+    """Load a picture that the model can take, and its truth."""
+    image, truth = load()
+    check_frame(image)
+    return image, truth
 
 
 def _of_condition(matrix: ConfusionMatrix) -> dict[str, Any]:
@@ -155,7 +176,8 @@ def _of_condition(matrix: ConfusionMatrix) -> dict[str, Any]:
 
 def _of_all(per_condition: dict[str, Any]) -> dict[str, Any]:
     """Give the figures of all conditions, and the mean of the adverse ones."""
-    adverse = [per_condition[c]['miou'] for c in ADVERSE if c in per_condition]
+    adverse = [miou for c in ADVERSE if c in per_condition
+               and (miou := per_condition[c]['miou']) is not None]
     return {'conditions': per_condition,
             'adverse_mean': round(float(np.mean(adverse)), 2) if adverse else None}
 

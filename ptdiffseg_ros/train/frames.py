@@ -10,15 +10,20 @@ from typing import Protocol
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.data.distortion import distort_photometry
+from ptdiffseg_ros.data.entries import pairs, usable
 from ptdiffseg_ros.data.labelled import LabelledPictures, resized
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
+from ptdiffseg_ros.train.processes import gathered, own_batches, processes
+from tqdm import tqdm
 
 # Clear frames for the head start here in the train split, away from the frames that the
 # backbone was pretrained on.
 FIRST_HEAD_FRAME = 1_000_000
 # Of the frames that may be distorted, this share is left as it is.
 CLEAN_SHARE = 0.25
+MOST_NAMED = 5  # pairs that an error lists
 LAYOUT_SHARE = 0.25  # of a data set, kept from the head for the layout denoiser
 
 
@@ -158,6 +163,27 @@ def divided(data: LabelledPictures, frames: int, layout_frames: int) -> tuple[
     order = np.random.default_rng(0).permutation(len(data)).tolist()
     kept = min(layout_frames, int(LAYOUT_SHARE * len(order)))
     return order[kept:][:frames], order[:kept]
+
+
+def check_pairs(data: LabelledPictures, rows: Sequence[int]) -> None:
+    """
+    Read these pairs once, so that no bad one ends a training after hours.
+
+    Several processes divide them.
+
+    :raises TrainingError: pairs that cannot be used, by name and reason.
+    """
+    failures: list[str] = []
+    own = [rows[batch.start] for batch in own_batches(len(rows), 1)]
+    bar = tqdm(own, 'checking', unit='pair', disable=not processes().is_main_process)
+    for _ in usable(pairs(data, bar), failures):
+        pass
+    if failures := sorted(gathered(failures)):
+        more = len(failures) - MOST_NAMED
+        raise TrainingError(
+            f'{len(failures)} of {len(rows)} pairs cannot be used: '
+            + '; '.join(failures[:MOST_NAMED]) + (f'; and {more} more' if more > 0 else '')
+            + '. Mend or remove them; `ptdiffseg data check` lists all')
 
 
 def class_index(segmenter: PromptedSegmenter) -> np.ndarray:

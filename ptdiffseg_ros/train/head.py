@@ -23,7 +23,13 @@ from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_st
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import source_miou
 from ptdiffseg_ros.train.features import CachedFeatures, Draw, LiveFeatures, source_statistics
-from ptdiffseg_ros.train.frames import ClearFrames, divided, PictureFrames, SourceFrames
+from ptdiffseg_ros.train.frames import (
+    check_pairs,
+    ClearFrames,
+    divided,
+    PictureFrames,
+    SourceFrames,
+)
 from ptdiffseg_ros.train.layout import train_layout
 from ptdiffseg_ros.train.losses import prompt_randomization_loss, segmentation_loss
 from ptdiffseg_ros.train.processes import new_accelerator
@@ -258,6 +264,7 @@ def _source(
                 ClearFrames(segmenter, config.layout_frames, config.frames, 1.0),
                 ClearFrames(segmenter, HELD_OUT if config.evaluate_every else 0, after))
     rows, others = divided(data, config.frames, config.layout_frames)
+    check_pairs(data, [*rows, *others])
     count = max(1, min(HELD_OUT, len(rows) // 10)) if config.evaluate_every else 0
     return (PictureFrames(segmenter, data, rows[count:], config.distortion),
             PictureFrames(segmenter, data, others, 1.0),

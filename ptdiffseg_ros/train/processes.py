@@ -6,7 +6,12 @@ from __future__ import annotations
 from datetime import timedelta
 
 from accelerate import Accelerator, PartialState
-from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, reduce
+from accelerate.utils import (
+    gather_object,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    reduce,
+)
 import numpy as np
 from ptdiffseg_ros.train.errors import TrainingError
 import torch
@@ -74,3 +79,9 @@ def total_counts(counts: np.ndarray) -> np.ndarray:
     state = processes()
     everywhere: Tensor = reduce(torch.from_numpy(counts).to(state.device), 'sum')
     return everywhere.cpu().numpy()
+
+
+def gathered(lines: list[str]) -> list[str]:
+    """Give the lines of all processes; each process gets them all."""
+    found: list[str] = gather_object(lines)
+    return found
