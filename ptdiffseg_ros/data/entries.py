@@ -75,6 +75,7 @@ def report(failures: Sequence[str], what: str) -> int:
     shown = [f'  {line}' for line in failures[:MOST_SHOWN]]
     if failures[MOST_SHOWN:]:
         shown.append(f'  and {len(failures) - MOST_SHOWN} more')
-    print(f'{len(failures)} {what} could not be read and were left out:', *shown, sep='\n',
-          file=sys.stderr)
+    count = f'{what[:-1]} could not be read and was' if len(failures) == 1 else (
+        f'{what} could not be read and were')
+    print(f'{len(failures)} {count} left out:', *shown, sep='\n', file=sys.stderr)
     return 1
