@@ -3,6 +3,7 @@
 """No command overwrites a file that it has not made; it says so before it works."""
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -10,11 +11,12 @@ import subprocess
 import sys
 
 import numpy as np
-from ptdiffseg_ros.cli import main
+from ptdiffseg_ros import cli
 from ptdiffseg_ros.data.pictures import write_png
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+BENCHMARKS = ('claims', 'soak', 'stream')
 # Each would write a file of the fixture; and the model that it needs does not exist.
 COMMANDS = {
     'adapt': 'adapt data/images mine.txt --model nowhere',
@@ -30,9 +32,9 @@ COMMANDS = {
     'prompts list': 'prompts list --bank bank --json mine.txt',
     'record': 'record mine.txt',
     'record, a folder': 'record data',
-    'reproduce': 'reproduce --out results --model nowhere',
-    'reproduce --render': 'reproduce --out results --render mine.txt',
-    'reproduce --render, a plot': 'reproduce --out results --render page/new.md',
+    'claims': 'claims --out results --model nowhere',
+    'claims --render': 'claims --out results --render mine.txt',
+    'claims --render, a plot': 'claims --out results --render page/new.md',
     'soak': 'soak --json mine.txt --model nowhere',
     'soak --log': 'soak --log mine.txt --model nowhere',
     'stream': 'stream --json mine.txt --model nowhere',
@@ -50,10 +52,19 @@ INPUTS = {
     'data check, the description': 'data check data/dataset.yaml --sheet data/dataset.yaml',
     'evaluate': 'evaluate --data data --json data/images/a.png --model nowhere',
     'info': 'info segmenter --json segmenter/segmenter.json',
-    'reproduce': 'reproduce --out page --render page/claims.json',
+    'claims': 'claims --out page --render page/claims.json',
     'stream': 'stream --data data --split train --json data/images/a.png --model nowhere',
     'train': 'train new --data data --json data/masks/a.png --backbone nowhere',
     'train, a recipe': 'train new --recipe mine.yaml --json mine.yaml --backbone nowhere'}
+
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command of the package, or a benchmark by its name."""
+    name, *others = arguments
+    if name in BENCHMARKS:
+        return int(importlib.import_module(f'benchmarks.{name}.__main__').main(others))
+    return cli.main(arguments)
 
 
 @pytest.fixture
@@ -133,15 +144,15 @@ def test_what_a_command_has_written_is_replaced_only_with_overwrite(
 
 def test_figures_that_are_no_more_wanted_are_measured_anew(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ptdiffseg_ros.train import stream
+    from benchmarks.stream import protocols
 
     calls: list[int] = []
 
     def protocol(segmenter: object, split: str, seed: int) -> dict[str, dict[str, float]]:
         calls.append(seed)
-        return {c: {'source': 1.0, 'prompt': 2.0} for c in stream.ADVERSE}
+        return {c: {'source': 1.0, 'prompt': 2.0} for c in protocols.ADVERSE}
 
-    monkeypatch.setitem(stream.PROTOCOLS, 'gradual', protocol)
+    monkeypatch.setitem(protocols.PROTOCOLS, 'gradual', protocol)
     out = tmp_path / 'stream.json'
     arguments = ['stream', '--model', str(folder), '--protocol', 'gradual', '--seeds', '1',
                  '--json', str(out)]

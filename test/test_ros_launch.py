@@ -13,9 +13,9 @@ import signal
 import sys
 from typing import Any
 
-from ptdiffseg_ros.data.bags import record_drive
 from ptdiffseg_ros.data.installed import fastdds_environment
-from ptdiffseg_ros.data.schedule import WeatherSchedule
+from ptdiffseg_ros.town.record import record_drive
+from ptdiffseg_ros.town.schedule import WeatherSchedule
 import pytest
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import parameter_value_to_python

@@ -186,7 +186,7 @@ def test_streams_of_different_splits_share_no_scene(
 @pytest.mark.parametrize(('split', 'seed', 'most'), [('val', 9, 8), ('train', 7, 6)])
 def test_a_seed_whose_scenes_are_in_another_split_is_refused_before_any_work(
         split: str, seed: int, most: int, capsys) -> None:
-    arguments = ['stream', '--model', '/nowhere', '--protocol', 'cost', '--split', split]
+    arguments = ['--model', '/nowhere', '--protocol', 'cost', '--split', split]
     assert main([*arguments, '--first-seed', str(seed), '--seeds', '1']) == 2
     assert f"seed {seed} of the split '{split}'; allowed are 0 to {most}" in (
         capsys.readouterr().err)
