@@ -69,7 +69,7 @@ setup(
             'ros-std-srvs',
             'PyYAML',
         ],
-        'demo': ['av', 'jinja2', 'rosbags'],
+        'demo': ['av', 'jinja2', 'mcap>=1.0', 'rosbags', 'zstandard>=0.19'],
         'train': ['matplotlib', 'tokenizers'],
         'tensorboard': ['tensorboard'],
         # colcon runs the tests only where this extra names pytest.

@@ -463,6 +463,56 @@ def test_a_damaged_chunk_costs_its_own_messages_only(tmp_path: Path, summary: bo
     assert len(damage) == 1 and 'a.mcap is damaged at byte' in damage[0]
 
 
+def test_damage_in_a_scanned_mcap_is_reported_where_it_is(tmp_path: Path) -> None:
+    writer = McapWriter()
+    writer.add_channel(1, '/chatter', 'cdr', STRING)
+    for i in range(4):
+        writer.write(1, i, string(str(i)))
+        writer.end_chunk(checksum=77 if i == 2 else None)
+    (tmp_path / 'a.mcap').write_bytes(writer.data)
+    order = []
+    with Bag(tmp_path / 'a.mcap') as bag:
+        for _, _, load in bag.entries():
+            try:
+                order.append(load().data)
+            except BagError as error:
+                order.append(str(error))
+    assert [len(item) > 1 for item in order] == [False, False, True, False, True]
+    assert 'crc' in order[2] and 'ends in the middle of a record' in order[4]
+
+
+def test_an_index_that_names_no_chunk_is_an_error(tmp_path: Path) -> None:
+    writer = McapWriter()
+    writer.add_channel(1, '/chatter', 'cdr', STRING)
+    for i in range(3):
+        start = len(writer.data)
+        writer.write(1, i, string(str(i)))
+        writer.end_chunk()
+        if i == 1:  # as where a byte in the head of the chunk is damaged
+            writer.data = writer.data[:start] + b'\x7f' + writer.data[start + 1:]
+    found = []
+    with Bag(writer.save(tmp_path / 'a.mcap', 3, 0, 2)) as bag:
+        with pytest.raises(BagError, match=r'is damaged at byte \d+: .* type 127'):
+            for _, topic, data in bag.raw_messages():
+                found.append(bag.deserialize(topic, data).data)
+    assert found == ['0', '2']
+
+
+@pytest.mark.parametrize('cut', [0, 1, 3])
+def test_a_compressed_bag_may_have_several_frames_but_must_be_whole(
+        tmp_path: Path, cut: int) -> None:
+    path = write_texts(tmp_path / 'bag', ['one', 'two'], storage_plugin=StoragePlugin.SQLITE3)
+    whole = (path / 'bag.db3').read_bytes()
+    packed = zstd.compress(whole[:100]) + zstd.compress(whole[100:])
+    (tmp_path / 'b.db3.zstd').write_bytes(packed[:len(packed) - cut])
+    if cut:
+        with pytest.raises(BagError, match=r'b\.db3\.zstd cannot be decompressed.*zstd -d'):
+            Bag(tmp_path / 'b.db3.zstd')
+    else:
+        with Bag(tmp_path / 'b.db3.zstd') as bag:
+            assert text_messages(bag) == ['one', 'two']
+
+
 def test_what_a_killed_recorder_wrote_is_read_from_an_mcap(tmp_path: Path) -> None:
     path = write_texts(tmp_path / 'bag', map(str, range(1000)))
     whole = (path / 'bag.mcap').read_bytes()

@@ -46,9 +46,9 @@ def test_import_contracts_are_kept(monkeypatch: pytest.MonkeyPatch,
 
 @pytest.mark.linter
 @pytest.mark.parametrize(('room', 'absent'), [
-    ('model', (*ROS, 'cv2', 'rosbags')),
+    ('model', (*ROS, 'cv2', 'rosbags', 'mcap')),
     ('data', (*ROS, 'torch', 'diffusers', 'transformers')),
-    ('adapt', (*ROS, 'cv2', 'rosbags')),
+    ('adapt', (*ROS, 'cv2', 'rosbags', 'mcap')),
     ('town', (*ROS, 'torch', 'diffusers', 'transformers')),
     ('train', ROS),
     ('commands', (*ROS, 'torch', 'diffusers', 'transformers')),

@@ -8,28 +8,34 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path, PurePath
 import re
-import shutil
 import tempfile
 from typing import Any
 
-from ptdiffseg_ros.data.mcap import McapFile
 from ptdiffseg_ros.data.pictures import is_hidden, picture_files
 from ptdiffseg_ros.data.storage import (
     BagError,
     Channel,
+    decompress,
     decompressed,
     Message,
     Ros1File,
     SqliteFile,
     Storage,
-    zstd_file,
 )
 import yaml
 
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 METADATA = 'metadata.yaml'
+
+
+def _mcap_file(path: Path) -> Storage:
+    from ptdiffseg_ros.data.mcap_file import McapFile
+
+    return McapFile(path)
+
+
 STORAGES: Mapping[str, Callable[[Path], Storage]] = {
-    '.mcap': McapFile, '.db3': SqliteFile, '.bag': Ros1File}
+    '.mcap': _mcap_file, '.db3': SqliteFile, '.bag': Ros1File}
 ZSTD_SUFFIX = '.zstd'
 IDL = ('ros2idl', 'omgidl')  # definitions of message types that are not in ROS's own language
 _EXPECTED = 'give a rosbag2 folder, or a .mcap, .db3 or ROS 1 .bag file'
@@ -263,7 +269,7 @@ def _unpacked(file: Path, folder: Path) -> Path:
     target = folder / file.stem
     try:
         with file.open('rb') as packed, target.open('wb') as unpacked:
-            shutil.copyfileobj(zstd_file(packed), unpacked)
+            decompress(packed, unpacked)
     except Exception as error:  # each library has its own
         raise BagError(f'{file} cannot be decompressed ({error}); try: zstd -d {file}') from error
     return target

@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from contextlib import closing, ExitStack
 from dataclasses import dataclass
-import importlib
 import io
 from pathlib import Path
 import sqlite3
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 ZSTD = b'\x28\xb5\x2f\xfd'  # the first bytes of compressed data; CDR begins with a zero
 Message = tuple[int, str, bytes]  # time of recording in ns, topic, serialized message
@@ -179,15 +178,27 @@ class Ros1File:
 
 def decompressed(data: bytes) -> bytes:
     """Return data without Zstandard's compression, if it has it."""
-    return bytes(zstd_file(io.BytesIO(data)).read()) if data[:4] == ZSTD else data
+    if data[:4] != ZSTD:
+        return data
+    unpacked = io.BytesIO()
+    decompress(io.BytesIO(data), unpacked)
+    return unpacked.getvalue()
 
 
-def zstd_file(file: Any) -> Any:
-    """Return a file to read what another one holds compressed by Zstandard."""
-    for name in ('compression.zstd', 'backports.zstd'):  # as rosbags brings it
-        try:
-            return importlib.import_module(name).open(file, 'rb')
-        except ModuleNotFoundError:
-            pass
-    return importlib.import_module('zstandard').ZstdDecompressor().stream_reader(
-        file, read_across_frames=True)  # with older releases of rosbags
+def decompress(packed: BinaryIO, unpacked: BinaryIO) -> None:
+    """
+    Write to a file what another one holds compressed by Zstandard.
+
+    :raises EOFError: the compressed file is cut short.
+    """
+    from zstandard import ZstdDecompressor
+
+    # Its readers of files do not notice that one ends early.
+    stream, block = ZstdDecompressor().decompressobj(), b''
+    while block := block or packed.read(1 << 20):
+        if stream.eof:  # another frame begins
+            stream = ZstdDecompressor().decompressobj()
+        unpacked.write(stream.decompress(block))
+        block = stream.unused_data
+    if not stream.eof:
+        raise EOFError('it ends early')

@@ -1,0 +1,191 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+MCAP files, also with channels that are not ROS, without an index, or cut short.
+
+The package `mcap` parses the records. Its readers stop at the first damaged one, and do not
+notice that a file ends in the middle of a message. Therefore this module finds the records.
+"""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import replace
+import heapq
+from io import BytesIO
+from pathlib import Path
+import struct
+
+from mcap import records
+from mcap.data_stream import ReadDataStream
+from mcap.opcode import Opcode
+from mcap.reader import SeekingReader
+from mcap.stream_reader import breakup_chunk, get_chunk_data_stream, MAGIC_SIZE
+from mcap.summary import Summary
+from ptdiffseg_ros.data.storage import BagError, Channel, Message
+
+HEAD = struct.Struct('<BQ')  # of a record: opcode, length of its content
+SCANNED = (Opcode.CHUNK, Opcode.MESSAGE, Opcode.SCHEMA, Opcode.CHANNEL)
+MESSAGE_HEAD_SIZE = 22  # of the content of a message, before its data
+
+
+class McapFile:
+    """
+    An MCAP file.
+
+    Without a usable summary at its end, as a killed recorder leaves it, the file is scanned.
+
+    :raises BagError: it is no MCAP file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._summary = Summary()
+        self._counts: Counter[int] = Counter()
+        # Chunks, and messages alone: start in ns, offset, ids of the channels (empty: unknown).
+        self._blocks: list[tuple[int, int, frozenset[int]]] = []
+        self.start_ns = self.end_ns = 0
+        try:
+            self._file = path.open('rb')
+        except OSError as error:
+            raise BagError(f'{path} cannot be opened: {error.strerror}') from error
+        self._size = path.stat().st_size
+        try:
+            reader = SeekingReader(self._file)
+        except Exception as error:  # a parser of foreign bytes: whatever it trips over
+            self._file.close()
+            raise BagError(
+                f'{path} cannot be read as a bag: it does not begin as an MCAP file') from error
+        if not self._read_summary(reader):
+            self._scan()
+        self._blocks.sort(key=lambda block: block[:2])
+        self.channels = []
+        for number, channel in self._summary.channels.items():
+            schema = self._summary.schemas.get(
+                channel.schema_id, records.Schema(0, b'', '', ''))
+            self.channels.append(Channel(
+                channel.topic, schema.name, channel.message_encoding,
+                (schema.encoding, schema.data.decode(errors='replace')),
+                channel.metadata.get('offered_qos_profiles', ''), self._counts[number]))
+
+    def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
+        """Yield messages in order of time, and an error in the place of a damaged part."""
+        wanted = {number: channel.topic for number, channel in self._summary.channels.items()
+                  if channel.topic in topics}
+        waiting: list[tuple[int, int, Message]] = []  # chunks may overlap in time
+        serial, damaged = 0, False
+        for start_ns, offset, channels in self._blocks:
+            if channels and channels.isdisjoint(wanted):
+                continue
+            while waiting and waiting[0][0] < start_ns:
+                yield heapq.heappop(waiting)[2]
+            try:
+                found = self._read(*self._head(offset))
+            except Exception as error:  # a parser of foreign bytes: whatever it trips over
+                damaged = True
+                yield BagError(f'{self.path} is damaged at byte {offset}: '
+                               f'{str(error) or type(error).__name__}')
+                continue
+            for item in found:
+                if isinstance(item, records.Message) and item.channel_id in wanted:
+                    serial += 1
+                    heapq.heappush(waiting, (item.log_time, serial, (
+                        item.log_time, wanted[item.channel_id], item.data)))
+        while waiting:
+            yield heapq.heappop(waiting)[2]
+        lost = sum(self._counts[number] for number in wanted) - serial
+        if lost and not damaged:  # a chunk without a checksum may hide it
+            yield BagError(f'{self.path} is damaged: {lost} of its messages cannot be found')
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _read_summary(self, reader: SeekingReader) -> bool:
+        """Read the index at the end; return whether there is one that lists all messages."""
+        try:
+            summary = reader.get_summary()
+        except Exception:  # a parser of foreign bytes: whatever it trips over
+            return False
+        if summary is None or (total := summary.statistics) is None:
+            return False
+        counts, chunks = total.channel_message_counts, summary.chunk_indexes
+        if (total.chunk_count != len(chunks) or total.channel_count != len(summary.channels)
+                or total.message_count != sum(counts.values())
+                or total.message_count and not chunks):
+            return False
+        self._summary = summary
+        self._counts.update(counts)
+        self._blocks = [(chunk.message_start_time, chunk.chunk_start_offset,
+                         frozenset(chunk.message_index_offsets)) for chunk in chunks]
+        if total.message_count:
+            self.start_ns, self.end_ns = total.message_start_time, total.message_end_time + 1
+        return True
+
+    def _scan(self) -> None:
+        """Read the file from its start; what is damaged is noted as a block of unknown content."""
+        offset, first, latest = MAGIC_SIZE, [], 0
+        while True:
+            try:
+                code, size = self._head(offset)
+            except ValueError:  # the rest cannot be found
+                self._blocks.append((latest + 1, offset, frozenset()))
+                break
+            if code in (Opcode.DATA_END, Opcode.FOOTER):
+                break
+            found = []
+            try:  # the data of a message alone, which may be large, are read when they are wanted
+                if code in SCANNED:
+                    found = self._read(
+                        code, min(size, MESSAGE_HEAD_SIZE) if code == Opcode.MESSAGE else size)
+            except Exception:  # a parser of foreign bytes: whatever it trips over
+                self._blocks.append((latest + 1, offset, frozenset()))
+            messages = []
+            for item in found:
+                if isinstance(item, records.Schema):
+                    self._summary.schemas[item.id] = item
+                elif isinstance(item, records.Channel):
+                    self._summary.channels[item.id] = item
+                elif isinstance(item, records.Message):
+                    messages.append((item.log_time, item.channel_id))
+            if messages:
+                first.append(min(messages)[0])
+                latest = max(latest, max(messages)[0])
+                numbers = [number for _, number in messages]
+                self._counts.update(numbers)
+                self._blocks.append((first[-1], offset, frozenset(numbers)))
+            offset += HEAD.size + size
+        if first:
+            self.start_ns, self.end_ns = min(first), latest + 1
+
+    def _head(self, offset: int) -> tuple[int, int]:
+        """
+        Go to the content of a record; return its opcode and length.
+
+        :raises ValueError: the file ends before the record does.
+        """
+        self._file.seek(offset)
+        head = self._file.read(HEAD.size)
+        code, size = HEAD.unpack(head.ljust(HEAD.size, b'\xff'))
+        if offset + HEAD.size + size > self._size:
+            raise ValueError('the file ends in the middle of a record, as where the recorder was '
+                             'killed; what comes before it was read')
+        return code, size
+
+    def _read(self, code: int, size: int) -> list[records.McapRecord]:
+        """Read the content of a record: the records of a chunk, or the record itself."""
+        stream = ReadDataStream(BytesIO(self._file.read(size)))
+        if code == Opcode.MESSAGE:
+            return [records.Message.read(stream, size)]
+        if code == Opcode.SCHEMA:
+            return [records.Schema.read(stream)]
+        if code == Opcode.CHANNEL:
+            return [records.Channel.read(stream)]
+        if code != Opcode.CHUNK:
+            raise ValueError(f'the record is of type {code}, not a chunk ({Opcode.CHUNK:d})')
+        chunk = records.Chunk.read(stream)
+        content, size = get_chunk_data_stream(chunk, validate_crc=True)
+        if size != chunk.uncompressed_size:  # also where the compression is unknown
+            raise ValueError(f'a chunk (compression {chunk.compression!r}; known are zstd and '
+                             f'lz4) has {size} bytes in place of {chunk.uncompressed_size}')
+        return breakup_chunk(replace(chunk, compression='', data=content.read(size)))
