@@ -49,7 +49,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure and print the tables, or render the document."""
-    _check(args)
+    if args.render is None:
+        _check_results(args)
 
     from benchmarks.claims import report
     from benchmarks.claims.budget import choose_budget, parse_claims
@@ -59,7 +60,9 @@ def run(args: argparse.Namespace) -> int:
     claims, preset = parse_claims(args.claims), choose_budget(args.preset, args.quick)
     path = args.out / NAME
     if args.render is not None:
-        report.render(read_ledger(path), path, args.render)
+        figures = read_ledger(path)
+        _check_document(args)
+        report.render(figures, path, args.render)
         print(f'{args.render}: tables and plots of {path}')
         return 0
     figures = reproduce(claims, args.seeds, preset, args.out, args.model, args.device,
@@ -69,17 +72,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Refuse to replace files; those of the results stay with their claims.json."""
+def _check_results(args: argparse.Namespace) -> None:
+    """Refuse to replace files; those of earlier results stay with their claims.json."""
     claims = args.out / 'claims.json'
-    if args.render is not None:
-        images = args.render.parent / 'images'
-        check_outputs(
-            [args.render, *(images / f'claim{claim}{ending}.png' for claim in '1234'
-                            for ending in ('', '_rows'))],
-            [claims, args.out / 'rows.png'], args.overwrite)
-    elif not claims.exists():
+    if not claims.exists():
         check_outputs([claims, args.out / 'rows.png'], folders_below(args.model))
+
+
+def _check_document(args: argparse.Namespace) -> None:
+    """Refuse to replace a document and its plots."""
+    images = args.render.parent / 'images'
+    plots = (images / f'claim{claim}{ending}.png' for claim in '1234' for ending in ('', '_rows'))
+    check_outputs([args.render, *plots], [args.out / 'claims.json', args.out / 'rows.png'],
+                  args.overwrite)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
