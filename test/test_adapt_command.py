@@ -140,9 +140,11 @@ def test_what_cannot_be_adapted_to_is_refused(
     few = tmp_path / 'few'
     few.mkdir()
     write_png(few / 'one.png', np.zeros((64, 128, 3), np.uint8))
+    (few / 'torn.png').write_bytes(b'no picture')
     model = ['--model', str(folder)]
     assert main(['adapt', str(few), *model]) == 2
-    assert 'at least 8' in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert 'at least 8' in said and '1 frame could not be read' in said and 'torn: ' in said
     assert main(['adapt', str(tmp_path / 'nothing'), *model]) == 2
     assert 'no such file' in capsys.readouterr().err
     assert main(['adapt', str(pictures), 'a.safetensors', '--bank', 'b', *model]) == 2

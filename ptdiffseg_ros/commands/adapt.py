@@ -82,8 +82,11 @@ def run(args: argparse.Namespace) -> int:
         if args.domain is not None:
             place(args.domain)
         frames = _latents(source, args, segmenter, failures)
-    _adapt(args, segmenter, frames, place, failures)
-    return report(failures, 'frames')
+    try:
+        _adapt(args, segmenter, frames, place, failures)
+    finally:  # what is left out may be why it fails
+        status = report(failures, 'frames')
+    return status
 
 
 def _check(args: argparse.Namespace, *outputs: Path | None) -> None:
