@@ -105,9 +105,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     :returns: 0; 2 where the user has something to mend; 130 after Ctrl-C; else as the command
         says.
     """
-    for stream in (sys.stdout, sys.stderr):  # a name of a file may not be UTF-8
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors='backslashreplace')
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser(next((word for word in argv if not word.startswith('-')), None))
     args = parser.parse_args(argv)
@@ -127,6 +124,9 @@ def call(prog: str, run: Callable[[argparse.Namespace], int], args: argparse.Nam
     :param prog: the name of the command in such a line.
     :returns: the exit status, as `main` describes it.
     """
+    for stream in (sys.stdout, sys.stderr):  # a name of a file may not be UTF-8
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors='backslashreplace')
     try:
         return int(run(args))
     except KeyboardInterrupt:
