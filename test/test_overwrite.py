@@ -58,7 +58,6 @@ INPUTS = {
     'train, a recipe': 'train new --recipe mine.yaml --json mine.yaml --backbone nowhere'}
 
 
-
 def main(arguments: list[str]) -> int:
     """Run a command of the package, or a benchmark by its name."""
     name, *others = arguments

@@ -89,27 +89,13 @@ def run(args: argparse.Namespace) -> int:
             segmenter, found=figures.get('sweep'), methods=args.methods or protocols.METHODS)
         _keep(args.json, figures, write_json)
     for name in chosen:
-        of_seeds = figures['protocols'].setdefault(name, {})
         for seed in seeds:
-            found = of_seeds.get(str(seed))
-            more: dict[str, Any] = dict(source)
-            if name == 'one-pass':
-                left = [m for m in args.methods or protocols.METHODS if m not in (found or {})]
-                if not left:
-                    continue
-                more.update(methods=left, found=found)
-            elif found is not None:
-                lacking = [m for m in args.methods or () if m not in found.get('online', (m,))]
-                if name == 'continual' and lacking:
-                    print(f'{args.json} has seed {seed} of {name} without {", ".join(lacking)}: '
-                          'methods go round together, so give another file to measure them',
-                          file=sys.stderr)
+            more = _settings(name, seed, figures['protocols'].get(name, {}).get(str(seed)), args)
+            if more is None:
                 continue
-            elif name == 'continual' and args.methods:
-                more['methods'] = ['source', *(m for m in args.methods if m != 'source')]
-            elif name == 'recognition':
-                more['steady_s'] = args.steady
-            of_seeds[str(seed)] = protocols.PROTOCOLS[name](segmenter, split, seed, **more)
+            of_seeds = figures['protocols'].setdefault(name, {})
+            of_seeds[str(seed)] = protocols.PROTOCOLS[name](
+                segmenter, split, seed, **source, **more)
             # A file may be filled by several versions: each figure says by which.
             by = figures.setdefault('commits', {}).setdefault(name, {})
             by[str(seed)] = commit() if name != 'one-pass' else {
@@ -119,6 +105,30 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         report.plot(figures, args.plot)
     return 0
+
+
+def _settings(name: str, seed: int, found: dict[str, Any] | None,
+              args: argparse.Namespace) -> dict[str, Any] | None:
+    """
+    Give the settings of a protocol for one seed; None where nothing is left to measure.
+
+    :param found: the figures of an earlier run, if there are any.
+    """
+    from benchmarks.stream import protocols
+
+    if name == 'one-pass':
+        left = [m for m in args.methods or protocols.METHODS if m not in (found or {})]
+        return {'methods': left, 'found': found} if left else None
+    if found is not None:
+        lacking = [m for m in args.methods or () if m not in found.get('online', (m,))]
+        if name == 'continual' and lacking:
+            print(f'{args.json} has seed {seed} of {name} without {", ".join(lacking)}: '
+                  'methods are measured together, so give another file to measure them',
+                  file=sys.stderr)
+        return None
+    if name == 'continual' and args.methods:
+        return {'methods': ['source', *(m for m in args.methods if m != 'source')]}
+    return {'steady_s': args.steady} if name == 'recognition' else {}
 
 
 def _is_own(path: Path | None) -> bool:

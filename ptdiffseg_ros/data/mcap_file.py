@@ -140,14 +140,7 @@ class McapFile:
                         code, min(size, MESSAGE_HEAD_SIZE) if code == Opcode.MESSAGE else size)
             except Exception:  # a parser of foreign bytes: whatever it trips over
                 self._blocks.append((latest + 1, offset, frozenset()))
-            messages = []
-            for item in found:
-                if isinstance(item, records.Schema):
-                    self._summary.schemas[item.id] = item
-                elif isinstance(item, records.Channel):
-                    self._summary.channels[item.id] = item
-                elif isinstance(item, records.Message):
-                    messages.append((item.log_time, item.channel_id))
+            messages = self._note(found)
             if messages:
                 first.append(min(messages)[0])
                 latest = max(latest, max(messages)[0])
@@ -157,6 +150,18 @@ class McapFile:
             offset += HEAD.size + size
         if first:
             self.start_ns, self.end_ns = min(first), latest + 1
+
+    def _note(self, found: list[records.McapRecord]) -> list[tuple[int, int]]:
+        """Keep schemas and channels; give (time in ns, channel) of each message."""
+        messages = []
+        for item in found:
+            if isinstance(item, records.Schema):
+                self._summary.schemas[item.id] = item
+            elif isinstance(item, records.Channel):
+                self._summary.channels[item.id] = item
+            elif isinstance(item, records.Message):
+                messages.append((item.log_time, item.channel_id))
+        return messages
 
     def _head(self, offset: int) -> tuple[int, int]:
         """

@@ -186,7 +186,7 @@ class DiffusionBackbone(nn.Module):
         unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + shift
         return self.vae.decode(unscaled).sample.clamp(-1, 1)
 
-    def features(
+    def features(  # noqa: C901 (one walk, which is to be read from top to bottom)
         self, latents: Tensor, context: Tensor, timestep: int, taps: Sequence[str]
     ) -> list[Tensor]:
         """
