@@ -737,6 +737,27 @@ def test_the_budget_grants_its_share_of_time() -> None:
     assert budget.busy == pytest.approx(0.25, abs=0.1)
 
 
+def test_work_takes_its_share_of_time_by_the_setting_in_force(segmenter) -> None:
+    drive = Drive(segmenter, duty=0.25)
+    worked_s = 0.0
+
+    def unit(now_s: float) -> bool:
+        nonlocal worked_s
+        worked_s += 0.03
+        drive.clock.now_s += 0.03
+        return True
+
+    drive.loop.unit = unit
+    for duty in (0.25, 0.5):
+        drive.loop.configure(AdaptationConfig(duty=duty))
+        worked_s, begun_s = 0.0, drive.clock.now_s
+        while drive.clock.now_s < begun_s + 60.0:
+            drive.loop.work()
+            drive.clock.now_s += 0.1
+        assert worked_s / (drive.clock.now_s - begun_s) == pytest.approx(duty, abs=0.02)
+        assert drive.loop.state.busy_share == pytest.approx(duty, abs=0.05)
+
+
 def test_work_stops_when_a_frame_waits(segmenter) -> None:
     drive = Drive(segmenter, duty=1.0)
     drive.say(FOG)

@@ -5,11 +5,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from ptdiffseg_ros.adapt.bank import LearnedPrompt
+from ptdiffseg_ros.adapt.bank import LearnedPrompt, prompt_path
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
 from ros_harness import AdaptationConsumer, Process, running_segmenter
@@ -23,9 +22,19 @@ TOGGLES, BATCH = 1000, 8  # a service holds ten requests
 
 
 @pytest.fixture(scope='module')
-def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of the node's bank."""
-    return tmp_path_factory.mktemp('bank')
+def prompt(segmenter: PromptedSegmenter) -> LearnedPrompt:
+    """Give a prompt for the source domain that changes masks."""
+    source = segmenter.encode_scene(segmenter.config.source_scene_prompt)
+    tokens = 5.0 * torch.randn(source.shape, generator=torch.Generator().manual_seed(0))
+    return LearnedPrompt(tokens, 'clear', segmenter.fingerprint)
+
+
+@pytest.fixture(scope='module')
+def bank(tmp_path_factory: pytest.TempPathFactory, prompt: LearnedPrompt) -> Path:
+    """Give the folder of the node's bank, which has that prompt."""
+    folder = tmp_path_factory.mktemp('bank')
+    prompt.save(prompt_path(folder, prompt.model, prompt.domain))
+    return folder
 
 
 @pytest.fixture(scope='module')
@@ -38,21 +47,13 @@ def node(folder: Path, bank: Path) -> Iterator[Process]:
 
 @pytest.fixture
 def consumer(node: Process) -> Iterator[AdaptationConsumer]:
-    """Follow adaptation; leave it off, under the source prompt."""
+    """Follow adaptation; leave it off, under the source prompt, in no domain."""
     consumer = AdaptationConsumer()
     yield consumer
-    for answer in (consumer.set_adaptation(False), consumer.trigger('reset_prompt'),
-                   consumer.set_parameter('adaptation.prompt_file', '')):
-        assert getattr(answer, 'success', True), answer
+    for on in (True, False):  # the domain is not recognised then
+        assert consumer.set_adaptation(on).success
+    assert consumer.trigger('reset_prompt').success
     consumer.close()
-
-
-@pytest.fixture(scope='module')
-def prompt(segmenter: PromptedSegmenter) -> LearnedPrompt:
-    """Give a prompt that changes masks."""
-    source = segmenter.encode_scene(segmenter.config.source_scene_prompt)
-    tokens = 5.0 * torch.randn(source.shape, generator=torch.Generator().manual_seed(0))
-    return LearnedPrompt(tokens, 'foggy', segmenter.fingerprint)
 
 
 def test_on_it_looks_tunes_and_tells(node, consumer):
@@ -110,21 +111,19 @@ def test_service_and_parameter_are_one_switch(node, consumer):
 
 def test_a_prompt_is_loaded_saved_and_taken_back_bit_for_bit(node, consumer, prompt, bank):
     source = consumer.segment().data
-    prompt.save(bank / 'given')
 
-    assert consumer.set_parameter('adaptation.prompt_file', 'given').successful
     loaded = consumer.trigger('load_prompt')
     assert loaded.success and 'source (step ' in loaded.message
-    assert "-> loaded, learned for 'foggy'" in loaded.message
+    assert "-> loaded, learned for 'clear'" in loaded.message
     changed = consumer.segment().data
     assert changed != source
     assert consumer.adaptation['prompt'] == 'loaded'
 
-    copy = bank / 'new' / 'copy'
-    assert consumer.set_parameter('adaptation.prompt_file', 'new/copy').successful
+    path = prompt_path(bank, prompt.model, 'clear')
+    path.unlink()
     saved = consumer.trigger('save_prompt')
-    assert saved.success and str(copy) in saved.message
-    assert torch.equal(LearnedPrompt.load(copy, prompt.model).tokens, prompt.tokens)
+    assert saved.success and saved.message.endswith(f'is saved to {path}')
+    assert torch.equal(LearnedPrompt.load(path, prompt.model).tokens, prompt.tokens)
 
     reset = consumer.trigger('reset_prompt')
     assert reset.success and reset.message.endswith('-> source')
@@ -133,13 +132,11 @@ def test_a_prompt_is_loaded_saved_and_taken_back_bit_for_bit(node, consumer, pro
     assert consumer.segment().data == changed
 
 
-def test_a_sentence_set_by_hand_is_what_reset_returns_to(node, consumer, prompt, bank):
+def test_a_sentence_set_by_hand_is_what_reset_returns_to(node, consumer):
     source = consumer.segment().data
     assert consumer.set_parameter('scene_prompt', 'a foggy driving scene').successful
     try:
         by_hand = consumer.segment().data
-        prompt.save(bank / 'given')
-        assert consumer.set_parameter('adaptation.prompt_file', 'given').successful
         assert consumer.trigger('load_prompt').success
         assert consumer.segment().data not in (source, by_hand)
         assert consumer.trigger('reset_prompt').message.endswith('-> sentence')
@@ -149,53 +146,6 @@ def test_a_sentence_set_by_hand_is_what_reset_returns_to(node, consumer, prompt,
     assert consumer.segment().data == source
 
 
-def test_a_prompt_that_does_not_fit_is_refused_and_the_present_one_stays(
-        node, consumer, prompt, bank):
-    good = prompt.save(bank / 'good')
-    (bank / 'damaged').write_bytes(good.read_bytes()[:-100])
-    assert consumer.set_parameter('adaptation.prompt_file', 'good').successful
-    assert consumer.trigger('load_prompt').success
-    present = consumer.segment().data
-
-    nan = torch.full_like(prompt.tokens, float('nan'))
-    replace(prompt, model='another').save(bank / 'foreign')
-    replace(prompt, tokens=prompt.tokens[:, :8]).save(bank / 'narrow')
-    replace(prompt, tokens=nan).save(bank / 'nan')
-    for file, reason in {'foreign': 'another', 'narrow': 'width 8', 'nan': 'not finite',
-                         'damaged': 'cannot be used', 'missing': 'missing'}.items():
-        assert consumer.set_parameter('adaptation.prompt_file', file).successful
-        refused = consumer.trigger('load_prompt')
-        assert not refused.success and reason in refused.message, refused.message
-        assert consumer.segment().data == present
-
-    assert consumer.set_parameter('adaptation.prompt_file', 'good/below_a_file').successful
-    refused = consumer.trigger('save_prompt')
-    assert not refused.success and str(good / 'below_a_file') in refused.message
-    assert consumer.segment().data == present
-
-
-def test_a_prompt_file_outside_the_bank_is_refused_when_set_and_when_used(
-        node, consumer, prompt, bank, tmp_path):
-    elsewhere = prompt.save(tmp_path / 'elsewhere')
-    before = elsewhere.read_bytes()
-    (bank / 'away').symlink_to(tmp_path)
-    for name in (str(elsewhere), '/etc/hostname', '../elsewhere', 'a/../../elsewhere',
-                 '~/elsewhere', 'away/elsewhere', '.'):
-        refused = consumer.set_parameter('adaptation.prompt_file', name)
-        assert not refused.successful
-        for part in ('adaptation.prompt_file', name, 'ptdiffseg prompts export'):
-            assert part in refused.reason, refused.reason
-    assert consumer.get_parameter('adaptation.prompt_file') == ''
-
-    assert consumer.set_parameter('adaptation.prompt_file', 'later/elsewhere').successful
-    (bank / 'later').symlink_to(tmp_path)
-    for service in ('save_prompt', 'load_prompt'):
-        refused = consumer.trigger(service)
-        assert not refused.success and str(elsewhere) in refused.message
-        assert 'symbolic link' in refused.message
-    assert elsewhere.read_bytes() == before and list(tmp_path.iterdir()) == [elsewhere]
-
-
 def test_the_bank_cannot_be_moved_while_the_node_runs(node, consumer, bank, tmp_path):
     refused = consumer.set_parameter('adaptation.bank', str(tmp_path))
     assert not refused.successful
@@ -203,10 +153,6 @@ def test_the_bank_cannot_be_moved_while_the_node_runs(node, consumer, bank, tmp_
         assert part in refused.reason, refused.reason
     for name in ('', 'default', str(bank)):
         assert consumer.set_parameter('adaptation.bank', name).successful
-
-    assert consumer.set_parameter('adaptation.prompt_file', 'given').successful
-    refused = consumer.set_parameter('adaptation.bank', '')
-    assert not refused.successful and "adaptation.prompt_file is 'given'" in refused.reason
 
 
 @pytest.mark.parametrize('name, value, good', [

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 import gc
 from pathlib import Path
 import shutil
@@ -193,7 +194,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SegmenterNod
 def test_parameters_reach_the_loop_while_it_lives(make, folder: Path):
     node = make(model=str(folder), device='cpu', **{'adaptation.bank': '', 'adaptation.seed': 3})
     node.trigger_configure()
-    loop = node.adaptation.loops.of('')
+    loop = node.adaptation.loop
 
     values = {'steps': 3, 'period_s': 60, 'duty': 0.25, 'learning_rate': 0.5, 'look_period_s': 1.5,
               'sensitivity': 2.0, 'buffer_mib': 2, 'seed': 4, 'enabled': True}
@@ -208,44 +209,10 @@ def test_parameters_reach_the_loop_while_it_lives(make, folder: Path):
     assert config.seed == 3  # until the next configure
     assert loop.state.enabled
     node.trigger_cleanup()
-    assert node.adaptation.loops is None
+    assert node.adaptation.loop is None
     node.trigger_configure()
-    loop = node.adaptation.loops.of('')
+    loop = node.adaptation.loop
     assert loop.config.seed == 4 and loop.state.enabled
-
-
-def test_an_error_in_the_loop_of_one_camera_switches_all_off_and_names_it(
-        make, folder: Path, monkeypatch):
-    node = make(model=str(folder), device='cpu', cameras=['front', 'rear'],
-                **{'adaptation.bank': '', 'adaptation.per_camera': True,
-                   'adaptation.enabled': True})
-    node.trigger_configure()
-
-    def fail(now_s: float) -> bool:
-        raise ArithmeticError('poisoned')
-
-    monkeypatch.setattr(node.adaptation.loops.of('rear'), 'unit', fail)
-    node.worker.run(lambda: node.adaptation.work(lambda: False))
-    node.adaptation.clear_parameter()
-
-    assert not any(loop.state.enabled for _, loop in node.adaptation.loops)
-    assert node.get_parameter('adaptation.enabled').value is False
-    assert 'rear: ArithmeticError: poisoned' in node.adaptation.problem
-    assert node.set_parameters([Parameter('adaptation.enabled', value=True)])[0].successful
-    assert all(loop.state.enabled for _, loop in node.adaptation.loops)
-    assert not node.adaptation.problem
-
-
-def test_a_loop_for_each_camera_begins_with_the_next_configure(make, folder: Path):
-    node = make(model=str(folder), device='cpu', cameras=['front', 'rear'],
-                **{'adaptation.bank': ''})
-    node.trigger_configure()
-    assert node.set_parameters([Parameter('adaptation.per_camera', value=True)])[0].successful
-    assert [name for name, _ in node.adaptation.loops] == ['']
-    node.adaptation.tell(at_once=True)
-    node.trigger_cleanup()
-    node.trigger_configure()
-    assert [name for name, _ in node.adaptation.loops] == ['front', 'rear']
 
 
 def test_memory_that_was_short_at_first_is_asked_for_again(make, folder: Path, monkeypatch):
@@ -261,7 +228,7 @@ def test_memory_that_was_short_at_first_is_asked_for_again(make, folder: Path, m
                 **{'adaptation.bank': '', 'adaptation.enabled': True})
     node.trigger_configure()
     assert node.get_parameter('adaptation.enabled').value is False
-    context = node.adaptation.contexts([''])
+    context = node.adaptation.context
     for _ in range(2):
         assert 'out of memory' in node.adaptation.problem
         assert 'out of memory' in node.adaptation.values()['adaptation']
@@ -270,8 +237,31 @@ def test_memory_that_was_short_at_first_is_asked_for_again(make, folder: Path, m
 
     short[0] = False
     assert node.set_parameters([Parameter('adaptation.enabled', value=True)])[0].successful
-    assert node.adaptation.loops.enabled and not node.adaptation.problem
-    assert torch.equal(node.adaptation.contexts(['']), context)
+    assert node.adaptation.enabled and not node.adaptation.problem
+    assert torch.equal(node.adaptation.context, context)
+
+
+def test_prompts_that_do_not_fit_are_passed_over_and_the_others_are_used(
+        make, folder: Path, segmenter, tmp_path: Path):
+    good = LearnedPrompt(segmenter.encode_scene('fog').float(), 'good', segmenter.fingerprint)
+    nan = torch.full_like(good.tokens, float('nan'))
+    files = {prompt.domain: prompt.save(prompt_path(tmp_path, good.model, prompt.domain))
+             for prompt in (good, replace(good, domain='foreign', model='another'),
+                            replace(good, domain='narrow', tokens=good.tokens[:, :8]),
+                            replace(good, domain='nan', tokens=nan),
+                            replace(good, domain='damaged'))}
+    files['damaged'].write_bytes(files['damaged'].read_bytes()[:-100])
+    node = make(model=str(folder), device='cpu', **{
+        'adaptation.bank': str(tmp_path), 'adaptation.enabled': True})
+    node.trigger_configure()
+
+    assert node.adaptation.enabled
+    bank = node.adaptation.loop.bank
+    assert bank.domains() == ['good']
+    for name, reason in {'foreign': 'the segmenter another', 'narrow': 'width 8',
+                         'nan': 'not finite', 'damaged': 'cannot be used'}.items():
+        assert any(str(files[name]) in problem and reason in problem
+                   for problem in bank.problems), bank.problems
 
 
 def test_a_bank_that_cannot_be_used_leaves_adaptation_off_with_the_reason(
@@ -281,7 +271,7 @@ def test_a_bank_that_cannot_be_used_leaves_adaptation_off_with_the_reason(
     node = make(model=str(folder), device='cpu')
     node.trigger_configure()
 
-    assert node.adaptation.contexts(['']).isfinite().all()
+    assert node.adaptation.context.isfinite().all()
     result, = node.set_parameters([Parameter('adaptation.enabled', value=True)])
     assert not result.successful and 'ROS_HOME' in result.reason
 
@@ -302,8 +292,8 @@ def test_without_adaptation_the_context_is_the_segmenters_own(make, folder: Path
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
     node.trigger_configure()
 
-    assert torch.equal(node.adaptation.contexts(['']), segmenter.context())
+    assert torch.equal(node.adaptation.context, segmenter.context())
     node.set_parameters([Parameter('scene_prompt', value='a rainy driving scene')])
-    assert torch.equal(node.adaptation.contexts(['']), segmenter.context('a rainy driving scene'))
+    assert torch.equal(node.adaptation.context, segmenter.context('a rainy driving scene'))
     node.set_parameters([Parameter('scene_prompt', value='')])
-    assert torch.equal(node.adaptation.contexts(['']), segmenter.context())
+    assert torch.equal(node.adaptation.context, segmenter.context())

@@ -7,7 +7,6 @@ from __future__ import annotations
 import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 import itertools
 import os
 from pathlib import Path
@@ -23,6 +22,7 @@ import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, prompt_path
 from ptdiffseg_ros.data.installed import fastdds_environment
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.testing import tiny_segmenter
 from ptdiffseg_ros.ros.images import decode, ENCODINGS, ImageError
 import pytest
@@ -82,18 +82,16 @@ def test_a_camera_gone_bad_moves_no_prompt_and_its_masks_go_on(start, tmp_path, 
         'saturated': lambda: np.full_like(street[0], 255),
         'frozen': lambda: street[0],
         'noise': lambda: noise.integers(0, 256, street[0].shape, np.uint8)}
-    file = tmp_path / 'prompt'
+    micro = PromptedSegmenter.from_pretrained('micro', 'cpu')
+    tokens = 1.2 * micro.encode_scene(micro.config.source_scene_prompt).float()
+    file = LearnedPrompt(tokens, 'clear', micro.fingerprint).save(
+        prompt_path(tmp_path, micro.fingerprint, 'clear'))
     process = start('micro', **{
-        'adaptation.bank': file.parent, 'adaptation.prompt_file': file.name,
-        'adaptation.enabled': True, 'adaptation.duty': 1.0})
+        'adaptation.bank': tmp_path, 'adaptation.enabled': True, 'adaptation.duty': 1.0})
     frames = itertools.cycle(street)
     assert consumer.spin_until(
         lambda: consumer.adaptation.get('domain') == 'clear',
         lambda: consumer.segment(next(frames)), every_s=0.0), process.output
-    assert consumer.trigger('save_prompt').success
-    prompt = LearnedPrompt.load(file)
-    learned = replace(prompt, tokens=1.2 * prompt.tokens)
-    learned.save(file)
     assert consumer.trigger('load_prompt').success
     before = consumer.segment(street[1]).data
 
@@ -110,8 +108,10 @@ def test_a_camera_gone_bad_moves_no_prompt_and_its_masks_go_on(start, tmp_path, 
             'loaded', 'clear'), name
         assert not consumer.adaptation['tuning'], name
     assert consumer.segment(street[1]).data == before
-    assert consumer.trigger('save_prompt').success
-    assert (LearnedPrompt.load(file).tokens == learned.tokens).all()
+    file.unlink()
+    saved = consumer.trigger('save_prompt')
+    assert saved.success and saved.message.endswith(f'is saved to {file}'), process.output
+    assert (LearnedPrompt.load(file).tokens == tokens).all()
     assert consumer.values()['adaptation errors'] == '0'
     assert process.end(signal.SIGINT) == 0
     assert 'Traceback' not in process.output
@@ -415,32 +415,28 @@ def full_disk(folder: Path, process: Process) -> Iterator[None]:
 
 def test_a_full_disk_keeps_the_old_prompt_on_it_and_the_new_one_in_use(
         node, consumer, bank, segmenter):
-    given = bank / 'given'
-    tokens = 5.0 * segmenter.encode_scene('rain').float()
-    LearnedPrompt(tokens, 'clear', segmenter.fingerprint).save(given)
+    sentence = 'a rainy driving scene'
     assert consumer.set_adaptation(False).success
     saved = consumer.trigger('save_prompt')
     assert saved.success
     path = Path(saved.message.rpartition(' is saved to ')[2])
     assert path.parent == bank
     old = path.read_bytes()
-    with parameters(consumer, **{'adaptation.prompt_file': given.name}):
-        assert consumer.trigger('load_prompt').success
-    mask = consumer.segment().data
-
-    with full_disk(bank, node):
-        refused = consumer.trigger('save_prompt')
-        assert not refused.success
-        assert 'cannot be saved' in refused.message and 'Free some space' in refused.message
-        assert path.read_bytes() == old
-        assert not [p for p in bank.iterdir() if p.name.endswith('.partial')]
-        assert consumer.segment().data == mask
+    with parameters(consumer, scene_prompt=sentence):
+        mask = consumer.segment().data
+        with full_disk(bank, node):
+            refused = consumer.trigger('save_prompt')
+            assert not refused.success
+            assert 'cannot be saved' in refused.message and 'Free some space' in refused.message
+            assert path.read_bytes() == old
+            assert not [p for p in bank.iterdir() if p.name.endswith('.partial')]
+            assert consumer.segment().data == mask
+            consumer.values()
+            status = consumer.health[0].status[0]
+            assert status.level == DiagnosticStatus.WARN and 'Free some space' in status.message
+        assert consumer.trigger('save_prompt').success
+        kept = LearnedPrompt.load(path, segmenter.fingerprint)
+        assert (kept.tokens == segmenter.encode_scene(sentence).float()).all()
+        consumer.segment()
         consumer.values()
-        status = consumer.health[0].status[0]
-        assert status.level == DiagnosticStatus.WARN and 'Free some space' in status.message
-    assert consumer.trigger('save_prompt').success
-    assert (LearnedPrompt.load(path, segmenter.fingerprint).tokens == tokens).all()
-    consumer.segment()
-    consumer.values()
-    assert consumer.health[0].status[0].level == DiagnosticStatus.OK
-    assert consumer.trigger('reset_prompt').success
+        assert consumer.health[0].status[0].level == DiagnosticStatus.OK

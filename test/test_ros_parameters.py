@@ -24,10 +24,7 @@ WRONG = [
     ('significant_bits', 17), ('significant_bits', 12.0), ('max_rate_hz', -1.0),
     ('max_rate_hz', float('nan')), ('max_frame_age_s', 'old'), ('min_confidence', 1.01),
     ('min_confidence', True), ('overlay_alpha', -0.1), ('silence_warning_s', 1e9),
-    ('adaptation.enabled', 1), ('adaptation.bank', 3), ('adaptation.per_camera', 'yes'),
-    ('adaptation.prompt_file', True), ('adaptation.prompt_file', '/elsewhere/prompt'),
-    ('adaptation.prompt_file', '../prompt'), ('adaptation.prompt_file', 'a/../b'),
-    ('adaptation.prompt_file', '~/prompt'), ('adaptation.prompt_file', '.'),
+    ('adaptation.enabled', 1), ('adaptation.bank', 3),
     ('adaptation.steps', 0), ('adaptation.steps', 1001), ('adaptation.steps', 10.0),
     ('adaptation.steps', True), ('adaptation.period_s', -1.0), ('adaptation.duty', 0.0),
     ('adaptation.duty', 1.1), ('adaptation.learning_rate', 0.0), ('adaptation.learning_rate', 11),
@@ -168,14 +165,6 @@ def test_without_the_post_set_callback_of_later_releases_values_are_applied_as_w
     assert declared.parameters.settings.min_confidence == 0.5
     assert not declared.change(min_confidence='x').successful
     assert len(declared.applied) == 1
-
-
-def test_a_prompt_file_needs_a_bank_with_a_folder(declare):
-    for declared in (declare(), declare(**{'adaptation.bank': ''})):
-        refused = declared.change(**{'adaptation.bank': '', 'adaptation.prompt_file': 'foggy'})
-        assert not refused.successful and "adaptation.prompt_file is 'foggy'" in refused.reason
-        assert 'ptdiffseg prompts export' in refused.reason
-    assert declare().change(**{'adaptation.prompt_file': 'by_hand/foggy'}).successful
 
 
 def test_a_fixed_parameter_cannot_be_set(declare):

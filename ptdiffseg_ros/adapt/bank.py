@@ -60,8 +60,7 @@ class LearnedPrompt:
         """
         Write one file: the tokens, and the rest as JSON in its header; whole or not at all.
 
-        :param over_anything: replace what is there even if it is no scene prompt. Otherwise who
-            may set a parameter and call a service could have any file of the machine replaced.
+        :param over_anything: replace what is there even if it is no scene prompt.
         :raises AdaptationError: it cannot be written, or something else lies there.
         """
         if not over_anything and path.is_file() and not _is_prompt(path):
@@ -290,7 +289,7 @@ def read_prompts(folder: Path) -> tuple[dict[Path, LearnedPrompt], list[str]]:
 
 def _misnamed(path: Path, proper: Path) -> str:
     return (f'{path} should be called {proper.name} to count: rename it, or delete it if that '
-            'is there too; it may stay if it is meant for adaptation.prompt_file')
+            'is there too')
 
 
 def _is_sound(tokens: Tensor) -> bool:

@@ -81,7 +81,7 @@ class AdaptationState:
     domain '' means not recognised yet; prompt: 'source', 'sentence' (set by hand), 'recalled'
     from the bank, 'tuned' or 'loaded'; trigger: what began the tuning that goes on or was last:
     'shift', 'periodic', 'on demand' or 'sentence'; waiting: what tuning waits for, if it does;
-    busy_share: of the device's time lately, for all loops that share a budget.
+    busy_share: of the device's time lately.
     """
 
     enabled: bool = False
@@ -118,15 +118,13 @@ class AdaptationLoop:
     The source domain is left alone: there the source prompt is what the head was trained with.
 
     :param on_event: called with (kind, text) when something worth telling happens.
-    :param budget: of the device's time, where other loops take their work from it as well.
     """
 
     def __init__(
             self, segmenter: PromptedSegmenter, config: AdaptationConfig = AdaptationConfig(),
             bank: PromptBank | None = None, buffer: FrameBuffer | None = None,
             on_event: Callable[[str, str], None] = lambda kind, text: None,
-            clock: Callable[[], float] = time.monotonic,
-            budget: DutyBudget | None = None) -> None:
+            clock: Callable[[], float] = time.monotonic) -> None:
         if segmenter.statistics is None:
             raise AdaptationError(
                 f'the segmenter {segmenter.name} has no source_statistics.safetensors, which '
@@ -144,7 +142,7 @@ class AdaptationLoop:
         self._clock = clock
         self._rng = np.random.default_rng(config.seed)
         self._source_domain = domain_name(segmenter.config.source_scene_prompt)
-        self._budget = budget or DutyBudget(config.duty)
+        self._budget = DutyBudget(config.duty)
         self._tuner: PromptTuner | None = None
         self._review: PromptReview | None = None
         self._to_review: list[Tensor] = []  # held-out frames that it has not seen yet
@@ -281,8 +279,12 @@ class AdaptationLoop:
 
     def work(self, waiting: Callable[[], bool] = lambda: False) -> None:
         """Do as much as the budget allows before a frame waits."""
-        self._budget.use(
-            self.unit, lambda: not self.state.enabled or waiting(), self._clock)
+        budget, clock = self._budget, self._clock
+        while self.state.enabled and not waiting() and budget.allows(clock()):
+            begun_s = clock()
+            if not self.unit(begun_s):
+                break
+            budget.spend(clock() - begun_s)
         self.state.busy_share = round(self._budget.busy, 3)
 
     def unit(self, now_s: float) -> bool:
@@ -360,8 +362,8 @@ class AdaptationLoop:
         problem = (
             f'the buffer of {room / MIB:.3g} MiB holds {room // self._frame_bytes} frames, a '
             f'prompt takes {frames} to tune and to judge: nothing is learned. Set '
-            f'adaptation.buffer_mib to at least {math.ceil(needed / MIB)} (as much for each '
-            'camera with adaptation.per_camera)') if room < needed else ''
+            f'adaptation.buffer_mib to at least {math.ceil(needed / MIB)}'
+        ) if room < needed else ''
         if self._set_problem('room', problem) and problem:
             self._tell('problem', problem)
 
@@ -632,15 +634,6 @@ class DutyBudget:
             self.busy += weight * (self._spent_s / passed - self.busy)
             self._spent_s = 0.0
         return self._credit_s > 0.0 or self.duty >= 1.0
-
-    def use(self, unit: Callable[[float], bool], waiting: Callable[[], bool],
-            clock: Callable[[], float]) -> None:
-        """Do units of work, told the time, until a frame waits, nothing is left or it is spent."""
-        while not waiting() and self.allows(clock()):
-            begun_s = clock()
-            if not unit(begun_s):
-                break
-            self.spend(clock() - begun_s)
 
     def spend(self, seconds: float) -> None:
         """Book what a unit of work took."""

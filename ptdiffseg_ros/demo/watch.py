@@ -57,8 +57,6 @@ class _View:
 class _Camera:
     views: dict[str, _View] = field(default_factory=lambda: {view: _View() for view in VIEWS})
     confidence: float | None = None  # mean over the newest frame
-    domain: str = ''  # and adaptation: of its own, where it adapts by itself
-    adaptation: dict[str, Any] = field(default_factory=dict)
     topic: str = ''  # that the segmenter reads
     subscriptions: list[Any] = field(default_factory=list)  # of pictures, while a page is open
     source: Any = None  # the one of these to that topic
@@ -107,10 +105,8 @@ class Watcher:
 
     # -- ROS -------------------------------------------------------------------------------
 
-    def _keeper(self, name: str, parse: Callable[[str], Any], camera: str | None = None
-                ) -> Callable[[String], None]:
-        kept = self if camera is None else self._cameras[camera]
-        return lambda message: setattr(kept, name, parse(message.data))
+    def _keeper(self, name: str, parse: Callable[[str], Any]) -> Callable[[String], None]:
+        return lambda message: setattr(self, name, parse(message.data))
 
     def _watched(self) -> bool:
         return time.monotonic() - self._asked_s < UNWATCHED_S
@@ -138,22 +134,11 @@ class Watcher:
         for topic, _ in published:
             if topic.startswith(prefix) and topic.endswith('/mask'):
                 camera = topic[len(prefix):-len('mask')].rstrip('/')
-                if camera not in self._cameras:
-                    self._add(camera)
+                with self._arrived:
+                    self._cameras.setdefault(camera, _Camera())
                 if self._watched():
                     self._subscribe(camera)
                     self._follow(camera, types)
-
-    def _add(self, camera: str) -> None:
-        with self._arrived:
-            self._cameras[camera] = _Camera()
-        if camera:
-            out = f'{self.segmenter}/{camera}'
-            self._node.create_subscription(
-                String, f'{out}/domain', self._keeper('domain', str, camera), LATCHED_QOS)
-            self._node.create_subscription(
-                String, f'{out}/adaptation', self._keeper('adaptation', json.loads, camera),
-                LATCHED_QOS)
 
     def _subscribe(self, camera: str) -> None:
         """Subscribe to what the segmenter shows of a camera."""
@@ -227,16 +212,12 @@ class Watcher:
         now_s = time.monotonic()
         with self._arrived:
             cameras = sorted(self._cameras.items())
-        domain, adaptation = self._domain, self._adaptation
-        if not adaptation:  # each camera adapts by itself: on or off for all
-            domain = ', '.join(f'{name}: {c.domain}' for name, c in cameras if c.domain)
-            adaptation = next((c.adaptation for _, c in cameras if c.adaptation), {})
         return {
-            'segmenter': self.segmenter, 'labels': self._labels, 'domain': domain,
-            'adaptation': adaptation, 'health': self._health,
+            'segmenter': self.segmenter, 'labels': self._labels, 'domain': self._domain,
+            'adaptation': self._adaptation, 'health': self._health,
             'silent_s': None if self._told_s is None else now_s - self._told_s,
             'cameras': [
-                {'name': name, 'confidence': camera.confidence, 'domain': camera.domain,
+                {'name': name, 'confidence': camera.confidence,
                  'age_s': {view: now_s - kept.came_s if kept.serial else None
                            for view, kept in camera.views.items()}}
                 for name, camera in cameras]}

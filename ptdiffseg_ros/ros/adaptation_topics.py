@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 import json
-import posixpath
 from threading import Lock
 import time
 from typing import Any
@@ -23,15 +22,15 @@ METERS = ('busy_share', 'buffered_frames', 'buffer_bytes')
 
 class AdaptationTopics:
     """
-    The latched topics of one adaptation loop, ~/NAME/domain and ~/NAME/adaptation.
+    The latched topics ~/domain and ~/adaptation.
 
-    A loop for all cameras has no name: ~/domain and ~/adaptation. Any thread may tell.
+    Any thread may tell.
     """
 
-    def __init__(self, node: Node, name: str) -> None:
+    def __init__(self, node: Node) -> None:
         self._node = node
         self._domain, self._adaptation = self._publishers = [
-            node.create_publisher(String, posixpath.join('~', name, topic), LATCHED_QOS)
+            node.create_publisher(String, f'~/{topic}', LATCHED_QOS)
             for topic in ('domain', 'adaptation')]
         self._lock = Lock()
         self._told: dict[str, Any] = {}

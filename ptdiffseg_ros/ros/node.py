@@ -293,8 +293,7 @@ class SegmenterNode(LifecycleNode):
         assert self.segmenter is not None
         model_begun_s = time.monotonic()
         try:
-            results = self.segmenter.segment(
-                list(images.values()), self.adaptation.contexts(list(images)))
+            results = self.segmenter.segment(list(images.values()), self.adaptation.context)
         except Exception as error:
             self.get_logger().debug(traceback.format_exc())
             return self._explain(error, images)
@@ -402,8 +401,7 @@ class SegmenterNode(LifecycleNode):
         several = []
         for name, camera in self.cameras.items():
             if name:
-                several.append((name, *health[name], {
-                    **camera.values(now_s), **self.adaptation.camera_values(name)}))
+                several.append((name, *health[name], camera.values(now_s)))
             else:
                 values.update(camera.values(now_s))
         values.update(self.adaptation.values())

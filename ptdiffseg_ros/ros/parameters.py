@@ -16,7 +16,6 @@ import difflib
 import re
 from typing import Any
 
-from ptdiffseg_ros.adapt.folders import CARRY, is_inner_name
 from ptdiffseg_ros.ros.compatibility import given_parameters
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -33,20 +32,19 @@ ROS_PARAMETERS = ('qos_overrides.', 'start_type_description_service', 'use_sim_t
 
 
 def _parameter(default: Any, description: str, *, least: float = 0, most: float | None = None,
-               choices: tuple[Any, ...] = (), optional: bool = False, inner: bool = False,
-               late: bool = False, fixed: bool = False) -> Any:
+               choices: tuple[Any, ...] = (), optional: bool = False, late: bool = False,
+               fixed: bool = False) -> Any:
     """
     Describe one parameter.
 
     `least`, `most`: a number is allowed from the one to the other, a whole one where the default
     is an int. `choices`: the values allowed; none: any text, but an empty one only where the
-    default is empty or the parameter is `optional`. `inner`: a file in the folder of
-    adaptation.bank, and no other. `late`: takes effect at the next configure.
+    default is empty or the parameter is `optional`. `late`: takes effect at the next configure.
     `fixed`: read-only.
     """
     return field(default=default, metadata={
         'description': description, 'least': least, 'most': most, 'choices': choices,
-        'optional': optional or default == '', 'inner': inner, 'late': late, 'fixed': fixed})
+        'optional': optional or default == '', 'late': late, 'fixed': fixed})
 
 
 def ros_name(name: str) -> str:
@@ -106,12 +104,6 @@ class Settings:
         'default', "The folder of learned prompts. 'default': ptdiffseg/prompts in $ROS_HOME, or "
         'in ~/.ros. Empty: prompts are kept in memory only. While the node runs it can be set to '
         "what it was at the start, to 'default' or to nothing.", optional=True, late=True)
-    adaptation_per_camera: bool = _parameter(
-        False, 'Give every camera a scene prompt of its own, tuned on its own frames. Otherwise '
-        'one prompt serves all cameras, tuned on the frames of all.', late=True)
-    adaptation_prompt_file: str = _parameter(
-        '', 'The file, in the folder of adaptation.bank, that ~/save_prompt writes and '
-        '~/load_prompt reads. Empty: the bank, under the name of the present domain.', inner=True)
     adaptation_steps: int = _parameter(
         50, 'Tuning steps for each visit of a domain.', least=1, most=1000)
     adaptation_period_s: float = _parameter(
@@ -146,12 +138,6 @@ class Settings:
             if not _fits(value, item):
                 raise ValueError(
                     f'{ros_name(item.name)} is {value!r}, allowed is {_allowed(item)}')
-        if self.adaptation_prompt_file and not self.adaptation_bank:
-            raise ValueError(
-                f'adaptation.prompt_file is {self.adaptation_prompt_file!r}, but adaptation.bank '
-                'is empty (prompts in memory only): there is no folder for it. Set '
-                'adaptation.prompt_file to nothing, or start the node with a folder as '
-                f'adaptation.bank; {CARRY}')
 
     @staticmethod
     def late(name: str) -> bool:
@@ -174,8 +160,6 @@ def _fits(value: Any, item: Field[Any]) -> bool:
         return False
     if data['choices']:
         return value in data['choices']
-    if data['inner'] and isinstance(value, str) and value:
-        return is_inner_name(value)
     return value != '' or bool(data['optional'])
 
 
@@ -195,9 +179,6 @@ def _allowed(item: Field[Any]) -> str:
                 f'a number from {float(least)} to {most}')
     if type(item.default) is tuple:
         return 'a list of different names of letters, digits and _, which begin with a letter'
-    if item.metadata['inner']:
-        return ('nothing or a file inside the folder of adaptation.bank, by its name from there '
-                f'without any ..; {CARRY}')
     return 'true or false' if type(item.default) is bool else 'text'
 
 
