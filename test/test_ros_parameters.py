@@ -205,13 +205,14 @@ def test_names_that_do_not_exist_are_warned_of_with_the_nearest(tmp_path):
     file = tmp_path / 'parameters.yaml'
     file.write_text(
         '/**:\n  ros__parameters:\n    image_qos: reliable\n    min_confidenc: 0.5\n'
-        '    adaptation: {enable: true, duty: 0.3, sensitivty: 2.0}\n'
+        '    adaptation: {enable: true, duty: 0.3, sensitivty: 2.0,\n'
+        '                 per_camera: true, prompt_file: tunnel}\n'  # of an earlier version
         '    qos_overrides./image_raw.subscription.depth: 3\n')
     process = ros_harness.start_segmenter(
         'micro', autostart=False, arguments=('--params-file', str(file)), camera='[front]', step=3,
         use_sim_time=False, start_type_description_service=True, wheels=4)
     try:
-        output = process.wait_for_output('there is no parameter', times=6)
+        output = process.wait_for_output('there is no parameter', times=8)
         warned = dict(re.findall(
             r"there is no parameter '(.*)', so its value has no effect: (.*)", output))
         assert warned == {
@@ -220,7 +221,8 @@ def test_names_that_do_not_exist_are_warned_of_with_the_nearest(tmp_path):
             'adaptation.enable': "did you mean 'adaptation.enabled'?",
             'adaptation.sensitivty': "did you mean 'adaptation.sensitivity'?",
             'step': "did you mean 'adaptation.steps'?",
-            'wheels': 'ros2 param list /segmenter shows the names'}
+            **dict.fromkeys(('wheels', 'adaptation.per_camera', 'adaptation.prompt_file'),
+                            'ros2 param list /segmenter shows the names')}
     finally:
         process.stop()
 

@@ -27,6 +27,7 @@ from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+CLOSE = 0.75  # from 0 to 1: how like a parameter's a name must be to be taken for a slip of it
 # Of any node of ROS; not every release has or declares each of them.
 ROS_PARAMETERS = ('qos_overrides.', 'start_type_description_service', 'use_sim_time')
 
@@ -256,12 +257,12 @@ def _ours(parameters: list[Parameter]) -> dict[str, Any]:
 
 def _warn_of_unknown(node: Node) -> None:
     """Warn of values that were given to the node under names that it does not have."""
-    known = {**{name.rpartition('.')[2]: name for name in PARAMETERS},
-             **{name: name for name in PARAMETERS}}
+    # By their last parts: names that begin with 'adaptation.' would all be near to each other.
+    known = {name.rpartition('.')[2]: name for name in PARAMETERS}
     for name in given_parameters(node):
         if node.has_parameter(name) or name.startswith(ROS_PARAMETERS):
             continue
-        nearest = difflib.get_close_matches(name.lower(), known, 1)
+        nearest = difflib.get_close_matches(name.lower().rpartition('.')[2], known, 1, CLOSE)
         remedy = (f'did you mean {known[nearest[0]]!r}?' if nearest else
                   f'ros2 param list {node.get_fully_qualified_name()} shows the names')
         node.get_logger().warning(
