@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ptdiffseg_ros.model.errors import SegmenterError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -86,7 +86,7 @@ class LayoutDenoiser(nn.Module):
         if not path.exists():
             return None
         try:
-            weights = load_file(path)
+            weights = load(path.read_bytes())
             if not all(torch.isfinite(value).all() for value in weights.values()):
                 raise ValueError('it holds numbers that are not finite')
             denoiser = cls(classes, weights['out.weight'].shape[1])

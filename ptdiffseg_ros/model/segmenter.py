@@ -27,7 +27,7 @@ from ptdiffseg_ros.model.prompts import category_prompts, empty_caption, encode_
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
 from ptdiffseg_ros.model.source import NAME as STATISTICS, SourceStatistics
 from ptdiffseg_ros.model.windows import Windows
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -543,7 +543,8 @@ def _read_config(folder: Path) -> SegmenterConfig:
 
 def _load_head(head: SegmentationHead, path: Path) -> None:
     try:
-        weights = load_file(path)
+        # Not load_file: it holds the interpreter's lock, even while a disk does not answer.
+        weights = load(path.read_bytes())
         if not all(torch.isfinite(value).all() for value in weights.values()):
             raise ValueError('it holds numbers that are not finite')
         head.load_state_dict({k: v.float() for k, v in weights.items()})

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ptdiffseg_ros.model.errors import SegmenterError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save_file
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -66,8 +66,7 @@ class SourceStatistics:
         if not path.exists():
             return None
         try:
-            # Copies: what is loaded is a view of the file, which may be overwritten in its place.
-            statistics = cls(**{k: v.clone() for k, v in load_file(path).items()})
+            statistics = cls(**load(path.read_bytes()))
             if len(statistics.class_prior) != classes:
                 raise ValueError(f'it is of {len(statistics.class_prior)} classes, not {classes}')
         except Exception as error:  # safetensors raises kinds of its own
