@@ -98,7 +98,7 @@ setup(
     entry_points={
         'console_scripts': [
             f'ptdiffseg = {PACKAGE}.cli:main',
-            f'segmenter_node = {PACKAGE}.ros.node:main',
+            f'segmenter_node = {PACKAGE}.ros.process:main',
         ],
     },
 )

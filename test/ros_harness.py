@@ -100,9 +100,13 @@ class Process:
         pages = int(Path(f'/proc/{self.pid}/statm').read_text().split()[1])
         return pages * os.sysconf('SC_PAGE_SIZE') / 2 ** 20
 
+    def send(self, number: int) -> None:
+        """Send a signal, if there still is a process."""
+        self._process.send_signal(number)
+
     def end(self, by: int = signal.SIGINT) -> int:
         """Send a signal and return the exit code."""
-        self._process.send_signal(by)
+        self.send(by)
         return self.wait()
 
     def wait(self) -> int:

@@ -136,7 +136,7 @@ def node(folder: Path, order: Path) -> Iterator[Process]:
 def vehicle(order: Path) -> Iterator[Vehicle]:
     vehicle = Vehicle(order)
     yield vehicle
-    vehicle.order(99)  # a node that hangs cannot be ended
+    vehicle.order(99)  # whatever a test has left
     vehicle.close()
 
 

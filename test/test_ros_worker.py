@@ -4,11 +4,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 import threading
 import time
 
 from hypothesis import given, strategies as st
-from ptdiffseg_ros.ros.worker import BatchLimit, PATIENCE, RateLimit, RETRY_S, TURN, Worker
+from ptdiffseg_ros.ros.worker import (
+    BatchLimit,
+    DeviceBusy,
+    PATIENCE,
+    RateLimit,
+    RETRY_S,
+    TURN,
+    Worker,
+)
 import pytest
 
 PATIENCE_S = 30.0
@@ -248,3 +257,121 @@ def test_a_batch_that_did_not_fit_is_halved_and_tried_again_after_a_while():
     assert limit.now(3.0 + 2 * RETRY_S) == 2
     assert limit.now(3.0 + 3 * RETRY_S) == 4
     assert (limit.now(4.0 + 4 * RETRY_S), limit.frames) == (6, None)
+
+
+def test_an_error_is_handed_on_and_the_thread_goes_on_with_the_next_frame():
+    errors: list[str] = []
+    failed = threading.Semaphore(0)
+    taken: list[int] = []
+
+    def fail(error: Exception) -> None:
+        errors.append(str(error))
+        failed.release()
+
+    def process(frames: dict[str, int]) -> None:
+        if frames['front'] == 0:
+            raise ArithmeticError('of frames')
+        taken.append(frames['front'])
+
+    def idle(waiting) -> None:
+        if taken == [1]:
+            raise ArithmeticError('of background work')
+
+    worker: Worker[int] = Worker(process, idle, failed=fail)
+    for frame in range(2):
+        worker.offer('front', frame)
+        assert failed.acquire(timeout=PATIENCE_S)
+    worker.offer('front', 2)
+    worker.run(lambda: None)
+    worker.stop()
+
+    assert errors == ['of frames', 'of background work']
+    assert taken == [1, 2]
+
+
+class Hung(Bench):
+    """A bench whose device hangs with frame 0; `waits` counts the calls of `meanwhile`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits = threading.Semaphore(0)
+        self.ending: Future[None] = Future()
+        self.log: list[str] = []
+        self.worker = Worker(
+            self._process, meanwhile=self.waits.release, ending=self.ending)
+        self.worker.offer('front', 0)
+        assert self.begun.acquire(timeout=PATIENCE_S)
+
+    def call(self, **more: bool) -> Future[None]:
+        """Run a job from another thread and give its outcome."""
+        outcome: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                outcome.set_result(self.worker.run(lambda: self.log.append('job'), **more))
+            except Exception as error:
+                outcome.set_exception(error)
+
+        threading.Thread(target=run).start()
+        return outcome
+
+
+@pytest.fixture
+def hung(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr('ptdiffseg_ros.ros.worker.HANG_S', 0.3)
+    monkeypatch.setattr('ptdiffseg_ros.ros.worker.MEANWHILE_S', 0.05)
+    hung = Hung()
+    yield hung
+    hung.go.release(1000)
+    hung.worker.stop()
+
+
+def test_a_job_waits_for_a_device_that_hangs_for_a_limited_time_and_is_not_run_later(hung):
+    with pytest.raises(DeviceBusy, match='busy for 0 s .*nvidia-smi.*start the node again'):
+        hung.call().result(PATIENCE_S)
+    assert hung.waits.acquire(blocking=False)  # who waited could do something else
+    assert not hung.worker.waiting()
+
+    hung.go.release()
+    hung.worker.run(lambda: None, patient=True)
+    assert hung.log == []
+    hung.worker.run(lambda: hung.log.append('job'))
+    assert hung.log == ['job']
+
+
+def test_a_patient_job_waits_for_as_long_as_it_takes(hung):
+    outcome = hung.call(patient=True)
+    while not hung.worker.trouble():
+        assert hung.waits.acquire(timeout=PATIENCE_S)
+    assert not outcome.done()
+    hung.go.release()
+    outcome.result(PATIENCE_S)
+    assert hung.log == ['job']
+
+
+def test_nothing_is_waited_for_once_the_process_ends(hung):
+    outcome = hung.call(patient=True)
+    assert hung.waits.acquire(timeout=PATIENCE_S)
+    hung.ending.set_result(None)
+    with pytest.raises(DeviceBusy, match='the process ends'):
+        outcome.result(PATIENCE_S)
+    hung.worker.finish(lambda: hung.log.append('last'), within_s=0.01)
+    assert hung.log == []
+
+
+def test_background_work_that_goes_on_in_units_is_no_device_that_hangs(monkeypatch):
+    monkeypatch.setattr('ptdiffseg_ros.ros.worker.HANG_S', 0.2)
+    begun = threading.Event()
+
+    def idle(waiting) -> None:
+        begun_s = time.monotonic()
+        while not waiting() or time.monotonic() - begun_s < 0.5:
+            begun.set()
+            time.sleep(0.01)  # a unit
+
+    worker: Worker[int] = Worker(lambda frames: None, idle)
+    worker.offer('front', 0)
+    assert begun.wait(PATIENCE_S)
+    assert worker.run(lambda: 'done') == 'done'
+    worker.stop()
+    assert worker.busy_s() == 0.0

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 import traceback
 from typing import Any, TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from ptdiffseg_ros.ros.adaptation_topics import AdaptationTopics
 from ptdiffseg_ros.ros.diagnostics import THROTTLE
 from ptdiffseg_ros.ros.parameters import Settings
 from ptdiffseg_ros.ros.prompt_services import offer_prompt_services, position
+from ptdiffseg_ros.ros.worker import DeviceBusy
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
@@ -90,7 +91,10 @@ class Adaptation:
         """Make the loop if only memory was lacking before; on the executor's thread."""
         segmenter, before = self._segmenter, self.refusal
         if segmenter is not None and self._out_of_memory:
-            self._node.run_on_device(lambda: self._prepare(segmenter))
+            try:
+                self._node.run_on_device(lambda: self._prepare(segmenter))
+            except DeviceBusy as error:
+                self.refusal = str(error)
             if self._failure == before:
                 self._failure = self.refusal
 
@@ -177,7 +181,7 @@ class Adaptation:
         try:
             job()
         except Exception as error:
-            if not self._node.context.ok():  # the process is ending: nobody to tell
+            if self._node.ending:  # nobody to tell
                 return
             self._node.get_logger().debug(traceback.format_exc())
             from ptdiffseg_ros.model.runtime import is_out_of_memory, release_memory
@@ -230,6 +234,13 @@ class Adaptation:
                 'it writes to are chosen at its start. Start it with that folder, or carry '
                 'prompts with `ptdiffseg prompts export` and `import`')
 
+    def concerned(self, settings: Settings) -> bool:
+        """Say whether `apply` will need the device to put these settings into force."""
+        before = self._node.settings
+        return any(getattr(settings, item.name) != getattr(before, item.name)
+                   for item in fields(settings)
+                   if item.name.startswith('adaptation_') or item.name == 'scene_prompt')
+
     def apply(self, settings: Settings, changed: tuple[str, ...]) -> None:
         """Put changed parameters into force; on the executor's thread."""
         ours = [name for name in changed if name.startswith('adaptation.')]
@@ -237,8 +248,14 @@ class Adaptation:
             return
         if ENABLED in ours:
             self._failure = ''
-        self._node.run_on_device(
-            lambda: self._attempt(lambda: self._take(settings, ENABLED in ours)))
+        try:
+            self._node.run_on_device(
+                lambda: self._attempt(lambda: self._take(settings, ENABLED in ours)))
+        except DeviceBusy as error:  # it was free a moment ago, when they were checked
+            if not self._node.ending:
+                self._node.get_logger().error(
+                    f'{", ".join(changed)} cannot take effect: {error}')
+            return
         self.tell(at_once=True)
 
     def _take(self, settings: Settings, switch: bool) -> None:

@@ -36,6 +36,16 @@ def refuse_impossible_transitions(node: LifecycleNode) -> None:
             service.callback = _refusing(node, service.callback)
 
 
+def destroy_lifecycle_node(node: LifecycleNode) -> None:
+    """
+    Destroy a node and leave DDS, so that others see it go and its shared memory is freed.
+
+    destroy_node alone leaves the state machine, which holds the node until the interpreter ends.
+    """
+    node.destroy_node()
+    node._state_machine.destroy_when_not_in_use()
+
+
 def _refusing(node: LifecycleNode, change_state: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(change_state)
     def callback(request: ChangeState.Request, response: ChangeState.Response

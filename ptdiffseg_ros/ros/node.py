@@ -4,7 +4,12 @@
 
 from __future__ import annotations
 
+if __name__ == '__main__':  # here, because the imports below take seconds
+    from ptdiffseg_ros.ros.process import main
+    raise SystemExit(main())
+
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 import functools
 import sys
 import time
@@ -16,7 +21,7 @@ import numpy as np
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.ros.adaptation import Adaptation
 from ptdiffseg_ros.ros.camera import Camera, Frame
-from ptdiffseg_ros.ros.compatibility import refuse_impossible_transitions
+from ptdiffseg_ros.ros.compatibility import destroy_lifecycle_node, refuse_impossible_transitions
 from ptdiffseg_ros.ros.diagnostics import (
     diagnostic_array,
     explain_namesake,
@@ -26,16 +31,21 @@ from ptdiffseg_ros.ros.diagnostics import (
 )
 from ptdiffseg_ros.ros.outputs import Labels
 from ptdiffseg_ros.ros.parameters import Parameters, Settings
+from ptdiffseg_ros.ros.process import main as main  # programs that run the node import it here
 from ptdiffseg_ros.ros.topics import Topics
-from ptdiffseg_ros.ros.worker import BatchLimit, ResultT, Worker
+from ptdiffseg_ros.ros.worker import BatchLimit, DeviceBusy, ResultT, Worker
 import rclpy
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.signals import SignalHandlerOptions
+from rclpy.task import Future as RosFuture
 from std_srvs.srv import SetBool
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+
+LAST_WORK_S = 0.25  # for the device, when the process ends
 
 
 class TransitionFailure(Exception):
@@ -62,12 +72,14 @@ def _transition(
     def callback(self: SegmenterNode, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             change(self)
-        except TransitionFailure as failure:
+        except (TransitionFailure, DeviceBusy) as failure:
+            if self.ending:
+                return TransitionCallbackReturn.FAILURE
             self.problem = str(failure)
             self.get_logger().error(f'{change.__name__[3:]} failed: {failure}')
             return TransitionCallbackReturn.FAILURE
         except Exception:
-            if not self.context.ok():  # asked to end in the middle of it
+            if self.ending:  # in the middle of it
                 return TransitionCallbackReturn.FAILURE
             self.problem = f'{change.__name__[3:]} failed, see the log'
             self.get_logger().error(f'{self.problem}:\n{traceback.format_exc()}')
@@ -83,14 +95,19 @@ class SegmenterNode(LifecycleNode):
 
     The executor's callbacks only store; the model, from loading to freeing, belongs to the one
     thread of `worker`, which lives from configure to cleanup and gets frames while active.
+
+    :param ending: once it is done, the process ends: nothing waits for the device any longer.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, *, ending: Future[None] | None = None, **kwargs: Any) -> None:
         super().__init__('segmenter', **kwargs)
+        self._ending: Future[None] = Future() if ending is None else ending
+        self._closed = False
         refuse_impossible_transitions(self)
         self.topics = Topics(self)
         self.problem = ''  # why the last transition failed
         self.namesake = ''  # what to do about another node of this name
+        self.device_failure = ''  # what ended the last work on the device
         self.active = False
         self.enabled = True
         self.worker: Worker[Frame] | None = None
@@ -109,6 +126,11 @@ class SegmenterNode(LifecycleNode):
     def settings(self) -> Settings:
         """Return the parameters in force."""
         return self.parameters.settings
+
+    @property
+    def ending(self) -> bool:
+        """Say whether the process ends: nobody is there any longer to publish to."""
+        return self._closed or self._ending.done() or not self.context.ok()
 
     @property
     def subscriptions(self) -> Iterator[Any]:
@@ -135,9 +157,11 @@ class SegmenterNode(LifecycleNode):
         """Load the model."""
         if self.parameters.refused:
             raise TransitionFailure('; '.join(self.parameters.refused.values()))
-        self.worker = Worker(self._process, self._adapt)
+        self.worker = Worker(
+            self._process, self._adapt, failed=self._on_device_failure, meanwhile=self._report,
+            ending=self._ending)
         try:
-            self.worker.run(self._load)
+            self.worker.run(self._load, patient=True)
         except Exception:
             self._release()
             raise
@@ -157,13 +181,20 @@ class SegmenterNode(LifecycleNode):
     def on_activate(self) -> None:
         """Start to take images."""
         self.active = self.enabled = True
+        self.device_failure = ''
         for camera in self.cameras.values():
             camera.subscribe()
 
     @_transition
     def on_deactivate(self) -> None:
         """Take no more images; returns when the frame under way is published."""
-        self._stop_frames()
+        try:
+            self._stop_frames()
+        except DeviceBusy:  # the node stays active
+            self.active = True
+            for camera in self.cameras.values():
+                camera.subscribe()
+            raise
 
     @_transition
     def on_cleanup(self) -> None:
@@ -233,12 +264,20 @@ class SegmenterNode(LifecycleNode):
             release_memory()
 
     def close(self) -> None:
-        """End the worker and leave ROS; safe in every state and after the context has ended."""
-        self._release()
-        self.destroy_node()
+        """Leave ROS, whatever the device does; safe in every state."""
+        self._closed = True
+        self.active = False
+        if self.worker is not None:
+            self.worker.finish(self.adaptation.free, LAST_WORK_S)
+            self.worker = None
+        destroy_lifecycle_node(self)
 
     def run_on_device(self, job: Callable[[], ResultT]) -> ResultT:
-        """Run a job on the worker's thread and return its outcome; callbacks wait meanwhile."""
+        """
+        Run a job on the worker's thread and return its outcome; callbacks wait meanwhile.
+
+        :raises DeviceBusy: the device seems to have hung, or the process ends.
+        """
         assert self.worker is not None
         begun_s = time.monotonic()
         try:
@@ -266,7 +305,7 @@ class SegmenterNode(LifecycleNode):
         while waiting:
             batch = waiting[:most]
             failure = self._segment(frames, {name: images[name] for name in batch}, begun_s)
-            if not self.context.ok():  # the process is ending: nobody to publish to
+            if self.ending:
                 return
             if failure is not None and self._may_be_mended(failure, len(batch)):
                 most = self.batch_limit.now(begun_s) if failure.memory else 1
@@ -302,9 +341,10 @@ class SegmenterNode(LifecycleNode):
             try:
                 self.cameras[name].publish(frames[name], image, result, begun_s, model_s)
             except Exception as error:
-                if not self.context.ok():
+                if self.ending:
                     break
                 self.cameras[name].fail(f'{type(error).__name__}: {error}')
+        self.device_failure = ''
         for name, result in zip(images, results):  # once all masks are out
             self.adaptation.observe(name, frames[name].stamp_s, result.latents)
         return None
@@ -325,18 +365,30 @@ class SegmenterNode(LifecycleNode):
         """Use the time between frames; runs on the worker's thread."""
         self.adaptation.work(lambda: waiting() or not self.enabled)
 
+    def _on_device_failure(self, error: Exception) -> None:
+        """Tell of an error that ended the work on the device; it goes on with the next frame."""
+        if self.ending:
+            return
+        self.device_failure = f'{type(error).__name__}: {_first_line(error)}'
+        trace = ''.join(traceback.format_exception(error))
+        self.get_logger().error(f'work on the device failed:\n{trace}', **THROTTLE)
+
     # Parameters, services, health
 
     def _check(self, settings: Settings) -> None:
         """Refuse (ValueError) what the loaded segmenter cannot do."""
         self.adaptation.check(settings)
         segmenter = self.segmenter
-        if segmenter is None or not settings.scene_prompt:
-            return
-        from ptdiffseg_ros.model.prompts import tokenize
-        backbone = segmenter.backbone
-        tokenize(settings.scene_prompt, backbone.tokenizer,
-                 backbone.text_encoder.config.max_position_embeddings)
+        if segmenter is not None and settings.scene_prompt:
+            from ptdiffseg_ros.model.prompts import tokenize
+            backbone = segmenter.backbone
+            tokenize(settings.scene_prompt, backbone.tokenizer,
+                     backbone.text_encoder.config.max_position_embeddings)
+        if self.worker is not None and self.adaptation.concerned(settings):
+            try:
+                self.run_on_device(lambda: None)  # a device that has hung would not take them
+            except DeviceBusy as error:
+                raise ValueError(str(error)) from error
 
     def _apply(self, settings: Settings, changed: tuple[str, ...]) -> None:
         late = [name for name in changed if Settings.late(name)]
@@ -388,6 +440,10 @@ class SegmenterNode(LifecycleNode):
                 camera.warn()
         self.adaptation.clear_parameter()  # should the worker's word of it have been lost
         self.adaptation.tell()  # what was held back to ten times a second
+        self._report()
+
+    def _report(self) -> None:
+        """Publish diagnostics."""
         health = {name: camera.health() for name, camera in self.cameras.items()}
         segmenter = self.segmenter
         values: dict[str, Any] = {'model': self.settings.model}
@@ -419,6 +475,14 @@ class SegmenterNode(LifecycleNode):
             if self.problem:
                 return DiagnosticStatus.ERROR, self.problem
             return DiagnosticStatus.WARN, 'unconfigured: configure and activate the node'
+        if self.segmenter is None:
+            return DiagnosticStatus.WARN, 'configuring: the model loads'
+        if self.device_failure:
+            return DiagnosticStatus.ERROR, f'work on the device failed: {self.device_failure}'
+        trouble = self.worker.trouble()
+        overdue = of_cameras is not None and of_cameras[0] != DiagnosticStatus.OK
+        if trouble and not (self.active and self.enabled and overdue):
+            return DiagnosticStatus.ERROR, trouble
         if not self.active:
             return DiagnosticStatus.WARN, 'inactive: activate the node'
         if not self.enabled:
@@ -438,28 +502,20 @@ def _first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def main(args: list[str] | None = None) -> int:
-    """Run the node until it is interrupted."""
-    rclpy.init(args=args)
+def run(args: list[str] | None, ending: Future[None]) -> int:
+    """Run the node until `ending` is done; return the exit status."""
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = None
     try:
-        node = SegmenterNode()
+        node = SegmenterNode(ending=ending)
         executor = SingleThreadedExecutor()
         executor.add_node(node)
+        end: RosFuture = RosFuture()
+        ending.add_done_callback(lambda _: end.set_result(None))
         node.start()
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    except Exception:
-        if rclpy.ok():
-            raise
-        # A signal ended the context while rclpy was about to wait or to publish.
+        executor.spin_until_future_complete(end)
     finally:
         if node is not None:
             node.close()
         rclpy.try_shutdown()
     return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -10,6 +10,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from ptdiffseg_ros.adapt.errors import AdaptationError
+from ptdiffseg_ros.ros.worker import DeviceBusy
 from std_srvs.srv import Trigger
 
 if TYPE_CHECKING:  # these import torch, which takes seconds: not before the node is configured
@@ -47,7 +48,7 @@ def _offer(adaptation: Adaptation, node: SegmenterNode, name: str,
             response.message = node.run_on_device(functools.partial(job, loop))
             response.success = True
             node.get_logger().info(f'~/{name}: {response.message}')
-        except AdaptationError as error:
+        except (AdaptationError, DeviceBusy) as error:
             response.message = str(error)
             node.get_logger().error(f'~/{name}: {response.message}')
         except Exception as error:

@@ -5,19 +5,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from threading import Lock
 import time
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 # Where a frame always waits, background work comes after so many: fewer than one in twenty of the
 # intervals between masks is longer for it, and their 95th percentile stays.
 PATIENCE = 24
 TURN = 5  # units of background work at such a time: a look at the domain
 RETRY_S = 60.0  # before a larger batch is tried again
+# A device that is busy for so long with one piece of work has hung, unless frames take a third of
+# it: nothing waits for it any longer.
+HANG_S = 10.0
+MEANWHILE_S = 1.0  # between the calls of `meanwhile` while a job is waited for
 
 FrameT = TypeVar('FrameT')
 ResultT = TypeVar('ResultT')
+
+
+class DeviceBusy(RuntimeError):
+    """A job was not waited for any longer: the device may have hung, or the process ends."""
 
 
 class Worker(Generic[FrameT]):
@@ -33,13 +41,25 @@ class Worker(Generic[FrameT]):
     the next frames only, so that a thread without frames rests. Where frames come faster than
     they are processed it gets TURN units after every PATIENCE of them, and does not starve.
 
-    Both must handle their own exceptions.
+    Both should handle their own exceptions. `failed(error)` gets what they raise all the same,
+    and the thread goes on with the next frames.
+
+    :param meanwhile: called once a second, by the thread that waits, while `run` waits.
+    :param ending: once it is done, the process ends: `run` waits no longer.
     """
 
     def __init__(self, process: Callable[[dict[str, FrameT]], None],
-                 idle: Callable[[Callable[[], bool]], None] = lambda waiting: None) -> None:
+                 idle: Callable[[Callable[[], bool]], None] = lambda waiting: None, *,
+                 failed: Callable[[Exception], None] = lambda error: None,
+                 meanwhile: Callable[[], None] = lambda: None,
+                 ending: Future[None] | None = None) -> None:
         self._process = process
         self._idle = idle
+        self._failed = failed
+        self._meanwhile = meanwhile
+        self._process_ends: Future[None] = Future() if ending is None else ending
+        self._alive_s: float | None = None  # monotonic: the present piece of work began
+        self._frames_s = 0.0  # that the last frames took
         self._jobs = 0  # that wait
         self._ending = False
         self._passed = 0  # rounds since background work had its turn
@@ -64,16 +84,33 @@ class Worker(Generic[FrameT]):
         with self._lock:
             frames, self._newest = self._newest, {}
             self._waiting_since_s = None
-        if frames:
+        if not frames:
+            return
+        self._alive_s = begun_s = time.monotonic()
+        try:
             self._process(frames)
-            self._passed += 1
-            if not self.waiting():
-                self._passed = 0
-                self._idle(self.waiting)
-            elif self._passed >= PATIENCE and not self._ending:
-                self._passed = 0
-                turns = iter((False,) * TURN)  # then make way
-                self._idle(lambda: next(turns, True))
+            self._frames_s = time.monotonic() - begun_s
+            self._fill_time()
+        except Exception as error:  # nobody reads the outcome of what `offer` submits
+            self._failed(error)
+        finally:
+            self._alive_s = None
+
+    def _fill_time(self) -> None:
+        """Let background work use the time between frames, or take its turn."""
+        self._passed += 1
+        if not self.waiting():
+            self._passed = 0
+            self._idle(lambda: self._next_unit(self.waiting()))
+        elif self._passed >= PATIENCE and not self._ending:
+            self._passed = 0
+            turns = iter((False,) * TURN)  # then make way
+            self._idle(lambda: self._next_unit(next(turns, True)))
+
+    def _next_unit(self, make_way: bool) -> bool:
+        """Note that the last unit has come to its end; pass on whether background work ends."""
+        self._alive_s = time.monotonic()
+        return make_way
 
     def waiting(self) -> bool:
         """Say whether a frame or a job waits, or the end: background work is to make way."""
@@ -84,16 +121,56 @@ class Worker(Generic[FrameT]):
         since_s = self._waiting_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
-    def run(self, job: Callable[[], ResultT]) -> ResultT:
-        """Run a job on the thread, after what is under way, and return (or raise) its outcome."""
+    def busy_s(self) -> float:
+        """Return for how long the thread has been at one piece of work; 0 where it rests."""
+        since_s = self._alive_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def trouble(self) -> str:
+        """Say, with the remedy, that the device seems to have hung; '' if it does not."""
+        busy_s = self.busy_s()
+        if busy_s < max(HANG_S, 3.0 * self._frames_s):
+            return ''
+        return (f'the device has been busy for {busy_s:.0f} s with one piece of work. Look at it '
+                '(nvidia-smi, dmesg, the load of the machine); if it has hung, start the node '
+                'again')
+
+    def run(self, job: Callable[[], ResultT], *, patient: bool = False) -> ResultT:
+        """
+        Run a job on the thread, after what is under way, and return (or raise) its outcome.
+
+        :param patient: the job may take any time, as loading a model does.
+        :raises DeviceBusy: see `trouble`, or the process ends. The job is not run, unless it is
+            what takes so long.
+        """
         with self._lock:
             self._jobs += 1
-        return self._thread.submit(self._run, job).result()
+        future = self._thread.submit(self._run, job)
+        while not future.done():
+            problem = ('the process ends' if self._process_ends.done() else
+                       '' if patient else self.trouble())
+            if problem:
+                if future.cancel():
+                    self._take_off()
+                raise DeviceBusy(problem)
+            first: tuple[Future[Any], ...] = (future, self._process_ends)
+            wait(first, MEANWHILE_S, FIRST_COMPLETED)
+            if not future.done() and not self._process_ends.done():
+                self._meanwhile()
+        return future.result()
 
     def _run(self, job: Callable[[], ResultT]) -> ResultT:
+        self._take_off()
+        self._alive_s = time.monotonic()
+        try:
+            return job()
+        finally:
+            self._alive_s = None
+
+    def _take_off(self) -> None:
+        """Count a job as one that waits no longer."""
         with self._lock:
             self._jobs -= 1
-        return job()
 
     def clear(self) -> None:
         """Forget the frames that wait."""
@@ -111,6 +188,14 @@ class Worker(Generic[FrameT]):
         self.clear()
         self._ending = True
         self._thread.shutdown()
+
+    def finish(self, job: Callable[[], None], within_s: float) -> None:
+        """Run a last job if the thread gets to it in time, and leave the thread in any case."""
+        self.clear()
+        self._ending = True
+        future = self._thread.submit(job)
+        self._thread.shutdown(wait=False)
+        wait((future,), within_s)
 
 
 class RateLimit:

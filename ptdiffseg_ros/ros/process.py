@@ -1,0 +1,77 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+The process of the node: SIGINT and SIGTERM end it within a second, whatever it does.
+
+The main thread only waits for a signal. The node runs on a thread of its own, because a thread
+that imports a library or waits in native code cannot be interrupted. After a signal the node has
+GRACE_S to leave ROS. Then the process ends, whatever is still under way. That damages no file:
+each is written under another name, then renamed.
+
+This module imports nothing that takes time: a signal before `main` is reached cannot be handled.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+FINISHED = 0  # what the node's thread writes where signals write their numbers
+GRACE_S = 0.6
+
+
+def main(args: list[str] | None = None) -> int:
+    """
+    Run the node until it is interrupted. Call it on the main thread; it does not return.
+
+    The exit status is 0 after a signal, 2 where the arguments are wrong, 1 after an error.
+
+    :param args: the arguments; those of the process by default.
+    """
+    news, wake = os.pipe()
+    os.set_blocking(wake, False)
+    # The interpreter writes to `wake` in whichever thread the signal comes, without its lock.
+    signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    for number in SIGNALS:
+        signal.signal(number, lambda number, frame: None)
+    from concurrent.futures import Future
+    ending: Future[None] = Future()
+    status = [0]
+    thread = threading.Thread(target=_run, args=(args, ending, status, wake), daemon=True)
+    thread.start()
+    while os.read(news, 1)[0] not in (FINISHED, *SIGNALS):
+        pass
+    ending.set_result(None)
+    thread.join(GRACE_S)
+    os._exit(status[0])
+
+
+def _run(args: list[str] | None, ending: Future[None], status: list[int], wake: int) -> None:
+    """Run the node, leave its exit status in `status` and wake the main thread."""
+    try:
+        from ptdiffseg_ros.ros.node import run  # rclpy: a second
+        if not ending.done():
+            status[0] = run(args, ending)
+    except BaseException:
+        if not ending.done():
+            status[0] = 1
+            sys.excepthook(*sys.exc_info())
+    finally:
+        _flush()
+        os.write(wake, bytes([FINISHED]))
+
+
+def _flush() -> None:
+    """Write out what is buffered, as the exit of an interpreter would."""
+    import ctypes
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    ctypes.CDLL(None).fflush(None)  # the log goes through C's streams

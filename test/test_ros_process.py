@@ -1,0 +1,230 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The node's process: it ends at once when it is asked to, and starts with good arguments only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+import errno
+import os
+from pathlib import Path
+import re
+import shutil
+import signal
+import time
+
+from diagnostic_msgs.msg import DiagnosticStatus
+import pytest
+from ros_harness import (
+    AdaptationConsumer,
+    DEACTIVATE,
+    image,
+    PATIENCE_S,
+    PIXELS,
+    Process,
+    starting_segmenters,
+)
+
+pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
+
+ENDS_WITHIN_S = 1.0
+BETWEEN_S = 0.1  # of two signals: the first is still at work
+CATCHES_SIGTERM = 1 << signal.SIGTERM - 1
+
+
+def wait_until(happens: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not happens():
+        assert time.monotonic() < deadline, 'it never happened'
+        time.sleep(0.002)
+
+
+def handles_signals(process: Process) -> bool:
+    """Say whether the process has come so far as to handle SIGTERM."""
+    found = re.search(r'SigCgt:\s*(\w+)', Path(f'/proc/{process.pid}/status').read_text())
+    return found is not None and bool(int(found[1], 16) & CATCHES_SIGTERM)
+
+
+def has_loaded(library: str) -> Callable[[Process], bool]:
+    """Make a question to a process: whether it has loaded a shared library."""
+    return lambda process: library in Path(f'/proc/{process.pid}/maps').read_text()
+
+
+def has_said(words: str) -> Callable[[Process], bool]:
+    return lambda process: words in process.output
+
+
+def ends(process: Process, *signals: int, status: int = 0) -> None:
+    """Send signals one soon after the other; the process must end at once and cleanly."""
+    begun_s, said = time.monotonic(), len(process.output)
+    for number in signals:
+        process.send(number)
+        deadline = time.monotonic() + BETWEEN_S
+        while process.alive and number != signals[-1] and time.monotonic() < deadline:
+            time.sleep(0.002)
+    assert process.wait() == status, process.output
+    assert time.monotonic() - begun_s < ENDS_WITHIN_S
+    assert 'Traceback' not in process.output[said:]
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Process]]:
+    with starting_segmenters() as start:
+        yield start
+
+
+@pytest.fixture
+def consumer() -> Iterator[AdaptationConsumer]:
+    consumer = AdaptationConsumer()
+    yield consumer
+    consumer.close()
+
+
+# A model that does as a file says: fail as CUDA does when even freeing memory fails, or hang.
+POISONED = """
+from pathlib import Path
+import sys
+import time
+
+from ptdiffseg_ros.model import runtime
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.ros import worker
+from ptdiffseg_ros.ros.node import main
+import torch
+
+order, segment = Path(sys.argv[1]), PromptedSegmenter.segment
+
+
+def poisoned_segment(self, frames, context):
+    if order.read_text() == 'hang':
+        print('hangs', flush=True)
+    while order.read_text() == 'hang':
+        time.sleep(0.01)
+    if order.read_text() == 'fail':
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+    return segment(self, frames, context)
+
+
+def poisoned_release():
+    if order.read_text() == 'fail':
+        raise RuntimeError('CUDA error: device-side assert triggered')
+
+
+PromptedSegmenter.segment = poisoned_segment
+runtime.release_memory = poisoned_release
+worker.HANG_S = 1.5
+sys.exit(main(sys.argv))
+"""
+
+
+# The end
+
+
+@pytest.mark.parametrize('moment, signals', [
+    (handles_signals, (signal.SIGINT, signal.SIGINT)),
+    (has_loaded('_rclpy_pybind11'), (signal.SIGTERM,)),
+    (has_said('loading model'), (signal.SIGINT, signal.SIGTERM)),
+    (has_loaded('libtorch_cpu'), (signal.SIGINT, signal.SIGINT))],
+    ids=['first line', 'rclpy is imported', 'loading begins', 'torch is imported'])
+def test_it_ends_at_once_at_any_moment_of_its_start(start, folder, moment, signals):
+    process = start(folder)
+    wait_until(lambda: moment(process))
+    ends(process, *signals)
+
+
+def test_it_ends_at_once_while_the_disk_with_the_model_does_not_answer(start, folder, tmp_path):
+    shutil.copytree(folder.parent, tmp_path / 'tiny')
+    silent = tmp_path / 'tiny' / folder.name / 'head.safetensors'
+    silent.unlink()
+    os.mkfifo(silent)
+    process = start(tmp_path / 'tiny' / folder.name)
+    writer = -1
+
+    def is_read() -> bool:
+        nonlocal writer
+        try:
+            writer = os.open(silent, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            assert error.errno == errno.ENXIO  # nobody has it open
+        return writer >= 0
+
+    wait_until(is_read)
+    try:
+        ends(process, signal.SIGINT, signal.SIGINT)
+    finally:
+        os.close(writer)
+
+
+def test_errors_of_the_device_are_told_and_one_that_hangs_holds_neither_services_nor_the_end(
+        start, folder, tmp_path, consumer):
+    order = tmp_path / 'order'
+    order.write_text('work')
+    process = start(
+        folder, program=('-c', POISONED, str(order)), **{'adaptation.bank': tmp_path})
+    consumer.segment()
+
+    def becomes(level: bytes, *words: str) -> bool:
+        consumer.health.clear()
+        return consumer.spin_until(
+            lambda: consumer.health and (status := consumer.health[-1].status[0]).level == level
+            and all(part in status.message for part in words),
+            lambda: consumer.camera.publish(image(PIXELS)))
+
+    order.write_text('fail')
+    assert becomes(DiagnosticStatus.ERROR, 'work on the device failed', 'device-side assert')
+    assert 'device-side assert' in process.output
+    order.write_text('work')
+    consumer.segment()
+    assert becomes(DiagnosticStatus.OK, 'segmenting')
+
+    def hang(times: int) -> None:
+        order.write_text('hang')
+        assert consumer.spin_until(
+            lambda: process.output.count('hangs') == times,
+            lambda: consumer.camera.publish(image(PIXELS)))
+
+    hang(times=1)
+    masks = len(consumer.masks)
+    for refused in (consumer.set_adaptation(True), consumer.trigger('save_prompt')):
+        assert not refused.success and 'the device has been busy' in refused.message
+    refused = consumer.set_parameter('scene_prompt', 'a foggy driving scene')
+    assert not refused.successful and 'the device has been busy' in refused.reason
+    assert consumer.get_parameter('scene_prompt') == ''
+    assert not consumer.change_state(DEACTIVATE) and consumer.state() == 'active'
+    for _ in range(2):
+        assert consumer.values()  # diagnostics go on
+    assert len(consumer.masks) == masks
+
+    order.write_text('work')
+    consumer.segment()
+    assert consumer.set_adaptation(True).success
+
+    hang(times=2)
+    ends(process, signal.SIGINT, signal.SIGTERM)
+
+
+def test_it_leaves_no_shared_memory_and_others_see_it_go(start, folder, consumer):
+    before = set(os.listdir('/dev/shm'))
+    process = start(folder, autostart=False)
+    assert consumer.spin_until(lambda: 'segmenter' in consumer.node.get_node_names())
+    maps = Path(f'/proc/{process.pid}/maps').read_text()
+    own = set(re.findall(r'/dev/shm/(fastdds_[0-9a-f]{16})\b', maps)) - before
+    assert own
+    ends(process, signal.SIGTERM)
+    assert not own & set(os.listdir('/dev/shm'))
+    assert consumer.spin_until(
+        lambda: 'segmenter' not in consumer.node.get_node_names(), patience_s=5.0)
+
+
+# The start
+
+
+def test_an_error_of_its_own_is_shown_and_is_no_success():
+    process = Process('-c', """
+import sys
+from ptdiffseg_ros.ros import node
+node.Adaptation = None
+sys.exit(node.main(sys.argv))
+""")
+    assert process.wait() == 1
+    assert "'NoneType' object is not callable" in process.output
