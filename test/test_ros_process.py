@@ -29,6 +29,7 @@ pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
 
 ENDS_WITHIN_S = 1.0
 BETWEEN_S = 0.1  # of two signals: the first is still at work
+SHUTDOWN_UNCONFIGURED = 5  # lifecycle_msgs/msg/Transition
 CATCHES_SIGTERM = 1 << signal.SIGTERM - 1
 
 
@@ -203,9 +204,26 @@ def test_errors_of_the_device_are_told_and_one_that_hangs_holds_neither_services
     ends(process, signal.SIGINT, signal.SIGTERM)
 
 
+def test_it_says_what_it_waits_for_and_that_it_can_only_be_started_again(start, folder, consumer):
+    process = start(folder, autostart=False)
+    assert 'ros2 lifecycle set /segmenter configure' in process.wait_for_output(
+        'autostart is false')
+    assert consumer.change_state(SHUTDOWN_UNCONFIGURED) and consumer.state() == 'finalized'
+    for refused in (consumer.enable(True), consumer.set_adaptation(True)):
+        assert not refused.success
+        assert 'finalized' in refused.message and 'start it again' in refused.message
+        assert 'configure' not in refused.message
+    consumer.values()
+    status = consumer.health[0].status[0]
+    assert status.level == DiagnosticStatus.WARN
+    assert 'finalized' in status.message and 'start it again' in status.message
+    ends(process, signal.SIGINT)
+
+
 def test_it_leaves_no_shared_memory_and_others_see_it_go(start, folder, consumer):
     before = set(os.listdir('/dev/shm'))
     process = start(folder, autostart=False)
+    process.wait_for_output('autostart is false')
     assert consumer.spin_until(lambda: 'segmenter' in consumer.node.get_node_names())
     maps = Path(f'/proc/{process.pid}/maps').read_text()
     own = set(re.findall(r'/dev/shm/(fastdds_[0-9a-f]{16})\b', maps)) - before

@@ -36,6 +36,11 @@ def refuse_impossible_transitions(node: LifecycleNode) -> None:
             service.callback = _refusing(node, service.callback)
 
 
+def lifecycle_state(node: LifecycleNode) -> str:
+    """Return the name of the node's state; no release has a public method for it."""
+    return str(node._state_machine.current_state[1])
+
+
 def destroy_lifecycle_node(node: LifecycleNode) -> None:
     """
     Destroy a node and leave DDS, so that others see it go and its shared memory is freed.

@@ -21,7 +21,11 @@ import numpy as np
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.ros.adaptation import Adaptation
 from ptdiffseg_ros.ros.camera import Camera, Frame
-from ptdiffseg_ros.ros.compatibility import destroy_lifecycle_node, refuse_impossible_transitions
+from ptdiffseg_ros.ros.compatibility import (
+    destroy_lifecycle_node,
+    lifecycle_state,
+    refuse_impossible_transitions,
+)
 from ptdiffseg_ros.ros.diagnostics import (
     diagnostic_array,
     explain_namesake,
@@ -45,6 +49,7 @@ from std_srvs.srv import SetBool
 if TYPE_CHECKING:
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
+FINALIZED = 'the node is finalized, because it was shut down; start it again'
 LAST_WORK_S = 0.25  # for the device, when the process ends
 
 
@@ -148,9 +153,13 @@ class SegmenterNode(LifecycleNode):
 
     def start(self) -> None:
         """Configure and activate, unless the parameter `autostart` says not to."""
-        if self.settings.autostart:
-            if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-                self.trigger_activate()
+        if not self.settings.autostart:
+            change = f'ros2 lifecycle set {self.get_fully_qualified_name()}'
+            self.get_logger().info(
+                f'autostart is false: the node waits to be configured ({change} configure, then '
+                f'{change} activate)')
+        elif self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+            self.trigger_activate()
 
     @_transition
     def on_configure(self) -> None:
@@ -403,6 +412,8 @@ class SegmenterNode(LifecycleNode):
 
     def unavailable(self, service: str, needs_active: bool) -> str:
         """Say why a service is refused in the present state, and the remedy; '' if it is not."""
+        if lifecycle_state(self) == 'finalized':
+            return f'~/{service} does not work any longer: {FINALIZED}'
         if self.active or (self.worker is not None and not needs_active):
             return ''
         state, transition = (('unconfigured', 'configure') if self.worker is None else
@@ -471,6 +482,8 @@ class SegmenterNode(LifecycleNode):
 
         :param of_cameras: those of the camera that is worst off.
         """
+        if lifecycle_state(self) == 'finalized':
+            return DiagnosticStatus.WARN, FINALIZED
         if self.worker is None:
             if self.problem:
                 return DiagnosticStatus.ERROR, self.problem
