@@ -237,6 +237,24 @@ def test_it_leaves_no_shared_memory_and_others_see_it_go(start, folder, consumer
 # The start
 
 
+def test_wrong_arguments_are_named_in_one_line(tmp_path):
+    broken = tmp_path / 'broken.yaml'
+    broken.write_text('/**:\n  ros__parameters:\n    model: [micro\n    device: cpu\n')
+    wrong = {
+        f'--params-file {broken}': (f'{broken}', 'line 3'),
+        f'--params-file {tmp_path}/none.yaml': ('none.yaml', 'opening'),
+        '-r image_raw': ('remap rule', "'-r image_raw'"),
+        '--parameters x': ('unknown ROS arguments', '--parameters')}
+    processes = [Process('-m', 'ptdiffseg_ros.ros.node', '--ros-args', *arguments.split())
+                 for arguments in wrong]
+    for process, words in zip(processes, wrong.values()):
+        assert process.wait() == 2
+        assert 'Traceback' not in process.output
+        line = process.output.splitlines()[-1]
+        assert line.startswith('segmenter_node: error: ')
+        assert all(word in line for word in words), line
+
+
 def test_an_error_of_its_own_is_shown_and_is_no_success():
     process = Process('-c', """
 import sys

@@ -11,6 +11,7 @@ if __name__ == '__main__':  # here, because the imports below take seconds
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 import functools
+import re
 import sys
 import time
 import traceback
@@ -517,7 +518,11 @@ def _first_line(error: Exception) -> str:
 
 def run(args: list[str] | None, ending: Future[None]) -> int:
     """Run the node until `ending` is done; return the exit status."""
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        print(f'segmenter_node: error: {_about_arguments(error)}', file=sys.stderr)
+        return 2
     node = None
     try:
         node = SegmenterNode(ending=ending)
@@ -532,3 +537,12 @@ def run(args: list[str] | None, ending: Future[None]) -> int:
             node.close()
         rclpy.try_shutdown()
     return 0
+
+
+def _about_arguments(error: RuntimeError) -> str:
+    """Word what rclpy.init raises: without the lines of its source where that was found."""
+    text = re.sub(r',? at /?[^ ,]*:[0-9]+', '', str(error)).strip()
+    text = text.removeprefix('failed to initialize rcl: ')
+    if type(error).__name__ == 'UnknownROSArgsError':
+        text = f'unknown ROS arguments: {text}'
+    return ' '.join(text.split())
