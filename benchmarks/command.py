@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
+import sys
 
 from ptdiffseg_ros.cli import add_debug, call, HelpFormatter
 
@@ -20,10 +21,14 @@ def run_benchmark(
     :returns: the exit status: 0, 2 where the user has something to mend, 130 after Ctrl-C, else
         as the benchmark returns.
     """
-    parser = argparse.ArgumentParser(
-        prog=f'python -m benchmarks.{name}', description=description,
-        formatter_class=HelpFormatter, allow_abbrev=False)
-    add_arguments(parser)
-    add_debug(parser)
-    args = parser.parse_args(argv)
-    return call(parser.prog, run, args)
+    words = list(sys.argv[1:] if argv is None else argv)
+
+    def work() -> int:
+        parser = argparse.ArgumentParser(
+            prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
+        add_arguments(parser)
+        add_debug(parser)
+        return run(parser.parse_args(words))
+
+    prog = f'python -m benchmarks.{name}'
+    return call(prog, work, '--debug' in words, argv is None)

@@ -7,6 +7,7 @@ import argparse
 from collections.abc import Callable, Sequence
 import importlib
 import io
+import signal
 import sys
 
 # Each module has add_arguments(parser) and run(args) -> int, and is imported only when its
@@ -105,36 +106,45 @@ def main(argv: Sequence[str] | None = None) -> int:
     :returns: 0; 2 where the user has something to mend; 130 after Ctrl-C; else as the command
         says.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _parser(next((word for word in argv if not word.startswith('-')), None))
-    args = parser.parse_args(argv)
-    if args.version:
-        print('ptdiffseg', _version())
-        return 0
-    if args.command is None:
-        parser.print_help()
-        return USER_ERROR
-    return call(f'ptdiffseg {args.command}', args.run, args)
+    words = list(sys.argv[1:] if argv is None else argv)
+    called = next((word for word in words if not word.startswith('-')), None)
+
+    def work() -> int:
+        parser = _parser(called)  # imports the command: seconds
+        args = parser.parse_args(words)
+        if args.version:
+            print('ptdiffseg', _version())
+            return 0
+        if args.command is None:
+            parser.print_help()
+            return USER_ERROR
+        return int(args.run(args))
+
+    return call(f'ptdiffseg {called}', work, '--debug' in words, argv is None)
 
 
-def call(prog: str, run: Callable[[argparse.Namespace], int], args: argparse.Namespace) -> int:
+def call(prog: str, work: Callable[[], int], debug: bool = False, ends: bool = False) -> int:
     """
-    Run a command, and print one line for an error that the user can mend.
+    Do a command's work, and print one line for an error that the user can mend.
 
     :param prog: the name of the command in such a line.
+    :param debug: show where an error comes from instead.
+    :param ends: the process ends afterwards: a further Ctrl-C is ignored then.
     :returns: the exit status, as `main` describes it.
     """
     for stream in (sys.stdout, sys.stderr):  # a name of a file may not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
     try:
-        return int(run(args))
+        return work()
     except KeyboardInterrupt:
+        if ends:  # another one would interrupt the interpreter's end
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(f'{prog}: interrupted', file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         explanation = _explain(error)
-        if explanation is None or args.debug:
+        if explanation is None or debug:
             raise
         print(f'{prog}: error: {explanation}', file=sys.stderr)
         return USER_ERROR

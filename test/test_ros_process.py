@@ -264,3 +264,13 @@ sys.exit(node.main(sys.argv))
 """)
     assert process.wait() == 1
     assert "'NoneType' object is not callable" in process.output
+
+
+@pytest.mark.parametrize('moment', [has_loaded('_rclpy_pybind11'), has_said('Ctrl-C ends it')],
+                         ids=['while it is imported', 'while it runs'])
+def test_ctrl_c_ends_a_command_without_a_traceback(moment):
+    process = Process('-m', 'ptdiffseg_ros.cli', 'watch', '--port', '0')
+    wait_until(lambda: moment(process))
+    process.send(signal.SIGINT)
+    process.wait_for_output('ptdiffseg watch: interrupted')
+    ends(process, signal.SIGINT, status=130)  # a second one, while it leaves

@@ -493,16 +493,21 @@ class SegmenterNode(LifecycleNode):
             return DiagnosticStatus.WARN, 'configuring: the model loads'
         if self.device_failure:
             return DiagnosticStatus.ERROR, f'work on the device failed: {self.device_failure}'
-        trouble = self.worker.trouble()
-        overdue = of_cameras is not None and of_cameras[0] != DiagnosticStatus.OK
-        if trouble and not (self.active and self.enabled and overdue):
+        if self.active and self.enabled:
+            return self._health_at_work(of_cameras)
+        if trouble := self.worker.trouble():
             return DiagnosticStatus.ERROR, trouble
         if not self.active:
             return DiagnosticStatus.WARN, 'inactive: activate the node'
-        if not self.enabled:
-            return DiagnosticStatus.OK, 'disabled by ~/enable'
+        return DiagnosticStatus.OK, 'disabled by ~/enable'
+
+    def _health_at_work(self, of_cameras: tuple[bytes, str] | None) -> tuple[bytes, str]:
+        """Give a level and words for a node that is active and not paused."""
+        assert self.worker is not None
         if of_cameras is not None and of_cameras[0] != DiagnosticStatus.OK:
             return of_cameras
+        if trouble := self.worker.trouble():
+            return DiagnosticStatus.ERROR, trouble
         if self.batch_limit.frames is not None:
             return DiagnosticStatus.WARN, (
                 f'segmenting, but memory takes only {self.batch_limit.frames} of '
