@@ -120,11 +120,24 @@ def test_a_folder_of_no_kind_is_told_what_is_known(tmp_path: Path) -> None:
         open_data(tmp_path, kind='kitti')
 
 
-def test_a_picture_without_a_mask_is_told(tmp_path: Path) -> None:
+def test_a_picture_without_a_mask_is_named_and_the_others_are_read(
+        tmp_path: Path, capsys) -> None:
     make(tmp_path, 'cityscapes')
     write(tmp_path / 'leftImg8bit/train/ulm/ulm_001_leftImg8bit.png',
           np.zeros((*SIZE, 3), np.uint8))
-    with pytest.raises(DataError, match='(?s)1 of 2 pictures have no mask.*ulm_001_gtFine'):
+    data = open_data(tmp_path)
+    assert data.read(0)[1].shape == SIZE
+    with pytest.raises(DataError, match='there is no mask .*ulm_001_gtFine'):
+        data.read(1)
+    assert main(['data', 'check', str(tmp_path)]) == 1
+    assert '1 of 2 pairs cannot' in capsys.readouterr().out
+
+
+def test_pictures_without_any_mask_are_no_data_set(tmp_path: Path) -> None:
+    make(tmp_path, 'cityscapes')
+    for mask in (tmp_path / 'gtFine').rglob('*.png'):
+        mask.unlink()
+    with pytest.raises(DataError, match='(?s)none of the 1 pictures has a mask.*ulm_000_gtFine'):
         open_data(tmp_path)
 
 

@@ -16,11 +16,13 @@ from typing import Any
 import cv2
 import numpy as np
 from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.demo.watch import Server, to_jpeg, VIEWS, Watcher
 from ptdiffseg_ros.model.testing import tiny_segmenter
 from ptdiffseg_ros.ros.outputs import LATCHED_QOS
 import pytest
 from ros_harness import Consumer, image, Peer, PIXELS, running_segmenter, running_watch
+from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
@@ -239,3 +241,15 @@ def test_a_browser_that_drops_its_connection_is_no_error(browser) -> None:
     dropped.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
     dropped.close()
     assert browser.ask('GET', '/')[0] == 200
+
+
+def test_the_brightness_of_a_16_bit_camera_does_not_jump() -> None:
+    def mono16(white: int) -> Image:
+        samples = np.full((16, 16), white, np.uint16)
+        return Image(height=16, width=16, encoding='mono16', step=32, data=samples.tobytes())
+
+    camera = Depth()
+    shown = [cv2.imdecode(np.frombuffer(to_jpeg(mono16(white), camera), np.uint8), 1).mean()
+             for white in (4095, 800, 4095)]
+    assert shown[0] > 250 and shown[2] > 250
+    assert abs(shown[1] - 800 / 16) < 2

@@ -168,12 +168,12 @@ def _pairs(root: Path, kind: str, images: list[Path]) -> tuple[tuple[Pair, ...],
     for image in images:
         path = image.relative_to(root).as_posix()
         mask = root / to_mask(path)
-        if not os.path.lexists(mask):  # a broken link is found when it is read
+        if not os.path.lexists(mask):
             lost.append(mask)
         pairs.append(Pair(image, mask, of.condition(path)))
-    if lost:
+    if len(lost) == len(images):  # a single one is reported where it is read
         raise DataError(_expected(
-            root, kind, f'{len(lost)} of {len(images)} pictures have no mask; the first would be '
+            root, kind, f'none of the {len(images)} pictures has a mask; the first would be '
             f'{lost[0]}'))
     return tuple(pairs), meaning
 
@@ -214,10 +214,9 @@ def _open_folders(path: Path, split: str) -> LabelledPictures:
         raise DataError(f'{images} has no pictures ({", ".join(SUFFIXES)}): the split {split!r} '
                         f'of {path} is empty')
     pairs = tuple(Pair(image, masks / f'{image.stem}{suffix}') for image in found)
-    lost = [pair.mask for pair in pairs if not os.path.lexists(pair.mask)]
-    if lost:
-        raise DataError(f'{len(lost)} of {len(pairs)} pictures in {images} have no mask; the '
-                        f'first would be {lost[0]} (mask_suffix is {suffix!r})')
+    if not any(os.path.lexists(pair.mask) for pair in pairs):
+        raise DataError(f'none of the {len(pairs)} pictures in {images} has a mask; the first '
+                        f'would be {pairs[0].mask} (mask_suffix is {suffix!r})')
     return LabelledPictures('folders', path.parent, split, pairs, classes, meaning)
 
 

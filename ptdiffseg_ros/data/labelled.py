@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -142,6 +143,8 @@ def opened_mask(path: Path) -> StoredPicture:
 
     :raises DataError: as ``opened``, and for a JPEG.
     """
+    if not os.path.lexists(path):
+        raise DataError(f'there is no mask {path}. Add it, or remove the picture')
     mask = opened(path)
     if mask.is_jpeg:
         raise DataError(

@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
+from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.demo.node_process import DemoError, spinning
 from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
 from ptdiffseg_ros.ros.outputs import LATCHED_QOS
@@ -51,6 +52,7 @@ class _View:
     came_s: float = 0.0  # monotonic
     message: Any = None
     jpeg: tuple[int, bytes] = (0, b'')
+    depth: Depth = field(default_factory=Depth)  # so that its brightness does not jump
 
 
 @dataclass
@@ -251,7 +253,7 @@ class Watcher:
         if message is None:
             return None
         if kept.jpeg[0] != serial:
-            kept.jpeg = serial, to_jpeg(message)
+            kept.jpeg = serial, to_jpeg(message, kept.depth)
         return kept.jpeg[1]
 
     def set_adaptation(self, on: bool) -> tuple[bool, str]:
@@ -266,10 +268,15 @@ class Watcher:
         return bool(future.result().success), str(future.result().message)
 
 
-def to_jpeg(message: Image | CompressedImage) -> bytes:
-    """Encode an image message, scaled down to what a page shows; a bad one is a black picture."""
+def to_jpeg(message: Image | CompressedImage, depth: Depth | None = None) -> bytes:
+    """
+    Encode an image message, scaled down to what a page shows; a bad one is a black picture.
+
+    :param depth: of the camera's 16-bit samples; None: it is found from this message alone.
+    """
+    read = decode_compressed if isinstance(message, CompressedImage) else decode
     try:
-        pixels = (decode_compressed if isinstance(message, CompressedImage) else decode)(message)
+        pixels = read(message, depth)
     except ImageError:
         pixels = np.zeros((90, 160, 3), np.uint8)
     height, width = pixels.shape[:2]
