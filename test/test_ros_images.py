@@ -401,3 +401,10 @@ def test_arbitrary_bytes_give_an_image_or_an_image_error(junk, at, form, kind):
         assert decode_compressed(SimpleNamespace(format=form, data=bytes(data))).shape[2] == 3
     except ImageError:
         pass
+
+
+@pytest.mark.parametrize('data', [b'', b'GIF89a', b'no image at all'])
+def test_bytes_of_another_format_are_refused_in_words_of_their_own(data: bytes) -> None:
+    with pytest.raises(ImageError, match='it begins as neither') as refusal:
+        decode_compressed(SimpleNamespace(format='jpeg', data=data))
+    assert 'BytesIO' not in str(refusal.value)

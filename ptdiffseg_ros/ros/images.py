@@ -15,7 +15,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image as Picture
+from PIL import Image as Picture, UnidentifiedImageError
 from ptdiffseg_ros.data.depth import Depth
 
 MAX_PIXELS = 2 ** 26  # 8192 x 8192: beyond any camera, short of what exhausts the memory
@@ -132,9 +132,11 @@ def decode_compressed(message: Any, depth: Depth | None = None) -> np.ndarray:
     except ImageError:
         raise
     except Exception as error:  # a parser of foreign bytes: whatever it trips over is bad input
+        # Pillow's own words for an unknown format name nothing but the buffer.
+        reason = 'it begins as neither' if isinstance(error, UnidentifiedImageError) else error
         raise ImageError(
             f'compressed image of format {message.format!r} and {len(message.data)} bytes is not '
-            f'a whole jpeg or png ({error}): publish jpeg or png, or use the raw image '
+            f'a whole jpeg or png ({reason}): publish jpeg or png, or use the raw image '
             '(parameter compressed:=false)') from error
     if samples.dtype == np.uint16:
         samples = (depth or Depth()).to_8_bits(samples)
