@@ -114,6 +114,7 @@ def train_head(
             f'{state} holds an earlier run; give --resume to go on, or delete it')
     accelerator = new_accelerator(config.mixed_precision, config.accumulate)
     divide = _own_parts(config, accelerator)
+    scalars = Scalars(tensorboard)  # what it lacks is found before any work
     segmenter = new_segmenter(config, backbone_folder, out, TOWN if data is None else data.classes)
     segmenter.to(accelerator.device, PRECISIONS[config.mixed_precision])
     frames, others, held_out = _source(segmenter, config, data)
@@ -125,7 +126,7 @@ def train_head(
     run = _new_run(segmenter.head, config)
     if state.exists():
         run.load(state)
-    loss = _fit(config, accelerator, divide, run, features, Scalars(tensorboard), state,
+    loss = _fit(config, accelerator, divide, run, features, scalars, state,
                 lambda: source_miou(segmenter, held_out))
     run.finish()
     if accelerator.is_main_process:
