@@ -103,7 +103,7 @@ def peer() -> Iterator[Peer]:
     peer.close()
 
 
-@pytest.mark.parametrize('number, kind', enumerate((Image, CompressedImage)))
+@pytest.mark.parametrize('number, kind', list(enumerate((Image, CompressedImage))))
 def test_remap_rules_apply_once_to_each_name(process: Process, number: int, kind: type) -> None:
     peer = Remapped()
     try:
