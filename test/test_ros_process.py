@@ -226,7 +226,8 @@ def test_it_leaves_no_shared_memory_and_others_see_it_go(start, folder, consumer
     process.wait_for_output('autostart is false')
     assert consumer.spin_until(lambda: 'segmenter' in consumer.node.get_node_names())
     maps = Path(f'/proc/{process.pid}/maps').read_text()
-    own = set(re.findall(r'/dev/shm/(fastdds_[0-9a-f]{16})\b', maps)) - before
+    # Fast DDS 3.x (Kilted) and 2.x (Jazzy) name their segments differently.
+    own = set(re.findall(r'/dev/shm/(fast(?:dds|rtps)_[0-9a-f]{16})\b', maps)) - before
     assert own
     ends(process, signal.SIGTERM)
     assert not own & set(os.listdir('/dev/shm'))
