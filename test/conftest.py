@@ -14,9 +14,10 @@ import zlib
 from ptdiffseg_ros.data.installed import fastdds_environment
 import pytest
 
-# Test modules whose nodes run against the clock: they need the machine to themselves.
-REAL_TIME = ('test_bench', 'test_cli', 'test_config_files', 'test_demo', 'test_ros_', 'test_soak',
-             'test_watch')
+TEST = Path(__file__).resolve().parent
+# Tests whose nodes run against the clock: they need the machine to themselves.
+REAL_TIME = ('bench/', 'benchmarks/test_soak.py', 'commands/test_cli.py', 'demo/',
+             'package/test_config_files.py', 'ros/', 'watch/')
 
 
 def _domain_id() -> int:
@@ -42,14 +43,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what must not share the machine with other tests."""
     for item in items:
-        if item.path.name.startswith(REAL_TIME):
+        if item.path.relative_to(TEST).as_posix().startswith(REAL_TIME):
             item.add_marker(pytest.mark.real_time)
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Give the folder of a tiny random segmenter, one for each test module."""
-    from ptdiffseg_ros.model.testing import tiny_segmenter  # after OMP_NUM_THREADS is set
+    from tiny_models import tiny_segmenter  # after OMP_NUM_THREADS is set
     return tiny_segmenter(tmp_path_factory.mktemp('tiny'))
 
 

@@ -33,8 +33,8 @@ from ptdiffseg_ros.data.results import commit, machine, markdown_table, write_js
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.testing import letter_tokenizer
 from safetensors.torch import load_file
+from tiny_models import letter_tokenizer
 import torch
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel

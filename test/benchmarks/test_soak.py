@@ -12,10 +12,10 @@ from benchmarks.soak.drive import growth_percent, spoil, unexplained_lines, verd
 from benchmarks.soak.report import tables
 from hypothesis import given, settings, strategies as st
 import numpy as np
-from ptdiffseg_ros.model.testing import tiny_segmenter
 from ptdiffseg_ros.ros.images import decode, ImageError
 import pytest
 from ros_harness import image, Process
+from tiny_models import tiny_segmenter
 
 
 @settings(max_examples=1000, deadline=None)

@@ -1,0 +1,356 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The demo from end to end with a tiny random segmenter, and what it says when it cannot."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from html.parser import HTMLParser
+import json
+import math
+from pathlib import Path
+import random
+import shutil
+import socket
+
+import numpy as np
+from ptdiffseg_ros import cli
+from ptdiffseg_ros.data.bags import Bag
+from ptdiffseg_ros.data.installed import fastdds_environment
+from ptdiffseg_ros.data.labels import TOWN
+from ptdiffseg_ros.data.pictures import read_picture
+from ptdiffseg_ros.data.video import read_frames
+from ptdiffseg_ros.demo import node_process
+from ptdiffseg_ros.demo.consumer import changes
+from ptdiffseg_ros.demo.node_process import dds_environment, free_domain_id
+from ptdiffseg_ros.demo.review import DOMAINS, recognised_share
+from ptdiffseg_ros.town.record import IMAGE_TOPIC
+import pytest
+import ros_harness
+from ros_harness import Process
+from tiny_models import tiny_segmenter
+
+FRAMES = 24
+PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
+
+
+@pytest.fixture(autouse=True, scope='module')
+def patience() -> Iterator[None]:
+    """Wait longer than for a single node: a demo records and films as well."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ros_harness, 'PATIENCE_S', 240.0)
+        yield
+
+
+def demo(out: Path, model: str, *more: str) -> Process:
+    """Run a demo that is nearly as short as one can be."""
+    return Process(
+        '-m', 'ptdiffseg_ros.cli', 'demo', '--out', str(out), '--seconds', '8', '--fps', '3',
+        '--seed', '4', '--model', model, '--json', str(out / 'again.json'), *more)
+
+
+def others_with(words: str) -> list[str]:
+    """Return the command lines of living processes that contain words."""
+    found = []
+    for file in Path('/proc').glob('[0-9]*/cmdline'):
+        try:
+            line = file.read_bytes().replace(b'\0', b' ').decode(errors='replace')
+        except OSError:
+            continue  # It has just ended.
+        if words in line:
+            found.append(line)
+    return found
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Write a tiny segmenter."""
+    return str(tiny_segmenter(tmp_path_factory.mktemp('model')))
+
+
+@pytest.fixture(scope='module')
+def report(tmp_path_factory: pytest.TempPathFactory, model: str) -> Path:
+    """Run the demo once for all that is asked of it."""
+    out = tmp_path_factory.mktemp('demo') / 'report'
+    process = demo(out, model)
+    process.wait_for_output('the report is in')
+    assert process.end(by=0) == 0, process.output
+    return out
+
+
+def test_summary_is_complete_and_finite(report: Path, model: str) -> None:
+    summary = json.loads((report / 'summary.json').read_text())
+    assert summary['frames_sent'] == FRAMES
+    assert summary['masks_received'] >= 0.99 * FRAMES
+    assert list(summary['miou']) == ['clear', 'fog', 'night', 'rain', 'snow']
+    assert all(0 <= value <= 1 for value in summary['miou'].values())
+    assert summary['adaptation'] is True
+    without = summary['miou_without_adaptation']
+    assert list(without) == list(summary['miou'])
+    assert all(0 <= value <= 1 for value in without.values())
+    assert summary['recognised_percent'] is None, 'no weather lasts for three seconds here'
+    for event in summary['adaptation_events']:
+        assert list(event) == ['time_s', 'kind', 'text'] and 0 <= event['time_s'] <= 8
+    for kind in ('latency_ms', 'age_ms', 'processing_ms'):
+        p50, p95 = summary[kind]['p50'], summary[kind]['p95']
+        assert math.isfinite(p50) and math.isfinite(p95) and 0 < p50 <= p95, kind
+    assert summary['processing_ms']['p50'] <= summary['latency_ms']['p50']
+    assert summary['model'] == model and summary['seed'] == 4 and summary['commit']
+    assert sum(summary['frames'].values()) + summary['frames_changing'] == FRAMES
+    for ious in summary['class_iou'].values():
+        assert list(ious) == [c.name for c in TOWN]
+    assert json.loads((report / 'again.json').read_text()) == summary
+
+
+def test_report_needs_no_other_file(report: Path) -> None:
+    class Links(HTMLParser):
+        found: list[str] = []
+
+        def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+            self.found += [value or '' for name, value in attrs if name in ('src', 'href')]
+
+    page = (report / 'index.html').read_text()
+    links = Links()
+    links.feed(page)
+    # A video, and camera, truth and mask for each of five weathers.
+    assert len(links.found) == 16 and all(link.startswith('data:') for link in links.found)
+    for words in ('fog', 'mIoU', 'traffic light', 'seed 4', '<svg', 'without adaptation',
+                  'class="other"'):
+        assert words in page
+    assert 'adaptation failed' not in (report / 'node.log').read_text()
+
+
+def test_video_shows_every_frame_of_the_drive(report: Path) -> None:
+    (video,) = [f for f in report.iterdir() if f.stem == 'overlay']
+    frames = [frame for _, frame in read_frames(video)]
+    assert len(frames) == FRAMES
+    assert frames[0].shape[1] == 1024 and (frames[0] != frames[-1]).any()
+
+
+def test_strip_has_a_row_for_each_weather(report: Path) -> None:
+    strip = read_picture(report / 'strip.png')
+    assert strip.shape[0] > 5 * 128 and strip.shape[1] > 3 * 256
+
+
+def test_recording_stays_and_can_be_played_again(report: Path) -> None:
+    with Bag(report / 'drive') as bag:
+        assert bag.count(IMAGE_TOPIC) == FRAMES and bag.camera_topic() == IMAGE_TOPIC
+
+
+def test_a_demo_without_adaptation_compares_nothing(tmp_path: Path, model: str) -> None:
+    process = demo(tmp_path / 'report', model, '--no-adaptation')
+    process.wait_for_output('the report is in')
+    assert process.end(by=0) == 0, process.output
+    summary = json.loads((tmp_path / 'report' / 'summary.json').read_text())
+    assert summary['adaptation'] is False and summary['adaptation_events'] == []
+    assert summary['miou_without_adaptation'] is summary['recognised_percent'] is None
+    page = (tmp_path / 'report' / 'index.html').read_text()
+    assert 'without adaptation' not in page and '--no-adaptation' in page
+    assert 'without adaptation' not in process.output
+
+
+def test_timeline_shows_domains_and_events() -> None:
+    from ptdiffseg_ros.demo.report import _timeline, HUES
+
+    events = [{'time_s': 4.0, 'kind': 'tuning', 'text': "tuning for 'foggy' begins: <shift>"},
+              {'time_s': 5.0, 'kind': 'source', 'text': 'not drawn'}]
+    points = [(0.0, 'fog', 10.0), (10.0, 'fog', 20.0)]
+    drawn = _timeline(points, 10.0, 100, '%', points, [(2.0, 'clear'), (3.0, 'foggy')], events)
+    rows = drawn.split('<rect')[1:]
+    assert len(rows) == 2 and HUES['clear'] in rows[0] and HUES['fog'] in rows[1]
+    assert '3.0 s: recognised as foggy' in rows[1] and '4.0 s: tuning' in drawn
+    assert '&lt;shift&gt;' in drawn and 'not drawn' not in drawn and 'class="other"' in drawn
+    plain = _timeline(points, 10.0, 100, '%')
+    assert 'rect' not in plain and 'other' not in plain and 'mark' not in plain
+
+
+def test_events_are_the_steps_between_states() -> None:
+    from ptdiffseg_ros.adapt.loop import AdaptationState
+
+    def kinds(*states: AdaptationState) -> list[list[str]]:
+        told = [{}, *(state.to_dict() for state in states)]
+        return [[kind for kind, _ in changes(*pair)] for pair in zip(told, told[1:])]
+
+    tuning = {'enabled': True, 'tuning': True, 'trigger': 'shift'}
+    assert kinds(
+        AdaptationState(enabled=True),
+        AdaptationState(domain='clear', enabled=True),
+        AdaptationState(domain='night', **tuning),
+        AdaptationState(domain='night', step=3, **tuning),
+        AdaptationState(domain='night', prompt='tuned', step=10, **tuning),
+        AdaptationState(domain='night', prompt='tuned', step=20, enabled=True),
+        AdaptationState(domain='foggy', **tuning),
+        AdaptationState(domain='foggy', rollbacks=1, enabled=True),
+        AdaptationState(domain='night', prompt='recalled', rollbacks=1, **tuning),
+        AdaptationState(domain='snowy', prompt='recalled', rollbacks=1, **tuning),
+        AdaptationState(domain='snowy', prompt='recalled', rollbacks=1, problem='disk full'),
+    ) == [[], [], ['tuning'], [], ['tuned'], [], ['source', 'tuning'], ['rollback'],
+          ['recalled', 'tuning'], ['recalled', 'tuning'], ['problem']]
+
+
+def test_recognition_counts_in_steady_weather_once_there_was_time_for_it() -> None:
+    from benchmarks.stream import protocols
+
+    assert DOMAINS == protocols.DOMAINS
+    conditions = ['clear'] * 5 + ['clear to fog'] * 5 + ['fog'] * 5 + ['night'] * 2
+    frames = [(second * 10**9, name) for second, name in enumerate(conditions)]
+    assert recognised_share(frames, []) == 0.0
+    assert recognised_share(frames, [(0, 'clear')]) == 0.5  # 3 s and 4 s of clear and of fog
+    # It is known after the frame of its stamp.
+    assert recognised_share(frames, [(2 * 10**9, 'clear'), (13 * 10**9, 'foggy')]) == 0.75
+    assert recognised_share(frames[-2:], [(0, 'night')]) is None
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_demo_with_the_reason(tmp_path: Path) -> None:
+    nowhere = str(tmp_path / 'nowhere')
+    process = demo(tmp_path / 'report', nowhere)
+    output = process.wait_for_output('error:')
+    assert process.end(by=0) == 2
+    assert 'the node cannot start' in output and 'segmenter.json is missing' in process.output
+    assert 'Traceback' not in process.output
+    assert others_with(nowhere) == []
+
+
+def test_a_demo_replaces_the_report_of_another_and_no_other_file(
+        report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nowhere, again = str(tmp_path / 'nowhere'), tmp_path / 'report'
+    shutil.copytree(report, again)
+    (again / 'again.json').unlink()
+    (again / 'notes.txt').write_text('precious')
+    process = demo(again, nowhere)
+    process.wait_for_output('the node cannot start')
+    assert process.end(by=0) == 2, 'the drive was recorded again, and the node was started'
+    assert (again / 'notes.txt').read_text() == 'precious'
+    (again / 'drive' / 'notes.txt').write_text('precious')
+    foreign = tmp_path / 'mine'
+    foreign.mkdir()
+    (foreign / 'index.html').write_text('precious')
+    for out, words in ((again, 'more than a bag'), (foreign, 'index.html exists already')):
+        before = {f: f.read_bytes() for f in out.rglob('*') if f.is_file()}
+        assert cli.main(['demo', '--out', str(out), '--model', nowhere]) == 2
+        assert words in capsys.readouterr().err
+        assert {f: f.read_bytes() for f in out.rglob('*') if f.is_file()} == before
+
+
+def test_interrupt_takes_the_node_along(tmp_path: Path, model: str) -> None:
+    process = demo(tmp_path / 'report', model)
+    process.wait_for_output('segmenting live')
+    assert others_with(f'model:="{model}"')
+    assert process.end() == 130
+    assert 'Traceback' not in process.output
+    assert others_with(f'model:="{model}"') == []
+
+
+def test_a_node_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
+    class DeadNode(node_process.NodeProcess):
+
+        def __init__(self) -> None:
+            super().__init__('micro', 'not a topic name', tmp_path / 'node.log', {})
+
+    with DeadNode() as process:
+        process._process.wait(60)
+        with pytest.raises(node_process.DemoError, match='status (?s:.*)not a topic name'):
+            process.check()
+
+
+def test_domain_that_is_in_use_is_not_taken() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        first = free_domain_id(random.Random(1))
+        taken.bind(('', 7400 + 250 * first + 10))
+        assert free_domain_id(random.Random(1)) != first
+
+
+@pytest.mark.parametrize(('release', 'variable'), [
+    ('humble', 'FASTRTPS_DEFAULT_PROFILES_FILE'), ('iron', 'FASTRTPS_DEFAULT_PROFILES_FILE'),
+    ('jazzy', 'FASTRTPS_DEFAULT_PROFILES_FILE'), ('kilted', 'FASTDDS_DEFAULT_PROFILES_FILE'),
+    ('rolling', 'FASTDDS_DEFAULT_PROFILES_FILE')])
+def test_only_the_variable_that_a_release_reads_names_the_profile(
+        release: str, variable: str) -> None:
+    chosen = fastdds_environment({'ROS_DISTRO': release})
+    assert list(chosen) == [variable] and 'segment_size' in Path(chosen[variable]).read_text()
+    assert fastdds_environment({'ROS_DISTRO': release, variable: 'mine.xml'}) == {}
+
+
+def test_kilted_also_reads_the_older_variable_that_a_user_has_set() -> None:
+    mine = {'FASTRTPS_DEFAULT_PROFILES_FILE': 'mine.xml'}
+    assert fastdds_environment({'ROS_DISTRO': 'kilted', **mine}) == {}
+
+
+@pytest.mark.parametrize('own', [False, True], ids=['profile of the package', 'copy of the user'])
+def test_fast_dds_has_nothing_to_say_about_the_profile(
+        own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (variable, profile), = fastdds_environment({}).items()
+    copy = tmp_path / 'copy.xml'
+    copy.write_text(Path(profile).read_text())
+    for name in PROFILE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    if own:
+        monkeypatch.setenv(variable, str(copy))
+    for name, value in dds_environment(free_domain_id(random.Random())).items():
+        monkeypatch.setenv(name, value)
+    process = Process('-c', 'import rclpy; rclpy.init(); '
+                      'rclpy.create_node("quiet").destroy_node(); rclpy.try_shutdown()')
+    assert process.wait() == 0 and process.output == ''
+
+
+def test_pace_gives_up_on_a_mask_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+    from types import SimpleNamespace
+
+    from ptdiffseg_ros.demo import run
+
+    monkeypatch.setattr(run, 'FRAME_PATIENCE_S', 0.2)
+    checks = []
+    consumer = SimpleNamespace(arrived=threading.Condition(), masks={})
+    node = SimpleNamespace(check=lambda: checks.append(1))
+    pace = run.Pace(node, consumer, 5.0, SimpleNamespace(update=lambda: None))  # type: ignore
+    pace.before(IMAGE_TOPIC, 1)
+    pace.before('/camera/labels', 2)
+    pace.before(IMAGE_TOPIC, 2)
+    assert list(pace.sent) == [1, 2] and checks
+    assert pace.sent[2] - pace.sent[1] >= 0.2
+    assert np.isfinite(list(pace.sent.values())).all()
+
+
+def test_pace_recovers_from_a_busy_moment() -> None:
+    import threading
+    from types import SimpleNamespace
+
+    from ptdiffseg_ros.demo import run
+
+    forgotten = []
+    consumer = SimpleNamespace(
+        arrived=threading.Condition(), masks={}, rate=1.0,
+        forget_times=lambda: forgotten.append(1))
+    node = SimpleNamespace(check=lambda: None, last_words=lambda: 'I fell asleep')
+    pace = run.Pace(node, consumer, 5.0, SimpleNamespace(update=lambda: None))  # type: ignore
+    pace.player = SimpleNamespace(rate=1.0)  # type: ignore
+
+    def drive(frames: int, seconds: float | None) -> None:
+        for _ in range(frames):
+            stamp = len(pace.sent) + 1
+            pace.before(IMAGE_TOPIC, stamp)
+            if seconds is not None:
+                consumer.masks[stamp] = SimpleNamespace(at=pace.sent[stamp] + seconds)
+
+    quick_s = 0.5 / (5.0 * run.HEADROOM)  # half of what leaves room at full speed
+    drive(run.CALIBRATION_FRAMES, 4.0)  # so it could be one frame every HEADROOM times 4 s
+    drive(run.CALIBRATION_FRAMES, quick_s)
+    assert pace.rates == [pytest.approx(1 / (5.0 * run.HEADROOM * 4.0))] * run.CALIBRATION_FRAMES
+    drive(1, quick_s)
+    assert pace.player.rate == consumer.rate == pace.rates[-1] == 1.0  # type: ignore
+    assert len(forgotten) == 1, 'only the first frames are a warm-up'
+
+
+def test_pace_gives_up_when_no_mask_comes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+    from types import SimpleNamespace
+
+    from ptdiffseg_ros.demo import run
+
+    monkeypatch.setattr(run, 'FRAME_PATIENCE_S', 0.01)
+    consumer = SimpleNamespace(arrived=threading.Condition(), masks={})
+    node = SimpleNamespace(check=lambda: None, last_words=lambda: 'I fell asleep')
+    pace = run.Pace(node, consumer, 5.0, SimpleNamespace(update=lambda: None))  # type: ignore
+    with pytest.raises(node_process.DemoError, match='no mask came back .*I fell asleep'):
+        for stamp in range(run.CALIBRATION_FRAMES + 1):
+            pace.before(IMAGE_TOPIC, stamp)

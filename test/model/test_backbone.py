@@ -1,0 +1,176 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The UNet walk gives what diffusers gives, for every kind of backbone."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+import shutil
+
+from ptdiffseg_ros.model.backbone import DiffusionBackbone
+from ptdiffseg_ros.model.errors import SegmenterError
+import pytest
+from tiny_models import KINDS, tiny_backbone
+import torch
+
+
+@pytest.fixture(scope='module', params=KINDS)
+def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    torch.manual_seed(0)
+    return tiny_backbone(tmp_path_factory.mktemp(request.param), request.param)
+
+
+def hooked_features(backbone: DiffusionBackbone, latents, context, timestep, taps):
+    """Read the same maps out of diffusers' own forward."""
+    found, handles = {}, []
+    for tap in taps:
+        def keep(module, inputs, output, tap=tap):
+            found[tap] = output if torch.is_tensor(output) else output[0]
+        handles.append(backbone.unet.get_submodule(tap).register_forward_hook(keep))
+    prediction = backbone.unet(latents, timestep, context.expand(len(latents), -1, -1)).sample
+    for handle in handles:
+        handle.remove()
+    return [found[tap] for tap in taps], prediction
+
+
+@pytest.mark.parametrize('size', [(8, 16), (16, 8), (12, 20), (9, 13)])
+def test_the_walk_equals_the_forward_of_diffusers(backbone: DiffusionBackbone, size) -> None:
+    torch.manual_seed(1)
+    latents = torch.randn(2, 4, *size)
+    context = torch.randn(1, 5, backbone.text_width)
+    taps = ('mid_block', *backbone.default_taps()[:-1])  # no module gives the latents
+    walked = backbone.features(latents, context, 77, taps)
+    hooked, _ = hooked_features(backbone, latents, context, 77, taps)
+    for tap, ours, theirs in zip(taps, walked, hooked):
+        assert ours.shape == theirs.shape, tap
+        assert (ours - theirs).abs().max() <= 1e-5, tap
+
+
+def test_taps_come_in_the_order_asked_and_say_their_channels(backbone: DiffusionBackbone) -> None:
+    latents, context = torch.randn(1, 4, 8, 16), torch.randn(1, 3, backbone.text_width)
+    taps = (*backbone.default_taps(), 'mid_block')
+    maps = backbone.features(latents, context, 10, taps)
+    assert [m.shape[1] for m in maps] == backbone.tap_channels(taps)
+    assert taps[-2] == 'latents' and torch.equal(maps[-2], latents)
+
+
+def test_the_walk_ends_at_the_last_tap(
+        backbone: DiffusionBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    last = backbone.unet.up_blocks[-1].resnets[0]
+    monkeypatch.setattr(last, 'forward', lambda *a, **k: pytest.fail('walked too far'))
+    latents, context = torch.randn(1, 4, 8, 16), torch.randn(1, 3, backbone.text_width)
+    assert len(backbone.features(latents, context, 10, backbone.default_taps()[:1])) == 1
+
+
+def test_stopped_early_the_last_decoder_level_is_not_run(
+        backbone: DiffusionBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    for part in backbone.unet.up_blocks[-1].modules():
+        if not list(part.children()):
+            monkeypatch.setattr(part, 'forward', lambda *a, **k: pytest.fail('walked too far'))
+    upsampler = backbone.unet.up_blocks[-2].upsamplers[0]
+    monkeypatch.setattr(upsampler, 'forward', lambda *a, **k: pytest.fail('walked too far'))
+    latents, context = torch.randn(1, 4, 8, 16), torch.randn(1, 3, backbone.text_width)
+    taps = backbone.default_taps(stop_early=True)
+    maps = backbone.features(latents, context, 10, taps)
+    assert taps == (*backbone.default_taps()[:-2], 'latents')
+    assert maps[-2].shape[-2:] == (4, 8) and maps[-1] is latents
+
+
+def test_an_unknown_tap_is_refused_with_the_list_of_taps(backbone: DiffusionBackbone) -> None:
+    with pytest.raises(SegmenterError, match='up_blocks.9.*mid_block'):
+        backbone.tap_channels(['up_blocks.9'])
+
+
+def test_the_context_and_the_timestep_reach_the_features(backbone: DiffusionBackbone) -> None:
+    latents = torch.randn(1, 4, 8, 16)
+    one, two = torch.randn(2, 1, 4, backbone.text_width)
+    tap = backbone.default_taps()[-2:-1]
+    base = backbone.features(latents, one, 10, tap)[0]
+    assert not torch.allclose(base, backbone.features(latents, two, 10, tap)[0])
+    assert not torch.allclose(base, backbone.features(latents, one, 500, tap)[0])
+
+
+def test_noise_is_that_of_the_timestep_and_the_same_for_every_frame(
+        backbone: DiffusionBackbone) -> None:
+    latents = torch.randn(2, 4, 32, 64)
+    for timestep in (50, 400):
+        kept = backbone.scheduler.alphas_cumprod[timestep]
+        noise = (backbone.noised(latents, timestep) - kept.sqrt() * latents) / (1 - kept).sqrt()
+        assert torch.allclose(noise[0], noise[1], atol=1e-4)
+        assert noise.std() == pytest.approx(1.0, abs=0.05)
+        assert torch.equal(backbone.noised(latents[1:], timestep),
+                           backbone.noised(latents, timestep)[1:])
+
+
+def test_latents_are_scaled_and_the_same_every_time(backbone: DiffusionBackbone) -> None:
+    images = torch.rand(2, 3, 64, 96) * 2 - 1
+    latents = backbone.encode(images)
+    assert latents.shape == (2, 4, 64 // backbone.vae_stride, 96 // backbone.vae_stride)
+    assert torch.equal(latents, backbone.encode(images))
+    factor = backbone.vae.config.scaling_factor
+    backbone.vae.register_to_config(scaling_factor=2 * factor)
+    try:
+        assert torch.allclose(backbone.encode(images), 2 * latents)
+    finally:
+        backbone.vae.register_to_config(scaling_factor=factor)
+
+
+def test_a_saved_backbone_loads_the_same(backbone: DiffusionBackbone, tmp_path: Path) -> None:
+    backbone.save_pretrained(tmp_path / 'b')
+    again = DiffusionBackbone.from_pretrained(tmp_path / 'b')
+    assert not any(p.requires_grad for p in again.parameters())
+    for name, value in backbone.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
+    images = torch.rand(1, 3, 64, 64) * 2 - 1
+    assert torch.equal(backbone.encode(images), again.encode(images))
+
+
+def test_the_better_explanation_has_the_lower_denoising_error(backbone, monkeypatch) -> None:
+    torch.manual_seed(0)
+    latents, noise = torch.randn(2, 2, 4, 8, 8)
+    right, wrong = torch.ones(1, 2, backbone.text_width), torch.zeros(1, 2, backbone.text_width)
+    steps = torch.full((2,), 300)
+    target = (backbone.scheduler.get_velocity(latents, noise, steps)
+              if backbone.scheduler.config.prediction_type == 'v_prediction' else noise)
+
+    class Answer:
+
+        def __init__(self, sample):
+            self.sample = sample
+
+    monkeypatch.setattr(backbone.unet, 'forward',
+                        lambda x, t, c: Answer(target if c.mean() > 0.5 else target + 1))
+    errors = backbone.denoising_error(latents, [wrong, right], 300, noise)
+    assert errors.shape == (2, 2)
+    assert torch.allclose(errors, torch.tensor([[1.0, 0.0], [1.0, 0.0]]), atol=1e-5)
+
+
+@pytest.mark.parametrize('part', ['unet', 'vae', 'text_encoder', 'tokenizer', 'scheduler'])
+def test_a_missing_component_is_named(tmp_path: Path, part: str) -> None:
+    tiny_backbone(tmp_path, 'micro').save_pretrained(tmp_path / 'backbone')
+    shutil.rmtree(tmp_path / 'backbone' / part)
+    with pytest.raises(SegmenterError, match='cannot load.*backbone'):
+        DiffusionBackbone.from_pretrained(tmp_path / 'backbone')
+
+
+def test_a_pickle_in_place_of_safetensors_is_not_loaded(tmp_path: Path) -> None:
+    backbone = tiny_backbone(tmp_path, 'micro')
+    backbone.save_pretrained(tmp_path / 'backbone')
+    unet = tmp_path / 'backbone' / 'unet'
+    (unet / 'diffusion_pytorch_model.safetensors').unlink()
+    torch.save(backbone.unet.state_dict(), unet / 'diffusion_pytorch_model.bin')
+    with pytest.raises(SegmenterError, match='safetensors'):
+        DiffusionBackbone.from_pretrained(tmp_path / 'backbone')
+
+
+def test_parts_of_different_models_are_refused(tmp_path: Path) -> None:
+    backbone = tiny_backbone(tmp_path, 'micro')
+    backbone.save_pretrained(tmp_path / 'backbone')
+    config = tmp_path / 'backbone' / 'unet' / 'config.json'
+    values = json.loads(config.read_text())
+    backbone.unet.register_to_config(cross_attention_dim=48)
+    assert values['cross_attention_dim'] == 32
+    with pytest.raises(SegmenterError, match='48.*32'):
+        DiffusionBackbone(
+            backbone.vae, backbone.unet, backbone.text_encoder, backbone.tokenizer,
+            backbone.scheduler)

@@ -1,0 +1,61 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The rooms of the package import each other only as pyproject.toml's contracts allow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+import subprocess
+import sys
+
+from importlinter.cli import EXIT_STATUS_SUCCESS, lint_imports
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Import all modules of a room in a process where some packages cannot be imported.
+IMPORT_ROOM = """
+import importlib, pkgutil, sys
+
+room, *forbidden = sys.argv[1:]
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition('.')[0] in forbidden:
+            raise ModuleNotFoundError(f'{name} is absent on this machine', name=name)
+
+sys.meta_path.insert(0, Absent())
+package = importlib.import_module(room)
+names = [item.name for item in pkgutil.walk_packages(package.__path__, room + '.')]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+ROS = ('rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'diagnostic_msgs',
+       'lifecycle_msgs', 'rosgraph_msgs', 'vision_msgs', 'launch')
+
+
+@pytest.mark.linter
+def test_import_contracts_are_kept(monkeypatch: pytest.MonkeyPatch,
+                                   capsys: pytest.CaptureFixture[str]) -> None:
+    """Run import-linter over the package."""
+    monkeypatch.chdir(ROOT)
+    code = lint_imports(config_filename=str(ROOT / 'pyproject.toml'), no_cache=True)
+    assert code == EXIT_STATUS_SUCCESS, capsys.readouterr().out
+
+
+@pytest.mark.linter
+@pytest.mark.parametrize(('room', 'absent'), [
+    ('model', (*ROS, 'cv2', 'rosbags', 'mcap')),
+    ('data', (*ROS, 'torch', 'diffusers', 'transformers')),
+    ('adapt', (*ROS, 'cv2', 'rosbags', 'mcap')),
+    ('town', (*ROS, 'torch', 'diffusers', 'transformers')),
+    ('train', ROS),
+    ('commands', (*ROS, 'torch', 'diffusers', 'transformers')),
+])
+def test_room_imports_without(room: str, absent: tuple[str, ...]) -> None:
+    """A machine without ROS trains and evaluates; the command line starts without torch."""
+    done = subprocess.run([sys.executable, '-c', IMPORT_ROOM, f'ptdiffseg_ros.{room}', *absent],
+                          cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) > 0

@@ -1,0 +1,47 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Nothing in the package can run what a file tells it to."""
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[2] / 'ptdiffseg_ros'
+MODULES = {'pickle', 'dill', 'cloudpickle', 'joblib', 'marshal', 'shelve'}
+CALLS = {'eval', 'exec', 'torch.load', 'torch.jit.load', 'yaml.load', 'yaml.unsafe_load',
+         'yaml.full_load', 'os.system', 'pandas.read_pickle'}
+
+
+def dangers(source: str) -> list[str]:
+    """Name what can run code from a file: modules, calls, and arguments of calls."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names if alias.name.split('.')[0] in MODULES]
+        elif isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] in MODULES:
+            found.append(str(node.module))
+        elif isinstance(node, ast.Call):
+            if (name := ast.unparse(node.func)) in CALLS:
+                found.append(name)
+            for item in node.keywords:
+                wanted = {'allow_pickle': True, 'shell': True, 'use_safetensors': False,
+                          'trust_remote_code': True}.get(item.arg or '')
+                if wanted is not None and getattr(item.value, 'value', None) is wanted:
+                    found.append(f'{item.arg}={wanted}')
+    return found
+
+
+def test_no_module_of_the_package_can_run_what_it_reads() -> None:
+    files = list(PACKAGE.rglob('*.py'))
+    assert len(files) > 50
+    assert {str(f): d for f in files if (d := dangers(f.read_text()))} == {}
+
+
+@pytest.mark.parametrize(('source', 'danger'), [
+    ('import pickle', 'pickle'), ('from joblib import load', 'joblib'),
+    ('torch.load(path)', 'torch.load'), ('np.load(path, allow_pickle=True)', 'allow_pickle=True'),
+    ('subprocess.run(words, shell=True)', 'shell=True'), ('yaml.load(text)', 'yaml.load')])
+def test_the_check_itself_sees_dangers(source: str, danger: str) -> None:
+    assert dangers(source) == [danger]

@@ -1,0 +1,114 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The node through its states, from good starts and bad, by real and simulated time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+import signal
+
+import pytest
+from ros_harness import (
+    ACTIVATE,
+    CLEANUP,
+    CONFIGURE,
+    Consumer,
+    DEACTIVATE,
+    image,
+    PIXELS,
+    start_segmenter,
+)
+from rosgraph_msgs.msg import Clock
+from tiny_models import tiny_segmenter
+
+pytestmark = pytest.mark.timeout(1200)  # seconds where a machine is idle
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_segmenter(tmp_path_factory.mktemp('model'))
+
+
+@pytest.fixture
+def consumer() -> Iterator[Consumer]:
+    consumer = Consumer()
+    yield consumer
+    consumer.close()
+
+
+def test_a_damaged_model_can_be_replaced_and_transitions_do_not_gather_memory(
+        model, tmp_path, consumer):
+    damaged = tmp_path / 'damaged'
+    damaged.mkdir()
+    (damaged / 'segmenter.json').write_text('{"backbone": ')
+    process = start_segmenter(damaged)
+    try:
+        output = process.wait_for_output('configure failed')
+        assert 'segmenter.json is damaged' in output
+        assert consumer.state() == 'unconfigured'
+        refused = consumer.enable(False)
+        assert not refused.success and 'unconfigured' in refused.message
+        assert not consumer.change_state(CONFIGURE)
+        process.wait_for_output('configure failed', times=2)
+        assert consumer.values()
+        assert 'is damaged' in consumer.health[0].status[0].message
+
+        assert consumer.set_parameter('model', str(model)).successful
+        sizes = []
+        for _ in range(8):
+            assert consumer.change_state(CONFIGURE)
+            assert consumer.state() == 'inactive'
+            assert consumer.change_state(ACTIVATE)
+            assert consumer.state() == 'active'
+            consumer.segment()
+            assert not consumer.change_state(CONFIGURE)  # not from here
+            consumer.segment()
+            assert consumer.change_state(DEACTIVATE)
+            assert not consumer.enable(True).success
+            assert consumer.change_state(CLEANUP)
+            sizes.append(process.memory_mb())
+        assert sizes[-1] - sizes[2] < 15.0, sizes
+
+        assert consumer.change_state(CONFIGURE) and consumer.change_state(ACTIVATE)
+        consumer.segment()
+        assert process.end(signal.SIGTERM) == 0
+        assert 'Traceback' not in process.output
+    finally:
+        process.kill()
+
+
+def test_age_is_by_the_node_clock_and_a_start_with_a_wrong_parameter_is_mended(model, consumer):
+    process = start_segmenter(
+        model, use_sim_time=True, max_frame_age_s=2, min_confidence='high')
+    clock = consumer.node.create_publisher(Clock, '/clock', 10)
+    now = Clock()
+    now.clock.sec = 500
+
+    def tell(stamp_s: int) -> None:
+        clock.publish(now)
+        consumer.camera.publish(image(PIXELS, stamp=(stamp_s, 0)))
+
+    def values(name: str) -> int:
+        return int({item.key: item.value for item in consumer.health[-1].status[0].values}[name])
+
+    try:
+        assert "min_confidence is 'high'" in process.wait_for_output('configure failed')
+        assert consumer.set_parameter('min_confidence', 0.0).successful
+        assert consumer.change_state(CONFIGURE) and consumer.change_state(ACTIVATE)
+
+        # Of the clock's time: taken. Ten seconds older: dropped, and said so.
+        assert consumer.spin_until(lambda: consumer.masks, lambda: tell(499))
+        assert consumer.spin_until(
+            lambda: values('dropped: max_frame_age_s') > 0, lambda: tell(490))
+        assert 'dropped a frame 10.00 s old' in process.output
+        # Of another clock: taken, with a hint, because its age means nothing.
+        consumer.masks.clear()
+        assert consumer.spin_until(
+            lambda: consumer.masks and consumer.masks[-1].header.stamp.sec == 100_000,
+            lambda: tell(100_000))
+        assert 'use_sim_time is true' in process.wait_for_output('mean nothing')
+        assert process.end(signal.SIGINT) == 0
+        assert 'Traceback' not in process.output
+    finally:
+        process.kill()

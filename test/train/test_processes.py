@@ -1,0 +1,139 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Several processes train to the same loss and evaluate to the same figures as one."""
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+from ptdiffseg_ros import town
+from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.data.labels import TOWN
+from ptdiffseg_ros.data.pictures import write_png
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = ['torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+# --cpu would start one process; --multi_gpu starts two, and without a GPU they take the CPU.
+ACCELERATE = ['accelerate.commands.launch', '--multi_gpu', '--num_processes', '2',
+              '--num_machines', '1', '--main_process_port', '0', '--mixed_precision', 'no',
+              '--dynamo_backend', 'no']
+
+
+def two_processes(launcher: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``ptdiffseg`` in two real processes on this CPU."""
+    return subprocess.run(
+        [sys.executable, '-m', *launcher, '-m', 'ptdiffseg_ros.cli', *arguments], cwd=ROOT,
+        env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
+        capture_output=True, text=True, timeout=300, check=False)
+
+
+def both(launcher: list[str], tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
+    """Evaluate in this process, then in two; give the figures of both."""
+    one, two = tmp_path / 'one.json', tmp_path / 'two.json'
+    assert main([*arguments, '--json', str(one)]) == 0
+    done = two_processes(launcher, *arguments, '--json', str(two))
+    assert done.returncode == 0, done.stderr
+    figures = [json.loads(path.read_text()) for path in (one, two)]
+    assert [of.pop('processes') for of in figures] == [1, 2]
+    return figures
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('parts', ['1', '2'])
+def test_two_processes_train_to_the_loss_of_one(
+        folder: Path, tmp_path: Path, parts: str) -> None:
+    settings = ['--backbone', str(folder.parent / 'backbone'), '--input-size', '64x128',
+                '--frames', '12', '--steps', '8', '--batch', '4', '--head-width', '16',
+                '--layout-frames', '2', '--layout-steps', '2', '--accumulate', parts]
+    figures = []
+    for name in ('one', 'two'):
+        out = tmp_path / name / 'segmenter'
+        arguments = ['train', str(out), *settings, '--json', str(out.with_name('figures.json'))]
+        if name == 'one':
+            assert main(arguments) == 0
+        else:
+            done = two_processes(TORCHRUN, *arguments)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.count('a segmenter;') == 1, 'the main process alone prints'
+        figures.append(json.loads(out.with_name('figures.json').read_text()))
+    one, two = figures
+    assert (one['processes'], two['processes']) == (1, 2)
+    assert two['loss'] == pytest.approx(one['loss'], abs=1e-4)
+    stored = [sorted((tmp_path / name / 'features').rglob('*.npy')) for name in ('one', 'two')]
+    assert len(stored[0]) > 2
+    for ours, theirs in zip(*stored, strict=True):
+        assert ours.read_bytes() == theirs.read_bytes(), 'each computes its part of the cache'
+    assert (tmp_path / 'one/segmenter/recipe.yaml').read_text() == (
+        tmp_path / 'two/segmenter/recipe.yaml').read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_to_the_figures_of_one(folder: Path, tmp_path: Path) -> None:
+    one, two = both(ACCELERATE, tmp_path, 'evaluate', '--model', str(folder), '--frames', '19',
+                    '--conditions', 'fog', '--recognition', '60')
+    assert one == two and one['recognition']['frames'] == 60
+
+
+@pytest.mark.slow
+def test_two_processes_evaluate_pictures_to_the_figures_of_one(
+        folder: Path, tmp_path: Path) -> None:
+    for i in range(5):
+        frame = town.sample(town.SPLITS['val'] + i, size=(64, 128))
+        for kind, pixels in (('images', frame.image),
+                             ('masks', np.repeat(frame.labels[..., None], 3, axis=2))):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            write_png(tmp_path / kind / f'{i}.png', pixels)
+    (tmp_path / 'dataset.yaml').write_text(yaml.safe_dump({
+        'images': 'images', 'masks': 'masks',
+        'classes': {c.name: f'#{c.id:02x}{c.id:02x}{c.id:02x}' for c in TOWN}}))
+    one, two = both(TORCHRUN, tmp_path, 'evaluate', '--model', str(folder), '--data',
+                    str(tmp_path), '--split', 'val')
+    assert one == two and one['conditions']['all']['miou'] > 0
+
+
+@pytest.mark.slow
+def test_a_batch_that_two_processes_cannot_share_is_refused(folder: Path, tmp_path: Path) -> None:
+    done = two_processes(
+        TORCHRUN, 'train', str(tmp_path / 'x'), '--backbone', str(folder.parent / 'backbone'),
+        '--frames', '9', '--batch', '3')
+    assert done.returncode != 0
+    assert 'batch is 3' in done.stderr and 'give a multiple of 2' in done.stderr
+
+
+def test_mixed_precision_without_a_gpu_is_refused(
+        folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)
+    assert main(['train', str(tmp_path / 'x'), '--backbone', str(folder.parent / 'backbone'),
+                 '--mixed-precision', 'bf16']) == 2
+    assert 'bf16 needs a GPU' in capsys.readouterr().err
+
+
+def test_curves_without_tensorboard_are_refused_before_any_work(
+        folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, 'torch.utils.tensorboard', raising=False)
+    monkeypatch.setitem(sys.modules, 'tensorboard', None)
+    assert main(['train', str(tmp_path / 'x'), '--backbone', str(folder.parent / 'backbone'),
+                 '--tensorboard', str(tmp_path / 'curves')]) == 2
+    assert "pip install 'ptdiffseg_ros[tensorboard]'" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_curves_are_written(folder: Path, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip(
+        'tensorboard.backend.event_processing.event_accumulator')
+    assert main(['train', str(tmp_path / 'x'), '--backbone', str(folder.parent / 'backbone'),
+                 '--input-size', '64x128', '--frames', '4', '--steps', '2', '--batch', '2',
+                 '--head-width', '16', '--layout-steps', '0', '--evaluate-every', '1',
+                 '--tensorboard', str(tmp_path / 'curves')]) == 0
+    curves = accumulator.EventAccumulator(str(tmp_path / 'curves')).Reload()
+    assert set(curves.Tags()['scalars']) == {
+        f'train/{name}' for name in ('loss', 'learning_rate', 'seconds_per_step',
+                                     'held_out_miou')}
+    assert [point.step for point in curves.Scalars('train/held_out_miou')] == [1, 2]

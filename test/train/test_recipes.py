@@ -1,0 +1,168 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Recipes: those that come with the package, what wins over what, and what is refused."""
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+import runpy
+import shutil
+import subprocess
+import sys
+from typing import Any
+
+from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.commands import train as command
+from ptdiffseg_ros.data.catalog import KINDS
+from ptdiffseg_ros.train import head as head_module
+from ptdiffseg_ros.train.errors import TrainingError
+from ptdiffseg_ros.train.recipe import find_recipe, load_recipe, recipe_names, save_recipe
+from ptdiffseg_ros.train.settings import TrainConfig
+import pytest
+import setuptools
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = ('cityscapes_to_acdc', 'cityscapes_to_dark_zurich', 'gta5_to_cityscapes', 'micro',
+           'synthia_to_cityscapes')
+
+
+@pytest.fixture
+def trained_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    """Give what runs ``train`` up to the training, and answers with its settings."""
+    def run(*arguments: str) -> TrainConfig:
+        found: list[TrainConfig] = []
+
+        def fake(config, backbone, out, *rest):
+            found.append(config)
+            out.mkdir(exist_ok=True)
+            return {'seconds_per_step': 1.0}
+        monkeypatch.setattr(head_module, 'train_head', fake)
+        assert main(['train', str(tmp_path / 'out'), '--overwrite', *arguments]) == 0
+        return found[0]
+    return run
+
+
+def test_the_recipes_are_those_of_the_documents() -> None:
+    assert recipe_names() == sorted(RECIPES)
+    text = (ROOT / 'docs' / 'training.md').read_text()
+    assert [name for name in RECIPES if f'`{name}`' not in text] == []
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_every_recipe_is_understood(name: str) -> None:
+    config = load_recipe(find_recipe(name))
+    if name != 'micro':
+        source, target = name.split('_to_')
+        assert config.data_kind == source and config.evaluate_on == (target,)
+        assert {source, target} <= set(KINDS) and config.input_size == (512, 1024)
+        assert 'train' in KINDS[source].splits and 'val' in KINDS[target].splits
+
+
+def test_the_recipe_of_the_embedded_model_says_what_holds_without_one() -> None:
+    assert load_recipe(find_recipe('micro')) == TrainConfig()
+
+
+def test_a_flag_wins_over_the_recipe_and_the_recipe_over_the_default(
+        trained_with: Any, tmp_path: Path) -> None:
+    recipe = tmp_path / 'mine.yaml'
+    recipe.write_text('steps: 7\nbatch: 4\ninput_size: [64, 128]\nprompt_randomization: false\n')
+    config = trained_with('--recipe', str(recipe), '--batch', '2', '--no-look-randomization')
+    assert (config.steps, config.batch, config.frames) == (7, 2, 2000)
+    assert config.input_size == (64, 128)
+    assert not config.prompt_randomization and not config.look_randomization
+    # A flag that is given wins even where it says what is the default.
+    assert trained_with('--recipe', str(recipe), '--batch', '8').batch == 8
+    assert trained_with() == TrainConfig()
+    assert trained_with('--taps', 'a', 'b').taps == ('a', 'b')
+    recipe.write_text('cached: false\n')
+    assert trained_with('--recipe', str(recipe), '--cache', str(tmp_path)).cached
+
+
+def test_the_help_tells_the_defaults_that_hold() -> None:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    told = {action.dest: (action.help or '').rpartition('(')[2].rstrip(')')
+            for action in parser._actions if action.default is argparse.SUPPRESS}
+    del told['help']
+    assert len(told) >= 20 and all(hasattr(TrainConfig, name) for name in told)
+    in_words = {'input_size': '128x256', 'randomized_prompts': 'clear in other words'}
+    for name, shown in told.items():
+        default = getattr(TrainConfig, name)
+        if default and not isinstance(default, bool):
+            words = f'{default:g}' if isinstance(default, float) else str(default)
+            assert shown == in_words.get(name, words), name
+
+
+@pytest.mark.parametrize(('text', 'words'), [
+    ('stpes: 4', 'stpes is no setting; allowed are .*steps'),
+    ('steps: many', "steps is 'many'; it must be a whole number, such as 1800"),
+    ('steps: 4.5', 'steps is 4.5; it must be a whole number'),
+    ('steps: true', 'steps is True; it must be a whole number'),
+    ('learning_rate: 4e-3', "learning_rate is '4e-3'; it must be a number, such as 0.004"),
+    ('cached: 1', 'cached is 1; it must be true or false'),
+    ('input_size: 128x256', r"'128x256'; it must be a list of 2, .*\[128, 256\]"),
+    ('input_size: [1, 2, 3]', 'a list of 2'),
+    ('scene_prompts: [1]', 'scene_prompts is 1; it must be text'),
+    ('steps: 0', 'recipe.yaml: steps is 0; it must be at least 1'),
+    ('- a', 'holds a list'), ('a: [', 'no YAML file')])
+def test_what_a_recipe_cannot_say_is_answered_with_what_is_allowed(
+        tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / 'recipe.yaml'
+    path.write_text(text)
+    with pytest.raises(TrainingError, match=words):
+        load_recipe(path)
+
+
+def test_an_unknown_recipe_is_answered_with_those_there_are(capsys) -> None:
+    assert main(['train', 'x', '--recipe', 'city']) == 2
+    said = capsys.readouterr().err
+    assert "'city'" in said and 'gta5_to_cityscapes' in said
+
+
+def test_a_recipe_for_a_data_set_asks_for_its_folder(capsys) -> None:
+    assert main(['train', 'x', '--recipe', 'gta5_to_cityscapes']) == 2
+    assert 'gta5; give its folder with --data' in capsys.readouterr().err
+
+
+def test_a_saved_recipe_says_every_setting(tmp_path: Path) -> None:
+    config = load_recipe(find_recipe('gta5_to_cityscapes'), {'learning_rate': 1e-5})
+    save_recipe(config, tmp_path / 'r.yaml', 'two\nlines')
+    assert load_recipe(tmp_path / 'r.yaml') == config
+    assert (tmp_path / 'r.yaml').read_text().startswith('# two\n# lines\nframes:')
+
+
+def test_the_recipe_beside_a_head_trains_the_same_again(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)  # a GPU rounds as it likes
+    given = ['--backbone', str(folder.parent / 'backbone'), '--cache', str(tmp_path / 'f')]
+    one, two = tmp_path / 'one', tmp_path / 'two'
+    assert main(['train', str(one), *given, '--input-size', '64x128', '--frames', '4', '--steps',
+                 '2', '--batch', '2', '--head-width', '16', '--layout-frames', '2',
+                 '--layout-steps', '2', '--seed', '3']) == 0
+    assert main(['train', str(two), *given, '--recipe', str(one / 'recipe.yaml')]) == 0
+    for name in ('head.safetensors', 'layout.safetensors', 'recipe.yaml'):
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+@pytest.mark.parametrize('library', ['lib/python3/site-packages', '.'], ids=['prefix', 'target'])
+def test_recipes_are_found_where_the_package_is_installed(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
+    said: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, 'setup', lambda **keywords: said.update(keywords))
+    monkeypatch.chdir(ROOT)
+    runpy.run_path('setup.py')
+    for folder, files in said['data_files']:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        for name in files:
+            shutil.copy(name, tmp_path / folder)
+    shutil.copytree(ROOT / 'ptdiffseg_ros', tmp_path / library / 'ptdiffseg_ros',
+                    ignore=shutil.ignore_patterns('assets', '__pycache__'))
+    done = subprocess.run(
+        [sys.executable, '-c', 'from ptdiffseg_ros.train import recipe\n'
+         'print(recipe.__file__, recipe.find_recipe("micro"), *recipe.recipe_names())'],
+        cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(tmp_path / library)},
+        capture_output=True, text=True, check=True)
+    module, found, *names = done.stdout.split()
+    assert Path(module).is_relative_to(tmp_path) and names == sorted(RECIPES)
+    assert Path(found) == tmp_path / 'share/ptdiffseg_ros/config/train/micro.yaml'

@@ -1,0 +1,255 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The live page: what a browser asks for is answered, and nobody else can switch anything."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+import http.client
+import json
+from pathlib import Path
+import re
+import socket
+import struct
+import threading
+from typing import Any
+
+import cv2
+import numpy as np
+from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.data.depth import Depth
+from ptdiffseg_ros.demo.watch import Server, to_jpeg, VIEWS, Watcher
+from ptdiffseg_ros.ros.outputs import LATCHED_QOS
+import pytest
+from ros_harness import Consumer, image, Peer, PIXELS, running_segmenter, running_watch
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
+from tiny_models import tiny_segmenter
+
+pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
+
+
+class Browser:
+    """Asks the server as a page does."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def ask(self, method: str, path: str, body: str | None = None,
+            **headers: str) -> tuple[int, bytes, dict[str, str]]:
+        connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=30)
+        try:
+            connection.request(
+                method, path, body, {name.replace('_', '-'): v for name, v in headers.items()})
+            answer = connection.getresponse()
+            return answer.status, answer.read(), dict(answer.headers)
+        finally:
+            connection.close()
+
+    def state(self) -> dict[str, Any]:
+        status, body, _ = self.ask('GET', '/state')
+        assert status == 200
+        found: dict[str, Any] = json.loads(body)
+        return found
+
+
+def has_ipv6() -> bool:
+    """Say whether a server can listen on ::1."""
+    try:
+        with socket.socket(socket.AF_INET6) as probe:
+            probe.bind(('::1', 0))
+    except OSError:
+        return False
+    return True
+
+
+@pytest.fixture(scope='module')
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    model = tiny_segmenter(tmp_path_factory.mktemp('model'))
+    with running_segmenter(model, **{'adaptation.bank': tmp_path_factory.mktemp('bank')}):
+        with running_watch() as (_, port):
+            yield Browser(port)
+
+
+@pytest.fixture
+def consumer() -> Iterator[Consumer]:
+    consumer = Consumer()
+    yield consumer
+    consumer.close()
+
+
+def picture(browser: Browser, consumer: Consumer, view: str) -> bytes:
+    """Send images until a view of them comes; return its JPEG."""
+    answers: list[tuple[int, bytes, dict[str, str]]] = []
+    assert consumer.spin_until(
+        lambda: answers and answers[-1][0] == 200,
+        lambda: (consumer.segment(), answers.append(browser.ask('GET', f'/frame/_/{view}'))))
+    return answers[-1][1]
+
+
+def test_the_page_shows_the_camera_and_what_became_of_it(browser, consumer) -> None:
+    page = browser.ask('GET', '/')
+    assert page[0] == 200 and b'<html' in page[1]
+    assert consumer.spin_until(lambda: browser.state()['cameras'], consumer.segment)
+    sizes = {cv2.imdecode(np.frombuffer(picture(browser, consumer, view), np.uint8), 1).shape
+             for view in VIEWS}
+    assert sizes == {(48, 64, 3)}
+
+    def told() -> bool:
+        state = browser.state()
+        return bool(state['health'] and state['labels'] and state['cameras'][0]['confidence'])
+
+    assert consumer.spin_until(told, consumer.segment)
+    state = browser.state()
+    assert state['labels'][0]['name'] == 'road' and state['health'][0]['part'] == 'segmentation'
+    assert 0.0 < state['cameras'][0]['confidence'] <= 1.0
+    assert state['health'][0]['values']['image topic'] == '/image_raw'
+    assert 0.0 <= state['silent_s'] < 60.0
+    assert all(0.0 <= state['cameras'][0]['age_s'][view] < 60.0 for view in VIEWS)
+
+
+def test_news_are_the_pictures_that_came_since(browser, consumer) -> None:
+    def news(after: int) -> list[list[Any]]:
+        status, body, _ = browser.ask('GET', f'/news/{after}')
+        assert status == 200
+        found: list[list[Any]] = json.loads(body)
+        return found
+
+    assert consumer.spin_until(lambda: len(news(0)) == len(VIEWS), consumer.segment)
+    known = news(0)
+    assert {(camera, view) for _, camera, view in known} == {('', view) for view in VIEWS}
+    newest = max(number for number, _, _ in known)
+    assert consumer.spin_until(lambda: news(newest), consumer.segment)
+    assert news(newest + 1000) == []  # and does not wait for ever
+
+
+def test_domain_and_adaptation_are_in_the_state() -> None:
+    peer, sender = Peer('watching'), Peer('other')
+    try:
+        watcher = Watcher(peer.node, '/other')
+        for topic, text in {'domain': 'foggy', 'adaptation': '{"enabled": true}'}.items():
+            sender.node.create_publisher(
+                String, f'/other/{topic}', LATCHED_QOS).publish(String(data=text))
+        assert peer.spin_until(
+            lambda: watcher.state()['domain'] == 'foggy'
+            and watcher.state()['adaptation'] == {'enabled': True})
+    finally:
+        sender.close()
+        peer.close()
+
+
+def test_the_switch_switches_adaptation(browser, consumer) -> None:
+    for on in (True, False):
+        status, body, _ = browser.ask(
+            'POST', '/adaptation', json.dumps({'on': on}), X_Requested_With='ptdiffseg')
+        assert status == 200 and '->' in json.loads(body)['message']
+        assert consumer.get_parameter('adaptation.enabled') == on
+        assert consumer.spin_until(lambda on=on: browser.state()['adaptation']['enabled'] == on)
+
+
+def test_a_page_of_another_site_can_neither_read_nor_switch(browser, consumer) -> None:
+    off = json.dumps({'on': True})
+    assert browser.ask('POST', '/adaptation', off)[0] == 403
+    assert browser.ask('GET', '/state', Host='evil.example:80')[0] == 403
+    assert browser.ask(
+        'POST', '/adaptation', off, Host='evil.example:80', X_Requested_With='x')[0] == 403
+    assert consumer.get_parameter('adaptation.enabled') is False
+
+
+@pytest.mark.parametrize('host', ['localhost', '127.0.0.1', 'LocalHost:80', '[::1]', '[::1]:8080',
+                                  '[0:0:0:0:0:0:0:1]'])
+def test_this_machine_is_meant_with_and_without_a_port(browser, host: str) -> None:
+    assert browser.ask('GET', '/', Host=host)[0] == 200
+
+
+@pytest.mark.parametrize('host', ['', 'evil.example', '[::2]', '[::1', '1:2:3',
+                                  'localhost.evil.example:8080'])
+def test_another_machine_is_not_meant(browser, host: str) -> None:
+    assert browser.ask('GET', '/', Host=host)[0] == 403
+
+
+@pytest.mark.skipif(not has_ipv6(), reason='this machine has no IPv6 address ::1')
+@pytest.mark.parametrize('host, url', [('::1', r'http://\[::1\]:\d+/'),
+                                       ('::', r'http://localhost:\d+/')])
+def test_the_page_is_served_by_ipv6(host: str, url: str) -> None:
+    peer = Peer('watching')
+    try:
+        with Server(Watcher(peer.node), host, 0) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            assert re.fullmatch(url, server.url)
+            connection = http.client.HTTPConnection('::1', server.server_address[1], timeout=30)
+            connection.request('GET', '/')
+            assert connection.getresponse().status == 200
+            connection.close()
+            server.shutdown()
+    finally:
+        peer.close()
+
+
+def test_pictures_are_subscribed_to_only_while_a_page_asks(browser, consumer) -> None:
+    lazy = [f'/segmenter/{name}' for name in ('overlay', 'color_mask', 'confidence')]
+
+    def watched() -> bool:
+        counts = {consumer.node.count_subscribers(topic) for topic in lazy}
+        assert len(counts) <= 2  # 0 and 1, while they are matched
+        return counts == {1}
+
+    def unwatched() -> bool:
+        return not any(consumer.node.count_subscribers(topic) for topic in lazy)
+
+    assert consumer.spin_until(watched, browser.state)
+    assert consumer.spin_until(unwatched)  # nobody asks any more
+    assert consumer.spin_until(lambda: consumer.node.count_subscribers('/image_raw') == 1)
+    # Opened again, the page does not show what was seen before.
+    assert set(browser.state()['cameras'][0]['age_s'].values()) == {None}
+    assert consumer.spin_until(watched, browser.state)
+    picture(browser, consumer, 'overlay')
+
+
+@pytest.mark.parametrize('path', ['/frame/_/mask', '/frame/_left/overlay', '/etc/passwd',
+                                  '/news', '/news/x', '/news/-1', '/../watch.py'])
+def test_what_is_not_there_is_not_found(browser, path: str) -> None:
+    assert browser.ask('GET', path)[0] == 404
+
+
+@pytest.mark.parametrize('body', ['', 'on', '{}', '{"on": 1}', '[true]'])
+def test_a_switch_needs_a_yes_or_a_no(browser, body: str) -> None:
+    assert browser.ask('POST', '/adaptation', body, X_Requested_With='x')[0] == 400
+
+
+def test_a_large_picture_is_scaled_and_a_bad_one_is_black() -> None:
+    wide = to_jpeg(image(np.zeros((50, 2000, 3), np.uint8)))
+    assert cv2.imdecode(np.frombuffer(wide, np.uint8), 1).shape == (24, 960, 3)
+    bad = image(PIXELS)
+    bad.encoding = 'nonsense'
+    assert not cv2.imdecode(np.frombuffer(to_jpeg(bad), np.uint8), 1).any()
+
+
+def test_a_port_in_use_is_said(capsys, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(['watch', '--port', str(port)]) == 2
+    assert '--port' in capsys.readouterr().err
+
+
+def test_a_browser_that_drops_its_connection_is_no_error(browser) -> None:
+    # That no traceback was written, `running_watch` holds at the end.
+    dropped = socket.create_connection(('127.0.0.1', browser.port))
+    dropped.sendall(b'GET / HTTP/1.1\r\n')
+    # Closing then resets the connection, as a browser does that is killed.
+    dropped.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    dropped.close()
+    assert browser.ask('GET', '/')[0] == 200
+
+
+def test_the_brightness_of_a_16_bit_camera_does_not_jump() -> None:
+    def mono16(white: int) -> Image:
+        samples = np.full((16, 16), white, np.uint16)
+        return Image(height=16, width=16, encoding='mono16', step=32, data=samples.tobytes())
+
+    camera = Depth()
+    shown = [cv2.imdecode(np.frombuffer(to_jpeg(mono16(white), camera), np.uint8), 1).mean()
+             for white in (4095, 800, 4095)]
+    assert shown[0] > 250 and shown[2] > 250
+    assert abs(shown[1] - 800 / 16) < 2
