@@ -92,7 +92,7 @@ class Adaptation:
         segmenter, before = self._segmenter, self.refusal
         if segmenter is not None and self._out_of_memory:
             try:
-                self._node.run_on_device(lambda: self._prepare(segmenter))
+                self._node.device.run(lambda: self._prepare(segmenter))
             except DeviceBusy as error:
                 self.refusal = str(error)
             if self._failure == before:
@@ -244,12 +244,12 @@ class Adaptation:
     def apply(self, settings: Settings, changed: tuple[str, ...]) -> None:
         """Put changed parameters into force; on the executor's thread."""
         ours = [name for name in changed if name.startswith('adaptation.')]
-        if self._node.worker is None or not ours and 'scene_prompt' not in changed:
+        if self._node.device.worker is None or not ours and 'scene_prompt' not in changed:
             return
         if ENABLED in ours:
             self._failure = ''
         try:
-            self._node.run_on_device(
+            self._node.device.run(
                 lambda: self._attempt(lambda: self._take(settings, ENABLED in ours)))
         except DeviceBusy as error:  # it was free a moment ago, when they were checked
             if not self._node.ending:

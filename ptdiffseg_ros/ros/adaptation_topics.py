@@ -10,8 +10,8 @@ from threading import Lock
 import time
 from typing import Any
 
+from ptdiffseg_ros.ros.limits import RateLimit
 from ptdiffseg_ros.ros.outputs import LATCHED_QOS
-from ptdiffseg_ros.ros.worker import RateLimit
 from rclpy.node import Node
 from std_msgs.msg import String
 

@@ -16,9 +16,9 @@ from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.data.labels import LabelClass
 from ptdiffseg_ros.ros.diagnostics import explain_silence, Statistics, THROTTLE, Timing
 from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
+from ptdiffseg_ros.ros.limits import RateLimit
 from ptdiffseg_ros.ros.outputs import Outputs
 from ptdiffseg_ros.ros.topics import image_type, Topic
-from ptdiffseg_ros.ros.worker import RateLimit
 from rclpy.node import Node
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -138,7 +138,7 @@ class Camera:
                   message: Image | CompressedImage) -> None:
         frame = Frame(message, decoder, time.monotonic())
         self._last_frame_s = frame.received_s
-        worker = self._node.worker
+        worker = self._node.device.worker
         if not self._node.enabled or worker is None:
             return
         self.statistics.received += 1
@@ -277,7 +277,8 @@ class Camera:
         since_s, now_s = self._unanswered_s, time.monotonic()
         if since_s is None or now_s - since_s < self._limit_s():
             return 0.0, ''
-        waited_s = self._node.worker.waited_s() if self._node.worker is not None else 0.0
+        worker = self._node.device.worker
+        waited_s = worker.waited_s() if worker is not None else 0.0
         stale, limited = self._dropped
         if waited_s >= 0.5 * (now_s - since_s):
             reason = (f'the device has been busy for {waited_s:.0f} s with what came before. Look '

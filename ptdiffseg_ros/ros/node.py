@@ -34,11 +34,12 @@ from ptdiffseg_ros.ros.diagnostics import (
     SEVERITY,
     THROTTLE,
 )
+from ptdiffseg_ros.ros.limits import BatchLimit
 from ptdiffseg_ros.ros.outputs import Labels
 from ptdiffseg_ros.ros.parameters import Parameters, Settings
 from ptdiffseg_ros.ros.process import main as main  # programs that run the node import it here
 from ptdiffseg_ros.ros.topics import Topics
-from ptdiffseg_ros.ros.worker import BatchLimit, DeviceBusy, ResultT, Worker
+from ptdiffseg_ros.ros.worker import Device, DeviceBusy, Worker
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
@@ -116,7 +117,7 @@ class SegmenterNode(LifecycleNode):
         self.device_failure = ''  # what ended the last work on the device
         self.active = False
         self.enabled = True
-        self.worker: Worker[Frame] | None = None
+        self.device = Device(lambda: self.ending, self._excuse)
         self.segmenter: PromptedSegmenter | None = None
         self.cameras: dict[str, Camera] = {}  # from configure to cleanup
         self.batch_limit = BatchLimit(1)
@@ -167,11 +168,11 @@ class SegmenterNode(LifecycleNode):
         """Load the model."""
         if self.parameters.refused:
             raise TransitionFailure('; '.join(self.parameters.refused.values()))
-        self.worker = Worker(
+        self.device.worker = Worker(
             self._process, self._adapt, failed=self._on_device_failure, meanwhile=self._report,
             ending=self._ending)
         try:
-            self.worker.run(self._load, patient=True)
+            self.device.worker.run(self._load, patient=True)
         except Exception:
             self._release()
             raise
@@ -248,16 +249,16 @@ class SegmenterNode(LifecycleNode):
         self.active = False
         for camera in self.cameras.values():
             camera.unsubscribe()
-        if self.worker is not None:
-            self.worker.drain()
+        if self.device.worker is not None:
+            self.device.worker.drain()
 
     def _release(self) -> None:
         """Undo configure and activate, as far as they got."""
-        if self.worker is not None:
+        if self.device.worker is not None:
             self._stop_frames()
-            self.worker.run(self._free)
-            self.worker.stop()
-            self.worker = None
+            self.device.worker.run(self._free)
+            self.device.worker.stop()
+            self.device.worker = None
         for camera in self.cameras.values():
             camera.destroy()
         self.cameras = {}
@@ -277,24 +278,14 @@ class SegmenterNode(LifecycleNode):
         """Leave ROS, whatever the device does; safe in every state."""
         self._closed = True
         self.active = False
-        if self.worker is not None:
-            self.worker.finish(self.adaptation.free, LAST_WORK_S)
-            self.worker = None
+        if self.device.worker is not None:
+            self.device.worker.finish(self.adaptation.free, LAST_WORK_S)
+            self.device.worker = None
         destroy_lifecycle_node(self)
 
-    def run_on_device(self, job: Callable[[], ResultT]) -> ResultT:
-        """
-        Run a job on the worker's thread and return its outcome; callbacks wait meanwhile.
-
-        :raises DeviceBusy: the device seems to have hung, or the process ends.
-        """
-        assert self.worker is not None
-        begun_s = time.monotonic()
-        try:
-            return self.worker.run(job)
-        finally:
-            for camera in self.cameras.values():
-                camera.excuse(time.monotonic() - begun_s)
+    def _excuse(self, seconds: float) -> None:
+        for camera in self.cameras.values():
+            camera.excuse(seconds)
 
     def now_s(self) -> float:
         """Return the node clock in seconds; 0 while simulated time has not begun."""
@@ -394,15 +385,15 @@ class SegmenterNode(LifecycleNode):
             backbone = segmenter.backbone
             tokenize(settings.scene_prompt, backbone.tokenizer,
                      backbone.text_encoder.config.max_position_embeddings)
-        if self.worker is not None and self.adaptation.concerned(settings):
+        if self.device.worker is not None and self.adaptation.concerned(settings):
             try:
-                self.run_on_device(lambda: None)  # a device that has hung would not take them
+                self.device.run(lambda: None)  # a device that has hung would not take them
             except DeviceBusy as error:
                 raise ValueError(str(error)) from error
 
     def _apply(self, settings: Settings, changed: tuple[str, ...]) -> None:
         late = [name for name in changed if Settings.late(name)]
-        if late and self.worker is not None:
+        if late and self.device.worker is not None:
             self.get_logger().info(f'{", ".join(late)}: takes effect at the next configure')
         if self.active and {'image_qos', 'compressed'} & set(changed):
             for camera in self.cameras.values():
@@ -415,9 +406,9 @@ class SegmenterNode(LifecycleNode):
         """Say why a service is refused in the present state, and the remedy; '' if it is not."""
         if lifecycle_state(self) == 'finalized':
             return f'~/{service} does not work any longer: {FINALIZED}'
-        if self.active or (self.worker is not None and not needs_active):
+        if self.active or (self.device.worker is not None and not needs_active):
             return ''
-        state, transition = (('unconfigured', 'configure') if self.worker is None else
+        state, transition = (('unconfigured', 'configure') if self.device.worker is None else
                              ('inactive', 'activate'))
         wanted = 'active' if needs_active else 'configured'
         return (f'the node is {state}: ~/{service} works once it is {wanted} '
@@ -437,8 +428,8 @@ class SegmenterNode(LifecycleNode):
         self.enabled = request.data
         for camera in self.cameras.values():
             camera.expect()
-        if not self.enabled and self.worker is not None:
-            self.worker.clear()
+        if not self.enabled and self.device.worker is not None:
+            self.device.worker.clear()
         self.get_logger().info(response.message)
         return response
 
@@ -485,7 +476,7 @@ class SegmenterNode(LifecycleNode):
         """
         if lifecycle_state(self) == 'finalized':
             return DiagnosticStatus.WARN, FINALIZED
-        if self.worker is None:
+        if self.device.worker is None:
             if self.problem:
                 return DiagnosticStatus.ERROR, self.problem
             return DiagnosticStatus.WARN, 'unconfigured: configure and activate the node'
@@ -495,7 +486,7 @@ class SegmenterNode(LifecycleNode):
             return DiagnosticStatus.ERROR, f'work on the device failed: {self.device_failure}'
         if self.active and self.enabled:
             return self._health_at_work(of_cameras)
-        if trouble := self.worker.trouble():
+        if trouble := self.device.worker.explain_hang():
             return DiagnosticStatus.ERROR, trouble
         if not self.active:
             return DiagnosticStatus.WARN, 'inactive: activate the node'
@@ -503,10 +494,10 @@ class SegmenterNode(LifecycleNode):
 
     def _health_at_work(self, of_cameras: tuple[bytes, str] | None) -> tuple[bytes, str]:
         """Give a level and words for a node that is active and not paused."""
-        assert self.worker is not None
+        assert self.device.worker is not None
         if of_cameras is not None and of_cameras[0] != DiagnosticStatus.OK:
             return of_cameras
-        if trouble := self.worker.trouble():
+        if trouble := self.device.worker.explain_hang():
             return DiagnosticStatus.ERROR, trouble
         if self.batch_limit.frames is not None:
             return DiagnosticStatus.WARN, (

@@ -45,7 +45,7 @@ def _offer(adaptation: Adaptation, node: SegmenterNode, name: str,
         if response.message or loop is None:
             return response
         try:
-            response.message = node.run_on_device(functools.partial(job, loop))
+            response.message = node.device.run(functools.partial(job, loop))
             response.success = True
             node.get_logger().info(f'~/{name}: {response.message}')
         except (AdaptationError, DeviceBusy) as error:

@@ -16,7 +16,7 @@ from hypothesis import given, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros.model.runtime import is_out_of_memory
 from ptdiffseg_ros.ros.diagnostics import memory as memory_values, Statistics, Timing
-from ptdiffseg_ros.ros.worker import RETRY_S
+from ptdiffseg_ros.ros.limits import RETRY_S
 import pytest
 from ros_harness import (
     ACTIVATE,

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that owns the device takes the newest frames, and no more than the rate allows."""
+"""The thread that owns the device takes the newest frames, and jobs and steps between them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from concurrent.futures import Future
 import threading
 import time
 
-from hypothesis import given, strategies as st
 from ptdiffseg_ros.ros.worker import (
-    BatchLimit,
+    BATCHES_BETWEEN_STEPS,
+    Device,
     DeviceBusy,
-    PATIENCE,
-    RateLimit,
-    RETRY_S,
-    TURN,
+    STEPS_AT_ONCE,
     Worker,
 )
 import pytest
@@ -46,7 +43,7 @@ def bench():
     bench.worker.stop()
 
 
-def test_under_overload_the_newest_frame_wins_and_drops_are_told(bench):
+def test_under_overload_the_newest_frame_wins_and_drops_are_reported(bench):
     assert not bench.worker.offer('front', 0)
     assert bench.begun.acquire(timeout=PATIENCE_S)  # 0 is under way
 
@@ -104,7 +101,7 @@ def test_drain_forgets_what_waits_and_returns_when_nothing_is_under_way(bench):
 
 
 class Background:
-    """A worker whose background work has no end, and whose units wait to be let go."""
+    """A worker whose background work has no end, and whose steps wait to be let go."""
 
     def __init__(self) -> None:
         self.log: list[object] = []
@@ -114,12 +111,12 @@ class Background:
 
     def _idle(self, waiting) -> None:
         while not waiting():
-            self.log.append('unit')
+            self.log.append('step')
             self.begun.release()
             assert self.go.acquire(timeout=PATIENCE_S)
 
     def call_meanwhile(self, call) -> None:
-        """Call what waits for the thread, and let the unit under way end once it waits."""
+        """Call what waits for the thread, and let the step in progress end once it waits."""
         caller = threading.Thread(target=call)
         caller.start()
         deadline = time.monotonic() + PATIENCE_S
@@ -138,7 +135,7 @@ def background():
     background.worker.stop()
 
 
-def test_a_frame_waits_for_one_unit_of_background_work_at_most(background):
+def test_a_frame_waits_for_one_step_of_background_work_at_most(background):
     background.worker.offer('front', 0)
     assert background.begun.acquire(timeout=PATIENCE_S)
 
@@ -146,29 +143,29 @@ def test_a_frame_waits_for_one_unit_of_background_work_at_most(background):
     background.go.release()
     assert background.begun.acquire(timeout=PATIENCE_S)
 
-    assert background.log == [{'front': 0}, 'unit', {'front': 1}, 'unit']
+    assert background.log == [{'front': 0}, 'step', {'front': 1}, 'step']
 
 
-def test_a_job_waits_for_one_unit_at_most_and_work_goes_on_after_the_next_frame(background):
+def test_a_job_waits_for_one_step_at_most_and_work_goes_on_after_the_next_frame(background):
     background.worker.offer('front', 0)
     assert background.begun.acquire(timeout=PATIENCE_S)
 
     background.call_meanwhile(lambda: background.worker.run(lambda: background.log.append('job')))
-    assert background.log == [{'front': 0}, 'unit', 'job']
+    assert background.log == [{'front': 0}, 'step', 'job']
 
     background.worker.offer('front', 1)
     assert background.begun.acquire(timeout=PATIENCE_S)
-    assert background.log[3:] == [{'front': 1}, 'unit']
+    assert background.log[3:] == [{'front': 1}, 'step']
 
 
 @pytest.mark.parametrize('end', [Worker.drain, Worker.stop])
-def test_draining_and_stopping_wait_for_the_unit_under_way_only(background, end):
+def test_draining_and_stopping_wait_for_the_step_in_progress_only(background, end):
     background.worker.offer('front', 0)
     assert background.begun.acquire(timeout=PATIENCE_S)
 
     background.call_meanwhile(lambda: end(background.worker))
 
-    assert background.log == [{'front': 0}, 'unit']
+    assert background.log == [{'front': 0}, 'step']
 
 
 def test_there_is_no_background_work_without_frames_or_while_one_waits():
@@ -189,74 +186,31 @@ def test_there_is_no_background_work_without_frames_or_while_one_waits():
     assert log == ['job', {'front': 0}, {'front': 1}, 'idle']
 
 
-def test_background_work_gets_its_turn_now_and_then_where_a_frame_always_waits():
+def test_background_work_gets_some_steps_now_and_then_where_a_frame_always_waits():
     log: list[object] = []
     done = threading.Event()
 
     def process(frames: dict[str, int]) -> None:
         log.append(frames['front'])
-        if frames['front'] < 3 * PATIENCE:
+        if frames['front'] < 3 * BATCHES_BETWEEN_STEPS:
             worker.offer('front', frames['front'] + 1)  # it waits when this one is done
         else:
             done.set()
 
     def idle(waiting) -> None:
         while not waiting() and not done.is_set():
-            log.append('unit')
+            log.append('step')
 
     worker: Worker[int] = Worker(process, idle)
     worker.offer('front', 1)
     assert done.wait(PATIENCE_S)
     worker.stop()
 
-    units = [i for i, entry in enumerate(log) if entry == 'unit']
-    assert units == [*range(PATIENCE, PATIENCE + TURN),
-                     *range(2 * PATIENCE + TURN, 2 * (PATIENCE + TURN))]
-    assert [e for e in log if e != 'unit'] == list(range(1, 3 * PATIENCE + 1))
-
-
-@given(st.floats(1.0, 100.0), st.lists(st.floats(0.0, 0.2), max_size=300), st.floats(0.0, 1e9))
-def test_the_rate_is_never_exceeded_on_average(rate_hz, gaps, begin_s):
-    limit, now_s, admitted = RateLimit(), begin_s, 0
-    for gap_s in gaps:
-        now_s += gap_s
-        admitted += limit.admits(now_s, rate_hz)
-    assert admitted <= (now_s - begin_s) * rate_hz + 2
-
-
-def test_a_camera_as_fast_as_the_limit_loses_no_frame_to_jitter():
-    limit = RateLimit()
-    jitter = [0.0, 0.004, -0.009, 0.007, -0.008, 0.0, 0.009, -0.009, 0.003, -0.005]
-    assert all(limit.admits(100.0 + 0.1 * i + jitter[i % 10], 10.0) for i in range(200))
-
-
-def test_the_average_of_a_faster_camera_meets_the_limit():
-    limit = RateLimit()
-    admitted = sum(limit.admits(i / 30.0, 20.0) for i in range(300))
-    assert 195 <= admitted <= 202
-
-
-def test_no_limit_and_a_clock_that_goes_back_admit():
-    limit = RateLimit()
-    assert all(limit.admits(5.0, 0.0) for _ in range(5))
-    assert limit.admits(1000.0, 1.0) and not limit.admits(1000.1, 1.0)
-    assert limit.admits(3.0, 1.0)  # the bag began again
-
-
-def test_a_batch_that_did_not_fit_is_halved_and_tried_again_after_a_while():
-    limit = BatchLimit(6)
-    assert (limit.now(0.0), limit.frames) == (6, None)
-    assert limit.lower(6, 0.0) == 3
-    assert limit.lower(3, 0.5) == 2
-    assert limit.lower(2, 1.0) == 1
-    assert (limit.now(1.0), limit.frames) == (1, 1)
-    assert limit.now(RETRY_S) == 1
-    assert limit.now(1.0 + RETRY_S) == 2
-    assert limit.lower(2, 1.0 + RETRY_S) == 1  # still too many
-    assert limit.now(2.0 + 2 * RETRY_S) == 2
-    assert limit.now(3.0 + 2 * RETRY_S) == 2
-    assert limit.now(3.0 + 3 * RETRY_S) == 4
-    assert (limit.now(4.0 + 4 * RETRY_S), limit.frames) == (6, None)
+    steps = [i for i, entry in enumerate(log) if entry == 'step']
+    period = BATCHES_BETWEEN_STEPS + STEPS_AT_ONCE
+    assert steps == [*range(BATCHES_BETWEEN_STEPS, period),
+                     *range(period + BATCHES_BETWEEN_STEPS, 2 * period)]
+    assert [e for e in log if e != 'step'] == list(range(1, 3 * BATCHES_BETWEEN_STEPS + 1))
 
 
 def test_an_error_is_handed_on_and_the_thread_goes_on_with_the_next_frame():
@@ -341,7 +295,7 @@ def test_a_job_waits_for_a_device_that_hangs_for_a_limited_time_and_is_not_run_l
 
 def test_a_patient_job_waits_for_as_long_as_it_takes(hung):
     outcome = hung.call(patient=True)
-    while not hung.worker.trouble():
+    while not hung.worker.explain_hang():
         assert hung.waits.acquire(timeout=PATIENCE_S)
     assert not outcome.done()
     hung.go.release()
@@ -359,7 +313,7 @@ def test_nothing_is_waited_for_once_the_process_ends(hung):
     assert hung.log == []
 
 
-def test_background_work_that_goes_on_in_units_is_no_device_that_hangs(monkeypatch):
+def test_background_work_that_goes_on_in_steps_is_no_device_that_hangs(monkeypatch):
     monkeypatch.setattr('ptdiffseg_ros.ros.worker.HANG_S', 0.2)
     begun = threading.Event()
 
@@ -367,7 +321,7 @@ def test_background_work_that_goes_on_in_units_is_no_device_that_hangs(monkeypat
         begun_s = time.monotonic()
         while not waiting() or time.monotonic() - begun_s < 0.5:
             begun.set()
-            time.sleep(0.01)  # a unit
+            time.sleep(0.01)  # a step
 
     worker: Worker[int] = Worker(lambda frames: None, idle)
     worker.offer('front', 0)
@@ -375,3 +329,34 @@ def test_background_work_that_goes_on_in_units_is_no_device_that_hangs(monkeypat
     assert worker.run(lambda: 'done') == 'done'
     worker.stop()
     assert worker.busy_s() == 0.0
+
+
+def test_a_pause_stops_background_work_and_forgets_frames_until_it_ends(background):
+    background.worker.offer('front', 0)
+    assert background.begun.acquire(timeout=PATIENCE_S)
+
+    background.worker.offer('front', 1)
+    background.worker.pause(True)
+    background.go.release()
+    background.worker.run(lambda: background.log.append('job'))
+    assert background.log == [{'front': 0}, 'step', 'job']
+    assert background.worker.waiting()
+
+    background.worker.pause(False)
+    assert not background.worker.waiting()
+    background.worker.offer('front', 2)
+    assert background.begun.acquire(timeout=PATIENCE_S)
+    assert background.log[3:] == [{'front': 2}, 'step']
+
+
+def test_a_device_runs_jobs_of_others_and_reports_how_long_they_waited():
+    waits: list[float] = []
+    device = Device(lambda: False, waits.append)
+    assert not device.ready and not device.ending
+
+    device.worker = Worker(lambda frames: None)
+    assert device.ready and device.run(lambda: 'result') == 'result'
+    with pytest.raises(ValueError, match='no device'):
+        device.run(lambda: int('no device'))
+    assert len(waits) == 2 and min(waits) >= 0.0
+    device.worker.stop()
