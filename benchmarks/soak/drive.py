@@ -48,7 +48,7 @@ from ptdiffseg_ros.demo.node_process import (
     NodeProcess,
     spinning,
 )
-from ptdiffseg_ros.ros.outputs import image_message
+from ptdiffseg_ros.ros.camera_output import image_message
 import rclpy
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions

@@ -31,8 +31,8 @@ from ptdiffseg_ros import town
 from ptdiffseg_ros.data.results import commit, machine
 from ptdiffseg_ros.model.runtime import accelerator
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.ros.camera_output import image_message
 from ptdiffseg_ros.ros.images import decode
-from ptdiffseg_ros.ros.outputs import image_message
 from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 import torch

@@ -24,7 +24,7 @@ import numpy as np
 from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.demo.node_process import DemoError, spinning
 from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
-from ptdiffseg_ros.ros.outputs import LATCHED_QOS
+from ptdiffseg_ros.ros.qos import LATCHED_QOS
 import rclpy
 from rclpy.node import NodeNameNonExistentError
 from rclpy.qos import qos_profile_sensor_data

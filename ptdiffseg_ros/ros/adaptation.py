@@ -13,9 +13,10 @@ from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.folders import bank_folder
 from ptdiffseg_ros.ros.adaptation_topics import AdaptationTopics
 from ptdiffseg_ros.ros.diagnostics import THROTTLE
-from ptdiffseg_ros.ros.parameters import Settings
+from ptdiffseg_ros.ros.parameters import Parameters, Settings
 from ptdiffseg_ros.ros.prompt_services import offer_prompt_services, position
-from ptdiffseg_ros.ros.worker import DeviceBusy
+from ptdiffseg_ros.ros.worker import Device, DeviceBusy
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:  # these import torch, which takes seconds: not before the nod
     from ptdiffseg_ros.adapt.bank import PromptBank
     from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-    from ptdiffseg_ros.ros.node import SegmenterNode
     from torch import Tensor
 
 ENABLED = 'adaptation.enabled'
@@ -40,8 +40,12 @@ class Adaptation:
     reported; the masks go on.
     """
 
-    def __init__(self, node: SegmenterNode) -> None:
+    def __init__(self, node: Node, parameters: Parameters, device: Device,
+                 unavailable: Callable[[str, bool], str]) -> None:
         self._node = node
+        self._parameters = parameters
+        self._device = device
+        self._unavailable = unavailable
         self._segmenter: PromptedSegmenter | None = None
         self.loop: AdaptationLoop | None = None
         self.refusal = ''  # why this segmenter does not adapt
@@ -50,18 +54,18 @@ class Adaptation:
         self._failure = ''  # told until adaptation is switched by hand
         self._sentence = ''
         self._context: Tensor | None = None  # of the sentence, where there is no loop
-        self._bank_at_start = node.settings.adaptation_bank
+        self._bank_at_start = parameters.settings.adaptation_bank
         self._topics: AdaptationTopics | None = None
         # Triggered on the worker's thread, runs on the executor's, where parameters are set.
         self._failed = node.create_guard_condition(self.clear_parameter)
         node.create_service(SetBool, '~/set_adaptation', self._on_set_adaptation)
-        offer_prompt_services(self, node)
+        offer_prompt_services(self, node, device, unavailable)
 
     # Configure and cleanup
 
     def load(self, segmenter: PromptedSegmenter) -> None:
         """Make the loop, or say in `refusal` why there is none; on the worker's thread."""
-        settings = self._node.settings
+        settings = self._parameters.settings
         self.free()
         self._segmenter = segmenter
         self._prepare(segmenter)
@@ -71,7 +75,7 @@ class Adaptation:
 
     def _prepare(self, segmenter: PromptedSegmenter) -> None:
         from ptdiffseg_ros.model.runtime import is_out_of_memory, release_memory
-        settings = self._node.settings
+        settings = self._parameters.settings
         self.refusal, self._out_of_memory = '', False
         try:
             loop = self._make_loop(segmenter, settings)
@@ -92,7 +96,7 @@ class Adaptation:
         segmenter, before = self._segmenter, self.refusal
         if segmenter is not None and self._out_of_memory:
             try:
-                self._node.device.run(lambda: self._prepare(segmenter))
+                self._device.run(lambda: self._prepare(segmenter))
             except DeviceBusy as error:
                 self.refusal = str(error)
             if self._failure == before:
@@ -131,7 +135,7 @@ class Adaptation:
     def advertise(self) -> None:
         """Create the publishers; on the executor's thread, once loaded."""
         self._topics = AdaptationTopics(self._node)
-        if self.refusal and self._node.settings.adaptation_enabled:
+        if self.refusal and self._parameters.settings.adaptation_enabled:
             self._failure = self.refusal
             self._node.get_logger().warning(f'adaptation stays off: {self.refusal}')
             self.clear_parameter()
@@ -181,7 +185,7 @@ class Adaptation:
         try:
             job()
         except Exception as error:
-            if self._node.ending:  # nobody to tell
+            if self._device.ending:  # nobody to tell
                 return
             self._node.get_logger().debug(traceback.format_exc())
             from ptdiffseg_ros.model.runtime import is_out_of_memory, release_memory
@@ -226,7 +230,7 @@ class Adaptation:
             self.retry()
             if self.refusal:
                 raise ValueError(f'adaptation.enabled: {self.refusal}')
-        bank, before = settings.adaptation_bank, self._node.settings.adaptation_bank
+        bank, before = settings.adaptation_bank, self._parameters.settings.adaptation_bank
         if bank != before and bank not in ('', 'default', self._bank_at_start):
             raise ValueError(
                 f'adaptation.bank is {bank!r}, allowed while the node runs is nothing, '
@@ -236,7 +240,7 @@ class Adaptation:
 
     def concerned(self, settings: Settings) -> bool:
         """Say whether `apply` will need the device to put these settings into force."""
-        before = self._node.settings
+        before = self._parameters.settings
         return any(getattr(settings, item.name) != getattr(before, item.name)
                    for item in fields(settings)
                    if item.name.startswith('adaptation_') or item.name == 'scene_prompt')
@@ -244,15 +248,15 @@ class Adaptation:
     def apply(self, settings: Settings, changed: tuple[str, ...]) -> None:
         """Put changed parameters into force; on the executor's thread."""
         ours = [name for name in changed if name.startswith('adaptation.')]
-        if self._node.device.worker is None or not ours and 'scene_prompt' not in changed:
+        if not self._device.ready or not ours and 'scene_prompt' not in changed:
             return
         if ENABLED in ours:
             self._failure = ''
         try:
-            self._node.device.run(
+            self._device.run(
                 lambda: self._attempt(lambda: self._take(settings, ENABLED in ours)))
         except DeviceBusy as error:  # it was free a moment ago, when they were checked
-            if not self._node.ending:
+            if not self._device.ending:
                 self._node.get_logger().error(
                     f'{", ".join(changed)} cannot take effect: {error}')
             return
@@ -281,20 +285,20 @@ class Adaptation:
         """Let the parameter say that adaptation is off, where that was not done by hand."""
         failure = self._failure
         # It may be on again, by hand.
-        if failure and not self.enabled and self._node.settings.adaptation_enabled:
+        if failure and not self.enabled and self._parameters.settings.adaptation_enabled:
             self._node.set_parameters([Parameter(ENABLED, value=False)])
             self._failure = failure
 
     def _on_set_adaptation(self, request: SetBool.Request, response: SetBool.Response
                            ) -> SetBool.Response:
         response.success = False
-        response.message = self._node.unavailable('set_adaptation', needs_active=False)
+        response.message = self._unavailable('set_adaptation', False)
         if response.message:
             return response
         words = {True: 'on', False: 'off'}
-        before = self._node.settings.adaptation_enabled
+        before = self._parameters.settings.adaptation_enabled
         if request.data == before:  # no change of the parameter, but of what an error has left
-            self.apply(self._node.settings, (ENABLED,))
+            self.apply(self._parameters.settings, (ENABLED,))
         result = self._node.set_parameters([Parameter(ENABLED, value=request.data)])[0]
         response.message = result.reason or self._failure  # of switching on
         if not response.message:

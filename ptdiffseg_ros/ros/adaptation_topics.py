@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from ptdiffseg_ros.ros.limits import RateLimit
-from ptdiffseg_ros.ros.outputs import LATCHED_QOS
+from ptdiffseg_ros.ros.qos import LATCHED_QOS
 from rclpy.node import Node
 from std_msgs.msg import String
 

@@ -14,6 +14,7 @@ This module imports nothing that takes time: a signal before `main` is reached c
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import threading
@@ -56,9 +57,7 @@ def main(args: list[str] | None = None) -> int:
 def _run(args: list[str] | None, ending: Future[None], status: list[int], wake: int) -> None:
     """Run the node, leave its exit status in `status` and wake the main thread."""
     try:
-        from ptdiffseg_ros.ros.node import run  # rclpy: a second
-        if not ending.done():
-            status[0] = run(args, ending)
+        status[0] = _spin(args, ending)
     except BaseException:
         if not ending.done():
             status[0] = 1
@@ -66,6 +65,45 @@ def _run(args: list[str] | None, ending: Future[None], status: list[int], wake: 
     finally:
         _flush()
         os.write(wake, bytes([FINISHED]))
+
+
+def _spin(args: list[str] | None, ending: Future[None]) -> int:
+    """Run the node until `ending` is done; return the exit status."""
+    from ptdiffseg_ros.ros.node import SegmenterNode  # with rclpy: a second
+    import rclpy
+    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
+    from rclpy.task import Future as RosFuture
+    if ending.done():
+        return 0
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:
+        print(f'segmenter_node: error: {_explain_arguments(error)}', file=sys.stderr)
+        return 2
+    node = None
+    try:
+        node = SegmenterNode(ending=ending)
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        end: RosFuture = RosFuture()
+        ending.add_done_callback(lambda _: end.set_result(None))
+        node.start()
+        executor.spin_until_future_complete(end)
+    finally:
+        if node is not None:
+            node.close()
+        rclpy.try_shutdown()
+    return 0
+
+
+def _explain_arguments(error: RuntimeError) -> str:
+    """Return what rclpy.init raises in one line, without the lines of its source."""
+    text = re.sub(r',? at /?[^ ,]*:[0-9]+', '', str(error)).strip()
+    text = text.removeprefix('failed to initialize rcl: ')
+    if type(error).__name__ == 'UnknownROSArgsError':
+        text = f'unknown ROS arguments: {text}'
+    return ' '.join(text.split())
 
 
 def _flush() -> None:

@@ -10,42 +10,41 @@ import traceback
 from typing import TYPE_CHECKING
 
 from ptdiffseg_ros.adapt.errors import AdaptationError
-from ptdiffseg_ros.ros.worker import DeviceBusy
+from ptdiffseg_ros.ros.worker import Device, DeviceBusy
+from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 if TYPE_CHECKING:  # these import torch, which takes seconds: not before the node is configured
     from ptdiffseg_ros.adapt.loop import AdaptationLoop
     from ptdiffseg_ros.ros.adaptation import Adaptation
-    from ptdiffseg_ros.ros.node import SegmenterNode
 
 
-PAUSED = 'segmenting is paused: ~/{name} works once ~/enable has switched it on'
 
-
-def offer_prompt_services(adaptation: Adaptation, node: SegmenterNode) -> None:
+def offer_prompt_services(adaptation: Adaptation, node: Node, device: Device,
+                          unavailable: Callable[[str, bool], str]) -> None:
     """Create ~/adapt_now, ~/reset_prompt, ~/save_prompt and ~/load_prompt."""
-    _offer(adaptation, node, 'adapt_now', _adapt_now, needs_active=True)
-    _offer(adaptation, node, 'reset_prompt', _reset)
-    _offer(adaptation, node, 'save_prompt', _save)
-    _offer(adaptation, node, 'load_prompt', _load)
+    _offer(adaptation, node, device, unavailable, 'adapt_now', _adapt_now, needs_active=True)
+    _offer(adaptation, node, device, unavailable, 'reset_prompt', _reset)
+    _offer(adaptation, node, device, unavailable, 'save_prompt', _save)
+    _offer(adaptation, node, device, unavailable, 'load_prompt', _load)
 
 
-def _offer(adaptation: Adaptation, node: SegmenterNode, name: str,
+def _offer(adaptation: Adaptation, node: Node, device: Device,
+           unavailable: Callable[[str, bool], str], name: str,
            job: Callable[[AdaptationLoop], str], needs_active: bool = False) -> None:
     """Create a Trigger service; the job's answer or AdaptationError is the message."""
 
     def callback(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = False
-        response.message = node.unavailable(name, needs_active)
+        response.message = unavailable(name, needs_active)
         if not response.message:
             adaptation.retry()
-            response.message = adaptation.refusal or (
-                PAUSED.format(name=name) if needs_active and not node.enabled else '')
+            response.message = adaptation.refusal
         loop = adaptation.loop
         if response.message or loop is None:
             return response
         try:
-            response.message = node.device.run(functools.partial(job, loop))
+            response.message = device.run(functools.partial(job, loop))
             response.success = True
             node.get_logger().info(f'~/{name}: {response.message}')
         except (AdaptationError, DeviceBusy) as error:

@@ -38,7 +38,7 @@ POISONED = """
 import sys
 
 from ptdiffseg_ros.adapt.loop import AdaptationLoop
-from ptdiffseg_ros.ros.node import main
+from ptdiffseg_ros.ros.process import main
 
 
 def unit(self, now_s):

@@ -28,7 +28,7 @@ import sys
 from ptdiffseg_ros.adapt import tuner
 from ptdiffseg_ros.adapt.review import PromptReview, Verdict
 from ptdiffseg_ros.adapt.shift import DomainRecognizer, Recognition
-from ptdiffseg_ros.ros.node import main
+from ptdiffseg_ros.ros.process import main
 import torch
 
 LOOKS = {looks}

@@ -9,7 +9,7 @@ import json
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
-from ptdiffseg_ros.ros.outputs import LATCHED_QOS
+from ptdiffseg_ros.ros.qos import LATCHED_QOS
 import pytest
 from ros_harness import image, Peer, Process, running_segmenter
 from sensor_msgs.msg import CameraInfo, Image

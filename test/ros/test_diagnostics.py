@@ -15,7 +15,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from hypothesis import given, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros.model.runtime import is_out_of_memory
-from ptdiffseg_ros.ros.diagnostics import memory as memory_values, Statistics, Timing
+from ptdiffseg_ros.ros.camera_health import CameraHealth, Timing
+from ptdiffseg_ros.ros.diagnostics import memory as memory_values
 from ptdiffseg_ros.ros.limits import RETRY_S
 import pytest
 from ros_harness import (
@@ -44,8 +45,8 @@ import sys
 import time
 
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.ros import camera
-from ptdiffseg_ros.ros.node import main
+from ptdiffseg_ros.ros import camera_health
+from ptdiffseg_ros.ros.process import main
 import torch
 
 order = Path(sys.argv[1])
@@ -57,7 +58,7 @@ def poisoned_load(*arguments, **keywords):
     return load(*arguments, **keywords)
 
 
-def poisoned_segment(self, frames, context):
+def poisoned_segment(self, frames, context, **keywords):
     if order.read_text() == '-1':
         print('hangs', flush=True)
     while order.read_text() == '-1':
@@ -65,12 +66,12 @@ def poisoned_segment(self, frames, context):
     if len(frames) > int(order.read_text()):
         print('refused', len(frames))
         raise torch.cuda.OutOfMemoryError('CUDA out of memory. Tried to allocate 9 GiB.')
-    return segment(self, frames, context)
+    return segment(self, frames, context, **keywords)
 
 
 PromptedSegmenter.from_pretrained = poisoned_load
 PromptedSegmenter.segment = poisoned_segment
-camera.STALE_S = 1.5
+camera_health.STALE_S = 1.5
 sys.exit(main(sys.argv))
 """
 
@@ -227,20 +228,20 @@ def test_an_error_of_one_camera_ranks_above_the_stale_masks_of_another(node, veh
 @settings(max_examples=40)
 @given(st.floats(0.5, 1000.0), st.floats(3.0, 30.0), st.booleans())
 def test_the_rate_is_that_of_the_masks_from_the_second_mask_on(rate_hz, seconds, resumed):
-    statistics = Statistics()
-    if resumed:  # what came before a pause does not count
-        statistics.succeed(Timing(-30.0, 0.0, 1.0, 1.0))
-        statistics.restart()
+    health = CameraHealth()
+    if resumed:  # masks before a pause do not count
+        health.succeed(Timing(-30.0, 0.0, 1.0, 1.0))
+        health.expect()
     at_s = np.arange(0.0, seconds, 1.0 / rate_hz)
     for now_s in at_s:
-        statistics.succeed(Timing(float(now_s), 0.0, 1.0, 1.0))
+        health.succeed(Timing(float(now_s), 0.0, 1.0, 1.0))
 
-    shown_hz = float(statistics.values(float(at_s[-1]))['rate (Hz)'])
+    shown_hz = float(health.values(float(at_s[-1]))['rate (Hz)'])
 
     if len(at_s) > 1:
         # A window of ten seconds holds one mask more or less.
         assert shown_hz == pytest.approx(rate_hz, abs=0.16)
-    assert statistics.values(float(at_s[-1]) + 11.0)['rate (Hz)'] == '0.0'
+    assert health.values(float(at_s[-1]) + 11.0)['rate (Hz)'] == '0.0'
 
 
 @pytest.mark.parametrize('error, memory', [

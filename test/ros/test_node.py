@@ -14,7 +14,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 from PIL import Image as Picture
 from ptdiffseg_ros.data.labels import IGNORE, TOWN
-from ptdiffseg_ros.ros.outputs import LATCHED_QOS
+from ptdiffseg_ros.ros.qos import LATCHED_QOS
 import pytest
 import rclpy
 from rclpy.qos import qos_profile_sensor_data

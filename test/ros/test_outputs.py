@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Masks are laid out as consumers read them, and nothing is computed that nobody wants."""
+"""Masks are laid out as consumers read them, and only what has subscribers is published."""
 
 from __future__ import annotations
 
@@ -8,27 +8,44 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
-from ptdiffseg_ros.data.labels import IGNORE, TOWN
-from ptdiffseg_ros.ros import outputs
-from ptdiffseg_ros.ros.outputs import blend, colorize, image_message, Labels, Outputs
+from ptdiffseg_ros.data.labels import IGNORE, palette, TOWN
+from ptdiffseg_ros.ros import labels
+from ptdiffseg_ros.ros.camera_health import CameraHealth
+from ptdiffseg_ros.ros.camera_input import CameraInput, Frame
+from ptdiffseg_ros.ros.camera_output import blend, CameraOutput, colorize, image_message
+from ptdiffseg_ros.ros.labels import Labels
+from ptdiffseg_ros.ros.parameters import Settings
+from ptdiffseg_ros.ros.qos import LATCHED_QOS
+from ptdiffseg_ros.ros.topics import Topic
 import pytest
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
+
+IMAGE = np.full((4, 6, 3), 100, np.uint8)
+MASK = np.full((4, 6), TOWN[0].id, np.uint8)
+CONFIDENCE = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
 
 
 class Node:
-    """A node whose publishers keep what they are given, with as many subscribers as told."""
+    """A node whose publishers keep their messages, with chosen subscribers."""
 
     def __init__(self) -> None:
         self.sent: dict[str, list] = {}
         self.qos: dict[str, object] = {}
         self.subscribers: set[str] = set()
+        self.callbacks: dict[str, object] = {}
         self.destroyed: list[object] = []
+        self.default_callback_group = None
 
     def create_publisher(self, message_type, topic, qos):
         sent = self.sent.setdefault(topic, [])
         self.qos[topic] = qos
         return SimpleNamespace(
             publish=sent.append, get_subscription_count=lambda: topic in self.subscribers)
+
+    def create_subscription(self, message_type, topic, callback, qos, **more):
+        self.callbacks[topic] = callback
+        return SimpleNamespace(topic_name=topic)
 
     def destroy_publisher(self, publisher):
         self.destroyed.append(publisher)
@@ -38,17 +55,13 @@ class Node:
 
     def get_clock(self):
         stamp = Header().stamp
-        return SimpleNamespace(now=lambda: SimpleNamespace(to_msg=lambda: stamp))
+        return SimpleNamespace(now=lambda: SimpleNamespace(
+            to_msg=lambda: stamp, nanoseconds=8 * 10**9))
 
 
 @pytest.fixture
 def node():
     return Node()
-
-
-IMAGE = np.full((4, 6, 3), 100, np.uint8)
-MASK = np.full((4, 6), TOWN[0].id, np.uint8)
-CONFIDENCE = np.arange(24, dtype=np.uint8).reshape(4, 6) * 10
 
 
 def header() -> Header:
@@ -57,47 +70,62 @@ def header() -> Header:
     return stamped
 
 
+def output(node: Node, name: str = '', **values) -> CameraOutput:
+    parameters = SimpleNamespace(settings=Settings(**values))
+    return CameraOutput(node, name, TOWN, parameters, CameraHealth(name))
+
+
+def publish(output: CameraOutput, confidence: np.ndarray | None = CONFIDENCE) -> None:
+    frame = Frame(Image(header=header()), 0.0, 7.0)
+    result = SimpleNamespace(class_ids=MASK, confidence=confidence)
+    output.publish(frame, IMAGE, result, 0.0, 0.1)
+
+
 def test_a_mask_has_unpadded_rows_and_the_header_of_its_image(node):
-    Outputs(node, TOWN).publish_mask(header(), MASK, CONFIDENCE, 0.0)
+    publish(output(node))
 
     mask, = node.sent['~/mask']
     assert (mask.encoding, mask.height, mask.width, mask.step) == ('mono8', 4, 6, 6)
     assert mask.header == header()
     assert bytes(mask.data) == MASK.tobytes()
+    assert node.sent['~/debug/pipeline_latency_ms'][0].data == pytest.approx(1000.0)
 
 
 def test_pixels_below_the_confidence_are_unlabelled(node):
-    mask = Outputs(node, TOWN).publish_mask(header(), MASK, CONFIDENCE, 0.5)
+    publish(output(node, min_confidence=0.5))
 
-    assert (mask == np.where(CONFIDENCE < 127.5, IGNORE, MASK)).all()
+    mask = np.where(CONFIDENCE < 127.5, IGNORE, MASK).astype(np.uint8)
     assert bytes(node.sent['~/mask'][0].data) == mask.tobytes()
-    assert (MASK == TOWN[0].id).all()  # the segmenter's own array is left alone
+    assert (MASK == TOWN[0].id).all()  # the segmenter's array is unchanged
 
 
-def test_nothing_is_computed_that_nobody_subscribes_to(node, monkeypatch):
-    computed = []
-    for name in ('image_message', 'colorize', 'blend'):
-        work = getattr(outputs, name)
-        monkeypatch.setattr(
-            outputs, name,
-            lambda *args, name=name, work=work: computed.append(name) or work(*args))
-    publishers = Outputs(node, TOWN)
+def test_confidence_is_wanted_by_a_threshold_or_a_subscriber_only(node):
+    assert not output(node).wants_confidence
+    assert output(node, min_confidence=0.5).wants_confidence
+    node.subscribers = {'~/confidence'}
+    assert output(node).wants_confidence
 
-    def views(*subscribers):
-        computed.clear()
-        node.subscribers = set(subscribers)
-        publishers.publish_views(header(), IMAGE, MASK, CONFIDENCE, 0.5)
-        return computed
 
-    assert views() == []
-    assert views('~/confidence') == ['image_message']
-    assert views('~/color_mask') == ['colorize', 'image_message']
-    assert views('~/overlay') == ['colorize', 'blend', 'image_message']
+def test_without_confidence_there_is_a_whole_mask(node):
+    node.subscribers = {'~/confidence'}  # since the model has run
+    publish(output(node, min_confidence=0.5), confidence=None)
+
+    assert bytes(node.sent['~/mask'][0].data) == MASK.tobytes()
+    assert node.sent['~/confidence'] == []
+
+
+def test_only_views_with_subscribers_are_published(node):
+    views = {'~/confidence', '~/color_mask', '~/overlay'}
+    for subscribers in (set(), {'~/confidence'}, {'~/color_mask'}, {'~/overlay'}, views):
+        node.sent.clear()
+        node.subscribers = subscribers
+        publish(output(node))
+        assert {topic for topic in views if node.sent[topic]} == subscribers
 
 
 def test_views_show_confidence_colours_and_image(node):
     node.subscribers = {'~/confidence', '~/color_mask', '~/overlay'}
-    Outputs(node, TOWN).publish_views(header(), IMAGE, MASK, CONFIDENCE, 0.5)
+    publish(output(node))
 
     assert bytes(node.sent['~/confidence'][0].data) == CONFIDENCE.tobytes()
     color, overlay = node.sent['~/color_mask'][0], node.sent['~/overlay'][0]
@@ -109,7 +137,7 @@ def test_views_show_confidence_colours_and_image(node):
 def test_an_overlay_leaves_unlabelled_pixels_as_they_are():
     mask = MASK.copy()
     mask[0] = IGNORE
-    colors = colorize(mask, outputs.palette(TOWN))
+    colors = colorize(mask, palette(TOWN))
 
     blended = blend(IMAGE, colors, mask, 1.0)
     assert (blended[0] == IMAGE[0]).all() and (blended[1:] == TOWN[0].color).all()
@@ -118,43 +146,51 @@ def test_an_overlay_leaves_unlabelled_pixels_as_they_are():
 def test_names_and_colours_of_ids_are_latched_json(node):
     Labels(node, TOWN).publish(0.25)
 
-    labels = json.loads(node.sent['~/labels'][0].data)
-    assert labels[0] == {'id': 0, 'name': 'road', 'color': [128, 64, 128]}
-    assert [label['id'] for label in labels] == [label.id for label in TOWN]
-    assert node.qos['~/labels'] == outputs.LATCHED_QOS
+    listed = json.loads(node.sent['~/labels'][0].data)
+    assert listed[0] == {'id': 0, 'name': 'road', 'color': [128, 64, 128]}
+    assert [label['id'] for label in listed] == [label.id for label in TOWN]
+    assert node.qos['~/labels'] == LATCHED_QOS
 
 
 def test_label_info_is_published_where_vision_msgs_exists(node, monkeypatch):
-    monkeypatch.setattr(outputs, 'LabelInfo', SimpleNamespace)
-    monkeypatch.setattr(outputs, 'VisionClass', SimpleNamespace)
+    monkeypatch.setattr(labels, 'LabelInfo', SimpleNamespace)
+    monkeypatch.setattr(labels, 'VisionClass', SimpleNamespace)
     Labels(node, TOWN).publish(0.25)
 
     info, = node.sent['~/label_info']
     assert [(item.class_id, item.class_name) for item in info.class_map] == [
         (label.id, label.name) for label in TOWN]
     assert info.threshold == 0.25
-    assert node.qos['~/label_info'] == outputs.LATCHED_QOS
+    assert node.qos['~/label_info'] == LATCHED_QOS
 
 
-def test_camera_info_is_passed_on_to_subscribers_only(node):
-    publishers, info = Outputs(node, TOWN), object()
-    publishers.pass_camera_info(info)
+def test_camera_info_is_passed_on_to_subscribers_only_and_while_enabled(node):
+    topics = SimpleNamespace(
+        image=lambda name, compressed: Topic(node, 'image_raw'),
+        camera_info=lambda name: Topic(node, 'camera_info'))
+    camera = CameraInput(node, '', SimpleNamespace(settings=Settings()), topics, CameraHealth(),
+                         lambda name, frame: False)
+    camera.subscribe()
+    info = CameraInfo(width=7)
+    node.callbacks['camera_info'](info)
     assert node.sent['~/camera_info'] == []
 
     node.subscribers = {'~/camera_info'}
-    publishers.pass_camera_info(info)
+    node.callbacks['camera_info'](info)
+    camera.enable(False)
+    node.callbacks['camera_info'](info)
     assert node.sent['~/camera_info'] == [info]
 
 
 def test_a_camera_of_several_has_its_topics_under_its_name(node):
-    Outputs(node, TOWN, 'front').publish_mask(header(), MASK, CONFIDENCE, 0.0)
+    publish(output(node, 'front'))
 
     assert len(node.sent['~/front/mask']) == 1
     assert all(topic.startswith('~/front/') for topic in node.sent)
 
 
 def test_destroy_leaves_no_publisher_behind(node):
-    Outputs(node, TOWN).destroy()
+    output(node).destroy()
     Labels(node, TOWN).destroy()
 
     assert len(node.destroyed) == len(node.sent)

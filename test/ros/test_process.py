@@ -90,20 +90,20 @@ import time
 from ptdiffseg_ros.model import runtime
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.ros import worker
-from ptdiffseg_ros.ros.node import main
+from ptdiffseg_ros.ros.process import main
 import torch
 
 order, segment = Path(sys.argv[1]), PromptedSegmenter.segment
 
 
-def poisoned_segment(self, frames, context):
+def poisoned_segment(self, frames, context, **keywords):
     if order.read_text() == 'hang':
         print('hangs', flush=True)
     while order.read_text() == 'hang':
         time.sleep(0.01)
     if order.read_text() == 'fail':
         raise torch.cuda.OutOfMemoryError('CUDA out of memory')
-    return segment(self, frames, context)
+    return segment(self, frames, context, **keywords)
 
 
 def poisoned_release():
@@ -260,8 +260,9 @@ def test_an_error_of_its_own_is_shown_and_is_no_success():
     process = Process('-c', """
 import sys
 from ptdiffseg_ros.ros import node
+from ptdiffseg_ros.ros.process import main
 node.Adaptation = None
-sys.exit(node.main(sys.argv))
+sys.exit(main(sys.argv))
 """)
     assert process.wait() == 1
     assert "'NoneType' object is not callable" in process.output

@@ -18,7 +18,7 @@ import numpy as np
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.demo.watch import Server, to_jpeg, VIEWS, Watcher
-from ptdiffseg_ros.ros.outputs import LATCHED_QOS
+from ptdiffseg_ros.ros.qos import LATCHED_QOS
 import pytest
 from ros_harness import Consumer, image, Peer, PIXELS, running_segmenter, running_watch
 from sensor_msgs.msg import Image

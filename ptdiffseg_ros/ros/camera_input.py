@@ -1,0 +1,194 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The executor's side of a camera: it takes images, limits their rate and checks their clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import posixpath
+import time
+from typing import Any
+
+from ptdiffseg_ros.ros.camera_health import CameraHealth, Count
+from ptdiffseg_ros.ros.limits import RateLimit
+from ptdiffseg_ros.ros.parameters import Parameters
+from ptdiffseg_ros.ros.qos import input_qos, OUTPUT_QOS
+from ptdiffseg_ros.ros.silence import explain_silence
+from ptdiffseg_ros.ros.topics import image_type, Topic, Topics
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+# No camera is so late or so early: the stamp is of another clock.
+ABSURD_AGE_S = 60.0
+ABSURD_LEAD_S = 1.0
+
+
+@dataclass(frozen=True)
+class Frame:
+    """An image message as it arrived; the worker decodes it."""
+
+    message: Image | CompressedImage
+    received_s: float  # monotonic
+    stamp_s: float  # may be negative, where rclpy's Time ends
+    clock_hint: str = ''  # the remedy where the stamp and the node clock do not match
+
+
+def clock_s(node: Node) -> float:
+    """Return the node clock in seconds; 0 while simulated time has not begun."""
+    return float(node.get_clock().now().nanoseconds * 1e-9)
+
+
+class CameraInput:
+    """
+    Take a camera's images and offer them to the worker; of the executor's thread only.
+
+    A camera `front` is read from `front/image_raw`, the only one of a node, '', from `image_raw`.
+    Its calibration is passed on unchanged. Made when the node is configured, subscribed while the
+    node is active.
+
+    :param offer: puts a frame into the camera's slot; returns whether it replaced one.
+    """
+
+    def __init__(self, node: Node, name: str, parameters: Parameters, topics: Topics,
+                 health: CameraHealth, offer: Callable[[str, Frame], bool]) -> None:
+        self.health = health
+        self._node = node
+        self._name = name
+        self._parameters = parameters
+        self._topics = topics
+        self._offer = offer
+        self._enabled = True
+        self._rate_limit = RateLimit()
+        self._subscriptions: list[tuple[Node, Any]] = []  # of images, of calibration
+        self._camera_info = node.create_publisher(
+            CameraInfo, posixpath.join('~', name, 'camera_info'), OUTPUT_QOS)
+        self._last_frame_s = 0.0  # monotonic
+        self._clock_warned = False
+
+    # Subscriptions
+
+    def subscribe(self) -> None:
+        """Begin, or begin anew, to take images."""
+        self.unsubscribe()
+        settings = self._parameters.settings
+        self._subscribe(self._topics.image(self._name, settings.compressed),
+                        image_type(settings.compressed), self._on_image)
+        self._subscribe(
+            self._topics.camera_info(self._name), CameraInfo, self._on_camera_info)
+        self.enable(self._enabled)
+        self._node.get_logger().info(
+            f'waiting for images on {self.topic} ({settings.image_qos})')
+
+    def _subscribe(self, topic: Topic, message_type: type,
+                   callback: Callable[[Any], None]) -> None:
+        self._subscriptions.append((topic.node, topic.node.create_subscription(
+            message_type, topic.name, callback, input_qos(self._parameters.settings.image_qos),
+            callback_group=self._node.default_callback_group)))
+
+    def unsubscribe(self) -> None:
+        """Take no more images."""
+        for node, subscription in self._subscriptions:
+            node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def destroy(self) -> None:
+        """Remove subscriptions and publisher from the node."""
+        self.unsubscribe()
+        self._node.destroy_publisher(self._camera_info)
+
+    @property
+    def topic(self) -> str:
+        """Return the image topic that is subscribed to, or will be."""
+        if self._subscriptions:
+            return str(self._subscriptions[0][1].topic_name)
+        return self._topics.image(self._name, self._parameters.settings.compressed).resolved
+
+    def enable(self, enabled: bool) -> None:
+        """Take images or ignore them, and count silence from now on."""
+        self._enabled = enabled
+        self._last_frame_s = time.monotonic()
+        self.health.expect()
+
+    # Messages
+
+    def _on_camera_info(self, message: CameraInfo) -> None:
+        if self._enabled and self._camera_info.get_subscription_count():
+            self._camera_info.publish(message)
+
+    def _on_image(self, message: Image | CompressedImage) -> None:
+        self._last_frame_s = received_s = time.monotonic()
+        if not self._enabled:
+            return
+        self.health.receive(received_s)
+        if self.health.silence:
+            self.health.silence = ''
+            self._node.get_logger().info(f'{self.health.prefix}images arrive')
+        now_s, stamp = clock_s(self._node), message.header.stamp
+        stamp_s = float(stamp.sec + stamp.nanosec * 1e-9)
+        frame = Frame(message, received_s, stamp_s, self._check_clock(now_s, stamp_s))
+        if now_s and not self._rate_limit.admits(now_s, self._parameters.settings.max_rate_hz):
+            self.health.drop(Count.LIMITED)
+        elif self._offer(self._name, frame):
+            self.health.drop(Count.REPLACED)
+
+    def _check_clock(self, now_s: float, stamp_s: float) -> str:
+        """Return the remedy if stamp and node clock do not match; log it the first time."""
+        age_s = now_s - stamp_s
+        if -ABSURD_LEAD_S <= age_s <= ABSURD_AGE_S:
+            return ''
+        hint = self._explain_clock(now_s, stamp_s)
+        if not self._clock_warned:
+            self._clock_warned = True
+            effect = ('max_frame_age_s drops it'
+                      if 0.0 < self._parameters.settings.max_frame_age_s < age_s else
+                      'max_frame_age_s and latencies mean nothing')
+            self._node.get_logger().warning(
+                f'{self.health.prefix}an image is {age_s:.1f} s old by the node clock, so '
+                f'{effect}: {hint}')
+        return hint
+
+    def _explain_clock(self, now_s: float, stamp_s: float) -> str:
+        if not now_s:
+            return 'use_sim_time is true but /clock has not come yet: play the bag with --clock'
+        if not stamp_s:
+            return ('the stamp is 0: the driver or the bag does not set it. Leave max_frame_age_s '
+                    'at 0')
+        if self._node.get_parameter('use_sim_time').value:
+            return ('use_sim_time is true: is /clock of the same bag or simulation as the images? '
+                    'For a live camera set use_sim_time to false')
+        if now_s > stamp_s:
+            return ('for a bag or a simulation set use_sim_time to true and let it publish '
+                    '/clock; for a camera check that its driver stamps with the time of day')
+        return 'synchronise the clocks of the machines (chrony, PTP)'
+
+    # Silence
+
+    def excuse(self, seconds: float) -> None:
+        """Do not count a time of silence in which the executor could not take images."""
+        self._last_frame_s += seconds
+
+    def warn(self, waited_s: float) -> None:
+        """
+        Log, once for each reason, why no image arrives or no mask is published.
+
+        :param waited_s: for how long frames have waited for the worker's thread.
+        """
+        limit_s = self._parameters.settings.silence_warning_s
+        silent_s = time.monotonic() - self._last_frame_s
+        if 0.0 < limit_s <= silent_s:
+            self._warn_of_silence(silent_s)
+        overdue_s, reason = self.health.explain_overdue(limit_s, waited_s)
+        if reason and not self.health.overdue:
+            self._node.get_logger().warning(
+                f'{self.health.prefix}no mask for {overdue_s:.0f} s: {reason}')
+        self.health.overdue = reason
+
+    def _warn_of_silence(self, silent_s: float) -> None:
+        settings = self._parameters.settings
+        reason = explain_silence(
+            self._topics, self._name, settings.compressed, input_qos(settings.image_qos))
+        if reason != self.health.silence:
+            self.health.silence = reason
+            self._node.get_logger().warning(
+                f'{self.health.prefix}no image for {silent_s:.0f} s: {reason}')

@@ -1,0 +1,180 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The worker's side of a camera: it decodes frames and publishes their results."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Sequence
+import math
+import posixpath
+import time
+from typing import Any, TYPE_CHECKING
+
+import cv2
+import numpy as np
+from ptdiffseg_ros.data.depth import Depth
+from ptdiffseg_ros.data.labels import IGNORE, LabelClass, palette
+from ptdiffseg_ros.ros.camera_health import CameraHealth, Timing
+from ptdiffseg_ros.ros.camera_input import clock_s, Frame
+from ptdiffseg_ros.ros.diagnostics import THROTTLE
+from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
+from ptdiffseg_ros.ros.parameters import Parameters
+from ptdiffseg_ros.ros.qos import OUTPUT_QOS
+from rclpy.node import Node
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Float64, Header
+
+if TYPE_CHECKING:  # torch: seconds to import
+    from ptdiffseg_ros.model.segmenter import Segmentation
+
+
+class CameraOutput:
+    """
+    Decode a camera's frames and publish what was found in them; of the worker's thread only.
+
+    Confidence, colour mask and overlay are computed only while they have subscribers. Made and
+    destroyed while the worker has no frames.
+    """
+
+    def __init__(self, node: Node, name: str, classes: Sequence[LabelClass],
+                 parameters: Parameters, health: CameraHealth) -> None:
+        self.health = health
+        self._node = node
+        self._parameters = parameters
+        self._palette = palette(classes)
+        self._depth = Depth()
+
+        def publisher(kind: type, topic: str) -> Any:
+            return node.create_publisher(kind, posixpath.join('~', name, topic), OUTPUT_QOS)
+
+        self._publishers = (
+            publisher(Image, 'mask'), publisher(Image, 'confidence'),
+            publisher(Image, 'color_mask'), publisher(Image, 'overlay'),
+            publisher(Float64, 'debug/processing_time_ms'),
+            publisher(Float64, 'debug/pipeline_latency_ms'))
+        (self._mask, self._confidence, self._color_mask, self._overlay, self._processing,
+         self._latency) = self._publishers
+
+    def destroy(self) -> None:
+        """Remove the publishers from the node."""
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)
+
+    # Frames
+
+    def decode(self, frame: Frame) -> np.ndarray | None:
+        """Return the image, RGB (H, W, 3) uint8; None, counted and logged, if it is no good."""
+        if self._is_stale(frame):
+            return None
+        bits = self._depth.bits
+        self._depth.given = self._parameters.settings.significant_bits
+        decode_message = (decode_compressed if isinstance(frame.message, CompressedImage) else
+                          decode)
+        try:
+            image = decode_message(frame.message, self._depth)
+        except ImageError as error:
+            self.health.fail(str(error))
+            self._node.get_logger().error(
+                f'{self.health.prefix}bad image: {error}', **THROTTLE)
+            return None
+        except Exception as error:  # memory, or a bug: the other cameras must not suffer from it
+            self.fail(f'{type(error).__name__}: {error}')
+            return None
+        if self._depth.bits != bits:
+            self.health.report_bits(self._depth.bits)
+            self._node.get_logger().info(
+                f'{self.health.prefix}taking {self._depth.bits} bits of 16-bit samples as '
+                'significant (parameter significant_bits)')
+        return image
+
+    def _is_stale(self, frame: Frame) -> bool:
+        age_s = clock_s(self._node) - frame.stamp_s
+        limit_s = self._parameters.settings.max_frame_age_s
+        if not 0.0 < limit_s < age_s:  # a frame from the future is not too old
+            return False
+        self.health.drop_stale(frame.clock_hint)
+        remedy = f': {frame.clock_hint}' if frame.clock_hint else ''
+        self._node.get_logger().warning(
+            f'{self.health.prefix}dropped a frame {age_s:.2f} s old, max_frame_age_s is '
+            f'{limit_s}{remedy}', **THROTTLE)
+        return True
+
+    def fail(self, reason: str) -> None:
+        """Count and log a frame that could not be segmented."""
+        self.health.fail(reason)
+        self._node.get_logger().error(
+            f'{self.health.prefix}a frame could not be segmented: {reason}', **THROTTLE)
+
+    # Results
+
+    @property
+    def wants_confidence(self) -> bool:
+        """Return whether the confidence of a frame is used."""
+        return (self._parameters.settings.min_confidence > 0.0
+                or self._confidence.get_subscription_count() > 0)
+
+    def publish(self, frame: Frame, image: np.ndarray, result: Segmentation, began_s: float,
+                model_s: float) -> None:
+        """
+        Publish the result of a frame and count it.
+
+        :param image: the decoded frame, RGB (H, W, 3) uint8.
+        :param began_s: when work on the frame began, monotonic.
+        :param model_s: the time that the model took.
+        """
+        header = frame.message.header
+        mask = self._publish_mask(header, result)
+        published_s = time.monotonic()
+        age_s = clock_s(self._node) - frame.stamp_s
+        self._publish_views(header, image, mask, result.confidence)
+        self._processing.publish(Float64(data=(published_s - began_s) * 1e3))
+        self._latency.publish(Float64(data=age_s * 1e3))
+        self.health.succeed(Timing(
+            published_s, age_s, model_s * 1e3, (published_s - frame.received_s - model_s) * 1e3))
+
+    def _publish_mask(self, header: Header, result: Segmentation) -> np.ndarray:
+        """Publish the mask, (H, W) uint8, 255 where confidence is too low, and return it."""
+        mask, min_confidence = result.class_ids, self._parameters.settings.min_confidence
+        if min_confidence > 0.0 and result.confidence is not None:
+            least = np.uint8(math.ceil(min_confidence * 255.0))
+            unsure = (result.confidence < least).view(np.uint8) * np.uint8(IGNORE)
+            mask = mask | unsure  # IGNORE has all bits set; ten times as fast as np.where
+        self._mask.publish(image_message(header, mask, 'mono8'))
+        return mask
+
+    def _publish_views(self, header: Header, image: np.ndarray, mask: np.ndarray,
+                       confidence: np.ndarray | None) -> None:
+        """Publish confidence, colour mask and overlay, each only if it has subscribers."""
+        if confidence is not None and self._confidence.get_subscription_count():
+            self._confidence.publish(image_message(header, confidence, 'mono8'))
+        color_wanted = self._color_mask.get_subscription_count()
+        overlay_wanted = self._overlay.get_subscription_count()
+        if not color_wanted and not overlay_wanted:
+            return
+        colors = colorize(mask, self._palette)
+        if color_wanted:
+            self._color_mask.publish(image_message(header, colors, 'rgb8'))
+        if overlay_wanted:
+            blended = blend(image, colors, mask, self._parameters.settings.overlay_alpha)
+            self._overlay.publish(image_message(header, blended, 'rgb8'))
+
+
+def image_message(header: Header, pixels: np.ndarray, encoding: str) -> Image:
+    """Wrap (H, W) or (H, W, C) uint8 in a message under the given header, rows not padded."""
+    message = Image(header=header, height=pixels.shape[0], width=pixels.shape[1],
+                    encoding=encoding, is_bigendian=0, step=pixels[0].size)
+    # An array.array is taken over as it is; bytes are 7 and an ndarray 1000 times slower.
+    message.data = array.array('B', pixels.tobytes())
+    return message
+
+
+def colorize(mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Paint a mask (H, W) uint8 by a palette (256, 3): (H, W, 3) uint8."""
+    return cv2.LUT(cv2.merge([mask, mask, mask]), colors[np.newaxis])
+
+
+def blend(image: np.ndarray, colors: np.ndarray, mask: np.ndarray, alpha: float) -> np.ndarray:
+    """Lay class colours over an image, (H, W, 3) uint8; unlabelled pixels stay as they are."""
+    blended = cv2.addWeighted(image, 1.0 - alpha, colors, alpha, 0.0)
+    return cv2.copyTo(image, (mask == IGNORE).astype(np.uint8), blended)
