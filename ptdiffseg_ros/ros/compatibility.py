@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What older releases of rclpy do otherwise, made alike; CONTRIBUTING.md lists the others."""
+"""Differences between releases of rclpy, made alike; CONTRIBUTING.md lists the others."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from rclpy.node import Node
 
 def given_parameters(node: Node) -> list[str]:
     """
-    Return the names of the values that a node was given at its start.
+    Return the names of the parameters that a node was given at its start.
 
-    rclpy has them in a private attribute. The public alternative is to declare all of them
+    rclpy keeps them in a private attribute. The public alternative is to declare all of them
     (`automatically_declare_parameters_from_overrides`), but it raises for an empty list.
     """
     return list(getattr(node, '_parameter_overrides', {}))
@@ -26,10 +26,10 @@ def given_parameters(node: Node) -> list[str]:
 
 def refuse_impossible_transitions(node: LifecycleNode) -> None:
     """
-    Let the node answer a transition that its state does not have with "no success".
+    Let the node answer an impossible transition with "no success".
 
-    rclpy of Kilted does so itself. In Humble and Jazzy the error leaves the executor instead, and
-    with it whoever asks an active node to configure ends its process (ros2/rclpy#1209).
+    rclpy of Kilted does so itself. In Humble and Jazzy the error leaves the executor, so that a
+    request to configure an active node ends its process (ros2/rclpy#1209).
     """
     for service in node.services:
         if service.srv_type is ChangeState:
@@ -43,9 +43,9 @@ def lifecycle_state(node: LifecycleNode) -> str:
 
 def destroy_lifecycle_node(node: LifecycleNode) -> None:
     """
-    Destroy a node and leave DDS, so that others see it go and its shared memory is freed.
+    Destroy a node and leave DDS, so that others see it leave and its shared memory is freed.
 
-    destroy_node alone leaves the state machine, which holds the node until the interpreter ends.
+    destroy_node alone keeps the state machine, and with it the node, until the interpreter ends.
     """
     node.destroy_node()
     node._state_machine.destroy_when_not_in_use()
@@ -58,7 +58,7 @@ def _refusing(node: LifecycleNode, change_state: Callable[..., Any]) -> Callable
         try:
             return change_state(request, response)
         except rclpy_implementation.RCLError as error:
-            if node.context.ok():  # else it is the end of the process that came in between
+            if node.context.ok():  # otherwise the process ended meanwhile
                 node.get_logger().error(f'transition {request.transition.id} refused: {error}')
             response.success = False
             return response

@@ -3,8 +3,8 @@
 """
 Image messages as RGB arrays.
 
-Nothing here imports ROS: a message is anything with the fields of `sensor_msgs/Image` or
-`sensor_msgs/CompressedImage`, so the messages that `rosbags` reads decode as well.
+Nothing here imports ROS. A message is any object with the fields of `sensor_msgs/Image` or
+`sensor_msgs/CompressedImage`, such as those that `rosbags` reads.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ MAX_PIXELS = 2 ** 26  # 8192 x 8192: beyond any camera, short of what exhausts t
 
 
 class ImageError(ValueError):
-    """An image message that cannot be decoded; says which value, what is allowed, the remedy."""
+    """An image message cannot be decoded; names the value, what is allowed and the remedy."""
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """How an encoding lays its samples out in a row, and what turns them into RGB."""
+    """The layout of an encoding's samples in a row, and their conversion to RGB."""
 
     channels: int
-    to_rgb: int | None  # an OpenCV conversion code; None: it is RGB already
+    to_rgb: int | None  # an OpenCV conversion code; None: already RGB
     bits: int = 8
     even_width: bool = False
     even_height: bool = False
@@ -62,7 +62,7 @@ _LAYOUTS = {
     **{f'mono{bits}': _Layout(1, cv2.COLOR_GRAY2RGB, bits) for bits in (8, 16)},
     **{f'{name}{bits}': _Layout(1, code, bits) for name, code in _BAYER.items()
        for bits in (8, 16)},
-    # Matrices without a colour space: OpenCV's own order, blue first, as cv_bridge reads them.
+    # Matrices without a colour space, in OpenCV's order: blue first, as cv_bridge reads them.
     **{f'{bits}UC1': _Layout(1, cv2.COLOR_GRAY2RGB, bits) for bits in (8, 16)},
     **{f'{bits}UC3': _Layout(3, cv2.COLOR_BGR2RGB, bits) for bits in (8, 16)},
     **{f'{bits}UC4': _Layout(4, cv2.COLOR_BGRA2RGB, bits) for bits in (8, 16)},
@@ -79,10 +79,12 @@ def decode(message: Any, depth: Depth | None = None) -> np.ndarray:
     """
     Turn a `sensor_msgs/Image` into RGB, (H, W, 3) uint8.
 
-    `step` (padded rows) and `is_bigendian` are honoured. Of 16-bit samples the upper 8 of the
-    significant bits are kept: those that `depth`, the camera's, has found, or this image's own. An
-    image that is RGB without padding is returned as a view of `message.data`, not as a copy.
-    Raises ImageError for an encoding, size, step or amount of data that does not fit.
+    `step` (padded rows) and `is_bigendian` are honoured. Of 16-bit samples, the upper 8 of the
+    significant bits are kept. An image that is RGB without padding is returned as a view of
+    `message.data`, not as a copy.
+
+    :param depth: the significant bits of the camera so far; by default those of this image.
+    :raises ImageError: an encoding, size, step or amount of data does not fit.
     """
     width, height, step = int(message.width), int(message.height), int(message.step)
     _check_size(width, height)
@@ -119,7 +121,8 @@ def decode_compressed(message: Any, depth: Depth | None = None) -> np.ndarray:
     Turn a `sensor_msgs/CompressedImage` (jpeg or png) into RGB, (H, W, 3) uint8.
 
     A png of 16 bits is treated as `decode` treats 16-bit samples.
-    Raises ImageError where the data is damaged, cut short, too large or of another format.
+
+    :raises ImageError: the data is damaged, cut short, too large or of another format.
     """
     if 'compressedDepth' in message.format:
         raise ImageError(
@@ -131,8 +134,8 @@ def decode_compressed(message: Any, depth: Depth | None = None) -> np.ndarray:
             samples = _samples(picture, message.data)
     except ImageError:
         raise
-    except Exception as error:  # a parser of foreign bytes: whatever it trips over is bad input
-        # Pillow's own words for an unknown format name nothing but the buffer.
+    except Exception as error:  # a parser of foreign bytes: any error is bad input
+        # Pillow's message for an unknown format names only the buffer.
         reason = 'it begins as neither' if isinstance(error, UnidentifiedImageError) else error
         raise ImageError(
             f'compressed image of format {message.format!r} and {len(message.data)} bytes is not '
@@ -147,7 +150,7 @@ def decode_compressed(message: Any, depth: Depth | None = None) -> np.ndarray:
 
 def _pattern(form: str) -> str:
     """
-    Return the encoding, less its bits, of the bytes in a CompressedImage by its format.
+    Return the encoding, without its bits, of a CompressedImage by its format.
 
     image_transport writes "ORIGINAL; jpeg compressed TARGET". The bytes are of TARGET where there
     is one, of ORIGINAL otherwise. Every release keeps a Bayer image as it is in a png, without a
@@ -199,7 +202,7 @@ def _samples(picture: Picture.Image, data: Any) -> np.ndarray:
 
 
 def _decode_by_cv_bridge(message: Any) -> np.ndarray:
-    """Leave an encoding that is not in ENCODINGS to cv_bridge, where that is installed."""
+    """Decode an encoding that is not in ENCODINGS by cv_bridge, where that is installed."""
     problem = (f'encoding {message.encoding!r} is not known; known are {", ".join(ENCODINGS)}, '
                'and jpeg or png as a compressed image')
     try:

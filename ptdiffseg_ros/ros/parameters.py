@@ -1,11 +1,11 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-The node's parameters: one dataclass says their names, defaults, limits and what they do.
+The node's parameters: one dataclass declares their names, defaults, limits and effects.
 
-`Settings` is checked when it is made, so a set of values either is in force as a whole or is
-refused with the reason. The field `adaptation_steps` is the ROS parameter `adaptation.steps`:
-outside the dataclass, a name is always the ROS one.
+`Settings` is checked when it is made: a set of values is either in force as a whole or refused
+with the reason. The field `adaptation_steps` is the ROS parameter `adaptation.steps`. Outside the
+dataclass, a name is always the ROS name.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-CLOSE = 0.75  # from 0 to 1: how like a parameter's a name must be to be taken for a slip of it
-# Of any node of ROS; not every release has or declares each of them.
+CLOSE = 0.75  # similarity, 0 to 1, from which an unknown name is taken for a misspelt parameter
+# Of every ROS node; not every release declares each of them.
 ROS_PARAMETERS = ('qos_overrides.', 'start_type_description_service', 'use_sim_time')
 
 
@@ -38,10 +38,11 @@ def _parameter(default: Any, description: str, *, least: float = 0, most: float 
     """
     Describe one parameter.
 
-    `least`, `most`: a number is allowed from the one to the other, a whole one where the default
-    is an int. `choices`: the values allowed; none: any text, but an empty one only where the
-    default is empty or the parameter is `optional`. `late`: takes effect at the next configure.
-    `fixed`: read-only.
+    :param least, most: the range of a number; a whole number where the default is an int.
+    :param choices: the allowed values; without choices any text is allowed. Empty text is allowed
+        where the default is empty or the parameter is `optional`.
+    :param late: takes effect at the next configure.
+    :param fixed: read-only.
     """
     return field(default=default, metadata={
         'description': description, 'least': least, 'most': most, 'choices': choices,
@@ -49,7 +50,7 @@ def _parameter(default: Any, description: str, *, least: float = 0, most: float 
 
 
 def ros_name(name: str) -> str:
-    """Return the ROS parameter that a field of `Settings` is the value of."""
+    """Return the name of the ROS parameter of a field of `Settings`."""
     return name.replace('adaptation_', 'adaptation.', 1)
 
 
@@ -132,7 +133,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         names = self.cameras
-        if isinstance(names, list):  # as rclpy has it; an empty one has no type of its own
+        if isinstance(names, list):  # from rclpy; an empty list has no type
             object.__setattr__(self, 'cameras', tuple(names) or ('',))
         for item in fields(self):
             value = getattr(self, item.name)
@@ -142,7 +143,7 @@ class Settings:
 
     @staticmethod
     def late(name: str) -> bool:
-        """Say whether a change of this ROS parameter waits for the next configure."""
+        """Return whether a change of this ROS parameter waits for the next configure."""
         return bool(PARAMETERS[name].metadata['late'])
 
 
@@ -165,7 +166,7 @@ def _fits(value: Any, item: Field[Any]) -> bool:
 
 
 def _are_names(values: tuple[Any, ...]) -> bool:
-    """Say whether these are different names that can be part of a topic's."""
+    """Return whether these are different names that can be part of a topic's name."""
     return len(set(values)) == len(values) and all(
         isinstance(value, str) and re.fullmatch('[A-Za-z][A-Za-z0-9_]*', value)
         for value in values)
@@ -187,11 +188,14 @@ class Parameters:
     """
     The declared parameters of a node, always equal to a valid `Settings`.
 
-    A value given at the start (command line, YAML) that does not fit is kept in `refused` with the
-    reason, and the default stands: the node then refuses to configure, because a vehicle must not
-    run with other values than it was told to, and takes a better value while it is up.
-    `check(settings)` may refuse new values (it raises ValueError with the reason) beyond what
-    `Settings` can tell; `apply(settings, changed names)` is called once they are in force.
+    `settings` is immutable and replaced as a whole, so that every thread may read it.
+
+    An invalid value given at the start (command line, YAML) is kept in `refused` with the reason,
+    and the default is in force. The node then refuses to configure, because a vehicle must not run
+    with other values than it was given. A valid value can be set while the node runs.
+
+    :param check: called with new settings; may refuse them by a ValueError with the reason.
+    :param apply: called with new settings and the changed names once they are in force.
     """
 
     def __init__(self, node: Node, check: Callable[[Settings], None],
@@ -213,7 +217,7 @@ class Parameters:
         try:
             parameter = node.declare_parameter(name, default, descriptor)
             if parameter.type_ == Parameter.Type.NOT_SET and type(default) is tuple:
-                # An empty list of a file or of the command line, which has no type in ROS.
+                # An empty list in a file or on the command line has no type in ROS.
                 node.undeclare_parameter(name)
                 node.declare_parameter(name, default, descriptor, ignore_override=True)
             else:
@@ -231,7 +235,7 @@ class Parameters:
 
     def _validate(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
-            self._check(self._changed(_ours(parameters)))
+            self._check(self._changed(_known_values(parameters)))
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if not self._two_steps:
@@ -239,7 +243,7 @@ class Parameters:
         return SetParametersResult(successful=True)
 
     def _take(self, parameters: list[Parameter]) -> None:
-        before, given = self.settings, _ours(parameters)
+        before, given = self.settings, _known_values(parameters)
         self.settings = self._changed(given)
         for name in given:
             self.refused.pop(name, None)
@@ -251,13 +255,13 @@ class Parameters:
             self._apply(self.settings, changed)
 
 
-def _ours(parameters: list[Parameter]) -> dict[str, Any]:
+def _known_values(parameters: list[Parameter]) -> dict[str, Any]:
     return {item.name: item.value for item in parameters if item.name in PARAMETERS}
 
 
 def _warn_of_unknown(node: Node) -> None:
-    """Warn of values that were given to the node under names that it does not have."""
-    # By their last parts: names that begin with 'adaptation.' would all be near to each other.
+    """Warn of values that were given to the node under unknown names."""
+    # Compare last parts: names that begin with 'adaptation.' would all be similar.
     known = {name.rpartition('.')[2]: name for name in PARAMETERS}
     for name in given_parameters(node):
         if node.has_parameter(name) or name.startswith(ROS_PARAMETERS):
@@ -278,8 +282,8 @@ def describe(name: str) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(
         description=f'{data["description"]} {when}', read_only=data['fixed'],
         additional_constraints=_allowed(item),
-        # Types are checked by Settings, whose reasons name the value and what is allowed, and
-        # which takes 10 for 10.0.
+        # Settings checks the types: its reasons name the value and what is allowed, and it takes
+        # 10 for 10.0.
         dynamic_typing=True)
     if data['most'] is None:
         return descriptor

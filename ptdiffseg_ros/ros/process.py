@@ -1,14 +1,14 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-The process of the node: SIGINT and SIGTERM end it within a second, whatever it does.
+The process of the node: SIGINT and SIGTERM end it within a second in any state.
 
-The main thread only waits for a signal. The node runs on a thread of its own, because a thread
-that imports a library or waits in native code cannot be interrupted. After a signal the node has
-GRACE_S to leave ROS. Then the process ends, whatever is still under way. That damages no file:
-each is written under another name, then renamed.
+The main thread only waits for a signal. The node runs on another thread, because a thread that
+imports a library or waits in native code cannot be interrupted. After a signal the node has
+GRACE_S to leave ROS. Then the process ends, even if work is in progress. No file is damaged: each
+is written under another name, then renamed.
 
-This module imports nothing that takes time: a signal before `main` is reached cannot be handled.
+This module imports nothing slow: a signal before `main` runs cannot be handled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from concurrent.futures import Future
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-FINISHED = 0  # what the node's thread writes where signals write their numbers
+FINISHED = 0  # written by the node's thread to the pipe of signal numbers
 GRACE_S = 0.6
 
 
@@ -36,9 +36,9 @@ def main(args: list[str] | None = None) -> int:
 
     :param args: the arguments; those of the process by default.
     """
-    news, wake = os.pipe()
+    signals, wake = os.pipe()
     os.set_blocking(wake, False)
-    # The interpreter writes to `wake` in whichever thread the signal comes, without its lock.
+    # The interpreter writes to `wake` in any thread, without the global lock.
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: None)
@@ -47,7 +47,7 @@ def main(args: list[str] | None = None) -> int:
     status = [0]
     thread = threading.Thread(target=_run, args=(args, ending, status, wake), daemon=True)
     thread.start()
-    while os.read(news, 1)[0] not in (FINISHED, *SIGNALS):
+    while os.read(signals, 1)[0] not in (FINISHED, *SIGNALS):
         pass
     ending.set_result(None)
     thread.join(GRACE_S)
@@ -107,7 +107,7 @@ def _explain_arguments(error: RuntimeError) -> str:
 
 
 def _flush() -> None:
-    """Write out what is buffered, as the exit of an interpreter would."""
+    """Flush buffered output, as the exit of an interpreter does."""
     import ctypes
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A recording becomes live topics, for machines where ``ros2 bag play`` is not at hand."""
+"""Play a recording on live topics, for machines without ``ros2 bag play``."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -16,17 +16,17 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
 from rosgraph_msgs.msg import Clock
 
-LONG_GAP_S = 10.0  # a wait that is announced
-LEAST_ROUND_S = 0.1  # of a loop: a recording of one message does not take a whole processor
+LONG_GAP_S = 10.0  # a longer wait is logged
+LEAST_ROUND_S = 0.1  # of a loop: a recording of one message must not keep a processor busy
 IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 
 
 class ReplayError(RuntimeError):
-    """A recording that cannot be played, or nobody who listens."""
+    """A recording cannot be played, or has no subscriber."""
 
 
 class Recording(Protocol):
-    """What the player needs of a recording; ``data.bags.Bag`` is one."""
+    """The recording that a player reads; ``data.bags.Bag`` is one."""
 
     path: Any
     is_ros2: bool
@@ -47,13 +47,13 @@ class Recording(Protocol):
 
 class Player:
     """
-    Publish a recording's messages as they are, at their own pace times ``rate``.
+    Publish a recording's messages unchanged, ``rate`` times as fast as they were recorded.
 
-    :param topics: the topics to play; all that have a message class here by default.
+    :param topics: the topics to play; by default all whose message class is installed.
     :param clock_hz: publish ``/clock`` that often, and before every message.
     :param max_gap_s: wait at most that long between two messages; the time jumps over the rest.
     :param before: called as ``before(topic, time_ns)`` just before each message is published.
-        As long as it does not return, the recording's time stands still.
+        The recording's time stops until it returns.
     :raises ReplayError: a topic is not in the recording, or none can be played.
     """
 
@@ -73,13 +73,13 @@ class Player:
         self._node, self._recording, self._before = node, recording, before
         self._publishers = {}
         for topic in recording.topics if topics is None else topics:
-            kind = _message_class(recording.topics[topic])
-            if kind is None:
+            message_class = _message_class(recording.topics[topic])
+            if message_class is None:
                 node.get_logger().warning(
                     f'{topic} is not played: {recording.topics[topic]} is not installed here')
                 continue
             reliable, latched = recording.qos(topic)
-            self._publishers[topic] = node.create_publisher(kind, topic, QoSProfile(
+            self._publishers[topic] = node.create_publisher(message_class, topic, QoSProfile(
                 depth=10,
                 reliability=(
                     ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT),
@@ -94,12 +94,12 @@ class Player:
 
     @property
     def rate(self) -> float:
-        """Return how many times as fast as it was recorded the recording plays."""
+        """Return the speed relative to the recorded one."""
         return self._rate
 
     @rate.setter
     def rate(self, rate: float) -> None:
-        """Change the speed from here on; it may be changed while playing."""
+        """Change the speed, also while playing."""
         self._anchor = time.monotonic(), self._now_ns()
         self._rate = rate
 
@@ -109,10 +109,10 @@ class Player:
 
     def wait_for_subscribers(self, timeout_s: float, topics: Collection[str] = ()) -> None:
         """
-        Wait until somebody listens to each of these topics.
+        Wait until each of these topics has a subscriber.
 
         :param topics: every played image topic by default.
-        :raises ReplayError: the time is up; the message says which topic nobody listens to.
+        :raises ReplayError: a topic has no subscriber in time; the message names it.
         """
         topics = topics or [
             t for t in self._publishers if self._recording.topics[t] in IMAGE_TYPES]
@@ -177,13 +177,13 @@ def replay(
         wait_s: float = 0.0, max_gap_s: float | None = None,
         before: Callable[[str, int], object] | None = None) -> int:
     """
-    Play a recording from a node of its own, ``/ptdiffseg_replay``.
+    Play a recording from the node ``/ptdiffseg_replay``.
 
     :param loop: play until interrupted.
     :param wait_s: wait that long for subscribers to the image topics; 0 does not wait.
     :param max_gap_s: see ``Player``.
     :returns: how many messages were sent.
-    :raises ReplayError: see ``Player``; nobody has subscribed in time; a loop has no message.
+    :raises ReplayError: see ``Player``; no one subscribes in time; a loop has no message.
     """
     # Without rclpy's own handlers Ctrl-C is a plain KeyboardInterrupt, also while sleeping.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)

@@ -3,9 +3,9 @@
 """
 The topics that cameras are read from: remap rules apply once to each name.
 
-`create_subscription` and the graph queries of rclpy apply the node's remap rules to any name, also
-to one that is the result of a rule. So a topic is kept as the name to give to ROS, and a name that
-must stay as it is goes to a node without rules where a rule of the segmenter matches it.
+`create_subscription` and the graph queries of rclpy apply the node's remap rules to any name, even
+to the result of a rule. A topic is therefore kept as the name to give to ROS. A name that must not
+be remapped, but is matched by a rule of the segmenter, is given to a node without rules.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 
 class Topic(NamedTuple):
-    """A name, and the node by whose rules it becomes the topic that is meant."""
+    """A name, and the node whose rules make it the topic that is meant."""
 
     node: Node
     name: str
@@ -32,13 +32,13 @@ class Topic(NamedTuple):
         return str(self.node.resolve_topic_name(self.name))
 
     def publishers(self) -> list[TopicEndpointInfo]:
-        """Return who publishes it."""
+        """Return its publishers."""
         return list(self.node.get_publishers_info_by_topic(self.name))
 
 
 class Topics:
     """
-    Resolve the names of what a node reads from cameras.
+    Resolve the names of a node's camera topics.
 
     A camera reads `image_raw`, or `NAME/image_raw`. A compressed image is `compressed` below the
     resolved image topic, and calibration is `camera_info` next to it, unless the name
@@ -47,7 +47,7 @@ class Topics:
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._without_rules: Node | None = None  # made when it is needed
+        self._without_rules: Node | None = None  # made on first use
 
     def image(self, camera: str, compressed: bool) -> Topic:
         """Return the topic of a camera's images."""
@@ -70,13 +70,13 @@ class Topics:
 
     def published(self, type_name: str) -> list[str]:
         """Return the topics of a type that others publish."""
-        own = f'{self._node.get_fully_qualified_name()}/'
+        prefix = f'{self._node.get_fully_qualified_name()}/'
         return sorted(name for name, types in self._node.get_topic_names_and_types()
                       if type_name in types and self._node.count_publishers(name)
-                      and not name.startswith(own))
+                      and not name.startswith(prefix))
 
     def _remapped_or(self, name: str, resolved: str) -> Topic:
-        """Return the topic of a name that a rule matches; otherwise the resolved one."""
+        """Return the topic of a name that a rule matches; otherwise the resolved topic."""
         expanded = self._node.resolve_topic_name(name, only_expand=True)
         if self._node.resolve_topic_name(name) != expanded:
             return Topic(self._node, name)
@@ -100,7 +100,7 @@ class Topics:
             yield from self._without_rules.subscriptions
 
     def close(self) -> None:
-        """Remove what was made from the graph."""
+        """Remove the node without rules from the graph."""
         if self._without_rules is not None:
             self._without_rules.destroy_node()
             self._without_rules = None
