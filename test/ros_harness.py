@@ -162,9 +162,9 @@ def running_watch(*arguments: str) -> Iterator[tuple[Process, int]]:
     """Run `ptdiffseg watch`, at a free port if no other is named; give it and its port."""
     watch = Process('-m', 'ptdiffseg_ros.cli', 'watch', '--port', '0', *arguments)
     try:
-        said = watch.wait_for_output('Ctrl-C ends it')
-        found = re.search(r'http://127\.0\.0\.1:(\d+)/', said)
-        assert found, said
+        output = watch.wait_for_output('Ctrl-C ends it')
+        found = re.search(r'http://127\.0\.0\.1:(\d+)/', output)
+        assert found, output
         yield watch, int(found[1])
         assert watch.end() == 130 and 'Traceback' not in watch.output
     finally:

@@ -76,7 +76,7 @@ class CameraInput:
                         image_type(settings.compressed), self._on_image)
         self._subscribe(
             self._topics.camera_info(self._name), CameraInfo, self._on_camera_info)
-        self.enable(self._enabled)
+        self._expect()
         self._node.get_logger().info(
             f'waiting for images on {self.topic} ({settings.image_qos})')
 
@@ -105,8 +105,12 @@ class CameraInput:
         return self._topics.image(self._name, self._parameters.settings.compressed).resolved
 
     def enable(self, enabled: bool) -> None:
-        """Take images or ignore them, and count silence from now on."""
+        """Take images, or ignore those that arrive."""
         self._enabled = enabled
+        self._expect()
+
+    def _expect(self) -> None:
+        """Count silence from now on."""
         self._last_frame_s = time.monotonic()
         self.health.expect()
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 import functools
 import sys
+from threading import Event
 import time
 import traceback
 from typing import Any
@@ -90,7 +91,7 @@ class SegmenterNode(LifecycleNode):
     def __init__(self, *, ending: Future[None] | None = None, **kwargs: Any) -> None:
         super().__init__('segmenter', **kwargs)
         self._ending: Future[None] = Future() if ending is None else ending
-        self._closed = False
+        self._closed = Event()  # read by the worker's thread as well
         refuse_impossible_transitions(self)
         self.problem = ''  # why the last transition failed
         self._namesake = ''  # what to do about another node of this name
@@ -113,7 +114,7 @@ class SegmenterNode(LifecycleNode):
         self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _is_ending(self) -> bool:
-        return self._closed or self._ending.done() or not self.context.ok()
+        return self._closed.is_set() or self._ending.done() or not self.context.ok()
 
     @property
     def subscriptions(self) -> Iterator[Any]:
@@ -258,7 +259,7 @@ class SegmenterNode(LifecycleNode):
 
     def close(self) -> None:
         """Leave ROS, whatever the device does; safe in every state."""
-        self._closed = True
+        self._closed.set()
         self._active = False
         if self.device.worker is not None:
             self.device.worker.finish(self.adaptation.free, LAST_WORK_S)

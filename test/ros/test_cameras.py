@@ -98,7 +98,7 @@ def test_a_camera_that_sends_rubbish_does_not_hold_the_others(segmenter, cameras
         lambda: cameras.masks['left'], lambda: cameras.send('left'))
 
 
-def test_a_camera_that_dies_is_told_and_does_not_hold_the_others(segmenter, cameras) -> None:
+def test_a_camera_that_dies_is_reported_and_does_not_hold_the_others(segmenter, cameras) -> None:
     assert cameras.set_parameter('silence_warning_s', 0.5).successful
     try:
         assert cameras.spin_until(

@@ -193,7 +193,7 @@ def test_masks_that_are_old_are_stale_whatever_holds_the_new_ones(node, vehicle)
 def test_waiting_for_the_device_is_not_taken_for_a_silent_camera(node, vehicle):
     assert vehicle.set_parameter('silence_warning_s', 2.0).successful
     assert vehicle.sees()
-    said = node.output.count('no image for')
+    warnings = node.output.count('no image for')
     hung = node.output.count('hangs')
     vehicle.order(HANG)
     assert vehicle.spin_until(lambda: node.output.count('hangs') > hung, vehicle.send)
@@ -201,7 +201,7 @@ def test_waiting_for_the_device_is_not_taken_for_a_silent_camera(node, vehicle):
     mended.start()
     assert vehicle.set_parameter('adaptation.steps', 7).successful  # waits for the device
     assert not mended.is_alive() and vehicle.sees()
-    assert node.output.count('no image for') == said
+    assert node.output.count('no image for') == warnings
     assert vehicle.set_parameter('silence_warning_s', 5.0).successful
 
 
@@ -252,7 +252,7 @@ def test_the_rate_is_that_of_the_masks_from_the_second_mask_on(rate_hz, seconds,
     (MemoryError(), True),
     (RuntimeError('mat1 and mat2 shapes cannot be multiplied'), False),
     (ValueError('out of memory'), False)])
-def test_memory_that_ran_out_is_told_from_other_errors(error, memory):
+def test_memory_that_ran_out_is_distinguished_from_other_errors(error, memory):
     assert is_out_of_memory(error) is memory
 
 

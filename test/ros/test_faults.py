@@ -333,7 +333,7 @@ def test_5000_malformed_messages_cost_no_good_frame(node, consumer):
         return {name: int(values[name]) for name in (
             'frames received', 'frames segmented', 'dropped: newer frame came', 'errors')}
 
-    def taken_of(tried: int) -> int:
+    def count_taken(tried: int) -> int:
         errors = counts()['errors']
         for message in messages[:tried]:
             consumer.camera.publish(message)
@@ -343,7 +343,7 @@ def test_5000_malformed_messages_cost_no_good_frame(node, consumer):
 
     # A camera as fast as this machine bears: faster, and most are replaced by a newer one.
     interval_s = 0.001
-    while taken_of(400) < 300:
+    while count_taken(400) < 300:
         interval_s *= 2
         assert interval_s < 0.05, 'the node takes hardly any message'
     before, complaints, begun_s = counts(), node.output.count('bad image'), time.monotonic()

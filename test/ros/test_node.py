@@ -195,7 +195,7 @@ def test_enable_stops_and_resumes_the_masks(segmenter, consumer):
     assert all(mask.header.stamp.sec != 3000 for mask in consumer.masks)
 
 
-def test_bad_images_are_told_and_good_ones_among_them_get_masks(segmenter, consumer):
+def test_bad_images_are_reported_and_good_ones_among_them_get_masks(segmenter, consumer):
     bad = {
         'rgb9': {'encoding': 'rgb9'},
         '9216 are needed': {'data': PIXELS.tobytes()[:100]},

@@ -57,15 +57,15 @@ def has_said(words: str) -> Callable[[Process], bool]:
 
 def ends(process: Process, *signals: int, status: int = 0) -> None:
     """Send signals one soon after the other; the process must end at once and cleanly."""
-    begun_s, said = time.monotonic(), len(process.output)
+    began_s, before = time.monotonic(), len(process.output)
     for number in signals:
         process.send(number)
         deadline = time.monotonic() + BETWEEN_S
         while process.alive and number != signals[-1] and time.monotonic() < deadline:
             time.sleep(0.002)
     assert process.wait() == status, process.output
-    assert time.monotonic() - begun_s < ENDS_WITHIN_S
-    assert 'Traceback' not in process.output[said:]
+    assert time.monotonic() - began_s < ENDS_WITHIN_S
+    assert 'Traceback' not in process.output[before:]
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_it_ends_at_once_while_the_disk_with_the_model_does_not_answer(start, fo
         os.close(writer)
 
 
-def test_errors_of_the_device_are_told_and_one_that_hangs_holds_neither_services_nor_the_end(
+def test_device_errors_are_reported_and_a_hanging_device_blocks_neither_services_nor_the_end(
         start, folder, tmp_path, consumer):
     order = tmp_path / 'order'
     order.write_text('work')
@@ -227,10 +227,10 @@ def test_it_leaves_no_shared_memory_and_others_see_it_go(start, folder, consumer
     assert consumer.spin_until(lambda: 'segmenter' in consumer.node.get_node_names())
     maps = Path(f'/proc/{process.pid}/maps').read_text()
     # Fast DDS 3.x (Kilted) and 2.x (Jazzy) name their segments differently.
-    own = set(re.findall(r'/dev/shm/(fast(?:dds|rtps)_[0-9a-f]{16})\b', maps)) - before
-    assert own
+    segments = set(re.findall(r'/dev/shm/(fast(?:dds|rtps)_[0-9a-f]{16})\b', maps)) - before
+    assert segments
     ends(process, signal.SIGTERM)
-    assert not own & set(os.listdir('/dev/shm'))
+    assert not segments & set(os.listdir('/dev/shm'))
     assert consumer.spin_until(
         lambda: 'segmenter' not in consumer.node.get_node_names(), patience_s=5.0)
 
@@ -256,7 +256,7 @@ def test_wrong_arguments_are_named_in_one_line(tmp_path):
         assert all(word in line for word in words), line
 
 
-def test_an_error_of_its_own_is_shown_and_is_no_success():
+def test_an_internal_error_is_shown_and_is_no_success():
     process = Process('-c', """
 import sys
 from ptdiffseg_ros.ros import node

@@ -187,16 +187,16 @@ def test_topics_of_types_that_are_not_installed_are_left_out(peer: Peer) -> None
         Player(peer.node, Recording(), topics=['/odd'])
 
 
-def test_recording_stands_still_while_it_is_held(peer: Peer) -> None:
-    held = []
+def test_recording_stands_still_while_it_is_times(peer: Peer) -> None:
+    times = []
 
     def hold(topic: str, time_ns: int) -> None:
-        held.append(time.monotonic())
+        times.append(time.monotonic())
         if time_ns == 0:
             time.sleep(0.5)
 
     Player(peer.node, Recording(), before=hold).play()
-    assert held[1] - held[0] >= 0.6
+    assert times[1] - times[0] >= 0.6
 
 
 def test_speed_can_be_changed_while_playing(peer: Peer) -> None:

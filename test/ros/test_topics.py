@@ -145,11 +145,11 @@ def test_silence_names_the_other_transport_and_the_name_to_remap(
     assert peer.set_parameter('compressed', compressed).successful
     assert peer.set_parameter('silence_warning_s', 0.2).successful
 
-    def told() -> bool:
+    def explained() -> bool:
         messages = [status.message for array in health[-1:] for status in array.status]
         return all(any(message.startswith(f'{name}: no images: nobody publishes ')
                        and words in message for message in messages)
                    for name, words in expected.items())
 
-    assert peer.spin_until(told, patience_s=PATIENCE_S), health[-1:]
+    assert peer.spin_until(explained, patience_s=PATIENCE_S), health[-1:]
     assert peer.set_parameter('silence_warning_s', 5.0).successful
