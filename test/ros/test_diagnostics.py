@@ -16,7 +16,12 @@ from hypothesis import given, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros.model.runtime import is_out_of_memory
 from ptdiffseg_ros.ros.camera_health import CameraHealth, Timing
-from ptdiffseg_ros.ros.diagnostics import memory as memory_values
+from ptdiffseg_ros.ros.diagnostics import (
+    CameraStatus,
+    judge,
+    memory as memory_values,
+    NodeState,
+)
 from ptdiffseg_ros.ros.limits import RETRY_S
 import pytest
 from ros_harness import (
@@ -242,6 +247,32 @@ def test_the_rate_is_that_of_the_masks_from_the_second_mask_on(rate_hz, seconds,
         # A window of ten seconds holds one mask more or less.
         assert shown_hz == pytest.approx(rate_hz, abs=0.16)
     assert health.values(float(at_s[-1]) + 11.0)['rate (Hz)'] == '0.0'
+
+
+WORKS = {'configured': True, 'loaded': True, 'active': True}
+
+
+@pytest.mark.parametrize('state, camera, level, words', [
+    ({'finalized': True}, None, DiagnosticStatus.WARN, 'start it again'),
+    ({'problem': 'no model'}, None, DiagnosticStatus.ERROR, 'no model'),
+    ({}, None, DiagnosticStatus.WARN, 'unconfigured'),
+    ({'configured': True}, None, DiagnosticStatus.WARN, 'the model loads'),
+    ({**WORKS, 'active': False}, None, DiagnosticStatus.WARN, 'inactive'),
+    ({**WORKS, 'enabled': False}, DiagnosticStatus.STALE, DiagnosticStatus.OK, 'disabled'),
+    (WORKS, DiagnosticStatus.OK, DiagnosticStatus.OK, 'segmenting'),
+    (WORKS, DiagnosticStatus.STALE, DiagnosticStatus.STALE, 'of the camera'),
+    ({**WORKS, 'device_failure': 'CUDA'}, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, 'CUDA'),
+    ({**WORKS, 'hang': 'busy'}, DiagnosticStatus.OK, DiagnosticStatus.ERROR, 'busy'),
+    ({**WORKS, 'hang': 'busy'}, DiagnosticStatus.STALE, DiagnosticStatus.STALE, 'of the camera'),
+    ({**WORKS, 'batch_limit': 1}, DiagnosticStatus.OK, DiagnosticStatus.WARN, 'only 1 of 2'),
+    ({**WORKS, 'adaptation_problem': 'disk'}, DiagnosticStatus.OK, DiagnosticStatus.WARN, 'disk')])
+def test_the_level_of_the_node_names_what_an_operator_must_know_first(
+        state, camera, level, words):
+    cameras = [] if camera is None else [
+        CameraStatus('front', DiagnosticStatus.OK, 'segmenting', {}),
+        CameraStatus('rear', camera, 'of the camera', {})]
+    found, message = judge(NodeState(**state), cameras)
+    assert found == level and words in message
 
 
 @pytest.mark.parametrize('error, memory', [
