@@ -24,9 +24,9 @@ from benchmarks.claims.rivals import (
     whole_settings,
 )
 from benchmarks.claims.trial import told, Trial
+from benchmarks.claims.variants import VariantConfig
 import numpy as np
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.train.settings import TrainConfig
 
 SWEEP_SEED = 1000  # of trainings that choose a learning rate; none of those that are reported
 FIRST = (0,)  # the seed of what is measured beside the rows
@@ -46,8 +46,8 @@ class Row:
 
     rate: float
     backbone: Callable[[Trial, int], str | Path] | None = None
-    whole: Callable[[Trial, TrainConfig, Watch], tuple[PromptedSegmenter, list[float]]] | None = (
-        None)
+    whole: Callable[
+        [Trial, VariantConfig, Watch], tuple[PromptedSegmenter, list[float]]] | None = None
     follows: Callable[[Trial], Figures] = field(default=lambda trial: {})
 
 
@@ -133,7 +133,7 @@ def _mean_at(trial: Trial, name: str, rate: float) -> float:
 
 
 def _config(trial: Trial, name: str, rate: float, seed: int, share: float = 1.0, **changes: Any
-            ) -> TrainConfig:
+            ) -> VariantConfig:
     """Say how a row is trained, for a share of the steps that it has."""
     budget = trial.budget
     steps = budget.steps if ROWS[name].whole is None else budget.end_to_end_steps

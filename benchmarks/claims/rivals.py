@@ -11,11 +11,12 @@ import shutil
 
 from benchmarks.claims.ledger import alone, digest_of, Figures
 from benchmarks.claims.trial import told, Trial
+from benchmarks.claims.variants import VariantConfig
 from diffusers import UNet2DConditionModel
 import numpy as np
 from ptdiffseg_ros.data.results import write_json
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
-from ptdiffseg_ros.model.head import GROUPS, normalised
+from ptdiffseg_ros.model.head import GROUPS, SegmentationHead
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.captioned_frames import draw_frames, TownFrames
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
@@ -24,7 +25,6 @@ from ptdiffseg_ros.train.head import new_segmenter
 from ptdiffseg_ros.train.losses import segmentation_loss
 from ptdiffseg_ros.train.pretrain import fit, PretrainConfig
 from ptdiffseg_ros.train.schedule import warm_cosine
-from ptdiffseg_ros.train.settings import TrainConfig
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -191,7 +191,7 @@ class SegFormer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [-1, 1] to logits (B, K, H/4, W/4)."""
         levels = self.model.segformer(images, output_hidden_states=True).hidden_states
-        return self.model.decode_head([normalised(level) for level in levels])
+        return self.model.decode_head([SegmentationHead.normalise(level) for level in levels])
 
 
 class WholeNetwork(PromptedSegmenter):
@@ -205,7 +205,8 @@ class WholeNetwork(PromptedSegmenter):
 
 
 def train_unet(
-        trial: Trial, config: TrainConfig, watch: Watch) -> tuple[PromptedSegmenter, list[float]]:
+        trial: Trial, config: VariantConfig, watch: Watch
+) -> tuple[PromptedSegmenter, list[float]]:
     """Train the backbone's UNet, from nothing, and the head together on the labels."""
     segmenter = new_segmenter(config, trial.backbone, trial.work / 'end-to-end')
     forget(segmenter.backbone, config.seed)
@@ -226,7 +227,8 @@ def train_unet(
 
 
 def train_segformer(
-        trial: Trial, config: TrainConfig, watch: Watch) -> tuple[PromptedSegmenter, list[float]]:
+        trial: Trial, config: VariantConfig, watch: Watch
+) -> tuple[PromptedSegmenter, list[float]]:
     """Train SegFormer-B0 on the labels."""
     base = new_segmenter(config, trial.backbone, trial.work / 'segformer')
     segmenter = WholeNetwork(base.config, base.backbone, base.head)
@@ -243,7 +245,7 @@ def whole_settings(trial: Trial) -> Figures:
     return {'clip': GRADIENT_CLIP}
 
 
-def _state(trial: Trial, config: TrainConfig, name: str) -> Path:
+def _state(trial: Trial, config: VariantConfig, name: str) -> Path:
     """Name the checkpoint of a network, by all that it follows from."""
     digest = digest_of({**told(config), 'precision': precision_name(trial.model.device)})
     return trial.work / 'networks' / f'{name}-{digest}.safetensors'
@@ -259,7 +261,7 @@ def _generator(device: torch.device) -> torch.Generator:
 def _fit_labels(
         network: nn.Module, logits: Callable[[Tensor], Tensor],
         encode: Callable[[np.ndarray], Tensor], segmenter: PromptedSegmenter,
-        config: TrainConfig, watch: Watch, state: Path) -> list[float]:
+        config: VariantConfig, watch: Watch, state: Path) -> list[float]:
     """
     Train a network on the frames, labels, loss, optimiser and schedule of the heads.
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from benchmarks.claims.budget import Budget
 from benchmarks.claims.ledger import alone, digest_of, Figures, Ledger
+from benchmarks.claims.variants import VariantConfig
 from ptdiffseg_ros import town
 from ptdiffseg_ros.model.files import resolved
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.evaluate import condition_frames, evaluate
 from ptdiffseg_ros.train.head import train_head
-from ptdiffseg_ros.train.settings import TrainConfig
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Trial:
         """Name the backbone of the segmenter."""
         return resolved(self.model.config.backbone, self.folder)
 
-    def config(self, seed: int, **changes: Any) -> TrainConfig:
+    def config(self, seed: int, **changes: Any) -> VariantConfig:
         """
         Say how a head of the claims is trained: no randomization unless a claim says so.
 
@@ -60,18 +60,20 @@ class Trial:
             'autoencoder': str(resolved(config.autoencoder, self.folder))
             if config.autoencoder else '',
             'layout_steps': 0, 'seed': seed}
-        return TrainConfig(**{**settings, **changes})
+        return VariantConfig(**{**settings, **changes})
 
-    def head(self, config: TrainConfig, backbone: str | Path | None = None) -> PromptedSegmenter:
+    def head(self, config: VariantConfig, backbone: str | Path | None = None
+             ) -> PromptedSegmenter:
         """Give the segmenter of these settings, trained before or now, at the last state on."""
-        backbone = backbone or self.backbone
+        backbone, kind = backbone or self.backbone, config.segmenter_type
         # Named by all that it follows from, so that other settings never find it.
         out = self.work / 'heads' / digest_of({**asdict(config), 'backbone': str(backbone)})
         with alone(out.with_suffix('.lock')):  # another process may want the same one
             if not out.exists():
-                train_head(config, backbone, out, self.features, resume=True, source=False)
+                train_head(config, backbone, out, self.features / kind.__name__, resume=True,
+                           source=False, segmenter_type=kind)
         # In float32, as networks that are trained whole are measured.
-        return PromptedSegmenter.from_pretrained(out, str(self.model.device), 'float32')
+        return kind.from_pretrained(out, str(self.model.device), 'float32')
 
     def measure(self, segmenter: PromptedSegmenter, scene: str | None = None,
                 split: str = 'test', conditions: Sequence[str] = ()) -> Figures:
@@ -121,6 +123,6 @@ def remembered_frames(condition: str, numbers: Sequence[int], split: str, size: 
         yield _frame(condition, number, split, size)
 
 
-def told(config: TrainConfig) -> Figures:
+def told(config: VariantConfig) -> Figures:
     """Give the settings of a head that its figures follow from; no folder is among them."""
     return {**asdict(config), 'autoencoder': Path(config.autoencoder).name}

@@ -242,7 +242,7 @@ def _segment(
 
 def load_frame(load: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """Load a frame that the model can take."""
-    from ptdiffseg_ros.model.segmenter import check_frame
+    from ptdiffseg_ros.model.frames import check_frame
 
     image = load()
     check_frame(image)

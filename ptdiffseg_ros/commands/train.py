@@ -92,16 +92,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--timestep', type=number(0, 999, kind=int),
         help='diffusion timestep at which features are taken (100)')
     settings.add_argument(
-        '--noised', action='store_true', help='add the noise of that timestep before (no noise)')
-    settings.add_argument(
         '--taps', nargs='+', metavar='TAP',
         help='feature maps, coarse to fine (the last of every decoder level, and the latents)')
     settings.add_argument(
         '--stop-early', action='store_true',
         help='leave out the last decoder level of the UNet, its costliest')
-    settings.add_argument(
-        '--raw-features', action='store_true',
-        help='let the head read features as they are (normalised per image)')
     settings.add_argument('--head-width', type=whole, help='channels of the head (96)')
     settings.add_argument(
         '--layout-frames', type=whole,

@@ -245,17 +245,6 @@ class DiffusionBackbone(nn.Module):
                 hidden = block.upsamplers[0](hidden, skips[-1].shape[-2:])
         raise SegmenterError(f'taps {sorted(left)} are not in this UNet')
 
-    def noised(self, latents: Tensor, timestep: int) -> Tensor:
-        """
-        Add the noise of a timestep in [0, 999] to latents (B, c, h, w), scaled.
-
-        It is the same noise for every frame of a size, so that a mask does not flicker by it.
-        """
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(latents.shape[1:], generator=generator).to(latents)
-        steps = torch.full((len(latents),), timestep, device=latents.device)
-        return self.scheduler.add_noise(latents, noise.expand_as(latents), steps)
-
     def denoising_error(
         self, latents: Tensor, contexts: Sequence[Tensor], timestep: int, noise: Tensor
     ) -> Tensor:

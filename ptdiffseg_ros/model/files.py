@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Find the files of a diffusion model: in a folder, or in the Hugging Face cache. Offline."""
+"""Files of models: found in a folder or in the Hugging Face cache, offline; read and written."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -12,6 +12,9 @@ import re
 
 from huggingface_hub import constants, try_to_load_from_cache
 from ptdiffseg_ros.model.errors import SegmenterError
+from safetensors.torch import load, save_file
+import torch
+from torch import nn, Tensor
 
 # As the hub writes them, OWNER/NAME; a relative folder begins with a dot, or is there.
 HUB_NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
@@ -124,6 +127,21 @@ def reference(source: str | Path, base: Path) -> str:
     if is_hub_name(source):
         return str(source)
     return os.path.relpath(Path(source).resolve(), base.resolve())
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file in float32; ValueError if it has numbers that are not finite."""
+    # Not load_file: it holds the interpreter's lock, even while a disk does not answer.
+    weights = load(path.read_bytes())
+    if not all(torch.isfinite(value).all() for value in weights.values()):
+        raise ValueError('it holds numbers that are not finite')
+    return {name: value.float() for name, value in weights.items()}
+
+
+def write_weights(path: Path, module: nn.Module) -> None:
+    """Write the weights of a module, in float16, to a safetensors file."""
+    save_file({name: value.detach().half().cpu().contiguous()
+               for name, value in module.state_dict().items()}, path)
 
 
 def _snapshot(name: str, components: Sequence[Component]) -> Path | None:

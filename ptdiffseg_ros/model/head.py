@@ -5,27 +5,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from ptdiffseg_ros.model.errors import SegmenterError
+from ptdiffseg_ros.model.files import read_weights, write_weights
 from torch import nn, Tensor
 import torch.nn.functional as F
 
 GROUPS = 16
+FILE = 'head.safetensors'
 
 
 class SegmentationHead(nn.Module):
     """
     Fuse a feature pyramid to class logits, as a Semantic FPN does.
 
-    Every level is normalised per image (instance normalisation without parameters): that takes
-    out the global cast that weather leaves on features, and is the largest single gain on unseen
-    weather (`raw`: it is left out, to measure that). GroupNorm elsewhere, never BatchNorm, so that
-    a batch of one behaves as any other.
+    Every level is normalised per image (instance normalisation without parameters): that removes
+    the global cast that weather leaves on features, and is the largest single gain on unseen
+    weather. GroupNorm elsewhere, never BatchNorm, so that a batch of one behaves as any other.
     """
 
-    def __init__(self, channels: Sequence[int], classes: int, width: int = 96, raw: bool = False,
-                 ) -> None:
+    def __init__(self, channels: Sequence[int], classes: int, width: int = 96) -> None:
         super().__init__()
-        self.raw = raw
         self.lateral = nn.ModuleList(
             nn.Sequential(nn.Conv2d(c, width, 1), nn.GroupNorm(GROUPS, width)) for c in channels
         )
@@ -39,22 +40,36 @@ class SegmentationHead(nn.Module):
         """Map features, each (B, c_l, h_l, w_l), coarse to fine, to logits (B, K, 2h, 2w)."""
         fused: Tensor | None = None
         for lateral, feature in zip(self.lateral, features):
-            level = lateral(feature if self.raw else normalised(feature))
+            level = lateral(self.normalise(feature))
             if fused is not None:
                 level = level + F.interpolate(
                     fused, size=level.shape[-2:], mode='bilinear', align_corners=False)
             fused = level
         return self.fuse(fused)
 
+    @staticmethod
+    def normalise(feature: Tensor) -> Tensor:
+        """
+        Normalise every channel of every image: (B, c, h, w), mean 0 and variance 1.
 
-def normalised(feature: Tensor) -> Tensor:
-    """
-    Normalise every channel of every image: (B, c, h, w), mean 0 and variance 1.
+        This is F.instance_norm, written as a GroupNorm of single channels: for a batch of one on a
+        CPU, PyTorch 2.13 gives F.instance_norm a wrong gradient if that arrives in channels_last.
+        """
+        return F.group_norm(feature, feature.shape[1])
 
-    It is F.instance_norm, written as a GroupNorm of single channels: for a batch of one on a CPU,
-    PyTorch 2.13 gives F.instance_norm a wrong gradient where that arrives in channels_last.
-    """
-    return F.group_norm(feature, feature.shape[1])
+    def save(self, folder: Path) -> None:
+        """Write the weights, in float16, into a segmenter's folder."""
+        write_weights(folder / FILE, self)
+
+    def load(self, folder: Path) -> None:
+        """Read the weights from a segmenter's folder; SegmenterError if they do not fit."""
+        path = folder / FILE
+        try:
+            self.load_state_dict(read_weights(path))
+        except Exception as error:  # safetensors and torch raise kinds of their own
+            raise SegmenterError(
+                f'{path} is missing, damaged, or of another head: {error}. Copy the folder anew'
+            ) from error
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Sequential:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ptdiffseg_ros.model.errors import SegmenterError
-from safetensors.torch import load, save_file
+from ptdiffseg_ros.model.files import read_weights, write_weights
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -46,10 +46,10 @@ class LayoutDenoiser(nn.Module):
     def forward(self, shares: Tensor) -> Tensor:
         """Map class shares (B, K, R, C), R and C multiples of 8, to scores (B, K, R, C)."""
         batch, _, rows, columns = shares.shape
-        ys = torch.linspace(-1, 1, rows).to(shares).view(1, 1, rows, 1)
-        xs = torch.linspace(-1, 1, columns).to(shares).view(1, 1, 1, columns)
-        place = torch.cat([ys.expand(batch, 1, rows, columns), xs.expand(
-            batch, 1, rows, columns)], dim=1)
+        # Made on the device: nothing is copied to it for a frame.
+        ys, xs = (torch.linspace(-1, 1, side, device=shares.device, dtype=shares.dtype)
+                  for side in (rows, columns))
+        place = torch.stack(torch.meshgrid(ys, xs, indexing='ij')).expand(batch, -1, -1, -1)
         level = self.stem(torch.cat([shares.clamp(min=1e-3).log(), place], dim=1))
         passed = []
         for down in self.down:
@@ -76,8 +76,7 @@ class LayoutDenoiser(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Write the weights, float16, into a segmenter's folder."""
-        save_file({k: v.detach().half().cpu().contiguous() for k, v in self.state_dict().items()},
-                  folder / NAME)
+        write_weights(folder / NAME, self)
 
     @classmethod
     def load(cls, folder: Path, classes: int) -> LayoutDenoiser | None:
@@ -86,11 +85,9 @@ class LayoutDenoiser(nn.Module):
         if not path.exists():
             return None
         try:
-            weights = load(path.read_bytes())
-            if not all(torch.isfinite(value).all() for value in weights.values()):
-                raise ValueError('it holds numbers that are not finite')
+            weights = read_weights(path)
             denoiser = cls(classes, weights['out.weight'].shape[1])
-            denoiser.load_state_dict({k: v.float() for k, v in weights.items()})
+            denoiser.load_state_dict(weights)
         except Exception as error:  # safetensors and torch raise kinds of their own
             raise SegmenterError(
                 f'{path} is damaged, or of other classes: {error}. Copy the folder anew'

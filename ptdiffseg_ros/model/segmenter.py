@@ -5,119 +5,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 import hashlib
 import json
 import os
 from pathlib import Path
 import secrets
 import shutil
-from typing import Any
 import warnings
 
 from diffusers import AutoencoderKL
 import numpy as np
-from ptdiffseg_ros.data.labels import IGNORE, LabelClass
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
-from ptdiffseg_ros.model.errors import FrameError, PromptError, SegmenterError
+from ptdiffseg_ros.model.classify import Classifier
+from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.files import resolved
+from ptdiffseg_ros.model.frames import group_frames
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.layout import LayoutDenoiser, NAME as LAYOUT
 from ptdiffseg_ros.model.prompts import category_prompts, empty_caption, encode_sentence
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
+from ptdiffseg_ros.model.segmenter_config import FILE, SegmenterConfig, SMALLEST_SIDE
 from ptdiffseg_ros.model.source import NAME as STATISTICS, SourceStatistics
 from ptdiffseg_ros.model.windows import Windows
-from safetensors.torch import load, save_file
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 
 MICRO = 'micro'
 MICRO_FOLDER = Path(__file__).resolve().parents[1] / 'assets' / 'micro' / 'segmenter'
-SMALLEST_SIDE = 16
-OVERLAP = 0.25  # of windows: a quarter is enough for the seams to vanish
 # Stable Diffusion's autoencoder attends to every latent cell of a picture and was trained on 512
 # pixels; above this side its latents have been seen to break.
 LARGEST_SIDE = 1500
-
-
-@dataclass(frozen=True)
-class SegmenterConfig:
-    """
-    Say what a segmenter is made of; the contents of segmenter.json.
-
-    `backbone` is a folder, relative to the segmenter's own, or the name of a model in the Hugging
-    Face cache, and so is `autoencoder`, which stands in for the backbone's own where it is given;
-    `input_size` (h, w) in pixels sets the area that frames are scaled to, their shape being kept;
-    `timestep` is in [0, 999]; `taps` name UNet feature maps, coarse to fine. With `noised`,
-    latents get the noise of that timestep before; with `raw_features` the head does not normalise
-    what it reads.
-
-    With a `window` (h, w) in pixels the model sees a scaled frame not whole, but by windows of
-    that size that overlap by the share `overlap` (in [0, 1)) at least.
-    """
-
-    backbone: str
-    classes: tuple[LabelClass, ...]
-    category_templates: tuple[str, ...]
-    scene_prompts: tuple[str, ...]
-    source_scene_prompt: str
-    input_size: tuple[int, int]
-    timestep: int
-    taps: tuple[str, ...]
-    head_width: int
-    category_context: bool = True
-    autoencoder: str | None = None
-    window: tuple[int, int] | None = None
-    overlap: float = OVERLAP
-    noised: bool = False
-    raw_features: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.classes:
-            raise SegmenterError('a segmenter needs at least one class')
-        ids = [c.id for c in self.classes]
-        if len(set(ids)) != len(ids):
-            raise SegmenterError(f'class ids {ids} are not unique')
-        if not 0 <= self.timestep <= 999:
-            raise SegmenterError(f'timestep is {self.timestep}; allowed are 0 to 999')
-        if min(self.input_size) < SMALLEST_SIDE:
-            raise SegmenterError(
-                f'input_size is {self.input_size}; a side has at least {SMALLEST_SIDE} pixels')
-        if self.window is not None and any(
-                not SMALLEST_SIDE <= side <= most
-                for side, most in zip(self.window, self.input_size)):
-            raise SegmenterError(
-                f'window is {self.window}; its sides are at least {SMALLEST_SIDE} pixels and at '
-                f'most those of the input_size, {self.input_size}')
-        if not 0.0 <= self.overlap < 1.0:
-            raise SegmenterError(f'overlap is {self.overlap}; allowed are 0 to below 1')
-        bad = [t for t in self.category_templates if t.count('{}') != 1]
-        if bad or not self.category_templates:
-            raise SegmenterError(
-                f'category templates {bad} need exactly one {{}} for the class name')
-
-    @classmethod
-    def from_json(cls, text: str) -> SegmenterConfig:
-        """Parse segmenter.json; a missing, unknown or ill-typed entry is named."""
-        values: dict[str, Any] = json.loads(text)
-        values['classes'] = tuple(
-            LabelClass(str(c['name']), int(c['id']), tuple(c['color']))
-            for c in values['classes'])
-        for name in ('category_templates', 'scene_prompts', 'taps', 'input_size'):
-            values[name] = tuple(values[name])
-        if values.get('window') is not None:
-            values['window'] = tuple(values['window'])
-        return cls(**values)
-
-    def to_json(self) -> str:
-        """Write what `from_json` reads."""
-        return json.dumps(asdict(self), indent=2) + '\n'
-
-    @property
-    def seen_size(self) -> tuple[int, int]:
-        """Give the size (h, w) that goes through the model at a time."""
-        return self.window or self.input_size
 
 
 @dataclass(frozen=True)
@@ -125,18 +44,20 @@ class Segmentation:
     """
     The answer for one frame.
 
-    class_ids (H, W) uint8, the classes' public ids; confidence (H, W) uint8, the largest
-    class probability times 255; latents (c, h, w), what the backbone made of the frame, or, in a
-    segmenter with windows, of the window in its middle: adaptation takes them as a frame's.
+    class_ids (H, W) uint8, the classes' public ids. confidence (H, W) uint8, the largest class
+    probability times 255; None if it was not asked for. latents (c, h, w), the frame as the
+    backbone encodes it; in a segmenter with windows, the window in the middle.
     """
 
     class_ids: np.ndarray
-    confidence: np.ndarray
+    confidence: np.ndarray | None
     latents: Tensor
 
 
 class PromptedSegmenter:
     """Segment frames with a frozen diffusion backbone under a context of prompts."""
+
+    head_type: type[SegmentationHead] = SegmentationHead
 
     def __init__(
         self, config: SegmenterConfig, backbone: DiffusionBackbone, head: SegmentationHead,
@@ -159,11 +80,7 @@ class PromptedSegmenter:
         self.layout = layout  # None: what the head says is the answer
         self.device = torch.device('cpu')
         self._fingerprint: str | None = None
-        # Classes are ranked from last to first; rank 0 is none.
-        count = len(config.classes)
-        self._ranks = torch.arange(count, 0, -1, dtype=torch.uint8)[:, None, None]
-        self._ids = torch.tensor(
-            [IGNORE, *(c.id for c in reversed(config.classes))], dtype=torch.uint8)
+        self.classifier = Classifier(config.classes)
         self._categories = self._encode_categories()
 
     @property
@@ -174,7 +91,6 @@ class PromptedSegmenter:
         config = self.config
         # Its last name alone: a folder that is moved stays the same autoencoder.
         other = [] if config.autoencoder is None else [Path(config.autoencoder).name]
-        other += [name for name in ('noised', 'raw_features') if getattr(config, name)]
         digest = hashlib.sha256(json.dumps(
             [config.timestep, config.taps, config.category_context, config.category_templates,
              [c.name for c in config.classes], *other]).encode())
@@ -199,14 +115,13 @@ class PromptedSegmenter:
         number_format = choose_dtype(dtype, chosen)
         name = Path(folder).name or str(folder)
         path = MICRO_FOLDER if str(folder) == MICRO else Path(folder).expanduser()
-        config = _read_config(path)
+        config = SegmenterConfig.load(path, f', or {MICRO!r} for the embedded model')
         backbone = DiffusionBackbone.from_pretrained(
             resolved(config.backbone, path),
             None if config.autoencoder is None else resolved(config.autoencoder, path))
-        head = SegmentationHead(
-            backbone.tap_channels(config.taps), len(config.classes), config.head_width,
-            config.raw_features)
-        _load_head(head, path / 'head.safetensors')
+        head = cls.head_type(
+            backbone.tap_channels(config.taps), len(config.classes), config.head_width)
+        head.load(path)
         try:
             statistics = SourceStatistics.load(path, len(config.classes))
             layout = LayoutDenoiser.load(path, len(config.classes))
@@ -214,7 +129,7 @@ class PromptedSegmenter:
                 config, backbone, head.eval().requires_grad_(False), name, statistics, layout)
             segmenter.context()
         except PromptError as error:
-            raise SegmenterError(f'{path / "segmenter.json"}: {error}') from error
+            raise SegmenterError(f'{path / FILE}: {error}') from error
         return segmenter.to(chosen, number_format)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -234,10 +149,8 @@ class PromptedSegmenter:
             shutil.rmtree(partial, ignore_errors=True)
 
     def _save_parts(self, partial: Path) -> None:
-        (partial / 'segmenter.json').write_text(self.config.to_json())
-        weights = {k: v.detach().half().cpu().contiguous()
-                   for k, v in self.head.state_dict().items()}
-        save_file(weights, partial / 'head.safetensors')
+        (partial / FILE).write_text(self.config.to_json())
+        self.head.save(partial)
         if self.statistics is not None:
             self.statistics.save(partial)
         if self.layout is not None:
@@ -268,7 +181,7 @@ class PromptedSegmenter:
         if self.layout is not None:
             self.layout.to(device=device)  # in float32: it is small
             self.layout.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._ids, self._ranks = self._ids.to(device), self._ranks.to(device)
+        self.classifier.to(device)
         self._categories = self._categories.to(device=device, dtype=dtype)
         return self
 
@@ -392,10 +305,7 @@ class PromptedSegmenter:
 
     def features(self, latents: Tensor, context: Tensor) -> list[Tensor]:
         """Map latents (B, c, h, w) under a context (B or 1, T, d) to what the head reads."""
-        config = self.config
-        if config.noised:
-            latents = self.backbone.noised(latents, config.timestep)
-        return self.backbone.features(latents, context, config.timestep, config.taps)
+        return self.backbone.features(latents, context, self.config.timestep, self.config.taps)
 
     def predict(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """
@@ -411,30 +321,34 @@ class PromptedSegmenter:
         if len(windows) == 1:
             latents = self.encode(images)
             return latents, self.logits(latents, context).float()
-        images = self._padded(images)
-        kept, scores = [], []
-        for row in range(len(images)):
-            own = context[row if len(context) > 1 else 0][None]
-            total = None
-            for which in windows:
-                latents = self.backbone.encode(
-                    windows.cut(images[row:row + 1], which, self.backbone.stride))
-                logits = self.logits(latents, own).float()
-                scale = logits.shape[-1] // windows.columns.window
-                if total is None:
-                    total = logits.new_zeros(
-                        1, logits.shape[1], windows.rows.length * scale,
-                        windows.columns.length * scale)
-                windows.blend(total, logits, which, scale)
-                if which == windows.middle:
-                    kept.append(latents)
-            assert total is not None
-            scores.append(total)
-        return torch.cat(kept), torch.cat(scores)
+        contexts = context.expand(len(images), -1, -1).split(1)
+        parts = [self._predict_windows(image, windows, own)
+                 for image, own in zip(self._padded(images).split(1), contexts)]
+        return (torch.cat([latents for latents, _ in parts]),
+                torch.cat([scores for _, scores in parts]))
+
+    def _predict_windows(
+            self, image: Tensor, windows: Windows, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict a padded image (1, 3, h, w); the latents are those of the middle window."""
+        total, middle = None, None
+        for window in windows:
+            latents = self.backbone.encode(windows.cut(image, window, self.backbone.stride))
+            logits = self.logits(latents, context).float()
+            scale = logits.shape[-1] // windows.columns.window
+            if total is None:
+                total = logits.new_zeros(
+                    1, logits.shape[1], windows.rows.length * scale,
+                    windows.columns.length * scale)
+            windows.blend(total, logits, window, scale)
+            if window == windows.middle:
+                middle = latents
+        assert total is not None and middle is not None
+        return middle, total
 
     @torch.no_grad()
     def segment(
-        self, frames: Sequence[np.ndarray], context: Tensor | Sequence[Tensor]
+        self, frames: Sequence[np.ndarray], context: Tensor | Sequence[Tensor],
+        confidence: bool = True,
     ) -> list[Segmentation]:
         """
         Segment RGB uint8 frames (H, W, 3), of any sizes from 16 pixels, under a context.
@@ -445,110 +359,32 @@ class PromptedSegmenter:
 
         :param context: (1, T, d) for all frames, or one for each: (B, T, d), or a sequence of
             (1, T, d) whose token counts T may differ.
+        :param confidence: whether confidences are computed; on a CPU they take time.
         :raises ValueError: contexts are neither one nor one each; a frame has another form
             (FrameError).
         """
-        contexts = _one_for_each(context, len(frames))
-        groups: dict[tuple[tuple[int, int], int], list[int]] = {}
-        for index, (frame, own) in enumerate(zip(frames, contexts)):
-            check_frame(frame)
-            groups.setdefault((frame.shape[:2], own.shape[1]), []).append(index)
         answers: dict[int, Segmentation] = {}
-        for (size, _), members in groups.items():
-            batch = np.stack([frames[i] for i in members])
-            images = self.preprocess(batch)
-            latents, logits = self.predict(images, _joined([contexts[i] for i in members]))
-            ids, confidence = self.classify(logits, images.shape[-2:], size)
-            for row, index in enumerate(members):
-                answers[index] = Segmentation(ids[row], confidence[row], latents[row])
-        return [answers[i] for i in range(len(frames))]
+        for batch in group_frames(frames, context):
+            images = self.preprocess(batch.frames)
+            latents, scores = self.predict(images, batch.context)
+            ids, confidences = self.classify(
+                scores, images.shape[-2:], batch.frames.shape[1:3], confidence)
+            for row, number in enumerate(batch.numbers):
+                answers[number] = Segmentation(
+                    ids[row], None if confidences is None else confidences[row], latents[row])
+        return [answers[number] for number in range(len(frames))]
 
     def classify(
-        self, logits: Tensor, working: Sequence[int], size: Sequence[int]
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, scores: Tensor, working: Sequence[int], size: Sequence[int],
+        confidence: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
         """
-        Decide by scores (B, K, h', w'): class ids and confidences, (B, H, W) uint8 each.
+        Map scores (B, K, h', w') to class ids and confidences, (B, H, W) uint8 each.
 
-        `working` (h, w) is the size that the frames were scaled to, `size` their own.
+        :param working: the size (h, w) that the frames were scaled to.
+        :param size: the frames' size (H, W).
+        :param confidence: whether confidences are computed; without, None stands for them.
         """
-        # Logit cells per working pixel, exactly, so that the padding is cropped to the pixel.
-        padded = self._padded_size(working)
-        decided = []
-        for own in logits.split(1):  # a frame at a time: larger blocks of memory are slow to get
-            own = own.contiguous()
-            if tuple(working) != padded:
-                own = F.interpolate(own, size=padded, mode='bilinear', align_corners=False)
-                own = own[..., :working[0], :working[1]]
-            if tuple(own.shape[-2:]) != tuple(size):
-                own = F.interpolate(own, size=size, mode='bilinear', align_corners=False)
-            decided.append(self._decide(own[0]))
-        ids, confidences = (torch.stack(part).cpu().numpy() for part in zip(*decided))
-        return ids, confidences
-
-    def _decide(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Give ids and confidences, (H, W) uint8, of scores (K, H, W)."""
-        below = scores - scores.amax(dim=0)
-        # On a CPU twice as fast as max, which gives indices in int64. The first of equal classes
-        # wins; where a score is no number none does, and the pixel has no class.
-        rank = (below == 0).to(torch.uint8).mul_(self._ranks).amax(dim=0)
-        probability = below.exp_().sum(dim=0).reciprocal_().nan_to_num_(0.0)
-        return self._ids[rank.int()], (probability * 255.0).round_().to(torch.uint8)
-
-
-def _one_for_each(context: Tensor | Sequence[Tensor], count: int) -> Sequence[Tensor]:
-    """Give the context (1, T, d) of each of so many frames."""
-    if isinstance(context, Tensor):
-        context = [context] * count if len(context) == 1 else context.split(1)
-    if len(context) != count:
-        raise ValueError(
-            f'there are {len(context)} contexts for {count} frames; give one for all, or one each')
-    return context
-
-
-def _joined(contexts: Sequence[Tensor]) -> Tensor:
-    """Join contexts (1, T, d) to (B, T, d); the same one for all frames stays (1, T, d)."""
-    first = contexts[0]
-    return first if all(c is first for c in contexts) else torch.cat(list(contexts))
-
-
-def check_frame(frame: np.ndarray) -> None:
-    """
-    Check that the model can take a frame: (H, W, 3) uint8 RGB, from 16 pixels a side.
-
-    :raises FrameError: it cannot.
-    """
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        raise FrameError(
-            f'a frame has the shape {frame.shape} and dtype {frame.dtype}; '
-            'it must be (H, W, 3) uint8 RGB')
-    if min(frame.shape[:2]) < SMALLEST_SIDE:
-        raise FrameError(
-            f'a frame is {frame.shape[1]} x {frame.shape[0]} pixels; '
-            f'the smallest side allowed is {SMALLEST_SIDE}')
-
-
-def _read_config(folder: Path) -> SegmenterConfig:
-    path = folder / 'segmenter.json'
-    if not path.is_file():
-        raise SegmenterError(
-            f'{folder} is no segmenter: {path.name} is missing. Give a folder made by '
-            f'`ptdiffseg train`, or {MICRO!r} for the embedded model')
-    try:
-        return SegmenterConfig.from_json(path.read_text())
-    except SegmenterError as error:
-        raise SegmenterError(f'{path}: {error}') from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise SegmenterError(f'{path} is damaged: {error}. Copy the folder anew') from error
-
-
-def _load_head(head: SegmentationHead, path: Path) -> None:
-    try:
-        # Not load_file: it holds the interpreter's lock, even while a disk does not answer.
-        weights = load(path.read_bytes())
-        if not all(torch.isfinite(value).all() for value in weights.values()):
-            raise ValueError('it holds numbers that are not finite')
-        head.load_state_dict({k: v.float() for k, v in weights.items()})
-    except Exception as error:  # safetensors and torch raise kinds of their own
-        raise SegmenterError(
-            f'{path} is missing, damaged, or of another head: {error}. Copy the folder anew'
-        ) from error
+        ids, confidences = self.classifier(
+            scores, self._padded_size(working), working, size, confidence)
+        return ids.cpu().numpy(), None if confidences is None else confidences.cpu().numpy()

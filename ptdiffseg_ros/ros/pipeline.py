@@ -103,7 +103,9 @@ class Pipeline:
         """Segment images as one batch under the scene prompt in use."""
         assert self.segmenter is not None
         try:
-            return self.segmenter.segment(list(images.values()), self._adaptation.context)
+            return self.segmenter.segment(
+                list(images.values()), self._adaptation.context,
+                confidence=any(self._outputs[name].wants_confidence for name in images))
         except Exception as error:
             self._logger.debug(traceback.format_exc())
             return self._explain(error, images)

@@ -199,9 +199,7 @@ def _key(segmenter: PromptedSegmenter, frames: str, contexts: Sequence[Tensor],
          looks: Sequence[int]) -> str:
     digest = hashlib.sha256(frames.encode() + bytes(looks))
     config = segmenter.config
-    noised = ['noised'] if config.noised else []
-    digest.update(json.dumps(
-        [config.timestep, config.taps, config.input_size, *noised]).encode())
+    digest.update(json.dumps([config.timestep, config.taps, config.input_size]).encode())
     parts = [*contexts, *segmenter.backbone.vae.state_dict().values(),
              *segmenter.backbone.unet.state_dict().values()]
     for tensor in parts:

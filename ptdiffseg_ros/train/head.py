@@ -98,7 +98,8 @@ class Progress:
 def train_head(
         config: TrainConfig, backbone_folder: str | Path, out: Path, cache: Path | None = None,
         resume: bool = False, data: LabelledPictures | None = None,
-        tensorboard: Path | None = None, source: bool = True) -> dict[str, Any]:
+        tensorboard: Path | None = None, source: bool = True,
+        segmenter_type: type[PromptedSegmenter] = PromptedSegmenter) -> dict[str, Any]:
     """
     Train a head and save the segmenter to `out`; return the figures of the run.
 
@@ -107,6 +108,7 @@ def train_head(
     interrupted and resumed gives the same head as one that was not. Several processes divide
     every step's batch; the main one writes. tensorboard: folder for its curves. source: whether
     what adaptation and the layout denoiser need to know of the source is learned too.
+    segmenter_type: the class of the segmenter, which makes its head.
     """
     state = out.with_name(out.name + '.state.safetensors')
     if state.exists() and not resume:
@@ -115,7 +117,8 @@ def train_head(
     accelerator = new_accelerator(config.mixed_precision, config.accumulate)
     divide = _own_parts(config, accelerator)
     scalars = Scalars(tensorboard)  # what it lacks is found before any work
-    segmenter = new_segmenter(config, backbone_folder, out, TOWN if data is None else data.classes)
+    segmenter = new_segmenter(
+        config, backbone_folder, out, TOWN if data is None else data.classes, segmenter_type)
     segmenter.to(accelerator.device, PRECISIONS[config.mixed_precision])
     frames, others, held_out = _source(segmenter, config, data)
     if config.batch > len(frames):
@@ -290,7 +293,8 @@ def _undistorted(segmenter: PromptedSegmenter, frames: SourceFrames) -> SourceFr
 
 def new_segmenter(
         config: TrainConfig, backbone_folder: str | Path, out: Path,
-        classes: tuple[LabelClass, ...] = TOWN) -> PromptedSegmenter:
+        classes: tuple[LabelClass, ...] = TOWN,
+        segmenter_type: type[PromptedSegmenter] = PromptedSegmenter) -> PromptedSegmenter:
     """Put an untrained head, from the seed, on a backbone; `out` is where it will be saved."""
     backbone = DiffusionBackbone.from_pretrained(backbone_folder, config.autoencoder or None)
     taps: Sequence[str] = config.taps or backbone.default_taps(config.stop_early)
@@ -298,14 +302,12 @@ def new_segmenter(
         backbone=reference(backbone_folder, out), classes=classes,
         category_templates=config.category_templates, scene_prompts=config.scene_prompts,
         source_scene_prompt=config.source_scene_prompt, input_size=config.input_size,
-        timestep=config.timestep, noised=config.noised, raw_features=config.raw_features,
-        taps=tuple(taps), head_width=config.head_width,
+        timestep=config.timestep, taps=tuple(taps), head_width=config.head_width,
         category_context=config.category_context,
         autoencoder=reference(config.autoencoder, out) if config.autoencoder else None,
         window=(config.window[0], config.window[1]) if config.window else None,
         overlap=config.overlap)
     torch.manual_seed(config.seed)
-    head = SegmentationHead(
-        backbone.tap_channels(taps), len(classes), config.head_width, config.raw_features)
-    segmenter = PromptedSegmenter(settings, backbone, head, out.name)
+    head = segmenter_type.head_type(backbone.tap_channels(taps), len(classes), config.head_width)
+    segmenter = segmenter_type(settings, backbone, head, out.name)
     return segmenter.to(torch.device('cpu'), torch.float32)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, RANDOMIZED_PROMPTS, SCENE_PROMPTS
-from ptdiffseg_ros.model.segmenter import OVERLAP
+from ptdiffseg_ros.model.segmenter_config import OVERLAP
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.features import Draw
 import torch
@@ -31,8 +31,6 @@ class TrainConfig:
     step compares are under different scene prompts, and from different looks (exposure, contrast,
     colour, blur, noise) of the frame; with neither a step has one. randomized_prompts: the
     scene prompts to draw from, the source's among them; (): scene_prompts, as in the paper.
-    noised: whether latents get the noise of the timestep that features are taken at. raw_features:
-    whether the head leaves them as they are, in place of normalising them.
     """
 
     frames: int = 2000
@@ -53,8 +51,6 @@ class TrainConfig:
     randomized_prompts: tuple[str, ...] = RANDOMIZED_PROMPTS
     source_scene_prompt: str = SCENE_PROMPTS[0]
     timestep: int = 100
-    noised: bool = False
-    raw_features: bool = False
     taps: tuple[str, ...] = ()
     head_width: int = 96
     layout_frames: int = 1200

@@ -242,11 +242,22 @@ def test_a_file_of_an_earlier_version_still_loads(tmp_path: Path) -> None:
     path = tiny_segmenter(tmp_path)
     now = PromptedSegmenter.from_pretrained(path, 'cpu')
     values = json.loads((path / 'segmenter.json').read_text())
-    for entry in ('autoencoder', 'window', 'overlap', 'noised', 'raw_features'):
+    for entry in ('autoencoder', 'window', 'overlap'):
         del values[entry]
     (path / 'segmenter.json').write_text(json.dumps(values))
     then = PromptedSegmenter.from_pretrained(path, 'cpu')
     assert then.config == now.config and then.fingerprint == now.fingerprint
+
+
+def test_an_entry_that_was_removed_is_ignored_if_it_is_off_and_refused_if_it_is_on(
+        tmp_path: Path) -> None:
+    path = tiny_segmenter(tmp_path) / 'segmenter.json'
+    values = json.loads(path.read_text())
+    path.write_text(json.dumps({**values, 'noised': False, 'raw_features': False}))
+    PromptedSegmenter.from_pretrained(path.parent, 'cpu')
+    path.write_text(json.dumps({**values, 'noised': True}))
+    with pytest.raises(SegmenterError, match='noised is no longer supported; train'):
+        PromptedSegmenter.from_pretrained(path.parent, 'cpu')
 
 
 def test_the_command_says_which_cache_the_environment_names(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 import json
 import logging
 from pathlib import Path
@@ -67,16 +66,6 @@ def test_a_category_prompt_is_the_mean_end_of_text_over_the_templates(segmenter)
     ends = [encode_sentence(s, *parts)[-1] for s in ('a road', 'my road')]
     assert rows.shape == (2, 32)
     assert torch.allclose(rows[1], (ends[0] + ends[1]) / 2)
-
-
-def test_a_noised_segmenter_reads_features_of_noisy_latents(segmenter) -> None:
-    noisy = copy.copy(segmenter)
-    noisy.config, noisy._fingerprint = replace(segmenter.config, noised=True), None
-    latents, context = torch.randn(1, 4, 8, 16), segmenter.context()
-    *_, seen = noisy.features(latents, context)  # the last tap: the latents
-    assert torch.equal(seen, segmenter.backbone.noised(latents, segmenter.config.timestep))
-    assert torch.equal(segmenter.features(latents, context)[-1], latents)
-    assert noisy.fingerprint != segmenter.fingerprint, 'a learned prompt fits one of them'
 
 
 def test_the_context_is_categories_then_scene(segmenter) -> None:
@@ -265,6 +254,14 @@ def test_frames_are_scaled_as_their_device_can(
     assert kinds == [(device, scaled)]
     assert images.dtype == torch.float32 and images.shape == (
         1, 3, *segmenter.working_size(480, 640))
+
+
+def test_without_confidence_the_classes_are_the_same_and_none_is_computed(segmenter) -> None:
+    frames, context = [picture(64, 128), picture(50, 70)], segmenter.context()
+    for one, two in zip(segmenter.segment(frames, context),
+                        segmenter.segment(frames, context, confidence=False)):
+        assert two.confidence is None
+        assert np.array_equal(one.class_ids, two.class_ids)
 
 
 def test_no_frames_give_no_answers(segmenter) -> None:

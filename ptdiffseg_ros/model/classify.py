@@ -1,0 +1,70 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Scores to class ids and confidences, at the size of the frame."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from ptdiffseg_ros.data.labels import IGNORE, LabelClass
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+
+class Classifier(nn.Module):
+    """Decide the class of every pixel: the largest score wins, the first of equal ones."""
+
+    ranks: Tensor
+    ids: Tensor
+
+    def __init__(self, classes: Sequence[LabelClass]) -> None:
+        super().__init__()
+        # Classes are ranked from last to first; rank 0 is none.
+        self.register_buffer(
+            'ranks', torch.arange(len(classes), 0, -1, dtype=torch.uint8)[:, None, None])
+        self.register_buffer('ids', torch.tensor(
+            [IGNORE, *(c.id for c in reversed(classes))], dtype=torch.uint8))
+
+    def forward(
+        self, logits: Tensor, padded: Sequence[int], working: Sequence[int],
+        size: Sequence[int], confidence: bool = True,
+    ) -> tuple[Tensor, Tensor | None]:
+        """
+        Map scores (B, K, h', w') to class ids and confidences, (B, H, W) uint8 each.
+
+        :param padded: (h, w) of the image that the model saw.
+        :param working: the part of it, at the top left, that the frame was scaled to.
+        :param size: (H, W) of the frame.
+        :param confidence: whether confidences are computed; without, None stands for them.
+        """
+        # One frame at a time: allocating larger blocks of memory is slow.
+        parts = [
+            self.decide(resize_scores(part.contiguous(), padded, working, size)[0], confidence)
+            for part in logits.split(1)]
+        return (torch.stack([ids for ids, _ in parts]),
+                torch.stack([c for _, c in parts if c is not None]) if confidence else None)
+
+    def decide(self, scores: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
+        """Map scores (K, H, W) to ids and confidences, (H, W) uint8."""
+        below = scores - scores.amax(dim=0)
+        # On a CPU twice as fast as max, which gives indices in int64. Where a score is not a
+        # number, no class has the largest one.
+        rank = (below == 0).to(torch.uint8).mul_(self.ranks).amax(dim=0)
+        ids = self.ids[rank.int()]
+        if not confidence:
+            return ids, None
+        probability = below.exp_().sum(dim=0).reciprocal_().nan_to_num_(0.0)
+        return ids, (probability * 255.0).round_().to(torch.uint8)
+
+
+def resize_scores(
+        scores: Tensor, padded: Sequence[int], working: Sequence[int], size: Sequence[int]
+) -> Tensor:
+    """Scale scores (B, K, h', w') to the padded image, crop the padding, scale to the frame."""
+    if tuple(working) != tuple(padded):
+        # Scaled to whole pixels first, so that the padding is cropped to the pixel.
+        scores = F.interpolate(scores, size=padded, mode='bilinear', align_corners=False)
+        scores = scores[..., :working[0], :working[1]]
+    if tuple(scores.shape[-2:]) != tuple(size):
+        scores = F.interpolate(scores, size=size, mode='bilinear', align_corners=False)
+    return scores

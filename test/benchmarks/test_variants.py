@@ -1,0 +1,68 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Segmenters that the claims compare with the product's, and the settings behind the figures."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.claims import backbones, budget, prompts
+from benchmarks.claims.ledger import digest_of
+from benchmarks.claims.trial import told, Trial
+from benchmarks.claims.variants import add_noise, NoisedSegmenter, RawHead, RawSegmenter
+from ptdiffseg_ros.model.head import SegmentationHead
+from ptdiffseg_ros.model.segmenter import MICRO_FOLDER, PromptedSegmenter
+import pytest
+import torch
+
+CLAIMS = Path(__file__).parents[2] / 'benchmarks' / 'results' / 'claims.json'
+
+
+def test_noise_is_that_of_the_timestep_and_the_same_for_every_frame(segmenter) -> None:
+    scheduler, latents = segmenter.backbone.scheduler, torch.randn(2, 4, 32, 64)
+    for timestep in (50, 400):
+        kept, noisy = scheduler.alphas_cumprod[timestep], add_noise(scheduler, latents, timestep)
+        noise = (noisy - kept.sqrt() * latents) / (1 - kept).sqrt()
+        assert torch.allclose(noise[0], noise[1], atol=1e-4)
+        assert noise.std() == pytest.approx(1.0, abs=0.05)
+        assert torch.equal(add_noise(scheduler, latents[1:], timestep), noisy[1:])
+
+
+def test_a_noised_segmenter_reads_features_of_noisy_latents(folder: Path) -> None:
+    noisy = NoisedSegmenter.from_pretrained(folder, 'cpu')
+    latents = torch.randn(1, 4, 8, 16)
+    *_, seen = noisy.features(latents, noisy.context())  # the last tap: the latents
+    assert torch.equal(
+        seen, add_noise(noisy.backbone.scheduler, latents, noisy.config.timestep))
+
+
+def test_a_raw_head_reads_the_cast_over_a_feature_level(folder: Path) -> None:
+    raw = RawSegmenter.from_pretrained(folder, 'cpu')
+    plain = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    assert type(raw.head) is RawHead and type(plain.head) is SegmentationHead
+    latents = torch.randn(1, 4, 8, 16)
+    for segmenter, alike in ((raw, False), (plain, True)):
+        features = segmenter.features(latents, segmenter.context())
+        cast = [3.0 * feature + 1.0 for feature in features]
+        assert torch.allclose(
+            segmenter.head(features), segmenter.head(cast), atol=1e-3) == alike
+
+
+@pytest.mark.parametrize('claim, variant', [
+    ('1', 'diffusion'), ('2', 'both'), ('2', 't = 400, with its noise'),
+    ('1 ablations', 'diffusion, features not normalised')])
+def test_settings_are_those_of_the_committed_figures(
+        claim: str, variant: str, tmp_path: Path) -> None:
+    cell = json.loads(CLAIMS.read_text())['cells'][claim][variant]['0']
+    trial = Trial(PromptedSegmenter.from_pretrained('micro', 'cpu'), MICRO_FOLDER, claim[0],
+                  budget.BUDGETS['micro'], None, tmp_path)
+    if claim == '2':
+        chosen = prompts.variants(trial.budget)[variant]
+        settings = {'head': told(trial.config(0, **chosen.changes)), 'scene': chosen.scene,
+                    'compared': prompts.UNSEEN_PROMPTS if chosen.reach else ()}
+    else:
+        row, _, ablation = variant.partition(', ')
+        changes = backbones.ABLATIONS[ablation](trial) if ablation else {}
+        settings = {'training': told(trial.config(
+            0, learning_rate=cell['rate'], **changes)), 'more': {}}
+    assert digest_of(settings) == cell['settings']
