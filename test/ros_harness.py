@@ -21,6 +21,7 @@ import time
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from forked import ForkedProgram
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
@@ -46,14 +47,18 @@ CLEANUP = Transition.TRANSITION_CLEANUP
 
 
 class Process:
-    """A Python process whose output is kept, and which never outlives the test."""
+    """
+    A Python process whose output is kept, and which never outlives the test.
 
-    def __init__(self, *arguments: str) -> None:
+    :param forked: whether it begins with the node's libraries imported, six seconds sooner.
+    """
+
+    def __init__(self, *arguments: str, forked: bool = False) -> None:
         environment = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONUNBUFFERED': '1',
                        'PYTHONPATH': os.pathsep.join(
                            [str(Path(__file__).parent.parent), str(Path(__file__).parent),
                             os.environ.get('PYTHONPATH', '')])}
-        self._process = subprocess.Popen(
+        self._process = ForkedProgram(arguments, environment) if forked else subprocess.Popen(
             [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, env=environment)
         self._lines: list[str] = []
@@ -133,14 +138,15 @@ class Process:
 
 
 def start_segmenter(model: Path | str, program: tuple[str, ...] = ('-m', 'ptdiffseg_ros.ros.node'),
-                    arguments: tuple[str, ...] = (), **parameters: Any) -> Process:
+                    arguments: tuple[str, ...] = (), forked: bool = True,
+                    **parameters: Any) -> Process:
     """Start the node as its own process, or another program that runs it."""
     settings = {'model': str(model), 'device': 'cpu', **parameters}
     words = [*program, '--ros-args', *arguments]
     for name, value in settings.items():
         text = str(value).lower() if isinstance(value, bool) else str(value)
         words += ['-p', f'{name}:={text}']
-    return Process(*words)
+    return Process(*words, forked=forked)
 
 
 @contextmanager
@@ -172,12 +178,12 @@ def running_watch(*arguments: str) -> Iterator[tuple[Process, int]]:
 
 
 @contextmanager
-def starting_segmenters() -> Iterator[Callable[..., Process]]:
+def starting_segmenters(forked: bool = True) -> Iterator[Callable[..., Process]]:
     """Give `start_segmenter`; whatever it starts is gone at the end."""
     started: list[Process] = []
 
     def start(*arguments: Any, **keywords: Any) -> Process:
-        started.append(start_segmenter(*arguments, **keywords))
+        started.append(start_segmenter(*arguments, forked=forked, **keywords))
         return started[-1]
 
     yield start

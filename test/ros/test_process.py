@@ -70,7 +70,7 @@ def ends(process: Process, *signals: int, status: int = 0) -> None:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Process]]:
-    with starting_segmenters() as start:
+    with starting_segmenters(forked=False) as start:
         yield start
 
 
