@@ -36,7 +36,7 @@ class ForkedProgram:
         context.set_forkserver_preload(LIBRARIES)
         self._output, output = context.Pipe(duplex=False)
         self._process = context.Process(
-            target=_run, args=(list(words), dict(environment), output), daemon=True)
+            target=_run, args=(list(words), dict(environment), output))
         self._process.start()
         output.close()
         self.stdout = open(self._output.fileno(), closefd=False)
@@ -61,10 +61,10 @@ class ForkedProgram:
 
 def _run(words: list[str], environment: dict[str, str], output: Connection) -> None:
     """Run a program in this process, as an interpreter of its own would."""
-    for stream in (sys.stdout, sys.stderr):
-        os.dup2(output.fileno(), stream.fileno())
-        stream.reconfigure(line_buffering=True)
+    for number in (1, 2):
+        os.dup2(output.fileno(), number)
     output.close()
+    sys.stdout, sys.stderr = (open(number, 'w', buffering=1, closefd=False) for number in (1, 2))
     os.environ.clear()
     os.environ.update(environment)
     option, program, *arguments = words

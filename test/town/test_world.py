@@ -480,6 +480,7 @@ def test_a_class_of_few_pixels_is_not_named() -> None:
 # speed, and the picture of the docs
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize('name', WEATHERS)
 def test_twenty_frames_a_second_on_one_core(name: str, one_thread: None) -> None:
     weather = Weather.named(name)

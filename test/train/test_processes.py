@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+import socket
 import subprocess
 import sys
 from typing import Any
 
+from forked import ForkedProgram
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.cli import main
@@ -26,22 +28,35 @@ ACCELERATE = ['accelerate.commands.launch', '--multi_gpu', '--num_processes', '2
               '--dynamo_backend', 'no']
 
 
-def two_processes(launcher: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run ``ptdiffseg`` in two real processes on this CPU."""
+def launch(launcher: list[str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Let a launcher run ``ptdiffseg`` in two real processes on this CPU."""
     return subprocess.run(
         [sys.executable, '-m', *launcher, '-m', 'ptdiffseg_ros.cli', *arguments], cwd=ROOT,
         env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)},
         capture_output=True, text=True, timeout=300, check=False)
 
 
-def both(launcher: list[str], tmp_path: Path, *arguments: str) -> list[dict[str, Any]]:
-    """Evaluate in this process, then in two; give the figures of both."""
-    one, two = tmp_path / 'one.json', tmp_path / 'two.json'
-    assert main([*arguments, '--json', str(one)]) == 0
-    done = two_processes(launcher, *arguments, '--json', str(two))
-    assert done.returncode == 0, done.stderr
-    figures = [json.loads(path.read_text()) for path in (one, two)]
-    assert [of.pop('processes') for of in figures] == [1, 2]
+def two_processes(*arguments: str) -> str:
+    """Run ``ptdiffseg`` in two processes with the variables that torchrun sets; return output."""
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        port = probe.getsockname()[1]
+    programs = [ForkedProgram(('-m', 'ptdiffseg_ros.cli', *arguments), {
+        **os.environ, 'RANK': rank, 'LOCAL_RANK': rank, 'WORLD_SIZE': '2', 'LOCAL_WORLD_SIZE': '2',
+        'MASTER_ADDR': '127.0.0.1', 'MASTER_PORT': str(port)}) for rank in '01']
+    try:
+        output = ''.join(program.stdout.read() for program in programs)
+        assert [program.wait() for program in programs] == [0, 0], output
+    finally:
+        for program in programs:
+            program.kill()
+    return output
+
+
+def figures_of(*files: Path) -> list[dict[str, Any]]:
+    """Read the figures of one process and of two, that differ in the number of processes."""
+    figures = [json.loads(path.read_text()) for path in files]
+    assert [values.pop('processes') for values in figures] == [1, 2]
     return figures
 
 
@@ -52,19 +67,15 @@ def test_two_processes_train_to_the_loss_of_one(
     settings = ['--backbone', str(folder.parent / 'backbone'), '--input-size', '64x128',
                 '--frames', '12', '--steps', '8', '--batch', '4', '--head-width', '16',
                 '--layout-frames', '2', '--layout-steps', '2', '--accumulate', parts]
-    figures = []
     for name in ('one', 'two'):
         out = tmp_path / name / 'segmenter'
         arguments = ['train', str(out), *settings, '--json', str(out.with_name('figures.json'))]
         if name == 'one':
             assert main(arguments) == 0
         else:
-            done = two_processes(TORCHRUN, *arguments)
-            assert done.returncode == 0, done.stderr
-            assert done.stdout.count('a segmenter;') == 1, 'the main process alone prints'
-        figures.append(json.loads(out.with_name('figures.json').read_text()))
-    one, two = figures
-    assert (one['processes'], two['processes']) == (1, 2)
+            output = two_processes(*arguments)
+            assert output.count('a segmenter;') == 1, 'the main process alone prints'
+    one, two = figures_of(*(tmp_path / name / 'figures.json' for name in ('one', 'two')))
     assert two['loss'] == pytest.approx(one['loss'], abs=1e-4)
     stored = [sorted((tmp_path / name / 'features').rglob('*.npy')) for name in ('one', 'two')]
     assert len(stored[0]) > 2
@@ -76,8 +87,13 @@ def test_two_processes_train_to_the_loss_of_one(
 
 @pytest.mark.slow
 def test_two_processes_evaluate_to_the_figures_of_one(folder: Path, tmp_path: Path) -> None:
-    one, two = both(ACCELERATE, tmp_path, 'evaluate', '--model', str(folder), '--frames', '19',
-                    '--conditions', 'fog', '--recognition', '60')
+    files = tmp_path / 'one.json', tmp_path / 'two.json'
+    arguments = ['evaluate', '--model', str(folder), '--frames', '19', '--conditions', 'fog',
+                 '--recognition', '60', '--json']
+    assert main([*arguments, str(files[0])]) == 0
+    done = launch(ACCELERATE, *arguments, str(files[1]))
+    assert done.returncode == 0, done.stderr
+    one, two = figures_of(*files)
     assert one == two and one['recognition']['frames'] == 60
 
 
@@ -93,14 +109,18 @@ def test_two_processes_evaluate_pictures_to_the_figures_of_one(
     (tmp_path / 'dataset.yaml').write_text(yaml.safe_dump({
         'images': 'images', 'masks': 'masks',
         'classes': {c.name: f'#{c.id:02x}{c.id:02x}{c.id:02x}' for c in TOWN}}))
-    one, two = both(TORCHRUN, tmp_path, 'evaluate', '--model', str(folder), '--data',
-                    str(tmp_path), '--split', 'val')
+    files = tmp_path / 'one.json', tmp_path / 'two.json'
+    arguments = ['evaluate', '--model', str(folder), '--data', str(tmp_path), '--split', 'val',
+                 '--json']
+    assert main([*arguments, str(files[0])]) == 0
+    two_processes(*arguments, str(files[1]))
+    one, two = figures_of(*files)
     assert one == two and one['conditions']['all']['miou'] > 0
 
 
 @pytest.mark.slow
 def test_a_batch_that_two_processes_cannot_share_is_refused(folder: Path, tmp_path: Path) -> None:
-    done = two_processes(
+    done = launch(
         TORCHRUN, 'train', str(tmp_path / 'x'), '--backbone', str(folder.parent / 'backbone'),
         '--frames', '9', '--batch', '3')
     assert done.returncode != 0
