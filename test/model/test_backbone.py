@@ -107,8 +107,9 @@ def test_a_saved_backbone_loads_the_same(backbone: DiffusionBackbone, tmp_path: 
     backbone.save_pretrained(tmp_path / 'b')
     again = DiffusionBackbone.from_pretrained(tmp_path / 'b')
     assert not any(p.requires_grad for p in again.parameters())
+    loaded = again.state_dict()
     for name, value in backbone.state_dict().items():
-        assert torch.equal(value, again.state_dict()[name]), name
+        assert torch.equal(value, loaded[name]), name
     images = torch.rand(1, 3, 64, 64) * 2 - 1
     assert torch.equal(backbone.encode(images), again.encode(images))
 

@@ -69,8 +69,9 @@ def refusal(*sources: str | Path) -> str:
 
 
 def assert_same(one: DiffusionBackbone, two: DiffusionBackbone, tolerance: float = 0.0) -> None:
+    others = two.state_dict()
     for name, value in one.state_dict().items():
-        assert (value - two.state_dict()[name]).abs().max() <= tolerance, name
+        assert (value - others[name]).abs().max() <= tolerance, name
 
 
 # -- where it is ---------------------------------------------------------------------------

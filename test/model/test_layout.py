@@ -39,13 +39,13 @@ def test_the_grid_has_the_shape_of_the_frame_and_a_bounded_number_of_cells(
 def test_training_lowers_the_loss_on_other_streets(segmenter) -> None:
     truth, counted, seen = corrupted_streets(segmenter, 8)
     untrained, trained = (
-        train_layout(segmenter, ClearFrames(segmenter, 24), steps) for steps in (0, 100))
+        train_layout(segmenter, ClearFrames(segmenter, 8), steps) for steps in (0, 40))
 
     def loss(denoiser: LayoutDenoiser) -> float:
         logs = denoiser(seen).log_softmax(dim=1)
         return float(-((truth * logs).sum(dim=1) * counted).sum() / counted.sum())
 
-    assert loss(trained) < 0.8 * loss(untrained)
+    assert loss(trained) < 0.95 * loss(untrained)
 
 
 def test_the_embedded_one_mends_corrupted_maps() -> None:
