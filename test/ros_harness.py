@@ -38,6 +38,7 @@ PATIENCE_S = 240.0  # a deadline for a loaded machine, not an expectation
 STOP_S = 10.0  # for a process that is no longer needed to end by itself
 ASK_AGAIN_S = 60.0  # a service that has not answered; longer than any takes
 
+PROGRAM = ('-m', 'ptdiffseg_ros.ros.process')  # the node's
 PIXELS = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
 
 CONFIGURE = Transition.TRANSITION_CONFIGURE
@@ -137,7 +138,7 @@ class Process:
         self._process.wait()
 
 
-def start_segmenter(model: Path | str, program: tuple[str, ...] = ('-m', 'ptdiffseg_ros.ros.node'),
+def start_segmenter(model: Path | str, program: tuple[str, ...] = PROGRAM,
                     arguments: tuple[str, ...] = (), forked: bool = True,
                     **parameters: Any) -> Process:
     """Start the node as its own process, or another program that runs it."""

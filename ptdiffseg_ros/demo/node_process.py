@@ -76,7 +76,7 @@ class NodeProcess:
             arguments += ['-p', f'{name}:={json.dumps(value)}']
         with log.open('w') as output:
             self._process = subprocess.Popen(
-                [sys.executable, '-m', 'ptdiffseg_ros.ros.node', '--ros-args', *arguments],
+                [sys.executable, '-m', 'ptdiffseg_ros.ros.process', '--ros-args', *arguments],
                 stdout=output, stderr=subprocess.STDOUT,
                 env={**os.environ, **environment, 'PYTHONUNBUFFERED': '1'},
                 # Ctrl-C in the terminal is for the demo, which then stops the node itself.

@@ -4,10 +4,6 @@
 
 from __future__ import annotations
 
-if __name__ == '__main__':  # here, because the imports below take seconds
-    from ptdiffseg_ros.ros.process import main
-    raise SystemExit(main())
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 import functools

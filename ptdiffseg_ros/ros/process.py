@@ -113,3 +113,7 @@ def _flush() -> None:
         if stream is not None:
             stream.flush()
     ctypes.CDLL(None).fflush(None)  # the log goes through C's streams
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -54,7 +54,7 @@ def launch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable
     for path in (index, node):
         path.parent.mkdir(parents=True)
     index.touch()
-    node.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ptdiffseg_ros.ros.node "$@"\n')
+    node.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m ptdiffseg_ros.ros.process "$@"\n')
     node.chmod(0o755)
     monkeypatch.setenv('AMENT_PREFIX_PATH', str(tmp_path), prepend=os.pathsep)
     monkeypatch.setenv('ROS_LOG_DIR', str(tmp_path / 'log'))

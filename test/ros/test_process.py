@@ -246,7 +246,7 @@ def test_wrong_arguments_are_named_in_one_line(tmp_path):
         f'--params-file {tmp_path}/none.yaml': ('none.yaml', 'opening'),
         '-r image_raw': ('remap rule', "'-r image_raw'"),
         '--parameters x': ('unknown ROS arguments', '--parameters')}
-    processes = [Process('-m', 'ptdiffseg_ros.ros.node', '--ros-args', *arguments.split())
+    processes = [Process('-m', 'ptdiffseg_ros.ros.process', '--ros-args', *arguments.split())
                  for arguments in wrong]
     for process, words in zip(processes, wrong.values()):
         assert process.wait() == 2
