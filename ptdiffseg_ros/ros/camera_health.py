@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
+from ptdiffseg_ros.ros.worker import HANG_REMEDY
 
 WINDOW_S = 10.0  # of the rate and the percentiles
 INTERVALS = 10  # whose median is the usual interval between masks
@@ -159,9 +160,7 @@ class CameraHealth:
             dropped = self._counts - self._before_unanswered
         if waited_s >= 0.5 * overdue_s:
             return overdue_s, (
-                f'the device has been busy for {waited_s:.0f} s with what came before. Look '
-                'at it (nvidia-smi, dmesg, the load of the machine); if it has hung, start '
-                'the node again')
+                f'the device has been busy for {waited_s:.0f} s with earlier work. {HANG_REMEDY}')
         if dropped[Count.STALE]:
             return overdue_s, self._explain_stale()
         if dropped[Count.LIMITED]:

@@ -17,6 +17,8 @@ STEPS_AT_ONCE = 5  # a domain query
 # A device that is busy with one piece of work for longer has hung, unless frames take a third of
 # this time: nothing waits for it any longer.
 HANG_S = 10.0
+HANG_REMEDY = ('Look at it (nvidia-smi, dmesg, the load of the machine); if it has hung, start '
+               'the node again')
 MEANWHILE_S = 1.0  # between the calls of `meanwhile` while a job is waited for
 
 FrameT = TypeVar('FrameT')
@@ -167,9 +169,7 @@ class Worker(Generic[FrameT]):
             limit_s = max(HANG_S, 3.0 * self._batch_s)
         if busy_s < limit_s:
             return ''
-        return (f'the device has been busy for {busy_s:.0f} s with one piece of work. Look at it '
-                '(nvidia-smi, dmesg, the load of the machine); if it has hung, start the node '
-                'again')
+        return f'the device has been busy for {busy_s:.0f} s with one piece of work. {HANG_REMEDY}'
 
     # Jobs
 
