@@ -100,7 +100,7 @@ class Pipeline:
         return {name: image for name, image in decoded.items() if image is not None}
 
     def _segment(self, images: Mapping[str, np.ndarray]) -> list[Segmentation] | BatchFailure:
-        """Segment images as one batch under the scene prompt in use."""
+        """Segment images as one batch, with confidence only if a camera's output uses it."""
         assert self.segmenter is not None
         try:
             return self.segmenter.segment(

@@ -59,8 +59,9 @@ class Rig:
         self.pipeline.start(self.outputs)
         self.device = 'cpu'
 
-    def segment(self, images, context, **keywords):
+    def segment(self, images, context, confidence):
         self.batches.append(len(images))
+        self.confidence = confidence
         if self.error is not None and len(images) > self.most:
             raise self.error
         return [SimpleNamespace(latents=index) for index in range(len(images))]
@@ -90,6 +91,14 @@ def test_frames_are_segmented_as_one_batch_and_observed_when_all_are_published(r
     rig.process()
     assert rig.batches == [3] and rig.answered() == [1, 1, 1]
     assert rig.observed == [*NAMES]
+
+
+def test_confidence_is_computed_only_if_an_output_uses_it(rig):
+    rig.process()
+    assert not rig.confidence
+    rig.outputs['rear'].wants_confidence = True
+    rig.process()
+    assert rig.confidence
 
 
 def test_a_batch_that_does_not_fit_into_memory_is_halved_and_the_limit_is_kept(rig):
