@@ -25,9 +25,9 @@ venv: $(STAMP) ## Make the virtual environment .venv; the other targets do so to
 demo: $(STAMP) ## Drive through changing weather, segmented over DDS; leaves demo_report/
 	$(BIN)/ptdiffseg demo --out demo_report
 
-# First what may run on all cores, then what needs the machine to itself; $(1) has more arguments.
+# First what may share the machine, then what measures time; $(1) has more arguments.
 pytest = failed=0; set -x; \
-	$(BIN)/python -m pytest $(1) -n auto --maxprocesses 8 --dist loadfile \
+	$(BIN)/python -m pytest $(1) -n auto --dist loadfile --no-loadscope-reorder \
 		-m 'not real_size and not real_time' || failed=1; \
 	$(BIN)/python -m pytest $(1) -m 'not real_size and real_time' || failed=1; \
 	exit $$failed

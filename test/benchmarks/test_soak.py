@@ -96,6 +96,7 @@ def test_a_frame_may_wait_for_one_period_of_its_camera() -> None:
     assert not all(verdict(report(rate_hz=10.0, age_ms={'p50': 95.0, 'p95': 231.0})).values())
 
 
+@pytest.mark.real_time
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_an_overloaded_node_neither_lags_nor_lets_a_camera_starve(tmp_path: Path) -> None:
@@ -115,6 +116,7 @@ def test_an_overloaded_node_neither_lags_nor_lets_a_camera_starve(tmp_path: Path
     assert tables(figures) in soak.output
 
 
+@pytest.mark.real_time
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_short_soak_of_a_real_node_passes(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ def test_help_lists_every_command() -> None:
         assert command in done.stdout and what.split()[0] in done.stdout
 
 
+@pytest.mark.real_time
 def test_help_takes_half_a_second_at_most() -> None:
     def seconds() -> float:
         started = time.perf_counter()

@@ -3,7 +3,6 @@
 """The demo from end to end with a tiny random segmenter, and what it says when it cannot."""
 from __future__ import annotations
 
-from collections.abc import Iterator
 from html.parser import HTMLParser
 import json
 import math
@@ -25,20 +24,11 @@ from ptdiffseg_ros.demo.node_process import dds_environment, free_domain_id
 from ptdiffseg_ros.demo.review import DOMAINS, recognised_share
 from ptdiffseg_ros.town.record import IMAGE_TOPIC
 import pytest
-import ros_harness
 from ros_harness import Process
 from tiny_models import tiny_segmenter
 
 FRAMES = 24
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
-
-
-@pytest.fixture(autouse=True, scope='module')
-def patience() -> Iterator[None]:
-    """Wait longer than for a single node: a demo records and films as well."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ros_harness, 'PATIENCE_S', 240.0)
-        yield
 
 
 def demo(out: Path, model: str, *more: str) -> Process:

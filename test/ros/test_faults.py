@@ -323,6 +323,7 @@ def malformed_images(count: int) -> list[Image]:
     return made[:count]
 
 
+@pytest.mark.real_time
 def test_5000_malformed_messages_cost_no_good_frame(node, consumer):
     messages = MALFORMED // DIFFERENT * malformed_images(DIFFERENT)
     assert consumer.set_adaptation(False).success
@@ -370,6 +371,7 @@ def test_5000_malformed_messages_cost_no_good_frame(node, consumer):
     assert complaints <= (time.monotonic() - begun_s) / 5 + 2
 
 
+@pytest.mark.real_time
 def test_large_images_arrive_by_best_effort_with_the_profile_of_this_package(node, consumer):
     assert not fastdds_environment(), 'conftest.py names the profile'
     consumer.node.destroy_publisher(consumer.camera)

@@ -121,6 +121,7 @@ sys.exit(main(sys.argv))
 # The end
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize('moment, signals', [
     (handles_signals, (signal.SIGINT, signal.SIGINT)),
     (has_loaded('_rclpy_pybind11'), (signal.SIGTERM,)),
@@ -133,6 +134,7 @@ def test_it_ends_at_once_at_any_moment_of_its_start(start, folder, moment, signa
     ends(process, *signals)
 
 
+@pytest.mark.real_time
 def test_it_ends_at_once_while_the_disk_with_the_model_does_not_answer(start, folder, tmp_path):
     shutil.copytree(folder.parent, tmp_path / 'tiny')
     silent = tmp_path / 'tiny' / folder.name / 'head.safetensors'
@@ -156,6 +158,7 @@ def test_it_ends_at_once_while_the_disk_with_the_model_does_not_answer(start, fo
         os.close(writer)
 
 
+@pytest.mark.real_time
 def test_device_errors_are_reported_and_a_hanging_device_blocks_neither_services_nor_the_end(
         start, folder, tmp_path, consumer):
     order = tmp_path / 'order'
@@ -204,6 +207,7 @@ def test_device_errors_are_reported_and_a_hanging_device_blocks_neither_services
     ends(process, signal.SIGINT, signal.SIGTERM)
 
 
+@pytest.mark.real_time
 def test_it_says_what_it_waits_for_and_that_it_can_only_be_started_again(start, folder, consumer):
     process = start(folder, autostart=False)
     assert 'ros2 lifecycle set /segmenter configure' in process.wait_for_output(
@@ -220,6 +224,7 @@ def test_it_says_what_it_waits_for_and_that_it_can_only_be_started_again(start, 
     ends(process, signal.SIGINT)
 
 
+@pytest.mark.real_time
 def test_it_leaves_no_shared_memory_and_others_see_it_go(start, folder, consumer):
     before = set(os.listdir('/dev/shm'))
     process = start(folder, autostart=False)
@@ -268,6 +273,7 @@ sys.exit(main(sys.argv))
     assert "'NoneType' object is not callable" in process.output
 
 
+@pytest.mark.real_time
 @pytest.mark.parametrize('moment', [has_loaded('_rclpy_pybind11'), has_said('Ctrl-C ends it')],
                          ids=['while it is imported', 'while it runs'])
 def test_ctrl_c_ends_a_command_without_a_traceback(moment):

@@ -16,7 +16,7 @@ from rclpy.qos import qos_profile_sensor_data
 from ros_harness import AdaptationConsumer, image, Peer, start_segmenter
 from sensor_msgs.msg import Image
 
-pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
+pytestmark = [pytest.mark.real_time, pytest.mark.timeout(600)]
 
 RATE_HZ = 5.0  # at most
 ROOM = 1.5  # times what a frame takes, at least, between two: else no time is left to tune

@@ -77,6 +77,7 @@ def test_every_message_arrives_as_it_was_recorded(drive: Path, peer: Peer) -> No
     assert weather[0].data == 'fog'
 
 
+@pytest.mark.real_time
 def test_rate_sets_the_pace_of_images_and_clock(drive: Path, peer: Peer) -> None:
     clock: list[int] = []
     arrivals: list[float] = []

@@ -313,6 +313,7 @@ def test_nothing_is_waited_for_once_the_process_ends(hung):
     assert hung.log == []
 
 
+@pytest.mark.real_time
 def test_background_work_that_goes_on_in_steps_is_no_device_that_hangs(monkeypatch):
     monkeypatch.setattr('ptdiffseg_ros.ros.worker.HANG_S', 0.2)
     begun = threading.Event()
