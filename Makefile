@@ -25,18 +25,20 @@ venv: $(STAMP) ## Make the virtual environment .venv; the other targets do so to
 demo: $(STAMP) ## Drive through changing weather, segmented over DDS; leaves demo_report/
 	$(BIN)/ptdiffseg demo --out demo_report
 
-# First what may share the machine, then what measures time; $(1) has more arguments.
+# First what may share the machine, then what measures time, of which only the files are imported;
+# $(1) says what to test, $(2) where to look for such files.
 pytest = failed=0; set -x; \
 	$(BIN)/python -m pytest $(1) -n auto --dist loadfile --no-loadscope-reorder \
 		-m 'not real_size and not real_time' || failed=1; \
-	$(BIN)/python -m pytest $(1) -m 'not real_size and real_time' || failed=1; \
+	$(BIN)/python -m pytest -m 'not real_size and real_time' \
+		$$(grep -rl --include='test_*.py' 'mark\.real_time' $(2)) || failed=1; \
 	exit $$failed
 
 test: lint ## Lint, then test the package; without test-benchmarks and test-slow
-	@$(call pytest,--ignore test/benchmarks)
+	@$(call pytest,--ignore test/benchmarks,--exclude-dir=benchmarks test)
 
 test-benchmarks: $(STAMP) ## Test the benchmarks: claims, streams, soak
-	@$(call pytest,test/benchmarks)
+	@$(call pytest,test/benchmarks,test/benchmarks)
 
 test-slow: $(STAMP) ## Test Stable Diffusion at its real size: 16 GiB of memory, many minutes
 	$(BIN)/python -m pytest -m real_size

@@ -36,6 +36,7 @@ from std_srvs.srv import SetBool, Trigger
 
 PATIENCE_S = 240.0  # a deadline for a loaded machine, not an expectation
 STOP_S = 10.0  # for a process that is no longer needed to end by itself
+FRAME_PAUSE_S = 0.05  # between a mask and the next frame: the node tunes while no frame waits
 ASK_AGAIN_S = 60.0  # a service that has not answered; longer than any takes
 
 PROGRAM = ('-m', 'ptdiffseg_ros.ros.process')  # the node's
@@ -184,7 +185,7 @@ def starting_segmenters(forked: bool = True) -> Iterator[Callable[..., Process]]
     started: list[Process] = []
 
     def start(*arguments: Any, **keywords: Any) -> Process:
-        started.append(start_segmenter(*arguments, forked=forked, **keywords))
+        started.append(start_segmenter(*arguments, **{'forked': forked, **keywords}))
         return started[-1]
 
     yield start
@@ -213,8 +214,8 @@ class Peer:
         """
         Work on callbacks until a condition holds; False if it never did.
 
-        `doing` is called again and again meanwhile: publishing until the answer comes needs no
-        guess of how long discovery takes.
+        `doing` is called again and again meanwhile, with a pause of `every_s` between: publishing
+        until the answer comes needs no guess of how long discovery takes.
         """
         deadline = time.monotonic() + patience_s
         again = 0.0
@@ -224,7 +225,7 @@ class Peer:
                 return False
             if doing is not None and now >= again:
                 doing()
-                again = now + every_s
+                again = time.monotonic() + every_s
             self._executor.spin_once(timeout_sec=0.02)
         return True
 
@@ -355,7 +356,7 @@ class AdaptationConsumer(Consumer):
 
     def drive_until(self, condition: Callable[[], Any]) -> bool:
         """Segment frames until a condition holds."""
-        return self.spin_until(condition, self.drive, every_s=0.0)
+        return self.spin_until(condition, self.drive, every_s=FRAME_PAUSE_S)
 
     def set_adaptation(self, data: bool) -> SetBool.Response:
         """Call ~/set_adaptation."""

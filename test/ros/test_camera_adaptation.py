@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
-from ros_harness import AdaptationConsumer, image, PIXELS, Process, start_segmenter
+from ros_harness import AdaptationConsumer, FRAME_PAUSE_S, image, PIXELS, Process, start_segmenter
 from sensor_msgs.msg import Image
 
 pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
@@ -123,7 +123,8 @@ def test_what_either_camera_sees_tunes_the_one_prompt_of_both(node, cameras) -> 
         """Let one camera send scenes until the state has these values."""
         return cameras.spin_until(
             lambda: values.items() <= cameras.adaptation.items(),
-            lambda: cameras.mask(name, scene(name, cameras.rng)), every_s=0.0)
+            lambda: cameras.mask(name, scene(name, cameras.rng)),
+            every_s=FRAME_PAUSE_S)
 
     assert cameras.set_adaptation(True).message == 'off -> on, step 0'
     assert drive_until('rear', domain='foggy', prompt='tuned', tuning=False), node.output

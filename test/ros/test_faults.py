@@ -32,6 +32,7 @@ from ros_harness import (
     CLEANUP,
     CONFIGURE,
     DEACTIVATE,
+    FRAME_PAUSE_S,
     image,
     PIXELS,
     Process,
@@ -65,8 +66,9 @@ def start() -> Iterator[Callable[..., Process]]:
 def tunes(consumer: AdaptationConsumer, drive: Callable[[], object]) -> None:
     """Wait until a step of tuning is made on frames that come from now on."""
     assert consumer.spin_until(
-        lambda: consumer.trigger('adapt_now').success, drive, every_s=0.0)
-    assert consumer.spin_until(lambda: consumer.adaptation['step'] >= 1, drive, every_s=0.0)
+        lambda: consumer.trigger('adapt_now').success, drive, every_s=FRAME_PAUSE_S)
+    assert consumer.spin_until(
+        lambda: consumer.adaptation['step'] >= 1, drive, every_s=FRAME_PAUSE_S)
 
 
 # Nodes of their own
@@ -91,7 +93,7 @@ def test_a_camera_gone_bad_moves_no_prompt_and_its_masks_go_on(start, tmp_path, 
     frames = itertools.cycle(street)
     assert consumer.spin_until(
         lambda: consumer.adaptation.get('domain') == 'clear',
-        lambda: consumer.segment(next(frames)), every_s=0.0), process.output
+        lambda: consumer.segment(next(frames)), every_s=FRAME_PAUSE_S), process.output
     assert consumer.trigger('load_prompt').success
     before = consumer.segment(street[1]).data
 

@@ -164,7 +164,8 @@ def test_device_errors_are_reported_and_a_hanging_device_blocks_neither_services
     order = tmp_path / 'order'
     order.write_text('work')
     process = start(
-        folder, program=('-c', POISONED, str(order)), **{'adaptation.bank': tmp_path})
+        folder, program=('-c', POISONED, str(order)), forked=True,
+        **{'adaptation.bank': tmp_path})
     consumer.segment()
 
     def becomes(level: bytes, *words: str) -> bool:
