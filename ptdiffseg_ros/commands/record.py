@@ -7,7 +7,6 @@ import argparse
 from pathlib import Path
 
 from ptdiffseg_ros.commands import add_overwrite, image_size, number
-from ptdiffseg_ros.data.writing import check_bag
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +32,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Record the drive."""
-    check_bag(args.out, args.overwrite)
     from ptdiffseg_ros.town.record import record_drive
     from ptdiffseg_ros.town.schedule import WeatherSchedule
     from tqdm import tqdm

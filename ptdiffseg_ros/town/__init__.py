@@ -3,11 +3,13 @@
 """
 The procedural driving world.
 
-`scene` says what stands where, `render` paints it with classes and depth, `weather` changes how
-it looks, `world` takes frames of it, and `captions` describes them. All of it follows from a seed.
+`layout` draws the things of `scene`, `street` places them, `render` paints a street with classes
+and depth (`ground`, `roadside` and `vehicles` on a `canvas`), and `weather` changes the picture.
+`world` takes frames, `captions` describes them, and `record` writes a drive to a bag. Everything
+follows from a seed.
 """
+from ptdiffseg_ros.town.camera import Rendering
 from ptdiffseg_ros.town.captions import caption, scene_words
-from ptdiffseg_ros.town.render import Rendering
 from ptdiffseg_ros.town.weather import draw_weather, MIXTURE, Weather, WEATHERS
 from ptdiffseg_ros.town.world import (
     CONDITIONS,

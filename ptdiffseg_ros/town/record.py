@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The town's drive written as a rosbag2, with its ground truth."""
+"""Write a drive through the town as a rosbag2, with ground truth."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ptdiffseg_ros.data.storage import BagError
-from ptdiffseg_ros.town.render import VIEW
+from ptdiffseg_ros.data.writing import check_bag
+from ptdiffseg_ros.town.camera import VIEW
 from ptdiffseg_ros.town.schedule import WeatherSchedule
-from ptdiffseg_ros.town.world import Drive
+from ptdiffseg_ros.town.world import Drive, Frame
 
 IMAGE_TOPIC = '/camera/image_raw'
 CAMERA_INFO_TOPIC = '/camera/camera_info'
@@ -39,20 +40,16 @@ def record_drive(
     :param size: (height, width) of the images in pixels.
     :param progress: wraps the frame numbers, as ``tqdm`` does.
     :returns: the number of frames.
-    :raises BagError: the folder exists and is not to be overwritten, or a figure is out of range.
+    :raises WritingError: the folder exists and may not be replaced.
+    :raises BagError: fps is out of range.
     """
     from rosbags.rosbag2 import StoragePlugin, Writer
     from rosbags.typesys import get_typestore, Stores
 
     out = Path(out)
-    if out.exists() and not overwrite:
-        raise BagError(f'{out} exists already; choose another name, or overwrite it')
-    # Overwriting deletes a whole folder: never one that is anything else than a bag.
-    if out.exists() and not (out / 'metadata.yaml').is_file():
-        raise BagError(f'{out} exists and is no bag, so it is not overwritten')
+    check_bag(out, overwrite)
     if not 0 < fps <= 1000:
         raise BagError(f'fps must be above 0 and at most 1000, not {fps}')
-    store = get_typestore(Stores.ROS2_HUMBLE)
     drive = Drive(seed, size)
     frames = max(1, round(schedule.seconds * fps))
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -60,35 +57,56 @@ def record_drive(
         unfinished = Path(folder) / out.name
         # Version 8 of the format is the newest that ROS 2 Humble plays as well.
         with Writer(unfinished, version=8, storage_plugin=StoragePlugin.MCAP) as writer:
-            topics = {
-                topic: writer.add_connection(
-                    topic, kind, typestore=store, offered_qos_profiles=[_qos(latched)])
-                for topic, kind, latched in (
-                    (IMAGE_TOPIC, 'sensor_msgs/msg/Image', False),
-                    (CAMERA_INFO_TOPIC, 'sensor_msgs/msg/CameraInfo', False),
-                    (LABELS_TOPIC, 'sensor_msgs/msg/Image', False),
-                    (WEATHER_TOPIC, 'std_msgs/msg/String', True))}
-
-            def write(topic: str, time_ns: int, message: Any) -> None:
-                data = store.serialize_cdr(message, topics[topic].msgtype)
-                writer.write(topics[topic], time_ns, data)
-
-            said = ''
+            topics = _Topics(writer, get_typestore(Stores.ROS2_HUMBLE))
+            condition = ''
             for i in progress(range(frames)):
                 time_s = i / fps
                 time_ns = START_NS + round(time_s * 1e9)
-                frame = drive.frame(time_s, schedule.at(time_s))
-                if (condition := schedule.condition(time_s)) != said:
-                    said = condition
-                    write(WEATHER_TOPIC, time_ns, store.types['std_msgs/msg/String'](said))
-                header = _header(store, time_ns)
-                write(LABELS_TOPIC, time_ns, _image(store, header, frame.labels, 'mono8'))
-                write(CAMERA_INFO_TOPIC, time_ns, _camera_info(store, header, size))
-                write(IMAGE_TOPIC, time_ns, _image(store, header, frame.image, 'rgb8'))
+                if schedule.condition(time_s) != condition:
+                    condition = schedule.condition(time_s)
+                    topics.write_weather(time_ns, condition)
+                topics.write_frame(time_ns, drive.frame(time_s, schedule.at(time_s)))
         if out.exists():
             shutil.rmtree(out)
         unfinished.rename(out)
     return frames
+
+
+class _Topics:
+    """
+    The topics of a drive in a bag that is being written.
+
+    :param writer: a ``rosbags`` writer, open.
+    :param store: a ``rosbags`` type store.
+    """
+
+    def __init__(self, writer: Any, store: Any) -> None:
+        self._writer, self._store = writer, store
+        self._connections = {
+            topic: writer.add_connection(
+                topic, kind, typestore=store, offered_qos_profiles=[_qos(latched)])
+            for topic, kind, latched in (
+                (IMAGE_TOPIC, 'sensor_msgs/msg/Image', False),
+                (CAMERA_INFO_TOPIC, 'sensor_msgs/msg/CameraInfo', False),
+                (LABELS_TOPIC, 'sensor_msgs/msg/Image', False),
+                (WEATHER_TOPIC, 'std_msgs/msg/String', True))}
+
+    def write_weather(self, time_ns: int, condition: str) -> None:
+        """Write the weather's name."""
+        self._write(WEATHER_TOPIC, time_ns, self._store.types['std_msgs/msg/String'](condition))
+
+    def write_frame(self, time_ns: int, frame: Frame) -> None:
+        """Write labels, camera info and image of a frame, in this order, under one stamp."""
+        store, header = self._store, _header(self._store, time_ns)
+        size = frame.labels.shape[0], frame.labels.shape[1]
+        self._write(LABELS_TOPIC, time_ns, _image(store, header, frame.labels, 'mono8'))
+        self._write(CAMERA_INFO_TOPIC, time_ns, _camera_info(store, header, size))
+        self._write(IMAGE_TOPIC, time_ns, _image(store, header, frame.image, 'rgb8'))
+
+    def _write(self, topic: str, time_ns: int, message: Any) -> None:
+        connection = self._connections[topic]
+        data = self._store.serialize_cdr(message, connection.msgtype)
+        self._writer.write(connection, time_ns, data)
 
 
 def _header(store: Any, time_ns: int) -> Any:

@@ -11,8 +11,11 @@ from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
-from ptdiffseg_ros.town.render import coarse_tile, look_up, PERIOD, rays, ROAD, SKY, View
-from ptdiffseg_ros.town.scene import generator
+from ptdiffseg_ros.town.camera import rays
+from ptdiffseg_ros.town.canvas import ROAD, SKY, SUBPIXEL_BITS
+from ptdiffseg_ros.town.layout import generator
+from ptdiffseg_ros.town.render import View
+from ptdiffseg_ros.town.textures import coarse_tile, look_up, PERIOD
 
 WEATHERS = ('clear', 'fog', 'night', 'rain', 'snow')
 MIXTURE = 'mixture'
@@ -98,7 +101,7 @@ def apply(view: View, weather: Weather, moment: int) -> np.ndarray:
     if weather == Weather():
         return view.image
     image = view.image
-    # the look of a street's weather (kind of fog, where snow has blown) lasts; what falls does not
+    # the kind of fog and where snow lies stay the same along a street; what falls does not
     lasting = generator(view.street.seed, 8)
     tone = lasting.uniform(-1, 1, 4).astype(np.float32)
     overcast = max(weather.rain, weather.snow, 0.)
@@ -268,12 +271,9 @@ def _air(view: View, image: np.ndarray, weather: Weather, ambient: float,
     return image * clear + airlight(weather, ambient, tone) * (1 - clear)
 
 
-_SHIFT = 4            # fractional bits of OpenCV's fixed-point coordinates
-
-
 def _fixed(points: np.ndarray) -> list[list[int]]:
     """Return points (N, 2) in fixed point."""
-    return np.rint(points * (1 << _SHIFT)).astype(int).tolist()
+    return np.rint(points * (1 << SUBPIXEL_BITS)).astype(int).tolist()
 
 
 def _flakes(view: View, image: np.ndarray, snow: float, ambient: float,
@@ -297,7 +297,7 @@ def _flakes(view: View, image: np.ndarray, snow: float, ambient: float,
         start, stop = _fixed(at), _fixed(ends)
         thick = np.maximum(np.rint(radius * 2), 1).astype(int).tolist()
         for a, b, size, ink in zip(start, stop, thick, shade.tolist()):
-            cv2.line(layer, a, b, ink, size, cv2.LINE_AA, _SHIFT)
+            cv2.line(layer, a, b, ink, size, cv2.LINE_AA, SUBPIXEL_BITS)
     layer = cv2.GaussianBlur(layer, (0, 0), .55 * unit)
     share = layer.astype(np.float32) / 255
     return _mix(image, .93 * min(ambient * 2.2, 1.), share * .92)
@@ -323,7 +323,7 @@ def _streaks(view: View, image: np.ndarray, rain: float, ambient: float,
         thick = max(int(round(size * unit)), 1)
         start, stop = _fixed(at), _fixed(ends)
         for a, b, ink in zip(start, stop, shade):
-            cv2.line(layer, a, b, ink, thick, cv2.LINE_AA, _SHIFT)
+            cv2.line(layer, a, b, ink, thick, cv2.LINE_AA, SUBPIXEL_BITS)
     share = layer.astype(np.float32) / 255
     image = _mix(image, .8 * min(ambient * 2., 1.), share * .8)
     drops = np.zeros((height, width), np.uint8)

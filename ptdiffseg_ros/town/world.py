@@ -8,8 +8,10 @@ import math
 
 import cv2
 import numpy as np
-from ptdiffseg_ros.town.render import Camera, paint, Rendering
-from ptdiffseg_ros.town.scene import generator, Street
+from ptdiffseg_ros.town.camera import Camera, Rendering
+from ptdiffseg_ros.town.layout import generator
+from ptdiffseg_ros.town.render import paint
+from ptdiffseg_ros.town.street import Street
 from ptdiffseg_ros.town.weather import apply, draw_weather, MIXTURE, Weather, WEATHERS
 
 SPLITS = {'train': 0, 'val': 10_000_000, 'test': 20_000_000}

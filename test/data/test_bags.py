@@ -19,6 +19,7 @@ import lz4.frame
 import numpy as np
 from numpy.typing import NDArray
 from ptdiffseg_ros.data.bags import Bag, BagError, is_bag, stamp_ns
+from ptdiffseg_ros.data.writing import WritingError
 from ptdiffseg_ros.town import Drive
 from ptdiffseg_ros.town.record import (
     CAMERA_INFO_TOPIC,
@@ -101,12 +102,12 @@ def test_camera_info_is_a_pinhole_camera_of_the_image_size(recorded: Path) -> No
     np.testing.assert_array_equal(infos[0].p.reshape(3, 4)[:, :3], k)
 
 
-def test_weather_is_said_at_the_start_and_at_each_change(recorded: Path) -> None:
+def test_the_weather_is_recorded_at_the_start_and_at_each_change(recorded: Path) -> None:
     with Bag(recorded) as bag:
-        said = [((t - START_NS) / 1e9, m.data) for t, _, m in bag.messages([WEATHER_TOPIC])]
+        weather = [((t - START_NS) / 1e9, m.data) for t, _, m in bag.messages([WEATHER_TOPIC])]
         assert bag.qos(WEATHER_TOPIC) == (True, True)
         assert bag.qos(IMAGE_TOPIC) == (True, False)
-    assert said == [(0.0, 'clear'), (1.5, 'clear to fog'), (1.75, 'fog')]
+    assert weather == [(0.0, 'clear'), (1.5, 'clear to fog'), (1.75, 'fog')]
 
 
 def test_labels_and_weather_come_before_their_image(recorded: Path) -> None:
@@ -131,7 +132,7 @@ def test_an_existing_bag_is_replaced_only_when_asked(tmp_path: Path) -> None:
     out = tmp_path / 'drive'
     short = WeatherSchedule(0.5, ('clear',))
     record_drive(out, short, fps=2, size=SIZE)
-    with pytest.raises(BagError, match='exists already'):
+    with pytest.raises(WritingError, match='exists already'):
         record_drive(out, short, fps=2, size=SIZE)
     record_drive(out, short, fps=4, size=SIZE, overwrite=True)
     with Bag(out) as bag:
@@ -140,7 +141,7 @@ def test_an_existing_bag_is_replaced_only_when_asked(tmp_path: Path) -> None:
 
 def test_overwriting_never_deletes_a_folder_that_is_no_bag(tmp_path: Path) -> None:
     (tmp_path / 'thesis.tex').write_text('precious')
-    with pytest.raises(BagError, match='no bag'):
+    with pytest.raises(WritingError, match='no bag'):
         record_drive(tmp_path, SCHEDULE, size=SIZE, overwrite=True)
     assert (tmp_path / 'thesis.tex').exists()
 

@@ -29,7 +29,7 @@ from ptdiffseg_ros.town import (
     Weather,
     WEATHERS,
 )
-from ptdiffseg_ros.town.scene import Street
+from ptdiffseg_ros.town.street import Street
 from ptdiffseg_ros.town.weather import extinction
 import pytest
 
