@@ -13,19 +13,12 @@ from types import TracebackType
 from benchmarks.claims.budget import Budget
 from benchmarks.claims.ledger import Figures
 from benchmarks.claims.trial import Trial
-from benchmarks.stream.baselines import HeadMethod, OnlineMethod
-from benchmarks.stream.protocols import (
-    ADVERSE,
-    cost,
-    drive_through,
-    Encoder,
-    LEARNING_RATES,
-    make_method,
-    one_pass,
-    Source,
-    StreamFrame,
-    TownScenes,
-)
+from benchmarks.stream.baselines import HeadMethod, OnlineMethod, Source
+from benchmarks.stream.cost import cost
+from benchmarks.stream.frames import ADVERSE, Encoder, StreamFrame, TownScenes
+from benchmarks.stream.methods import LEARNING_RATES, make_method
+from benchmarks.stream.protocols import one_pass
+from benchmarks.stream.scoring import online_miou
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.loop import AdaptationConfig
@@ -101,7 +94,7 @@ def of_method(trial: Trial, name: str, scenes: RememberedScenes, seed: int,
     """
     budget = trial.budget
     found = one_pass(trial.model, 'test', seed, budget.stream_frames, budget.held_out, (name,),
-                     scenes=scenes, tuned=tuned)[name]
+                     scenes=scenes, adapted=tuned)[name]
     held_out = {c: found[c]['held_out'] for c in scenes.conditions}
     return {
         'miou': held_out, 'online': {c: found[c]['online'] for c in scenes.conditions},
@@ -136,7 +129,7 @@ def effort(trial: Trial, name: str, scenes: RememberedScenes, seed: int) -> Figu
     mean_s = float(np.mean(learning[len(learning) // 2:]))
     return {'learning_ms_per_frame': round(1e3 * mean_s, 2),
             'learning_in_passes': round(mean_s / float(np.median(passes)), 2),
-            'kept_bytes': method.kept_bytes, 'step_bytes': held.most}
+            'state_bytes': method.state_bytes, 'step_bytes': held.most}
 
 
 class HeldForGradient:
@@ -203,9 +196,9 @@ def draw_rows(trial: Trial, prompts: dict[str, OnlineMethod]) -> Figures:
         method = prompts.get(condition)
         if method is None:
             method = make_method('prompt', segmenter)
-            drive_through(segmenter, method, scenes.stream(
+            online_miou(segmenter, method, scenes.stream(
                 condition, 0, stretch, budget.stream_frames))
-        frame = town.sample_of(condition, town.SPLITS['test'], segmenter.config.input_size)
+        frame = town.sample_condition(condition, town.SPLITS['test'], segmenter.config.input_size)
         latents = scenes.held_out(condition, 1)[0].latents
         answers = [ids[_classes(player.predict(latents), frame.labels.shape)]
                    for player in (Source(segmenter), method)]

@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.stream.protocols import ADVERSE, METHODS
+from benchmarks.stream.frames import ADVERSE
+from benchmarks.stream.methods import METHODS
 from ptdiffseg_ros import town
 from ptdiffseg_ros.train.errors import TrainingError
 

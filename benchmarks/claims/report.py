@@ -209,7 +209,7 @@ def _adaptation(figures: Figures) -> str:
     table = _table(figures, '4', {
         'online': ('.1f', lambda cell: float(np.mean(list(cell['online'].values())))),
         'numbers': ('d', lambda cell: cell['trainable']),
-        'kept, KiB': ('.0f', lambda cell: cell['kept_bytes'] / 1024),
+        'kept, KiB': ('.0f', lambda cell: cell['state_bytes'] / 1024),
         'for a step, MiB': ('.1f', lambda cell: cell['step_bytes'] / 2**20),
         'learning, in forward passes': ('.1f', lambda cell: cell['learning_in_passes']),
         'learning rate': ('g', lambda cell: cell.get('rate', 0.0))})

@@ -8,11 +8,15 @@ from collections.abc import Sequence
 import json
 from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 from benchmarks.command import run_benchmark
 from ptdiffseg_ros.commands import add_overwrite, labelled_inputs, number
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
+
+if TYPE_CHECKING:
+    from ptdiffseg_ros.data.labelled import LabelledPictures
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,35 +27,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--data', type=Path, metavar='PATH',
         help='labelled pictures with conditions, such as ACDC, for one-pass and continual; by '
-        'default the town')
+        'default scenes of the town')
     parser.add_argument(
-        '--data-kind', metavar='KIND', help='acdc, folders ...; by default what it looks like')
+        '--data-kind', metavar='KIND', help='acdc, folders ...; by default found from the tree')
     parser.add_argument(
         '--protocol', nargs='+', default=['all'], metavar='PROTOCOL',
-        help='one-pass, drives, continual, gradual, hostile, unusual, recognition, cost, or all')
+        help='one-pass, drives, continual, recognition, cost, or all')
     parser.add_argument(
         '--methods', nargs='+', metavar='METHOD',
-        help='of one-pass, continual and --sweep: "head alone", source, prompt, "pseudo labels", '
-        'TENT, CoTTA, self-training, "labelled prompt"; by default all, in continual source, '
-        'prompt, TENT and CoTTA')
-    parser.add_argument('--seeds', type=whole, default=3, help='streams of each protocol')
+        help='methods of one-pass, continual and --sweep: "head alone", source, prompt, "pseudo '
+        'labels", TENT, CoTTA, self-training, "labelled prompt"; by default all, and in continual '
+        'source, prompt, TENT and CoTTA')
+    parser.add_argument(
+        '--seeds', type=whole, default=3, help='number of streams of each protocol')
     parser.add_argument(
         '--first-seed', type=number(0, kind=int), default=0, help='the seed of the first stream')
     parser.add_argument(
         '--split', help='train, val or test; by default test, or val with --data')
     parser.add_argument(
         '--steady', type=number(0), default=720.0, metavar='SECONDS',
-        help='how long recognition drives in each weather, without a change, to count alarms')
+        help='length of the drives without a change, one in each weather, in which recognition '
+        'counts false alarms')
     parser.add_argument(
         '--sweep', action='store_true',
-        help='first try learning rates for these methods on the validation split')
+        help='first sweep the learning rates of the methods on the validation split')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument(
         '--json', type=Path, metavar='FILE',
         help='write the figures; resumes from FILE if it exists and its settings match')
     parser.add_argument(
-        '--plot', type=Path, metavar='PNG', help='draw what is gained over the rounds')
-    add_overwrite(parser, what='replace files that exist: measure anew, whatever FILE holds')
+        '--plot', type=Path, metavar='PNG', help='plot the gain of continual over its rounds')
+    add_overwrite(parser, what='replace existing files, and measure everything anew')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,70 +65,75 @@ def run(args: argparse.Namespace) -> int:
     from benchmarks.stream import protocols, report
     from ptdiffseg_ros.data.catalog import open_data
 
-    of_town = args.data is None
-    split = args.split or ('test' if of_town else 'val')
-    pictures = None if of_town else open_data(args.data, split, args.data_kind)
-    resumed = not args.overwrite and _is_own(args.json)
-    check_outputs([None if resumed else args.json, args.plot],
+    split = args.split or ('test' if args.data is None else 'val')
+    pictures = None if args.data is None else open_data(args.data, split, args.data_kind)
+    resumes = not args.overwrite and _is_result_file(args.json)
+    check_outputs([None if resumes else args.json, args.plot],
                   [*folders_below(args.model), *labelled_inputs(pictures)], args.overwrite)
+    every = protocols.PROTOCOLS if pictures is None else protocols.PICTURE_PROTOCOLS
+    chosen = list(every) if 'all' in args.protocol else args.protocol
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    protocols.check(chosen, split, args.methods or (), pictures is None, seeds)
 
-    from ptdiffseg_ros.data.results import commit, machine, write_json
-    from ptdiffseg_ros.model.runtime import accelerator
+    from benchmarks.stream.methods import METHODS
+    from benchmarks.stream.sweep import sweep
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
-    every = list(protocols.PROTOCOLS if of_town else protocols.OF_PICTURES)
-    chosen = every if 'all' in args.protocol else args.protocol
-    seeds = range(args.first_seed, args.first_seed + args.seeds)
-    protocols.check(chosen, split, args.methods or (), of_town, seeds)
     segmenter = PromptedSegmenter.from_pretrained(args.model, args.device)
-    source: dict[str, Any] = {}
-    if pictures is not None:
-        source['scenes'] = protocols.PictureScenes(protocols.Encoder(segmenter), pictures)
-    data = 'town' if pictures is None else pictures.kind
-    figures = resumed and _earlier(args.json, segmenter.fingerprint, split, data) or {
-        'command': 'stream', 'model': segmenter.name, 'segmenter': segmenter.fingerprint,
-        'data': data, 'split': split, 'commit': commit(),
-        'machine': machine(accelerator(segmenter.device)),
-        'learning_rates': protocols.LEARNING_RATES, 'protocols': {}}
+    figures = _new_figures(segmenter, split, pictures)
+    if resumes:
+        figures = _earlier_figures(args.json, figures)
     if args.sweep:
-        figures['sweep'] = protocols.sweep(
-            segmenter, found=figures.get('sweep'), methods=args.methods or protocols.METHODS)
-        _keep(args.json, figures, write_json)
+        figures['sweep'] = sweep(
+            segmenter, earlier=figures.get('sweep'), methods=args.methods or METHODS)
+        _save(args.json, figures)
     for name in chosen:
         for seed in seeds:
-            more = _settings(name, seed, figures['protocols'].get(name, {}).get(str(seed)), args)
-            if more is None:
-                continue
-            of_seeds = figures['protocols'].setdefault(name, {})
-            of_seeds[str(seed)] = protocols.PROTOCOLS[name](
-                segmenter, split, seed, **source, **more)
-            # A file may be filled by several versions: each figure says by which.
-            by = figures.setdefault('commits', {}).setdefault(name, {})
-            by[str(seed)] = commit() if name != 'one-pass' else {
-                **by.get(str(seed), {}), **dict.fromkeys(more['methods'], commit())}
-            _keep(args.json, figures, write_json)
+            _measure(name, seed, segmenter, pictures, figures, args)
     print(report.tables(figures))
     if args.plot:
         report.plot(figures, args.plot)
     return 0
 
 
-def _settings(name: str, seed: int, found: dict[str, Any] | None,
+def _measure(
+        name: str, seed: int, segmenter: PromptedSegmenter, pictures: LabelledPictures | None,
+        figures: dict[str, Any], args: argparse.Namespace) -> None:
+    """Add what the figures lack of a protocol and seed, and save them."""
+    from benchmarks.stream.frames import Encoder, PictureScenes
+    from benchmarks.stream.protocols import PROTOCOLS
+    from ptdiffseg_ros.data.results import commit
+
+    by_seed = figures['protocols'].setdefault(name, {})
+    settings = _settings(name, seed, by_seed.get(str(seed)), args)
+    if settings is None:
+        return
+    if pictures is not None:
+        settings['scenes'] = PictureScenes(Encoder(segmenter), pictures)
+    by_seed[str(seed)] = PROTOCOLS[name](segmenter, figures['split'], seed, **settings)
+    # Several versions may fill a file: each figure has its commit.
+    commits = figures.setdefault('commits', {}).setdefault(name, {})
+    commits[str(seed)] = commit() if name != 'one-pass' else {
+        **commits.get(str(seed), {}), **dict.fromkeys(settings['methods'], commit())}
+    _save(args.json, figures)
+
+
+def _settings(name: str, seed: int, earlier: dict[str, Any] | None,
               args: argparse.Namespace) -> dict[str, Any] | None:
     """
-    Give the settings of a protocol for one seed; None where nothing is left to measure.
+    Return the settings of a protocol for one seed; None if nothing is left to measure.
 
-    :param found: the figures of an earlier run, if there are any.
+    :param earlier: the figures of an earlier run, if any.
     """
-    from benchmarks.stream import protocols
+    from benchmarks.stream.methods import METHODS
 
     if name == 'one-pass':
-        left = [m for m in args.methods or protocols.METHODS if m not in (found or {})]
-        return {'methods': left, 'found': found} if left else None
-    if found is not None:
-        lacking = [m for m in args.methods or () if m not in found.get('online', (m,))]
-        if name == 'continual' and lacking:
-            print(f'{args.json} has seed {seed} of {name} without {", ".join(lacking)}: '
+        missing = [m for m in args.methods or METHODS if m not in (earlier or {})]
+        return {'methods': missing, 'earlier': earlier} if missing else None
+    if earlier is not None:
+        missing = [m for m in args.methods or () if m not in earlier.get('online', (m,))]
+        if name == 'continual' and missing:
+            print(f'{args.json} has seed {seed} of {name} without {", ".join(missing)}: '
                   'methods are measured together, so give another file to measure them',
                   file=sys.stderr)
         return None
@@ -131,8 +142,23 @@ def _settings(name: str, seed: int, found: dict[str, Any] | None,
     return {'steady_s': args.steady} if name == 'recognition' else {}
 
 
-def _is_own(path: Path | None) -> bool:
-    """Say whether there is a file that this command has written."""
+def _new_figures(
+        segmenter: PromptedSegmenter, split: str, pictures: LabelledPictures | None
+) -> dict[str, Any]:
+    """Return the head of a result file, without any figures."""
+    from benchmarks.stream.methods import LEARNING_RATES
+    from ptdiffseg_ros.data.results import commit, machine
+    from ptdiffseg_ros.model.runtime import accelerator
+
+    return {
+        'command': 'stream', 'model': segmenter.name, 'segmenter': segmenter.fingerprint,
+        'data': 'town' if pictures is None else pictures.kind, 'split': split,
+        'commit': commit(), 'machine': machine(accelerator(segmenter.device)),
+        'learning_rates': LEARNING_RATES, 'protocols': {}}
+
+
+def _is_result_file(path: Path | None) -> bool:
+    """Return whether there is a file that this command has written."""
     try:
         figures = None if path is None else json.loads(path.read_bytes())
     except (OSError, ValueError):
@@ -140,17 +166,18 @@ def _is_own(path: Path | None) -> bool:
     return isinstance(figures, dict) and figures.get('command') == 'stream'
 
 
-def _earlier(
-        path: Path | None, fingerprint: str, split: str, data: str) -> dict[str, Any] | None:
-    """Read the figures of an earlier run, if they are of this segmenter and split."""
+def _earlier_figures(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
+    """
+    Read the figures of an earlier run.
+
+    :raises CommandError: they are damaged, or of another segmenter, split or data.
+    """
     from ptdiffseg_ros.commands import CommandError
     from ptdiffseg_ros.data.results import read_json
-    if path is None or not path.exists():
-        return None
+
     try:
-        figures: dict[str, Any] = read_json(path)
-        same = (figures['segmenter'] == fingerprint and figures['split'] == split
-                and figures.get('data', 'town') == data)
+        figures: dict[str, Any] = {'data': 'town', **read_json(path)}
+        same = all(figures[key] == expected[key] for key in ('segmenter', 'split', 'data'))
     except (ValueError, KeyError, TypeError) as error:
         raise CommandError(f'{path} holds no figures of this command: {error!r}') from error
     if not same:
@@ -160,7 +187,9 @@ def _earlier(
     return figures
 
 
-def _keep(path: Path | None, figures: dict[str, Any], write_json: Any) -> None:
+def _save(path: Path | None, figures: dict[str, Any]) -> None:
+    from ptdiffseg_ros.data.results import write_json
+
     if path is not None:
         write_json(path, figures)
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to adapt online that scene-prompt tuning is held against, with the same head and frames."""
+"""Methods of online test-time adaptation, on the same head and frames: ours and baselines."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -17,34 +17,34 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-CONFIDENCE = 0.69  # of a pseudo label, the default of published peers for driving scenes
-FLOOR = 0.5  # of a pseudo label whose class is seldom more certain
+CONFIDENCE = 0.69  # of a pseudo label; the default of published methods for driving scenes
+MIN_CONFIDENCE = 0.5  # of a pseudo label of a class that is seldom more certain
 BATCH = 4  # frames per step, the last ones
 EVERY = 2  # frames between steps
-STATE = 16  # bytes for each number that is learned: with its gradient and two moments
+BYTES_PER_PARAMETER = 16  # parameter, gradient and two moments of Adam
 
 
 class OnlineMethod(Protocol):
     """Predict a frame, then perhaps learn from it."""
 
-    trainable: int  # how many numbers it changes
+    trainable: int  # number of parameters that it changes
 
     @property
-    def kept_bytes(self) -> int:
-        """Say how many bytes it holds between two frames, beside the model."""
+    def state_bytes(self) -> int:
+        """Return the bytes that it keeps between two frames, without the model."""
 
     def predict(self, latents: Tensor) -> Tensor:
         """Map latents (1, c, h, w) to logits (1, K, h', w')."""
 
     def update(self, latents: Tensor, labels: Tensor, time_s: float) -> None:
-        """Learn from the frame just predicted; labels (1, H, W) are for ceilings alone."""
+        """Learn from the frame just predicted; labels (1, H, W) are for the ceiling only."""
 
 
 class Source:
     """The source model as it is."""
 
     trainable = 0
-    kept_bytes = 0
+    state_bytes = 0
 
     def __init__(self, segmenter: PromptedSegmenter) -> None:
         self.segmenter = segmenter
@@ -69,7 +69,7 @@ class HeadAlone(Source):
 
 
 class PromptLoop:
-    """Ours: the loop that the node runs, with time for two looks or tuned frames per frame."""
+    """Ours: the loop of the node, with time for two units of its work per frame."""
 
     def __init__(self, loop: AdaptationLoop) -> None:
         self.loop = loop
@@ -77,9 +77,9 @@ class PromptLoop:
         loop.enable(True)
 
     @property
-    def kept_bytes(self) -> int:
-        """Count the buffer, the prompt as it is learned, and its average."""
-        return self.loop.state.buffer_bytes + (STATE + 4) * self.trainable
+    def state_bytes(self) -> int:
+        """Return the bytes of the buffer, the tuned prompt and its average."""
+        return self.loop.state.buffer_bytes + (BYTES_PER_PARAMETER + 4) * self.trainable
 
     @torch.no_grad()
     def predict(self, latents: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ class PromptLoop:
         return self.loop.segmenter.logits(latents, self.loop.context)
 
     def update(self, latents: Tensor, labels: Tensor, time_s: float) -> None:
-        """Offer the frame to the loop and let it work."""
+        """Give the frame to the loop and let it work."""
         self.loop.observe('', time_s, latents[0])
         for _ in range(2):
             if not self.loop.unit(time_s):
@@ -103,21 +103,22 @@ class _Batched(ABC):
     trainable: int
 
     def __init__(self) -> None:
-        self._held: deque[tuple[Tensor, Tensor]] = deque(maxlen=BATCH)
+        self._recent: deque[tuple[Tensor, Tensor]] = deque(maxlen=BATCH)
         self._seen = self.steps = 0
 
     @property
-    def kept_bytes(self) -> int:
-        """Count the last frames and what is learned."""
-        return STATE * self.trainable + sum(latents.nbytes for latents, _ in self._held)
+    def state_bytes(self) -> int:
+        """Return the bytes of the last frames and of the parameters."""
+        frames = sum(latents.nbytes for latents, _ in self._recent)
+        return BYTES_PER_PARAMETER * self.trainable + frames
 
     def update(self, latents: Tensor, labels: Tensor, time_s: float) -> None:
-        """Take a step when it is time for one."""
-        self._held.append((latents, labels))
+        """Take a step on every other frame, once there is a batch."""
+        self._recent.append((latents, labels))
         self._seen += 1
-        if len(self._held) < BATCH or self._seen % EVERY or self.steps >= self.most_steps:
+        if len(self._recent) < BATCH or self._seen % EVERY or self.steps >= self.most_steps:
             return
-        frames, truth = (torch.cat(part) for part in zip(*self._held))
+        frames, truth = (torch.cat(part) for part in zip(*self._recent))
         truth = truth.to(frames.device)
         self.steps += 1
         with torch.enable_grad():
@@ -125,14 +126,14 @@ class _Batched(ABC):
 
     @abstractmethod
     def step(self, latents: Tensor, labels: Tensor) -> None:
-        """Learn from latents (B, c, h, w); labels (B, H, W) are for ceilings alone."""
+        """Learn from latents (B, c, h, w); labels (B, H, W) are for the ceiling only."""
 
 
 class LabelledPrompt(_Batched):
     """
     The ceiling: the scene prompt tuned with labels, by the same optimiser in as many steps.
 
-    It starts from the source's prompt, and has a rate of its own, no average and no review.
+    It starts from the source prompt. It has a learning rate, no average and no validation.
     """
 
     most_steps = AdaptationConfig.steps
@@ -153,7 +154,7 @@ class LabelledPrompt(_Batched):
         return self.segmenter.logits(latents, self.segmenter.context(self.tokens))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give what is made small; logits (B, K, h, w), labels (B, H, W)."""
+        """Return the loss of logits (B, K, h, w) and labels (B, H, W)."""
         return segmentation_loss(logits, labels)
 
     def step(self, latents: Tensor, labels: Tensor) -> None:
@@ -167,13 +168,13 @@ class LabelledPrompt(_Batched):
 
 class PseudoLabelPrompt(LabelledPrompt):
     """
-    PTDiffSeg's own objective: confident pseudo labels, and a pull towards the source prompt.
+    PTDiffSeg's objective: confident pseudo labels, and a pull towards the source prompt.
 
     Labels are balanced per class, and masks are of the prompt's moving average, as for ours.
     """
 
-    # Adam makes steps of one size of gradients of any, so a pull that outweighs the labels holds
-    # the prompt: at 1e-3 it moved by 5 % of its norm in 60 frames, at this by 57 % and more.
+    # Adam normalises the gradient, so a pull that outweighs the labels fixes the prompt. In 60
+    # frames the prompt moved by 5 % of its norm with 1e-3, and by at least 57 % with this value.
     PULL = 1e-5
     most_steps = 10**9
 
@@ -187,7 +188,7 @@ class PseudoLabelPrompt(LabelledPrompt):
         return self.segmenter.logits(latents, self.segmenter.context(self.average))
 
     def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """Give the cross-entropy of confident pseudo labels and the squared distance."""
+        """Return the cross-entropy of confident pseudo labels plus the squared distance."""
         pull = (self.tokens - self.start).square().sum()
         return pseudo_label_loss(logits) + self.PULL * pull
 
@@ -206,23 +207,23 @@ class HeadMethod(_Batched):
         self.segmenter = segmenter
         self.context = segmenter.context()
         self.head = copy.deepcopy(segmenter.head).requires_grad_(False)
-        self.parameters = list(self.chosen())
+        self.parameters = list(self.select_parameters())
         for parameter in self.parameters:
             parameter.requires_grad_(True)
         self.trainable = sum(p.numel() for p in self.parameters)
         self.optimizer = torch.optim.Adam(self.parameters, lr=learning_rate)
 
-    def chosen(self) -> Iterable[nn.Parameter]:
-        """Give the parameters that are trained."""
+    def select_parameters(self) -> Iterable[nn.Parameter]:
+        """Return the parameters that are trained."""
         return self.head.parameters()
 
     @torch.no_grad()
     def features(self, latents: Tensor) -> list[Tensor]:
-        """Give the frozen pyramid under the source prompt."""
+        """Return the frozen pyramid under the source prompt."""
         return self.segmenter.features(latents, self.context)
 
     def logits(self, features: list[Tensor]) -> Tensor:
-        """Map a pyramid to scores, corrected as all predictions are."""
+        """Map a pyramid to logits, corrected by the layout denoiser."""
         return self.segmenter.correct(self.head(features))
 
     @torch.no_grad()
@@ -231,13 +232,13 @@ class HeadMethod(_Batched):
         return self.logits(self.features(latents))
 
     def loss(self, features: list[Tensor]) -> Tensor:
-        """Give what is made small."""
+        """Return the loss."""
         return pseudo_label_loss(self.logits(features))
 
     def step(self, latents: Tensor, labels: Tensor) -> None:
         """Take one step."""
-        # Features with a gradient: on a CPU, PyTorch 2.13 crashes in a channels_last GroupNorm
-        # whose own scale is trained while its input needs no gradient.
+        # Features need a gradient: on a CPU, PyTorch 2.13 crashes in a channels_last GroupNorm
+        # that trains its scale while its input needs no gradient.
         features = [level.requires_grad_(True) for level in self.features(latents)]
         self.optimizer.zero_grad(set_to_none=True)
         self.loss(features).backward()
@@ -245,23 +246,23 @@ class HeadMethod(_Batched):
 
 
 class Tent(HeadMethod):
-    """TENT (Wang et al., 2021): entropy down, by the affine parameters of normalisation alone."""
+    """TENT (Wang et al., 2021): minimise entropy by the affine parameters of normalisation."""
 
-    def chosen(self) -> Iterable[nn.Parameter]:
-        """Give the scales and shifts of the head's normalisation layers."""
+    def select_parameters(self) -> Iterable[nn.Parameter]:
+        """Yield the scales and shifts of the normalisation layers of the head."""
         for module in self.head.modules():
             if isinstance(module, nn.GroupNorm):
                 yield from module.parameters()
 
     def loss(self, features: list[Tensor]) -> Tensor:
-        """Give the mean entropy of a pixel."""
+        """Return the mean entropy of a pixel."""
         logs = self.logits(features).log_softmax(dim=1)
         return -(logs.exp() * logs).sum(dim=1).mean()
 
 
 class CoTta(HeadMethod):
     """
-    CoTTA's way (Wang et al., 2022) for a head: a slow teacher, views averaged, random restoring.
+    CoTTA (Wang et al., 2022) for a head: a slow teacher, averaged views, stochastic restoration.
 
     The views are the frame and its mirror image; the backbone stays frozen as for all others.
     """
@@ -276,9 +277,9 @@ class CoTta(HeadMethod):
         self.generator = torch.Generator().manual_seed(0)
 
     @property
-    def kept_bytes(self) -> int:
-        """Count the teacher and the source's head as well."""
-        return super().kept_bytes + 2 * sum(p.nbytes for p in self.teacher.parameters())
+    def state_bytes(self) -> int:
+        """Add the teacher and the source head."""
+        return super().state_bytes + 2 * sum(p.nbytes for p in self.teacher.parameters())
 
     @torch.no_grad()
     def predict(self, latents: Tensor) -> Tensor:
@@ -286,7 +287,7 @@ class CoTta(HeadMethod):
         return self.teach(self.features(latents))
 
     def teach(self, features: list[Tensor]) -> Tensor:
-        """Map a pyramid to the scores of the teacher, corrected as all predictions are."""
+        """Map a pyramid to the logits of the teacher, corrected by the layout denoiser."""
         return self.segmenter.correct(self.teacher(features))
 
     def step(self, latents: Tensor, labels: Tensor) -> None:
@@ -312,16 +313,16 @@ class CoTta(HeadMethod):
 
 def pseudo_label_loss(logits: Tensor) -> Tensor:
     """
-    Give the cross-entropy with the prediction's own confident labels, (B, K, h, w) logits.
+    Return the cross-entropy of logits (B, K, h, w) with their confident labels.
 
-    A label counts from CONFIDENCE on or, for a class that seldom comes so far, from the median
-    confidence of its pixels on, but never below FLOOR: the threshold is balanced per class.
+    The threshold is balanced per class: the median confidence of its pixels, but at least
+    MIN_CONFIDENCE and at most CONFIDENCE.
     """
     confidence, labels = logits.detach().softmax(dim=1).max(dim=1)
     thresholds = torch.full((logits.shape[1],), CONFIDENCE, device=logits.device)
     for label in labels.unique().tolist():
         median = confidence[labels == label].median()
-        thresholds[label] = median.clamp(FLOOR, CONFIDENCE)
+        thresholds[label] = median.clamp(MIN_CONFIDENCE, CONFIDENCE)
     kept = confidence >= thresholds[labels]
     loss = F.cross_entropy(logits, labels, reduction='none')
     return (loss * kept).sum() / kept.sum().clamp(min=1)

@@ -1,18 +1,18 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Lay the figures of the online benchmark out: Markdown tables, and a plot over the rounds."""
+"""Tables of the online benchmark in Markdown, and a plot over the rounds."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stream.protocols import METHODS
+from benchmarks.stream.methods import METHODS
 import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.train.errors import TrainingError
 
-WHAT = {
+TITLES = {
     'head alone': 'head alone, without the layout denoiser',
     'source': 'source: head and layout denoiser, no adaptation',
     'prompt': '**scene prompt, no labels (ours)**',
@@ -24,34 +24,35 @@ WHAT = {
 
 
 def tables(figures: dict[str, Any]) -> str:
-    """Give a Markdown table for each protocol and the sweep, as far as they have figures."""
-    found = figures['protocols']
-    parts = [lay_out(list(found[name].values()))
-             for name, lay_out in TABLES.items() if found.get(name)]
+    """Return a Markdown table for each protocol and the sweep, as far as they have figures."""
+    by_protocol = figures['protocols']
+    parts = [format_table(list(by_protocol[name].values()))
+             for name, format_table in TABLES.items() if by_protocol.get(name)]
     if 'sweep' in figures:
         parts.append(_sweep(figures['sweep']))
     return '\n\n'.join(parts)
 
 
 def _signed(values: Iterable[float]) -> str:
-    """Give the mean and, where they differ, the least and the greatest."""
-    found = list(values)
-    mean, least, most = (f'{v:+.1f}' for v in (np.mean(found), min(found), max(found)))
-    return mean if least == most else f'{mean} ({least} to {most})'
+    """Format the mean and, where they differ, the minimum and the maximum."""
+    numbers = list(values)
+    mean, low, high = (f'{v:+.1f}' for v in (np.mean(numbers), min(numbers), max(numbers)))
+    return mean if low == high else f'{mean} ({low} to {high})'
 
 
 def _one_pass(seeds: list[dict[str, Any]]) -> str:
     rows = []
-    conditions = [c for c, of in next(iter(seeds[0].values())).items() if isinstance(of, dict)]
+    first = next(iter(seeds[0].values()))
+    conditions = [name for name, value in first.items() if isinstance(value, dict)]
     for name in METHODS:
-        of = [s for s in seeds if name in s]
-        if not of:
+        measured = [s for s in seeds if name in s]
+        if not measured:
             continue
-        means = [float(np.mean([s[name][c]['held_out'] for s in of])) for c in conditions]
+        means = [float(np.mean([s[name][c]['held_out'] for s in measured])) for c in conditions]
         gains = [s[name]['mean_held_out'] - s['source']['mean_held_out']
-                 for s in of if 'source' in s]
+                 for s in measured if 'source' in s]
         rows.append([
-            WHAT[name], str(of[0][name]['trainable']), str(len(of)),
+            TITLES[name], str(measured[0][name]['trainable']), str(len(measured)),
             *(f'{m:.1f}' for m in means), f'{np.mean(means):.1f}',
             _signed(gains) if gains and name != 'source' else ''])
     return markdown_table(['one pass', 'numbers', 'seeds', *conditions, 'mean', 'gain'], rows)
@@ -60,19 +61,19 @@ def _one_pass(seeds: list[dict[str, Any]]) -> str:
 def _continual(seeds: list[dict[str, Any]]) -> str:
     conditions = list(seeds[0]['online']['source'])
     rows = []
-    for name in methods_of(seeds):
+    for name in method_names(seeds):
         if name == 'source':
             continue
-        of = [s['online'] for s in seeds if name in s['online']]
+        measured = [s['online'] for s in seeds if name in s['online']]
         gains = np.array([[np.subtract(s[name][c], s['source'][c])
-                           for c in conditions] for s in of])  # (seeds, conditions, rounds)
-        rows.append([WHAT[name], str(len(of)), *(f'{v:+.1f}' for v in gains.mean(axis=(0, 1))),
-                     f'{gains.min():+.1f}'])
+                           for c in conditions] for s in measured])  # (seeds, conditions, rounds)
+        rows.append([
+            TITLES[name], str(len(measured)), *(f'{v:+.1f}' for v in gains.mean(axis=(0, 1))),
+            f'{gains.min():+.1f}'])
     laps = len(seeds[0]['online']['source'][conditions[0]])
     text = markdown_table(['round', 'seeds', *(str(i + 1) for i in range(laps)), 'least'], rows)
-    returns = [found for s in seeds
-               if (found := s.get('gain_first_visit_end_then_2s_into_visits'))
-               and all(found.values())]
+    returns = [visits for s in seeds
+               if (visits := s.get('held_out_gains')) and all(visits.values())]
     if not returns:
         return text
     rows = [[c, *(_signed(r[c][i] for r in returns) for i in range(3))] for c in conditions]
@@ -81,50 +82,32 @@ def _continual(seeds: list[dict[str, Any]]) -> str:
         rows)
 
 
-def methods_of(seeds: list[dict[str, Any]]) -> list[str]:
-    """Name the methods that any of the seeds of the continual protocol has, in their order."""
+def method_names(seeds: list[dict[str, Any]]) -> list[str]:
+    """Return the methods that any seed of the continual protocol has, in order."""
     return list(dict.fromkeys(name for s in seeds for name in s['online']))
 
 
-def _with_and_without(
-        title: str, take: Callable[[Any], float]
-) -> Callable[[list[dict[str, Any]]], str]:
-    def lay_out(seeds: list[dict[str, Any]]) -> str:
-        rows = []
-        for name in ('source', 'prompt'):
-            means = [float(np.mean([take(s[c][name]) for s in seeds])) for c in seeds[0]]
-            rows.append([WHAT[name], *(f'{m:.1f}' for m in means), f'{np.mean(means):.1f}'])
-        gains = [[take(s[c]['prompt']) - take(s[c]['source']) for s in seeds] for c in seeds[0]]
-        rows.append(['gain', *map(_signed, gains), f'{np.mean(gains):+.1f}'])
-        return markdown_table([f'{title}, {len(seeds)} seeds', *seeds[0], 'mean'], rows)
-
-    return lay_out
-
-
-def _hostile(seeds: list[dict[str, Any]]) -> str:
-    kinds = list(seeds[0])
-    rows = [[kind, *(f'{np.mean([s[kind][at] for s in seeds]):.1f}'
-                     for at in ('before', 'after_10_s')),
-             _signed(s[kind]['after_10_s'] - s[kind]['before'] for s in seeds)] for kind in kinds]
+def _drives(seeds: list[dict[str, Any]]) -> str:
+    conditions = list(seeds[0])
+    rows = []
+    for name in ('source', 'prompt'):
+        means = [float(np.mean([s[c][name]['last_third'] for s in seeds])) for c in conditions]
+        rows.append([TITLES[name], *(f'{m:.1f}' for m in means), f'{np.mean(means):.1f}'])
+    gains = [[s[c]['prompt']['last_third'] - s[c]['source']['last_third'] for s in seeds]
+             for c in conditions]
+    rows.append(['gain', *map(_signed, gains), f'{np.mean(gains):+.1f}'])
     return markdown_table(
-        [f'hostile, {len(seeds)} seeds', 'before', '10 s after', 'difference'], rows)
-
-
-def _unusual(seeds: list[dict[str, Any]]) -> str:
-    rows = [[kind, *(_signed(s[kind][c]['prompt'] - s[kind][c]['source'] for s in seeds)
-                     for c in of)] for kind, of in seeds[0].items()]
-    return markdown_table(
-        [f'unusual class shares, {len(seeds)} seeds', *next(iter(seeds[0].values()))], rows)
+        [f'one street, last third, {len(seeds)} seeds', *conditions, 'mean'], rows)
 
 
 def _recognition(seeds: list[dict[str, Any]]) -> str:
     delays = [d for s in seeds for d in s['delays_s']]
-    right = np.average([s['right_from_3_s_percent'] for s in seeds],
-                       weights=[s['frames'] for s in seeds])
+    correct = np.average([s['right_from_3_s_percent'] for s in seeds],
+                         weights=[s['frames'] for s in seeds])
     return markdown_table(
         ['recognition', 'frames', 'right from 3 s', 'changes', 'noticed after, mean', 'at most',
          'steady driving', 'false alarms'],
-        [[f'{len(seeds)} seeds', str(sum(s['frames'] for s in seeds)), f'{right:.1f} %',
+        [[f'{len(seeds)} seeds', str(sum(s['frames'] for s in seeds)), f'{correct:.1f} %',
           str(len(delays)), f'{np.mean(delays):.1f} s', f'{max(delays):.1f} s',
           f'{sum(s["steady_hours"] for s in seeds):.1f} h',
           str(sum(s['false_alarms'] for s in seeds))]])
@@ -137,29 +120,26 @@ def _cost(seeds: list[dict[str, Any]]) -> str:
           f'{s["buffer_bytes_per_frame"]} bytes'] for s in seeds])
 
 
-def _sweep(found: dict[str, Any]) -> str:
-    """Lay out the mean over the conditions of the sweep, rate by rate."""
-    rows = [[WHAT[name], ', '.join(
-        f'{rate}: {np.mean(list(of.values())):.1f}'
-        for rate, of in sorted(rates.items(), key=lambda item: float(item[0])))]
-        for name, rates in found.items() if name != 'source']
-    rows.insert(0, [WHAT['source'], f'{np.mean(list(found["source"].values())):.1f}'])
+def _sweep(figures: dict[str, Any]) -> str:
+    """Return the table of the sweep: for each rate the mean over the conditions."""
+    rows = [[TITLES[name], ', '.join(
+        f'{rate}: {np.mean(list(by_condition.values())):.1f}'
+        for rate, by_condition in sorted(rates.items(), key=lambda item: float(item[0])))]
+        for name, rates in figures.items() if name != 'source']
+    rows.insert(0, [TITLES['source'], f'{np.mean(list(figures["source"].values())):.1f}'])
     return markdown_table(['validation split, night and snow', 'learning rate: mIoU'], rows)
 
 
 TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
-    'one-pass': _one_pass,
-    'drives': _with_and_without('one street, last third', lambda of: float(of['last_third'])),
-    'gradual': _with_and_without('gradual', lambda of: float(of)),
-    'continual': _continual, 'hostile': _hostile, 'unusual': _unusual,
+    'one-pass': _one_pass, 'drives': _drives, 'continual': _continual,
     'recognition': _recognition, 'cost': _cost}
 
 
 def plot(figures: dict[str, Any], path: Path) -> None:
     """
-    Draw the continual protocol: what each method gains over the source, round by round.
+    Plot the continual protocol: the gain of each method over the source, round by round.
 
-    Gains, because methods may have been run on other seeds.
+    These are gains because methods may differ in their seeds.
     """
     import matplotlib
     matplotlib.use('Agg')
@@ -175,7 +155,7 @@ def plot(figures: dict[str, Any], path: Path) -> None:
     axes = grid[0]
     for axis, condition in zip(axes, conditions):
         axis.axhline(0.0, color='black', linewidth=1)
-        for name in methods_of(seeds):
+        for name in method_names(seeds):
             if name == 'source':
                 continue
             values = np.array([

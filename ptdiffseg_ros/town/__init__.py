@@ -17,11 +17,12 @@ from ptdiffseg_ros.town.world import (
     Frame,
     OTHER_STYLE,
     sample,
-    sample_of,
+    sample_condition,
     SPLITS,
     STYLE,
 )
 
 __all__ = [
     'caption', 'CONDITIONS', 'draw_weather', 'Drive', 'Frame', 'MIXTURE', 'OTHER_STYLE',
-    'Rendering', 'sample', 'sample_of', 'scene_words', 'SPLITS', 'STYLE', 'Weather', 'WEATHERS']
+    'Rendering', 'sample', 'sample_condition', 'scene_words', 'SPLITS', 'STYLE', 'Weather',
+    'WEATHERS']

@@ -79,7 +79,7 @@ def sample(seed: int, weather: Weather = Weather(), size: tuple[int, int] = (128
     return _take(street, camera, time, weather, 0)
 
 
-def sample_of(condition: str, seed: int, size: tuple[int, int] = (128, 256)) -> Frame:
+def sample_condition(condition: str, seed: int, size: tuple[int, int] = (128, 256)) -> Frame:
     """
     Return an independent scene in one of CONDITIONS, whose intensity is drawn from the seed.
 

@@ -69,7 +69,7 @@ def condition_frames(
     The intensity of each frame is drawn from its number.
     """
     for i in range(numbers) if isinstance(numbers, int) else numbers:
-        yield town.sample_of(condition, town.SPLITS[split] + i, size)
+        yield town.sample_condition(condition, town.SPLITS[split] + i, size)
 
 
 # Gives frames of a condition, by their numbers in a split, at a size (h, w).

@@ -1,26 +1,39 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The online benchmark: baselines change what they should, protocols give what they promise."""
+"""The online benchmark: baselines, protocols, the sweep, its command and its tables."""
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.stream import baselines, protocols as stream, report as stream_report
+from benchmarks.stream import baselines, protocols, report
 from benchmarks.stream.__main__ import main
 from benchmarks.stream.baselines import HeadMethod, Tent
-import numpy as np
+from benchmarks.stream.cost import cost
+from benchmarks.stream.frames import (
+    ADVERSE,
+    allowed_seeds,
+    encode_scenes,
+    Encoder,
+    first_held_out_scene,
+    first_stream_scene,
+    StreamFrame,
+)
+from benchmarks.stream.methods import make_method, METHODS
+from benchmarks.stream.recognition import recognition
+from benchmarks.stream.scoring import held_out_miou, online_miou
+from benchmarks.stream.sweep import sweep
 from ptdiffseg_ros import town
+from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.frames import ClearFrames
 import pytest
 import torch
 
 
 @pytest.fixture(scope='module')
-def frames(segmenter) -> list[stream.StreamFrame]:
-    encoder = stream.Encoder(segmenter)
-    return stream.samples(encoder, 'night', town.SPLITS['val'], 8)
+def frames(segmenter) -> list[StreamFrame]:
+    return encode_scenes(Encoder(segmenter), 'night', town.SPLITS['val'], 8)
 
 
 def weights(segmenter) -> list[torch.Tensor]:
@@ -28,14 +41,14 @@ def weights(segmenter) -> list[torch.Tensor]:
             for v in module.state_dict().values()]
 
 
-@pytest.mark.parametrize('name', stream.METHODS)
+@pytest.mark.parametrize('name', METHODS)
 def test_each_method_learns_without_touching_the_segmenter(
         segmenter, frames, name: str, monkeypatch) -> None:
     monkeypatch.setattr(baselines, 'CONFIDENCE', 0.0)  # a random head is never sure
     before = weights(segmenter)
-    method = stream.make_method(name, segmenter)
+    method = make_method(name, segmenter)
     start = method.predict(frames[0].latents).clone()
-    miou = stream.drive_through(segmenter, method, frames)
+    miou = online_miou(segmenter, method, frames)
     assert 0.0 <= miou <= 100.0
     assert all(map(torch.equal, before, weights(segmenter)))
     changed = not torch.equal(method.predict(frames[0].latents), start)
@@ -62,7 +75,7 @@ def test_pseudo_labels_are_of_pixels_that_are_certain_for_their_class() -> None:
 
 
 def test_masks_of_pseudo_labels_are_of_the_average_of_the_prompt(segmenter, frames) -> None:
-    method = stream.make_method('pseudo labels', segmenter, 0.2)
+    method = make_method('pseudo labels', segmenter, 0.2)
     for _ in range(2):
         before = method.average.clone()
         method.step(frames[0].latents, frames[0].labels)
@@ -73,10 +86,10 @@ def test_masks_of_pseudo_labels_are_of_the_average_of_the_prompt(segmenter, fram
 
 def test_what_a_method_keeps_is_counted(segmenter, frames) -> None:
     kept = {}
-    for name in stream.METHODS:
-        method = stream.make_method(name, segmenter)
-        stream.drive_through(segmenter, method, frames[:6])
-        kept[name] = method.kept_bytes
+    for name in METHODS:
+        method = make_method(name, segmenter)
+        online_miou(segmenter, method, frames[:6])
+        kept[name] = method.state_bytes
     head = sum(p.nbytes for p in segmenter.head.parameters())
     latest = 4 * frames[0].latents.nbytes
     assert kept['source'] == kept['head alone'] == 0
@@ -90,7 +103,7 @@ def test_what_a_method_keeps_is_counted(segmenter, frames) -> None:
 
 def test_tent_trains_the_normalisation_alone(segmenter, frames) -> None:
     method = Tent(segmenter, 0.1)
-    stream.drive_through(segmenter, method, frames[:4])
+    online_miou(segmenter, method, frames[:4])
     for name, weight in method.head.named_parameters():
         moved = not torch.equal(weight, segmenter.head.get_parameter(name))
         module = method.head.get_submodule(name.rpartition('.')[0])
@@ -100,7 +113,7 @@ def test_tent_trains_the_normalisation_alone(segmenter, frames) -> None:
 
 
 def test_labels_make_the_ceiling_better(segmenter, frames) -> None:
-    method = stream.make_method('labelled prompt', segmenter)
+    method = make_method('labelled prompt', segmenter)
     losses = []
     for _ in range(12):
         for frame in frames[:4]:
@@ -121,37 +134,27 @@ def test_a_perfect_method_scores_a_hundred(segmenter, frames) -> None:
         def update(self, latents, labels, time_s):
             pass
 
-    assert stream.held_out(segmenter, Perfect(), frames) == pytest.approx(100.0)
-
-
-def test_hostile_pictures_are_what_they_are_called() -> None:
-    rng = np.random.default_rng(0)
-    last = rng.integers(0, 256, (16, 24, 3), np.uint8)
-    pictures = {kind: list(stream.hostile_pictures(kind, 3, last, rng))
-                for kind in ('black', 'saturated', 'noise', 'frozen')}
-    assert not np.any(pictures['black']) and np.min(pictures['saturated']) == 255
-    assert all(np.array_equal(picture, last) for picture in pictures['frozen'])
-    assert {p.shape for of in pictures.values() for p in of} == {last.shape}
-    assert not np.array_equal(pictures['noise'][0], pictures['noise'][2])
+    assert held_out_miou(segmenter, Perfect(), frames) == pytest.approx(100.0)
 
 
 def test_the_command_writes_resumes_and_refuses(
         folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:
     calls = []
 
-    def protocol(segmenter, split, seed):
+    def drives(segmenter, split, seed):
         calls.append(seed)
-        return {c: {'source': 1.0, 'prompt': 2.0} for c in stream.ADVERSE}
+        mious = {'source': {'last_third': 1.0}, 'prompt': {'last_third': 2.0}}
+        return dict.fromkeys(ADVERSE, mious)
 
-    monkeypatch.setitem(stream.PROTOCOLS, 'gradual', protocol)
+    monkeypatch.setitem(protocols.PROTOCOLS, 'drives', drives)
     out = tmp_path / 'stream.json'
-    arguments = ['--model', str(folder), '--protocol', 'gradual', '--json', str(out)]
+    arguments = ['--model', str(folder), '--protocol', 'drives', '--json', str(out)]
     assert main([*arguments, '--seeds', '1']) == 0
     assert main([*arguments, '--seeds', '2']) == 0
     assert calls == [0, 1], 'the first seed was there already'
     figures = json.loads(out.read_text())
-    assert set(figures['protocols']['gradual']) == {'0', '1'} and figures['split'] == 'test'
-    assert figures['commits'] == {'gradual': {'0': figures['commit'], '1': figures['commit']}}
+    assert set(figures['protocols']['drives']) == {'0', '1'} and figures['split'] == 'test'
+    assert figures['commits'] == {'drives': {'0': figures['commit'], '1': figures['commit']}}
     assert '| gain | +1.0 | +1.0 |' in capsys.readouterr().out
     assert main([*arguments, '--split', 'val']) == 2
     assert 'another segmenter or split' in capsys.readouterr().err
@@ -163,24 +166,21 @@ def test_the_command_writes_resumes_and_refuses(
     assert 'train, val, test' in capsys.readouterr().err
 
 
-def test_streams_of_different_splits_share_no_scene(
-        segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        stream, 'samples', lambda encoder, condition, first, count: range(first, first + count))
-    encoder = stream.Encoder(segmenter)
+def test_streams_of_different_splits_share_no_scene(segmenter) -> None:
     trained_on = range(ClearFrames(segmenter, 1).first + 1_000_000)  # by the backbone, the head
     ends = {'train': town.SPLITS['val'], 'val': town.SPLITS['test'], 'test': 10**9}
+    longest = 10_000
     for split, begin in town.SPLITS.items():
-        scenes = stream.TownScenes(encoder, split)
-        for seed in stream.seeds_of(split)[:20]:
-            frames = scenes.stream('fog', seed, 99, 10_000)
-            for of in (frames, scenes.stream('fog', seed, 0, 1), scenes.held_out('fog', 10_000)):
-                assert begin <= of.start and of.stop <= ends[split]
-                assert split != 'train' or of.start not in trained_on
-            assert scenes.held_out('fog', 10_000).stop <= scenes.stream('fog', 0, 0, 1).start
-    for seed in range(3):  # those that figures have been published of
+        held_out = first_held_out_scene(split)
+        for seed in allowed_seeds(split)[:20]:
+            for first in (held_out, first_stream_scene(split, seed, 0),
+                          first_stream_scene(split, seed, 99)):
+                assert begin <= first and first + longest <= ends[split]
+                assert split != 'train' or first not in trained_on
+            assert held_out + longest <= first_stream_scene(split, 0, 0)
+    for seed in range(3):  # seeds of published figures
         first = town.SPLITS['test'] + 1_000_000 * (seed + 1) + 30_000
-        assert stream.TownScenes(encoder, 'test').stream('fog', seed, 3, 1).start == first
+        assert first_stream_scene('test', seed, 3) == first
 
 
 @pytest.mark.parametrize(('split', 'seed', 'most'), [('val', 9, 8), ('train', 7, 6)])
@@ -198,13 +198,13 @@ def test_methods_are_added_to_the_streams_they_have_not_been_run_on(
         folder: Path, tmp_path: Path, monkeypatch) -> None:
     run = []
 
-    def one_pass(segmenter, split, seed, methods, found):
+    def one_pass(segmenter, split, seed, methods, earlier):
         run.append(methods)
-        figure = {**{c: {'online': 1.0, 'held_out': 1.0} for c in stream.ADVERSE},
+        figure = {**{c: {'online': 1.0, 'held_out': 1.0} for c in ADVERSE},
                   'trainable': 0, 'mean_held_out': 1.0}
-        return {**(found or {}), **{name: figure for name in methods}}
+        return {**(earlier or {}), **{name: figure for name in methods}}
 
-    monkeypatch.setitem(stream.PROTOCOLS, 'one-pass', one_pass)
+    monkeypatch.setitem(protocols.PROTOCOLS, 'one-pass', one_pass)
     out = tmp_path / 'stream.json'
     arguments = ['--model', str(folder), '--protocol', 'one-pass', '--seeds', '1',
                  '--json', str(out)]
@@ -228,72 +228,66 @@ def test_every_stream_drives_steadily_for_as_long(
         return {'right_from_3_s_percent': 100.0, 'frames': 1, 'delays_s': [0.2],
                 'false_alarms': 0, 'false_alarms_in': {}, 'steady_hours': 1.0}
 
-    monkeypatch.setitem(stream.PROTOCOLS, 'recognition', recognition)
+    monkeypatch.setitem(protocols.PROTOCOLS, 'recognition', recognition)
     assert main(['--model', str(folder), '--protocol', 'recognition', '--seeds', '2',
                  '--steady', '9', '--json', str(tmp_path / 'x.json')]) == 0
     assert drives == [(0, 9.0), (1, 9.0)]
 
 
-def test_every_protocol_runs_and_is_laid_out(segmenter) -> None:
-    found = {
-        'drives': stream.drives(segmenter, 'val', 0, frames=6),
-        'continual': stream.continual(
+def test_every_protocol_runs_and_has_a_table(segmenter) -> None:
+    figures = {
+        'drives': protocols.drives(segmenter, 'val', 0, frames=6),
+        'continual': protocols.continual(
             segmenter, 'val', 0, rounds=3, frames=10, first_frames=10, evaluated=1),
-        'gradual': stream.gradual(segmenter, 'val', 0, frames=5),
-        'hostile': stream.hostile(
-            segmenter, 'val', 0, seconds=0.6, evaluated=1, before=4, after=2),
-        'unusual': stream.unusual_shares(segmenter, 'val', 0, frames=3, candidates=6),
-        'recognition': stream.recognition(segmenter, 'val', 0, seconds_each=3.4, steady_s=0.6)}
-    assert set(found) | {'one-pass', 'cost'} == set(stream.PROTOCOLS)
-    text = stream_report.tables({'protocols': {name: {'0': of} for name, of in found.items()}})
-    for words in ('one street, last third, 1 seeds', 'gradual, 1 seeds', 'hostile, 1 seeds',
-                  '| round | seeds | 1 | 2 | 3 | least |', '2 s into the third',
-                  'unusual class shares, 1 seeds', '| recognition |'):
+        'recognition': recognition(segmenter, 'val', 0, seconds_each=3.4, steady_s=0.6)}
+    assert set(figures) | {'one-pass', 'cost'} == set(protocols.PROTOCOLS)
+    text = report.tables({'protocols': {name: {'0': seed} for name, seed in figures.items()}})
+    for words in ('one street, last third, 1 seeds', '| round | seeds | 1 | 2 | 3 | least |',
+                  '2 s into the third', '| recognition |'):
         assert words in text
-    assert [len(of) for of in found['continual']['online']['TENT'].values()] == [3] * 4
-    assert [len(of) for of in found['continual'][
-        'gain_first_visit_end_then_2s_into_visits'].values()] == [3] * 4
-    recognised = found['recognition']
-    assert recognised['frames'] == 10 * 2 and len(recognised['delays_s']) == 9
-    assert set(recognised['false_alarms_in']) == set(stream.town.WEATHERS)
+    continual = figures['continual']
+    assert [len(visits) for visits in continual['online']['TENT'].values()] == [3] * 4
+    assert [len(gains) for gains in continual['held_out_gains'].values()] == [3] * 4
+    assert figures['recognition']['frames'] == 10 * 2
+    assert len(figures['recognition']['delays_s']) == 9
+    assert set(figures['recognition']['false_alarms_by_weather']) == set(town.WEATHERS)
 
 
 def test_tables_and_plot_of_the_continual_protocol(tmp_path: Path) -> None:
-    online = {name: {c: [50.0 + shift] * 3 for c in stream.ADVERSE}
+    online = {name: {c: [50.0 + shift] * 3 for c in ADVERSE}
               for name, shift in (('source', 0), ('prompt', 4), ('TENT', -2))}
     figures = {'protocols': {'continual': {'0': {'online': online}, '1': {'online': {
         name: online[name] for name in ('source', 'prompt')}}}}}
-    text = stream_report.tables(figures)
+    text = report.tables(figures)
     assert '| round | seeds | 1 | 2 | 3 | least |' in text
     assert '| 2 | +4.0 | +4.0 | +4.0 | +4.0 |' in text
     assert '| 1 | -2.0 | -2.0 | -2.0 | -2.0 |' in text, 'of the seed that has it'
-    stream_report.plot(figures, tmp_path / 'plot.png')
+    report.plot(figures, tmp_path / 'plot.png')
     assert (tmp_path / 'plot.png').stat().st_size > 5000
-    with pytest.raises(stream.TrainingError, match='nothing to draw'):
-        stream_report.plot({'protocols': {}}, tmp_path / 'none.png')
+    with pytest.raises(TrainingError, match='nothing to draw'):
+        report.plot({'protocols': {}}, tmp_path / 'none.png')
 
 
 def test_cost_is_counted(segmenter) -> None:
-    found = stream.cost(segmenter, 'val', 0, repeats=3)
-    assert found['prompt_numbers'] == 32 * len(
+    found = cost(segmenter, 'val', 0, repeats=3)
+    assert found['prompt_parameters'] == 32 * len(
         segmenter.encode_scene(segmenter.config.source_scene_prompt))
-    assert found['prompt_numbers'] * 4 < found['prompt_file_bytes'] < 65536
+    assert found['prompt_parameters'] * 4 < found['prompt_file_bytes'] < 65536
     assert found['step_in_forward_passes'] > 1.0
 
 
-def test_the_sweep_tries_every_rate_once(segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stream, 'RATES_TRIED', {'TENT': (1e-3, 1e-1)})
-    found = stream.sweep(segmenter, frames=4, evaluated=2)
-    assert set(found) == {'source', 'TENT'}
-    assert {rate: set(of) for rate, of in found['TENT'].items()} == {
+def test_the_sweep_tries_every_rate_once(segmenter) -> None:
+    def run(earlier=None, methods=METHODS, **rates):
+        return sweep(segmenter, frames=4, evaluated=2, earlier=earlier, methods=methods,
+                     rates=rates)
+
+    figures = run(TENT=(1e-3, 1e-1))
+    assert set(figures) == {'source', 'TENT'}
+    assert {rate: set(mious) for rate, mious in figures['TENT'].items()} == {
         '0.001': {'night', 'snow'}, '0.1': {'night', 'snow'}}
-    monkeypatch.setattr(stream, 'RATES_TRIED', {'TENT': (1e-3,), 'CoTTA': (1e-4,)})
-    tried: list[str] = []
-    make = stream.make_method
-    monkeypatch.setattr(
-        stream, 'make_method', lambda name, *rest: tried.append(name) or make(name, *rest))
-    more = stream.sweep(segmenter, frames=4, evaluated=2, found=found)
-    assert tried == ['CoTTA', 'CoTTA'] and set(more['CoTTA']['0.0001']) == {'night', 'snow'}
-    monkeypatch.setattr(stream, 'RATES_TRIED', {'TENT': (1e-2,), 'CoTTA': (1e-2,)})
-    few = stream.sweep(segmenter, frames=4, evaluated=2, found=more, methods=('TENT',))
+    figures['TENT']['0.001'] = {'night': -1.0, 'snow': -1.0}  # a figure that no run gives
+    more = run(figures, TENT=(1e-3,), CoTTA=(1e-4,))
+    assert more['TENT']['0.001']['night'] == -1.0, 'measured again'
+    assert set(more['CoTTA']['0.0001']) == {'night', 'snow'}
+    few = run(more, methods=('TENT',), TENT=(1e-2,), CoTTA=(1e-2,))
     assert '0.01' in few['TENT'] and '0.01' not in few['CoTTA']

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 from ptdiffseg_ros import cli
@@ -141,19 +142,20 @@ def test_what_a_command_has_written_is_replaced_only_with_overwrite(
     assert main([*arguments, '--overwrite']) == 0 and file.read_bytes() != b'changed'
 
 
-def test_figures_that_are_no_more_wanted_are_measured_anew(
+def test_overwrite_measures_figures_anew(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from benchmarks.stream import protocols
+    from benchmarks.stream.frames import ADVERSE
+    from benchmarks.stream.protocols import PROTOCOLS
 
     calls: list[int] = []
 
-    def protocol(segmenter: object, split: str, seed: int) -> dict[str, dict[str, float]]:
+    def drives(segmenter: object, split: str, seed: int) -> dict[str, Any]:
         calls.append(seed)
-        return {c: {'source': 1.0, 'prompt': 2.0} for c in protocols.ADVERSE}
+        return {c: {name: {'last_third': 1.0} for name in ('source', 'prompt')} for c in ADVERSE}
 
-    monkeypatch.setitem(protocols.PROTOCOLS, 'gradual', protocol)
+    monkeypatch.setitem(PROTOCOLS, 'drives', drives)
     out = tmp_path / 'stream.json'
-    arguments = ['stream', '--model', str(folder), '--protocol', 'gradual', '--seeds', '1',
+    arguments = ['stream', '--model', str(folder), '--protocol', 'drives', '--seeds', '1',
                  '--json', str(out)]
     for more in ([], [], ['--overwrite']):
         assert main([*arguments, *more]) == 0

@@ -178,9 +178,9 @@ def test_events_are_the_steps_between_states() -> None:
 
 
 def test_recognition_counts_in_steady_weather_once_there_was_time_for_it() -> None:
-    from benchmarks.stream import protocols
+    from benchmarks.stream import recognition
 
-    assert DOMAINS == protocols.DOMAINS
+    assert DOMAINS == recognition.DOMAINS
     conditions = ['clear'] * 5 + ['clear to fog'] * 5 + ['fog'] * 5 + ['night'] * 2
     frames = [(second * 10**9, name) for second, name in enumerate(conditions)]
     assert recognised_share(frames, []) == 0.0

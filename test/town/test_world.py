@@ -24,7 +24,7 @@ from ptdiffseg_ros.town import (
     OTHER_STYLE,
     Rendering,
     sample,
-    sample_of,
+    sample_condition,
     SPLITS,
     Weather,
     WEATHERS,
@@ -250,8 +250,8 @@ def test_the_usual_rendering_changes_nothing() -> None:
 
 def test_another_style_shows_the_same_classes_in_other_colours_from_another_camera() -> None:
     for seed in range(4):
-        usual, other = sample_of('clear', seed, SIZE), sample_of('style', seed, SIZE)
-        again = sample_of('style', seed, SIZE)
+        usual, other = sample_condition('clear', seed, SIZE), sample_condition('style', seed, SIZE)
+        again = sample_condition('style', seed, SIZE)
         assert np.array_equal(other.image, again.image)
         assert np.array_equal(other.labels, again.labels)
         assert other.weather == Weather()
@@ -284,11 +284,11 @@ def test_a_rendering_out_of_range_is_refused_by_name(name: str, value: float) ->
 
 def test_a_condition_is_drawn_from_the_seed_or_refused() -> None:
     assert np.array_equal(
-        sample_of('fog', 5, SIZE).image,
+        sample_condition('fog', 5, SIZE).image,
         sample(5, draw_weather('fog', np.random.default_rng(5)), SIZE).image)
     assert {'mixture', 'style', *WEATHERS} == set(CONDITIONS)
     with pytest.raises(ValueError, match="'hail' is not known; use one of clear, fog"):
-        sample_of('hail', 0)
+        sample_condition('hail', 0)
 
 
 # what each weather looks like

@@ -231,10 +231,10 @@ def test_a_condition_without_labels_ends_no_run(
 
 
 def test_streams_of_pictures_leave_out_what_is_held_out(trained: Path, acdc: Path) -> None:
-    from benchmarks.stream import protocols
+    from benchmarks.stream import frames
 
     segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
-    scenes = protocols.PictureScenes(protocols.Encoder(segmenter), open_data(acdc, 'val'))
+    scenes = frames.PictureScenes(frames.Encoder(segmenter), open_data(acdc, 'val'))
     seen = scenes.stream('fog', 0, 0, 100)
     held = scenes.held_out('fog', 100)
     assert len(seen) == 10 and len(held) == 5

@@ -1,0 +1,55 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The methods that are compared, by name, each at its best learning rate."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from benchmarks.stream.baselines import (
+    CoTta,
+    HeadAlone,
+    HeadMethod,
+    LabelledPrompt,
+    OnlineMethod,
+    PromptLoop,
+    PseudoLabelPrompt,
+    Source,
+    Tent,
+)
+from ptdiffseg_ros.adapt.bank import PromptBank
+from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop
+from ptdiffseg_ros.adapt.tuner import TunerConfig
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+
+METHODS = (
+    'head alone', 'source', 'prompt', 'pseudo labels', 'TENT', 'CoTTA', 'self-training',
+    'labelled prompt')
+# Chosen on the validation split by `sweep`.
+LEARNING_RATES = {
+    'prompt': TunerConfig.learning_rate, 'pseudo labels': 0.2, 'TENT': 1e-4,
+    'CoTTA': 1e-6, 'self-training': 1e-5, 'labelled prompt': 0.1}
+
+
+def make_loop(
+        segmenter: PromptedSegmenter, learning_rate: float | None = None, seed: int = 0
+) -> AdaptationLoop:
+    """Make the node's adaptation loop, with a bank in memory."""
+    rate = learning_rate or LEARNING_RATES['prompt']
+    bank = PromptBank(None, segmenter.fingerprint, segmenter.backbone.text_width)
+    return AdaptationLoop(
+        segmenter, AdaptationConfig(tuner=TunerConfig(learning_rate=rate), seed=seed), bank)
+
+
+def make_method(
+        name: str, segmenter: PromptedSegmenter, learning_rate: float | None = None, seed: int = 0
+) -> OnlineMethod:
+    """Make a method by its name; the default learning rate is that of LEARNING_RATES."""
+    if name in ('source', 'head alone'):
+        return Source(segmenter) if name == 'source' else HeadAlone(segmenter)
+    rate = learning_rate or LEARNING_RATES[name]
+    if name == 'prompt':
+        return PromptLoop(make_loop(segmenter, rate, seed))
+    kinds: dict[str, Callable[[PromptedSegmenter, float], OnlineMethod]] = {
+        'pseudo labels': PseudoLabelPrompt, 'TENT': Tent, 'CoTTA': CoTta,
+        'self-training': HeadMethod, 'labelled prompt': LabelledPrompt}
+    return kinds[name](segmenter, rate)
