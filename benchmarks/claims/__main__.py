@@ -54,13 +54,13 @@ def run(args: argparse.Namespace) -> int:
 
     from benchmarks.claims import report
     from benchmarks.claims.budget import choose_budget, parse_claims
-    from benchmarks.claims.ledger import read_ledger
+    from benchmarks.claims.results_store import read_results
     from benchmarks.claims.run import NAME, reproduce
 
     claims, preset = parse_claims(args.claims), choose_budget(args.preset, args.quick)
     path = args.out / NAME
     if args.render is not None:
-        figures = read_ledger(path)
+        figures = read_results(path)
         _check_document(args)
         report.render(figures, path, args.render)
         print(f'{args.render}: tables and plots of {path}')

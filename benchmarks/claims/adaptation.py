@@ -11,8 +11,8 @@ import time
 from types import TracebackType
 
 from benchmarks.claims.budget import Budget
-from benchmarks.claims.ledger import Figures
-from benchmarks.claims.trial import Trial
+from benchmarks.claims.experiment import Experiment
+from benchmarks.claims.results_store import Figures
 from benchmarks.stream.baselines import HeadMethod, OnlineMethod, Source
 from benchmarks.stream.cost import cost
 from benchmarks.stream.frames import ADVERSE, Encoder, StreamFrame, TownScenes
@@ -33,7 +33,7 @@ COST, PICTURES = 'cost', 'pictures'  # cells that are no method's
 ROWS = 'rows.png'  # beside the figures: image, truth, source, adapted
 
 
-class RememberedScenes(TownScenes):
+class CachedScenes(TownScenes):
     """The test split's scenes, rendered and encoded once for all methods of a seed."""
 
     def __init__(self, encoder: Encoder, split: str, conditions: tuple[str, ...]) -> None:
@@ -56,20 +56,20 @@ class RememberedScenes(TownScenes):
         return self._known[key]
 
 
-def measure(trial: Trial) -> None:
+def measure(experiment: Experiment) -> None:
     """Fill the cells of the claim."""
     prompts: dict[str, OnlineMethod] = {}  # of the first seed, by condition
-    for seed in trial.seeds:
-        scenes = RememberedScenes(
-            Encoder(trial.model), 'test', trial.budget.stream_conditions)
-        for name in filter(trial.wants, trial.budget.methods):
+    for seed in experiment.seeds:
+        scenes = CachedScenes(
+            Encoder(experiment.model), 'test', experiment.budget.stream_conditions)
+        for name in filter(experiment.wants, experiment.budget.methods):
             tuned = prompts if (name, seed) == ('prompt', 0) else None
-            trial.ledger.cell('4', name, seed, partial(
-                of_method, trial, name, scenes, seed, tuned), settings(name))
-    for name, measured in ((COST, lambda: cost(trial.model, 'test', 0)),
-                           (PICTURES, lambda: draw_rows(trial, prompts))):
-        if trial.wants(name) and 0 in trial.seeds:
-            trial.ledger.cell('4', name, 0, measured, settings('prompt'))
+            experiment.store.cell('4', name, seed, partial(
+                measure_method, experiment, name, scenes, seed, tuned), settings(name))
+    for name, measured in ((COST, lambda: cost(experiment.model, 'test', 0)),
+                           (PICTURES, lambda: draw_rows(experiment, prompts))):
+        if experiment.wants(name) and 0 in experiment.seeds:
+            experiment.store.cell('4', name, 0, measured, settings('prompt'))
 
 
 def names(budget: Budget) -> list[str]:
@@ -85,16 +85,17 @@ def settings(name: str) -> Figures:
     return {'rate': rate, **asdict(AdaptationConfig())}
 
 
-def of_method(trial: Trial, name: str, scenes: RememberedScenes, seed: int,
+def measure_method(experiment: Experiment, name: str, scenes: CachedScenes, seed: int,
               tuned: dict[str, OnlineMethod] | None = None) -> Figures:
     """
     Adapt to each condition by one method, and measure it on other frames.
 
     :param tuned: is given the method as it is in the end, for each condition.
     """
-    budget = trial.budget
-    found = one_pass(trial.model, 'test', seed, budget.stream_frames, budget.held_out, (name,),
-                     scenes=scenes, adapted=tuned)[name]
+    budget = experiment.budget
+    found = one_pass(
+        experiment.model, 'test', seed, budget.stream_frames, budget.held_out, (name,),
+        scenes=scenes, adapted=tuned)[name]
     held_out = {c: found[c]['held_out'] for c in scenes.conditions}
     return {
         'miou': held_out, 'online': {c: found[c]['online'] for c in scenes.conditions},
@@ -102,10 +103,10 @@ def of_method(trial: Trial, name: str, scenes: RememberedScenes, seed: int,
             [held_out[c] for c in ADVERSE if c in held_out])), 2),
         'trainable': found['trainable'],
         **({'rate': LEARNING_RATES[name]} if name in LEARNING_RATES else {}),
-        **effort(trial, name, scenes, seed)}
+        **effort(experiment, name, scenes, seed)}
 
 
-def effort(trial: Trial, name: str, scenes: RememberedScenes, seed: int) -> Figures:
+def effort(experiment: Experiment, name: str, scenes: CachedScenes, seed: int) -> Figures:
     """
     Say what a method takes beside predicting, on frames where every method learns.
 
@@ -114,10 +115,10 @@ def effort(trial: Trial, name: str, scenes: RememberedScenes, seed: int) -> Figu
         most that is held for the gradient.
     """
     frames = scenes.stream(
-        scenes.conditions[0], seed, 0, trial.budget.stream_frames)[:2 * TIMED]
-    method, source = make_method(name, trial.model, seed=seed), Source(trial.model)
+        scenes.conditions[0], seed, 0, experiment.budget.stream_frames)[:2 * TIMED]
+    method, source = make_method(name, experiment.model, seed=seed), Source(experiment.model)
     own = method.head.parameters() if isinstance(method, HeadMethod) else ()
-    learning, passes, held = [], [], HeldForGradient(trial.model, own)
+    learning, passes, held = [], [], HeldForGradient(experiment.model, own)
     for frame in frames:
         begun_s = time.perf_counter()
         source.predict(frame.latents)
@@ -179,16 +180,16 @@ class _Held:
         self.counter.count(self.tensor, -1)
 
 
-def draw_rows(trial: Trial, prompts: dict[str, OnlineMethod]) -> Figures:
+def draw_rows(experiment: Experiment, prompts: dict[str, OnlineMethod]) -> Figures:
     """
     Draw image, truth, source and adapted for a held-out frame of each condition.
 
     :param prompts: those that have been tuned, by condition; others are tuned now.
     :returns: the file's name, and the conditions of its rows.
     """
-    segmenter, budget = trial.model, trial.budget
+    segmenter, budget = experiment.model, experiment.budget
     encoder = Encoder(segmenter)
-    scenes = RememberedScenes(encoder, 'test', budget.stream_conditions)
+    scenes = CachedScenes(encoder, 'test', budget.stream_conditions)
     colors = palette(segmenter.config.classes)
     ids = np.array([c.id for c in segmenter.config.classes], np.uint8)
     rows = []
@@ -204,7 +205,7 @@ def draw_rows(trial: Trial, prompts: dict[str, OnlineMethod]) -> Figures:
                    for player in (Source(segmenter), method)]
         rows.append(np.hstack([
             frame.image, colors[frame.labels], *(colors[answer] for answer in answers)]))
-    path = trial.ledger.path.with_name(ROWS)
+    path = experiment.store.path.with_name(ROWS)
     write_png(path, np.vstack(rows).astype(np.uint8))
     return {'file': ROWS, 'rows': list(scenes.conditions),
             'columns': ['image', 'truth', 'source', 'adapted']}

@@ -3,8 +3,8 @@
 """How far the text reaches: what another scene prompt changes of a head's predictions."""
 from __future__ import annotations
 
-from benchmarks.claims.ledger import Figures
-from benchmarks.claims.trial import remembered_frames, Trial
+from benchmarks.claims.experiment import cached_frames, Experiment
+from benchmarks.claims.results_store import Figures
 import numpy as np
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.losses import consistency_loss
@@ -17,7 +17,7 @@ UNSEEN_PROMPTS = ('a photo of a clear city street', 'a foggy road scene', 'a nig
 
 
 @torch.no_grad()
-def agreement(trial: Trial, segmenter: PromptedSegmenter) -> Figures:
+def agreement(experiment: Experiment, segmenter: PromptedSegmenter) -> Figures:
     """
     Compare what a head predicts under other scene prompts with that under the source's.
 
@@ -27,9 +27,9 @@ def agreement(trial: Trial, segmenter: PromptedSegmenter) -> Figures:
     """
     contexts = [segmenter.context(sentence) for sentence in (None, *UNSEEN_PROMPTS)]
     changed, diverged = [], []
-    for condition in tqdm(trial.budget.conditions, 'agreement'):
-        for frame in remembered_frames(
-                condition, range(trial.budget.agreement_frames), 'test',
+    for condition in tqdm(experiment.budget.conditions, 'agreement'):
+        for frame in cached_frames(
+                condition, range(experiment.budget.agreement_frames), 'test',
                 segmenter.config.input_size):
             latents = segmenter.encode(segmenter.preprocess(frame.image[None]))
             source, *others = (

@@ -10,9 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks.claims.budget import Budget
-from benchmarks.claims.ledger import Figures
-from benchmarks.claims.rivals import (
+from benchmarks.claims.baselines import (
     LEARNED_IN,
     masked_backbone,
     masked_settings,
@@ -23,7 +21,9 @@ from benchmarks.claims.rivals import (
     Watch,
     whole_settings,
 )
-from benchmarks.claims.trial import told, Trial
+from benchmarks.claims.budget import Budget
+from benchmarks.claims.experiment import Experiment, head_settings
+from benchmarks.claims.results_store import Figures
 from benchmarks.claims.variants import VariantConfig
 import numpy as np
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -45,14 +45,14 @@ class Row:
     """
 
     rate: float
-    backbone: Callable[[Trial, int], str | Path] | None = None
+    backbone: Callable[[Experiment, int], str | Path] | None = None
     whole: Callable[
-        [Trial, VariantConfig, Watch], tuple[PromptedSegmenter, list[float]]] | None = None
-    follows: Callable[[Trial], Figures] = field(default=lambda trial: {})
+        [Experiment, VariantConfig, Watch], tuple[PromptedSegmenter, list[float]]] | None = None
+    follows: Callable[[Experiment], Figures] = field(default=lambda experiment: {})
 
 
 ROWS = {
-    'diffusion': Row(4e-3, backbone=lambda trial, seed: trial.backbone),
+    'diffusion': Row(4e-3, backbone=lambda experiment, seed: experiment.backbone),
     'random weights': Row(4e-3, backbone=random_backbone),
     'masked autoencoder': Row(4e-3, backbone=masked_backbone, follows=masked_settings),
     'end to end': Row(1e-3, whole=train_unet, follows=whole_settings),
@@ -61,10 +61,10 @@ ROWS = {
 CONVERGING = 'SegFormer-B0'  # trained once more for longer, to see whether it had come to its end
 LONGER = f'{CONVERGING}, longer'
 # What is changed of some rows, to see what it brings.
-ABLATIONS: dict[str, Callable[[Trial], dict[str, Any]]] = {
-    'features not normalised': lambda trial: {'raw_features': True},
-    'without the latents': lambda trial: {
-        'taps': tuple(tap for tap in trial.model.config.taps if tap != LATENTS)},
+ABLATIONS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
+    'features not normalised': lambda experiment: {'raw_features': True},
+    'without the latents': lambda experiment: {
+        'taps': tuple(tap for tap in experiment.model.config.taps if tap != LATENTS)},
 }
 
 
@@ -74,42 +74,42 @@ def names(budget: Budget) -> list[str]:
             *([LONGER] if budget.longer else [])]
 
 
-def measure(trial: Trial) -> None:
+def measure(experiment: Experiment) -> None:
     """Fill the cells of the claim: first the learning rates, then the rows at their best."""
     for row in ROWS:
         changed: dict[str, tuple[str, Sequence[int], dict[str, Any]]] = {
-            row: ('1', trial.seeds, {})}
-        if row in trial.budget.ablated:
-            changed |= {f'{row}, {what}': ('1 ablations', FIRST, changes(trial))
+            row: ('1', experiment.seeds, {})}
+        if row in experiment.budget.ablated:
+            changed |= {f'{row}, {what}': ('1 ablations', FIRST, changes(experiment))
                         for what, changes in ABLATIONS.items()}
-        if row == CONVERGING and trial.budget.longer:
-            changed[LONGER] = '1 longer', FIRST, {'share': trial.budget.longer}
-        if not any(map(trial.wants, changed)):
+        if row == CONVERGING and experiment.budget.longer:
+            changed[LONGER] = '1 longer', FIRST, {'share': experiment.budget.longer}
+        if not any(map(experiment.wants, changed)):
             continue
-        rate = best_rate(trial, row)
+        rate = best_rate(experiment, row)
         for variant, (part, seeds, changes) in changed.items():
-            trial.cells(part, variant, partial(_figures, trial, row, rate, **changes),
-                        partial(_settings, trial, row, rate, **changes), seeds)
-    trial.clear_features()
+            experiment.cells(part, variant, partial(_figures, experiment, row, rate, **changes),
+                        partial(_settings, experiment, row, rate, **changes), seeds)
+    experiment.clear_features()
 
 
-def best_rate(trial: Trial, name: str) -> float:
+def best_rate(experiment: Experiment, name: str) -> float:
     """
     Give a row's best learning rate on the validation split.
 
     Where the best of the rates is the least or the greatest, the next one beyond is tried as well.
     """
-    rates = [ROWS[name].rate * factor for factor in trial.budget.rates]
+    rates = [ROWS[name].rate * factor for factor in experiment.budget.rates]
     if len(rates) < 2:
         return rates[0]
     step = rates[1] / rates[0]
-    means = {rate: _mean_at(trial, name, rate) for rate in rates}
+    means = {rate: _mean_at(experiment, name, rate) for rate in rates}
     for _ in range(BEYOND):
         best = max(means, key=means.__getitem__)
         if not at_edge(means):
             break
         beyond = best * step if best == max(means) else best / step
-        means[beyond] = _mean_at(trial, name, beyond)
+        means[beyond] = _mean_at(experiment, name, beyond)
     return max(means, key=means.__getitem__)
 
 
@@ -118,58 +118,62 @@ def at_edge(means: Mapping[float, float]) -> bool:
     return max(means, key=means.__getitem__) in (min(means), max(means))
 
 
-def _mean_at(trial: Trial, name: str, rate: float) -> float:
+def _mean_at(experiment: Experiment, name: str, rate: float) -> float:
     """Give the mean mIoU of all conditions on the validation split, of a network not reported."""
-    share = 1.0 if ROWS[name].whole is None else trial.budget.sweep_share
+    share = 1.0 if ROWS[name].whole is None else experiment.budget.sweep_share
 
     def figures() -> Figures:
-        segmenter, _ = _trained(trial, name, rate, SWEEP_SEED, share)
-        found = trial.measure(segmenter, split='val')
+        segmenter, _ = _trained(experiment, name, rate, SWEEP_SEED, share)
+        found = experiment.measure(segmenter, split='val')
         return {**found, 'mean': round(float(np.mean(list(found['miou'].values()))), 2)}
 
-    return float(trial.ledger.cell(
+    return float(experiment.store.cell(
         '1 rates', name, f'{rate:g}', figures,
-        _settings(trial, name, rate, SWEEP_SEED, share))['mean'])
+        _settings(experiment, name, rate, SWEEP_SEED, share))['mean'])
 
 
-def _config(trial: Trial, name: str, rate: float, seed: int, share: float = 1.0, **changes: Any
-            ) -> VariantConfig:
+def _config(
+        experiment: Experiment, name: str, rate: float, seed: int, share: float = 1.0,
+        **changes: Any) -> VariantConfig:
     """Say how a row is trained, for a share of the steps that it has."""
-    budget = trial.budget
+    budget = experiment.budget
     steps = budget.steps if ROWS[name].whole is None else budget.end_to_end_steps
-    return trial.config(
+    return experiment.config(
         seed, steps=max(1, round(share * steps)), learning_rate=rate, **changes)
 
 
-def _settings(trial: Trial, name: str, rate: float, seed: int, share: float = 1.0, **changes: Any
-              ) -> Figures:
+def _settings(
+        experiment: Experiment, name: str, rate: float, seed: int, share: float = 1.0,
+        **changes: Any) -> Figures:
     """Give what the figures of a row follow from."""
-    return {'training': told(_config(trial, name, rate, seed, share, **changes)),
-            'more': ROWS[name].follows(trial)}
+    return {'training': head_settings(_config(experiment, name, rate, seed, share, **changes)),
+            'more': ROWS[name].follows(experiment)}
 
 
-def _figures(trial: Trial, name: str, rate: float, seed: int, share: float = 1.0, **changes: Any
-             ) -> Figures:
+def _figures(
+        experiment: Experiment, name: str, rate: float, seed: int, share: float = 1.0,
+        **changes: Any) -> Figures:
     """Train a row, and measure it."""
-    segmenter, facts = _trained(trial, name, rate, seed, share, **changes)
-    return {**trial.measure(segmenter), 'rate': rate, **facts}
+    segmenter, facts = _trained(experiment, name, rate, seed, share, **changes)
+    return {**experiment.measure(segmenter), 'rate': rate, **facts}
 
 
-def _trained(trial: Trial, name: str, rate: float, seed: int, share: float = 1.0, **changes: Any
-             ) -> tuple[PromptedSegmenter, Figures]:
+def _trained(
+        experiment: Experiment, name: str, rate: float, seed: int, share: float = 1.0,
+        **changes: Any) -> tuple[PromptedSegmenter, Figures]:
     """
     Train a row at a learning rate, for a share of the steps that it has.
 
     :returns: with it, what a whole network was computed in while it learned (`precision`), and, of
         one with labels, the clear mIoU on the validation split after each quarter (`clear_val`).
     """
-    row, config = ROWS[name], _config(trial, name, rate, seed, share, **changes)
+    row, config = ROWS[name], _config(experiment, name, rate, seed, share, **changes)
     if row.whole is None:
         assert row.backbone is not None
-        backbone = row.backbone(trial, seed)
+        backbone = row.backbone(experiment, seed)
         facts = Path(backbone) / LEARNED_IN
-        return trial.head(config, backbone), (
+        return experiment.head(config, backbone), (
             json.loads(facts.read_text()) if facts.exists() else {})
-    segmenter, clear = row.whole(trial, config, lambda segmenter: float(
-        trial.measure(segmenter, split='val', conditions=('clear',))['miou']['clear']))
-    return segmenter, {'clear_val': clear, 'precision': precision_name(trial.model.device)}
+    segmenter, clear = row.whole(experiment, config, lambda segmenter: float(
+        experiment.measure(segmenter, split='val', conditions=('clear',))['miou']['clear']))
+    return segmenter, {'clear_val': clear, 'precision': precision_name(experiment.model.device)}

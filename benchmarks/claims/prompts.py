@@ -9,8 +9,8 @@ from typing import Any
 
 from benchmarks.claims.agreement import agreement, UNSEEN_PROMPTS
 from benchmarks.claims.budget import Budget
-from benchmarks.claims.ledger import Figures
-from benchmarks.claims.trial import told, Trial
+from benchmarks.claims.experiment import Experiment, head_settings
+from benchmarks.claims.results_store import Figures
 from ptdiffseg_ros.train.evaluate import MATCHING, WRONG
 
 # The text condition that a head is trained and tested under.
@@ -43,17 +43,18 @@ def variants(budget: Budget) -> dict[str, Variant]:
            for t in budget.noised}}
 
 
-def measure(trial: Trial) -> None:
+def measure(experiment: Experiment) -> None:
     """Fill the cells of the claim."""
-    def of_seed(variant: Variant, seed: int) -> Figures:
-        head = trial.head(trial.config(seed, **variant.changes))
-        figures = trial.measure(head, variant.scene)
-        return {**figures, 'agreement': agreement(trial, head)} if variant.reach else figures
+    def measure_head(variant: Variant, seed: int) -> Figures:
+        head = experiment.head(experiment.config(seed, **variant.changes))
+        figures = experiment.measure(head, variant.scene)
+        return {**figures, 'agreement': agreement(experiment, head)} if variant.reach else figures
 
     def settings(variant: Variant, seed: int) -> Figures:
-        return {'head': told(trial.config(seed, **variant.changes)), 'scene': variant.scene,
+        config = experiment.config(seed, **variant.changes)
+        return {'head': head_settings(config), 'scene': variant.scene,
                 'compared': UNSEEN_PROMPTS if variant.reach else ()}
 
-    for name, variant in variants(trial.budget).items():
-        trial.cells('2', name, partial(of_seed, variant), partial(settings, variant))
-    trial.clear_features()
+    for name, variant in variants(experiment.budget).items():
+        experiment.cells('2', name, partial(measure_head, variant), partial(settings, variant))
+    experiment.clear_features()

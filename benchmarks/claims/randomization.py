@@ -8,8 +8,9 @@ from typing import Any
 
 from benchmarks.claims.agreement import agreement, UNSEEN_PROMPTS
 from benchmarks.claims.budget import Budget
-from benchmarks.claims.ledger import Figures
-from benchmarks.claims.trial import told, Trial
+from benchmarks.claims.experiment import Experiment, head_settings
+from benchmarks.claims.results_store import Figures
+from benchmarks.claims.variants import VariantConfig
 import numpy as np
 from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, RANDOMIZED_PROMPTS, SCENE_PROMPTS
 from ptdiffseg_ros.train.head import train_head
@@ -47,34 +48,36 @@ def names(budget: Budget) -> list[str]:
     return [*variants(budget, 0), CACHING]
 
 
-def measure(trial: Trial) -> None:
+def measure(experiment: Experiment) -> None:
     """Fill the cells of the claim; and once, what caching features saves."""
-    def of_seed(variant: str, seed: int) -> Figures:
-        head = trial.head(trial.config(seed, **variants(trial.budget, seed)[variant]))
-        return {**trial.measure(head), 'agreement': agreement(trial, head)}
+    def config(variant: str, seed: int) -> VariantConfig:
+        return experiment.config(seed, **variants(experiment.budget, seed)[variant])
+
+    def measure_head(variant: str, seed: int) -> Figures:
+        head = experiment.head(config(variant, seed))
+        return {**experiment.measure(head), 'agreement': agreement(experiment, head)}
 
     def settings(variant: str, seed: int) -> Figures:
-        return {'head': told(trial.config(seed, **variants(trial.budget, seed)[variant])),
-                'compared': UNSEEN_PROMPTS}
+        return {'head': head_settings(config(variant, seed)), 'compared': UNSEEN_PROMPTS}
 
-    for variant in variants(trial.budget, 0):
-        trial.cells('3', variant, partial(of_seed, variant), partial(settings, variant))
-    if trial.wants(CACHING) and 0 in trial.seeds:
-        trial.ledger.cell('3', CACHING, 0, lambda: caching(trial))
-    trial.clear_features()
+    for variant in variants(experiment.budget, 0):
+        experiment.cells('3', variant, partial(measure_head, variant), partial(settings, variant))
+    if experiment.wants(CACHING) and 0 in experiment.seeds:
+        experiment.store.cell('3', CACHING, 0, lambda: caching(experiment))
+    experiment.clear_features()
 
 
-def caching(trial: Trial) -> Figures:
+def caching(experiment: Experiment) -> Figures:
     """Time a training step with cached features and without, one after the other."""
-    steps = trial.budget.caching_steps
+    steps = experiment.budget.caching_steps
     seconds = {}
-    for name, cache in (('cached', trial.features), ('live', None)):
-        config = trial.config(
+    for name, cache in (('cached', experiment.features), ('live', None)):
+        config = experiment.config(
             0, steps=steps, warmup_steps=1, prompt_randomization=True, randomized_prompts=(),
             save_every=10 * steps)
         figures = train_head(
-            config, trial.backbone, trial.work / 'heads' / f'timed-{name}', cache, resume=True,
-            source=False)
+            config, experiment.backbone, experiment.work / 'heads' / f'timed-{name}', cache,
+            resume=True, source=False)
         seconds[name] = round(figures['seconds_per_step'], 4)
     return {'seconds_per_step': seconds,
             'ratio': round(seconds['live'] / seconds['cached'], 2), 'threads':

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Lay the figures of the claims out: tables, plots, and what did not hold."""
+"""The document of the claims: tables, plots and verdicts."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ import re
 import shutil
 
 from benchmarks.claims import verdicts
-from benchmarks.claims.adaptation import COST, PICTURES, TIMED
+from benchmarks.claims.adaptation import TIMED
 from benchmarks.claims.backbones import (
     ABLATIONS,
     at_edge,
@@ -20,8 +20,8 @@ from benchmarks.claims.backbones import (
     ROWS,
 )
 from benchmarks.claims.budget import Budget, CLAIMS
-from benchmarks.claims.ledger import every_cell, Figures
-from benchmarks.claims.randomization import CACHING
+from benchmarks.claims.plots import miou_cells, NOT_MIOU, plot
+from benchmarks.claims.results_store import every_cell, Figures
 from benchmarks.claims.run import NAMES
 import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
@@ -32,13 +32,12 @@ TITLES = {
     '2': 'Claim 2: category prompts and scene prompts help',
     '3': 'Claim 3: prompt randomization makes predictions agree, and generalises further',
     '4': 'Claim 4: tuning the scene prompt adapts, without labels'}
-WHAT = {
+ROW_TITLES = {
     'diffusion': 'text-to-image diffusion (ours), frozen',
     'random weights': 'the same UNet, random weights, frozen',
     'masked autoencoder': 'the same UNet, masked autoencoder, frozen',
     'end to end': 'the same UNet, end to end with labels',
     'SegFormer-B0': 'SegFormer-B0, end to end with labels'}
-NOT_MIOU = (CACHING, COST, PICTURES)
 ONCE = (*NOT_MIOU, LONGER, *(f'{row}, {what}' for row in ROWS for what in ABLATIONS))  # one seed
 _TIMESTEP = f't = {TrainConfig.timestep}'
 
@@ -67,23 +66,16 @@ def in_order(figures: Figures) -> Figures:
     return {**figures, 'cells': cells}
 
 
-def _rows(figures: Figures, claim: str) -> dict[str, list[Figures]]:
-    """Give the cells of the variants with mIoU, seed by seed."""
-    return {variant: list(seeds.values())
-            for variant, seeds in figures['cells'].get(claim, {}).items()
-            if variant not in NOT_MIOU and seeds}
-
-
 def _table(figures: Figures, claim: str,
            more: dict[str, tuple[str, Callable[[Figures], float]]] | None = None) -> str:
     """Lay out mIoU by condition and the adverse mean with its spread, and columns by a format."""
-    rows = _rows(figures, claim)
+    rows = miou_cells(figures, claim)
     conditions = list(next(iter(rows.values()))[0]['miou'])
     lines = []
     for variant, cells in rows.items():
         means = [float(np.mean([cell['miou'][c] for cell in cells])) for c in conditions]
         lines.append([
-            WHAT.get(variant, variant), str(len(cells)), *(f'{m:.1f}' for m in means),
+            ROW_TITLES.get(variant, variant), str(len(cells)), *(f'{m:.1f}' for m in means),
             _spread([cell['adverse_mean'] for cell in cells]),
             *(_spread([take(cell) for cell in cells], form)
               for form, take in (more or {}).values())])
@@ -99,7 +91,7 @@ def _precisions(figures: Figures) -> str:
         counts = [f'{name} ({names.count(name)} of {len(names)} seeds)'
                   for name in sorted(set(names))]
         if counts:
-            of_rows.append(f'{WHAT[row]}: {", ".join(counts)}')
+            of_rows.append(f'{ROW_TITLES[row]}: {", ".join(counts)}')
     return ('Rows learned in float32' + (
         ', but those that learn whole networks in bfloat16 where the processor has it: '
         + '; '.join(of_rows) if of_rows else '') + '.')
@@ -128,7 +120,7 @@ def _backbones(figures: Figures) -> str:
     if figures['preset'] == 'quick':
         table += (' The diffusion model comes with its whole pretraining: in a quick run these '
                   'rows are weaker than they should be.')
-    watched = [[WHAT[row], *(
+    watched = [[ROW_TITLES[row], *(
         _spread([cell['clear_val'][quarter] for cell in seeds.values()]) for quarter in range(4))]
         for row, seeds in figures['cells']['1'].items()
         if seeds and all('clear_val' in cell for cell in seeds.values())]
@@ -137,15 +129,15 @@ def _backbones(figures: Figures) -> str:
             ['clear mIoU, validation split, after', *(
                 f'{round(of["end_to_end_steps"] * part / 4)} steps' for part in (1, 2, 3, 4))],
             watched)
-    if _rows(figures, '1 longer'):
+    if miou_cells(figures, '1 longer'):
         table += (f'\n\nSegFormer-B0 with {of["longer"]:g} times the steps, first seed, to see '
                   f'whether it had come to its end. {_shorter(figures)}\n\n' + _table(
                       figures, '1 longer', {'share kept, %': ('.1f', verdicts.kept)}))
-    if _rows(figures, '1 ablations'):
+    if miou_cells(figures, '1 ablations'):
         table += ('\n\nWhat the head is given, for the frozen backbones, each at its rate above; '
                   'the latents are those of the common autoencoder:\n\n' + _table(
                       figures, '1 ablations', {'share kept, %': ('.1f', verdicts.kept)}))
-    sweeps = [[WHAT[row], ', '.join(
+    sweeps = [[ROW_TITLES[row], ', '.join(
         f'{rate}: {of["mean"]:.1f}' for rate, of in sorted(
             rates.items(), key=lambda pair: float(pair[0])))]
         for row, rates in figures['cells'].get('1 rates', {}).items()]
@@ -252,12 +244,12 @@ def _gains(figures: Figures) -> str:
     return markdown_table(['gain over the source', *conditions, 'adverse mean'], lines)
 
 
-LAY_OUT: dict[str, Callable[[Figures], str]] = {
+CLAIM_TABLES: dict[str, Callable[[Figures], str]] = {
     '1': _backbones, '2': _prompts, '3': _randomization,
     '4': _adaptation}
 
 
-def what_did_not_hold(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
+def verdict_tables(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
     """Judge every expectation, and say first which do not hold."""
     found = [v for v in verdicts.judge(figures) if v.expectation.claim in claims]
     rows = [[v.expectation.claim, f'{v.expectation.above} above {v.expectation.below}',
@@ -306,7 +298,7 @@ def gaps(figures: Figures) -> Iterator[tuple[str, str]]:
             if seeds < most:
                 yield claim, f'"{name}"' + (f' ({seeds} of {most} seeds)' if seeds else '')
             planned = len(budget.rates)
-            if seeds and name in WHAT and planned > 1:
+            if seeds and name in ROW_TITLES and planned > 1:
                 means = {float(rate): of['mean'] for rate, of in rates.get(name, {}).items()}
                 if len(means) < planned:
                     yield claim, f'the learning rates of "{name}"'
@@ -314,7 +306,7 @@ def gaps(figures: Figures) -> Iterator[tuple[str, str]]:
                     yield claim, f'a learning rate of "{name}" beyond the best one'
 
 
-def what_it_took(figures: Figures) -> str:
+def cost_table(figures: Figures) -> str:
     """Add up the time of the cells of each claim, of one that was ended since its last start."""
     spent: dict[str, list[float]] = {}
     for claim, _, _, cell in every_cell(figures):
@@ -329,9 +321,9 @@ def what_it_took(figures: Figures) -> str:
 def tables(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
     """Give the tables of these claims, as far as they have figures, and the verdicts."""
     figures = in_order(figures)
-    parts = [f'## {TITLES[claim]}\n\n{LAY_OUT[claim](figures)}'
-             for claim in claims if _rows(figures, claim)]
-    return '\n\n'.join([*parts, f'## What did not hold\n\n{what_did_not_hold(figures, claims)}'])
+    parts = [f'## {TITLES[claim]}\n\n{CLAIM_TABLES[claim](figures)}'
+             for claim in claims if miou_cells(figures, claim)]
+    return '\n\n'.join([*parts, f'## What did not hold\n\n{verdict_tables(figures, claims)}'])
 
 
 def render(figures: Figures, source: Path, document: Path) -> None:
@@ -345,12 +337,12 @@ def render(figures: Figures, source: Path, document: Path) -> None:
     images.mkdir(parents=True, exist_ok=True)
     parts = [_opening(figures)]
     for claim in CLAIMS:
-        if not _rows(figures, claim):
+        if not miou_cells(figures, claim):
             continue
         name = f'claim{claim}.png'
         plot(figures, claim, images / name)
         parts += [f'## {TITLES[claim]}', f'![{TITLES[claim]}]({images.name}/{name})',
-                  LAY_OUT[claim](figures)]
+                  CLAIM_TABLES[claim](figures)]
         drawn = figures['cells'][claim].get('pictures', {}).get('0')
         if drawn:
             kept = images / f'claim{claim}_rows.png'
@@ -360,8 +352,8 @@ def render(figures: Figures, source: Path, document: Path) -> None:
                 parts.append(f'Rows: {", ".join(drawn["rows"])}. Columns: '
                              f'{", ".join(drawn["columns"])}.\n\n'
                              f'![Image, truth, source, adapted]({images.name}/{kept.name})')
-    parts += ['## What did not hold', what_did_not_hold(figures), '## What it took',
-              what_it_took(figures)]
+    parts += ['## What did not hold', verdict_tables(figures), '## What it took',
+              cost_table(figures)]
     document.write_text('\n\n'.join(parts) + '\n')
 
 
@@ -401,53 +393,3 @@ def _opening(figures: Figures) -> str:
         f'{", ".join(commits)}; ' + '; '.join(
             f'{machine} (claim {", ".join(claims)})' for machine, claims in machines.items())
         + f'; threads: {threads}. Budget: {budget}.'])
-
-
-def plot(figures: Figures, claim: str, path: Path) -> None:
-    """
-    Draw mIoU by condition for each variant, with the spread over seeds.
-
-    A variant of one seed is hatched. Where it was measured, how many pixels another scene prompt
-    changes is drawn beside it.
-    """
-    import matplotlib
-    matplotlib.use('Agg')
-    from matplotlib import pyplot
-
-    rows = _rows(figures, claim)
-    reach = {variant: [cell['agreement']['changed_percent'] for cell in cells]
-             for variant, cells in rows.items() if all('agreement' in cell for cell in cells)}
-    conditions = list(next(iter(rows.values()))[0]['miou'])
-    figure, axes = pyplot.subplots(
-        ncols=1 + bool(reach), figsize=(15 if reach else 11, 4), layout='constrained',
-        squeeze=False, width_ratios=[3, 1] if reach else None)
-    colours = pyplot.get_cmap('tab10' if len(rows) <= 10 else 'tab20')
-    width = 0.85 / len(rows)
-    for i, (variant, cells) in enumerate(rows.items()):
-        mean, spread = _bars([[cell['miou'][c] for c in conditions] for cell in cells])
-        at = np.arange(len(conditions)) + (i - (len(rows) - 1) / 2) * width
-        axes[0, 0].bar(at, mean, width, label=variant, color=colours(i), yerr=spread,
-                       error_kw={'elinewidth': 1}, hatch='//' if len(cells) == 1 else None)
-    axes[0, 0].set_xticks(np.arange(len(conditions)), conditions)
-    axes[0, 0].set_ylabel('mIoU (%)')
-    axes[0, 0].grid(axis='y', alpha=0.3)
-    axes[0, 0].legend(  # above the bars, which are as high as the axes
-        fontsize='small', ncols=min(5, len(rows)), loc='lower center', bbox_to_anchor=(0.5, 1.0))
-    if reach:
-        for i, (variant, values) in enumerate(reach.items()):
-            mean, spread = _bars([[value] for value in values])
-            axes[0, 1].barh([i], mean, xerr=spread, color=colours(list(rows).index(variant)))
-        axes[0, 1].set_yticks(range(len(reach)), list(reach), fontsize='small')
-        axes[0, 1].invert_yaxis()
-        axes[0, 1].set_xlabel('pixels changed by another prompt (%)')
-        axes[0, 1].grid(axis='x', alpha=0.3)
-    figure.savefig(path, dpi=110)
-    pyplot.close(figure)
-
-
-def _bars(values: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
-    """Give means (C,) of values (S, C) over the seeds, and how far (2, C) they reach from them."""
-    of_seeds = np.array(values)
-    mean = of_seeds.mean(axis=0)
-    # The mean of equal values may be off by a rounding, and no error may be below zero.
-    return mean, np.maximum(0.0, [mean - of_seeds.min(axis=0), of_seeds.max(axis=0) - mean])

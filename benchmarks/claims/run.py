@@ -9,15 +9,15 @@ from pathlib import Path
 
 from benchmarks.claims import adaptation, backbones, prompts, randomization
 from benchmarks.claims.budget import Budget, BUDGETS
-from benchmarks.claims.ledger import digest_of, Figures, Ledger
-from benchmarks.claims.trial import Trial
+from benchmarks.claims.experiment import Experiment
+from benchmarks.claims.results_store import Figures, ResultsStore, settings_digest
 from ptdiffseg_ros.data.results import commit, machine
 from ptdiffseg_ros.model.runtime import accelerator
 from ptdiffseg_ros.model.segmenter import MICRO, MICRO_FOLDER, PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 import torch
 
-MEASURES: dict[str, Callable[[Trial], None]] = {
+MEASURES: dict[str, Callable[[Experiment], None]] = {
     '1': backbones.measure, '2': prompts.measure, '3': randomization.measure,
     '4': adaptation.measure}
 NAMES: dict[str, Callable[[Budget], Iterable[str]]] = {
@@ -53,16 +53,16 @@ def reproduce(
     folder = MICRO_FOLDER if model == MICRO else Path(model).expanduser()
     # In one number format everywhere, so that rows and machines can be compared.
     segmenter = PromptedSegmenter.from_pretrained(model, device, 'float32')
-    ledger = Ledger(out / NAME, {
+    store = ResultsStore(out / NAME, {
         'command': 'reproduce', 'preset': preset, 'budget': asdict(budget),
         'model': segmenter.name, 'segmenter': segmenter.fingerprint, 'commit': commit(),
         'machine': machine(accelerator(segmenter.device)), 'threads': torch.get_num_threads()})
     # Heads of another segmenter or budget are never taken for those of this one.
-    spent_on = digest_of({'budget': asdict(budget), 'segmenter': segmenter.fingerprint})
+    spent_on = settings_digest({'budget': asdict(budget), 'segmenter': segmenter.fingerprint})
     work = out / 'work' / f'{preset}-{spent_on}'
     for claim in claims:
-        MEASURES[claim](Trial(
-            segmenter, folder, claim, budget, ledger, work, tuple(only),
+        MEASURES[claim](Experiment(
+            segmenter, folder, claim, budget, store, work, tuple(only),
             tuple(range(first_seed, first_seed + seeds))))
-    ledger.save()
-    return ledger.found
+    store.save()
+    return store.found

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from benchmarks.claims.ledger import Figures
+from benchmarks.claims.results_store import Figures
 import numpy as np
 from ptdiffseg_ros.town import STYLE
 

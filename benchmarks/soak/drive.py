@@ -31,12 +31,17 @@ from dataclasses import dataclass, field
 import os
 from pathlib import Path
 import random
-import re
 import tempfile
 import threading
 import time
 from typing import Any
 
+from benchmarks.soak.verdict import (
+    growth_percent,
+    percentiles,
+    unexplained_lines,
+    verdict,
+)
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
 from ptdiffseg_ros import town
@@ -58,15 +63,6 @@ from std_srvs.srv import SetBool
 from tqdm import tqdm
 
 START_PATIENCE_S = 180.0
-WARM_UP = 1 / 12  # of the time, before growth of memory counts: 5 of 60 minutes
-MOST_GROWTH = 2.0  # percent
-# Of an overload. A frame that waits for the model is replaced by the next one, so whatever the
-# rate it waits for one period of the camera at the most; a faster one is given SLACK_MS all the
-# same, to be carried and taken. MOST_AGE leaves room for what computes beside the model.
-OVERLOAD = 1.5  # frames sent for each mask, at least: else nothing was overloaded
-MOST_AGE = 1.3  # times the processing time
-SLACK_MS = 20.0
-MOST_UNFAIR = 1.1  # the most masks of a camera by the least
 SAMPLE_S = 5.0
 FAULT_S = 3.0  # how long one lasts
 CLOCK_FAULT_S = 100  # by how much a faulty clock is wrong
@@ -370,43 +366,6 @@ class Soak:
         return rows
 
 
-def verdict(figures: dict[str, Any]) -> dict[str, bool]:
-    """Say what holds, by the figures of a report; the last checks are of an overload only."""
-    cameras = figures['cameras'].values()
-    checks = {
-        f'memory grows by {MOST_GROWTH:g} % at the most':
-            figures['memory_growth_percent'] <= MOST_GROWTH,
-        'every frame that was taken is accounted for': all(
-            of['unaccounted'] == 0 for of in cameras),
-        'every mask that went out came in': all(of['masks'] == of['segmented'] for of in cameras),
-        'every mask is of a frame that was sent': all(of['unasked'] == 0 for of in cameras),
-        'only malformed frames fail': all(of['failed'] <= of['malformed'] for of in cameras),
-        'no unexplained error in the log': not figures['unexplained'],
-    }
-    if not figures['overload']:
-        return checks
-    masks = [of['masks'] for of in cameras]
-    wait_ms = max(SLACK_MS, 1e3 / figures['rate_hz'])
-    age, processing = figures['age_ms'].get('p95'), figures['processing_ms'].get('p95')
-    checks[f'each camera sends at least {OVERLOAD:g} frames for each mask'] = all(
-        of['sent'] >= OVERLOAD * of['masks'] for of in cameras)
-    checks[f'the age of a frame is at most {MOST_AGE:g} times its processing time '
-           f'+ {wait_ms:.0f} ms, at p95'] = (
-        age is not None and age <= MOST_AGE * processing + wait_ms)
-    if len(masks) > 1:
-        checks[f'no camera gets more than {MOST_UNFAIR:g} times the masks of another'] = (
-            max(masks) <= MOST_UNFAIR * min(masks) > 0)
-    return checks
-
-
-def percentiles(values: list[float]) -> dict[str, float]:
-    """Give the median and the 95th percentile; nothing of nothing."""
-    if not values:
-        return {}
-    p50, p95 = np.percentile(values, (50, 95))
-    return {'p50': round(float(p50), 1), 'p95': round(float(p95), 1)}
-
-
 def to_message(pixels: np.ndarray) -> Image:
     """Make an image message of (H, W, 3) RGB or (H, W, 1) grey pixels."""
     return image_message(
@@ -426,25 +385,6 @@ def spoil(message: Image, rng: random.Random) -> None:
         message.height = 0
     else:
         message.width = rng.randrange(message.width + 1, 2**31)
-
-
-def growth_percent(samples: list[tuple[float, float]]) -> float:
-    """Give by how much memory (seconds, MiB) grew after the warm-up: last against first tenth."""
-    after = [mb for at, mb in samples if at >= WARM_UP * samples[-1][0]]
-    tenth = max(1, len(after) // 10)
-    first, last = np.median(after[:tenth]), np.median(after[-tenth:])
-    return float(100.0 * (last / first - 1.0))
-
-
-def unexplained_lines(log: str) -> list[str]:
-    """Give the log's errors that are not about a bad image, and what no logger has written."""
-    odd = []
-    for line in log.splitlines():
-        explained = re.search(r'\[(INFO|WARN|DEBUG)\]', line) or re.search(
-            r'\[ERROR\].*: bad image: ', line)
-        if not explained and re.search(r'\[(ERROR|FATAL)\]|Traceback|Error\b', line):
-            odd.append(line)
-    return odd
 
 
 def run_soak(options: SoakOptions, log: Path | None = None) -> dict[str, Any]:

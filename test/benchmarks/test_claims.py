@@ -15,17 +15,17 @@ from benchmarks.claims import (
     adaptation,
     agreement,
     backbones,
+    baselines,
     budget,
     randomization,
     report,
-    rivals,
     run,
     verdicts,
 )
 from benchmarks.claims.__main__ import main
-from benchmarks.claims.ledger import every_cell, Ledger, read_ledger
+from benchmarks.claims.experiment import Experiment
+from benchmarks.claims.results_store import every_cell, read_results, ResultsStore
 from benchmarks.claims.run import MEASURES
-from benchmarks.claims.trial import Trial
 import numpy as np
 from ptdiffseg_ros.model.prompts import RANDOMIZED_PROMPTS, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -126,15 +126,15 @@ def test_what_is_known_is_not_measured_again_and_a_seed_is_added(
         folder: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = json.loads((results / 'claims.json').read_text())
     with monkeypatch.context() as patch:
-        patch.setattr(Trial, 'measure', lambda *_: pytest.fail('measured again'))
-        patch.setattr(Trial, 'head', lambda *_: pytest.fail('trained again'))
+        patch.setattr(Experiment, 'measure', lambda *_: pytest.fail('measured again'))
+        patch.setattr(Experiment, 'head', lambda *_: pytest.fail('trained again'))
         assert reproduce(folder, results, '2')['cells'] == before['cells']
     lost = json.loads(json.dumps(before))
     known = lost['cells']['2'].pop('both')
     (results / 'claims.json').write_text(json.dumps(lost))
     measured = []
-    measure = Trial.measure
-    monkeypatch.setattr(Trial, 'measure', lambda *of: measured.append(1) or measure(*of))
+    measure = Experiment.measure
+    monkeypatch.setattr(Experiment, 'measure', lambda *of: measured.append(1) or measure(*of))
     again = reproduce(folder, results, '2')['cells']['2']['both']
     assert len(measured) == 1, 'what is lost alone'
     assert without_times(again['0']) == without_times(known['0'])
@@ -151,17 +151,17 @@ def test_the_same_command_gives_the_same_figures(folder: Path, results: Path, tm
 
 def test_a_run_that_is_ended_keeps_every_cell_it_knows(tmp_path: Path) -> None:
     facts = {'preset': 'quick', 'budget': {'pools': (2, 3)}, 'segmenter': 'abc', 'commit': 'x'}
-    ledger = Ledger(tmp_path / 'claims.json', facts)
-    ledger.cell('2', 'none', 0, lambda: {'adverse_mean': 1.0})
+    store = ResultsStore(tmp_path / 'claims.json', facts)
+    store.cell('2', 'none', 0, lambda: {'adverse_mean': 1.0})
     with pytest.raises(KeyboardInterrupt):
-        ledger.cell('2', 'both', 0, interrupted)
-    again = Ledger(tmp_path / 'claims.json', facts)
+        store.cell('2', 'both', 0, interrupted)
+    again = ResultsStore(tmp_path / 'claims.json', facts)
     assert again.cell('2', 'none', 0, interrupted)['adverse_mean'] == 1.0
     assert again.cell('2', 'both', 0, lambda: {'adverse_mean': 2.0})['adverse_mean'] == 2.0
     with pytest.raises(TrainingError, match='figures of another segmenter; give another --out'):
-        Ledger(tmp_path / 'claims.json', {**facts, 'segmenter': 'def'})
+        ResultsStore(tmp_path / 'claims.json', {**facts, 'segmenter': 'def'})
     with pytest.raises(TrainingError, match='figures of another budget'):
-        Ledger(tmp_path / 'claims.json', {**facts, 'budget': {'pools': (2,)}})
+        ResultsStore(tmp_path / 'claims.json', {**facts, 'budget': {'pools': (2,)}})
 
 
 def test_a_cell_of_other_settings_is_measured_anew(
@@ -169,8 +169,8 @@ def test_a_cell_of_other_settings_is_measured_anew(
     facts = {'preset': 'quick', 'budget': {}, 'segmenter': 'abc', 'commit': 'x', 'machine': 'm'}
 
     def measured(value: float, **settings: Any) -> float:
-        ledger = Ledger(tmp_path / 'claims.json', facts)
-        return ledger.cell('2', 'none', 0, lambda: {'miou': value}, settings)['miou']
+        store = ResultsStore(tmp_path / 'claims.json', facts)
+        return store.cell('2', 'none', 0, lambda: {'miou': value}, settings)['miou']
 
     assert measured(1.0, rate=0.1, prompts=('a', 'b')) == 1.0
     assert measured(2.0, rate=0.1, prompts=('a', 'b')) == 1.0, 'known'
@@ -183,29 +183,29 @@ def test_a_cell_of_other_settings_is_measured_anew(
         assert measured(number, rate=0.2, prompts=('a', 'c'), noised=off) == number
         assert measured(99.0, rate=0.2, prompts=('a', 'c')) == 99.0, 'what is off is not absent'
     assert 'claim 2: none, seed 0, anew: its settings have changed' in capsys.readouterr().err
-    cell = read_ledger(tmp_path / 'claims.json')['cells']['2']['none']['0']
+    cell = read_results(tmp_path / 'claims.json')['cells']['2']['none']['0']
     assert cell['machine'] == 'm' and cell['commit'] == 'x'
 
 
 def test_what_another_process_has_measured_anew_is_kept(tmp_path: Path) -> None:
     facts = {'preset': 'quick', 'budget': {}, 'segmenter': 'abc', 'commit': 'x'}
-    Ledger(tmp_path / 'claims.json', facts).cell('2', 'none', 0, lambda: {'miou': 1.0})
-    one, other = (Ledger(tmp_path / 'claims.json', facts) for _ in range(2))
+    ResultsStore(tmp_path / 'claims.json', facts).cell('2', 'none', 0, lambda: {'miou': 1.0})
+    one, other = (ResultsStore(tmp_path / 'claims.json', facts) for _ in range(2))
     one.cell('2', 'none', 0, lambda: {'miou': 2.0}, {'rate': 1})
     other.cell('2', 'both', 0, lambda: {'miou': 3.0})
     found = {v: cell['miou'] for _, v, _, cell in every_cell(
-        read_ledger(tmp_path / 'claims.json'))}
+        read_results(tmp_path / 'claims.json'))}
     assert found == {'none': 2.0, 'both': 3.0}
 
 
 def test_processes_may_fill_one_file_together(tmp_path: Path) -> None:
     facts = {'preset': 'quick', 'budget': {}, 'segmenter': 'abc', 'commit': 'x'}
-    ledgers = [Ledger(tmp_path / 'claims.json', facts) for _ in range(2)]
-    ledgers[0].cell('2', 'none', 0, lambda: {'adverse_mean': 1.0})
-    ledgers[1].cell('2', 'none', 1, lambda: {'adverse_mean': 2.0})
-    ledgers[0].cell('3', 'off', 0, lambda: {'adverse_mean': 3.0})
+    stores = [ResultsStore(tmp_path / 'claims.json', facts) for _ in range(2)]
+    stores[0].cell('2', 'none', 0, lambda: {'adverse_mean': 1.0})
+    stores[1].cell('2', 'none', 1, lambda: {'adverse_mean': 2.0})
+    stores[0].cell('3', 'off', 0, lambda: {'adverse_mean': 3.0})
     kept = [(*of, cell['adverse_mean'])
-            for *of, cell in every_cell(read_ledger(tmp_path / 'claims.json'))]
+            for *of, cell in every_cell(read_results(tmp_path / 'claims.json'))]
     assert sorted(kept) == [('2', 'none', '0', 1.0), ('2', 'none', '1', 2.0),
                             ('3', 'off', '0', 3.0)]
 
@@ -235,17 +235,17 @@ def test_a_learning_rate_at_the_edge_is_not_taken_for_the_best(
     seen = []
     monkeypatch.setitem(backbones.ROWS, 'diffusion', backbones.Row(4.0))
     monkeypatch.setattr(
-        backbones, '_mean_at', lambda trial, name, rate: seen.append(rate) or means[rate])
-    trial = Trial(segmenter, folder, '1', budget.Budget(), None, tmp_path)
-    assert backbones.best_rate(trial, 'diffusion') == best
+        backbones, '_mean_at', lambda experiment, name, rate: seen.append(rate) or means[rate])
+    experiment = Experiment(segmenter, folder, '1', budget.Budget(), None, tmp_path)
+    assert backbones.best_rate(experiment, 'diffusion') == best
     assert set(seen) == tried and len(seen) == len(tried)
 
 
-@pytest.mark.parametrize('train', [rivals.train_unet, rivals.train_segformer])
+@pytest.mark.parametrize('train', [baselines.train_unet, baselines.train_segformer])
 def test_a_whole_network_that_is_ended_comes_to_the_same_end(
         train: Any, segmenter, folder: Path, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rivals, 'SAVE_EVERY', 1)
+    monkeypatch.setattr(baselines, 'SAVE_EVERY', 1)
     calls = []
 
     def watch(s: PromptedSegmenter, fails_at: int = 0) -> float:
@@ -255,9 +255,9 @@ def test_a_whole_network_that_is_ended_comes_to_the_same_end(
         return float(len(calls))
 
     def weights(work: str, fails_at: int = 0) -> tuple[torch.Tensor, list[float]]:
-        trial = Trial(segmenter, folder, '1', TINY, None, tmp_path / work)
-        trained, seen = train(
-            trial, trial.config(0, steps=4, learning_rate=1e-3), lambda s: watch(s, fails_at))
+        experiment = Experiment(segmenter, folder, '1', TINY, None, tmp_path / work)
+        config = experiment.config(0, steps=4, learning_rate=1e-3)
+        trained, seen = train(experiment, config, lambda s: watch(s, fails_at))
         network = getattr(trained, 'network', None) or torch.nn.ModuleList(
             (trained.backbone.unet, trained.head))
         return torch.cat([p.detach().flatten() for p in network.parameters()]), seen
@@ -281,13 +281,13 @@ def test_a_head_that_two_processes_want_is_trained_once(
         assert not done.wait(0.2), 'the other one waits'
         out.mkdir()
 
-    monkeypatch.setattr('benchmarks.claims.trial.train_head', train)
+    monkeypatch.setattr('benchmarks.claims.experiment.train_head', train)
     monkeypatch.setattr(PromptedSegmenter, 'from_pretrained', lambda *_: segmenter)
     done = threading.Event()
 
     def want() -> None:
-        trial = Trial(segmenter, folder, '2', TINY, None, tmp_path)
-        trial.head(trial.config(0))
+        experiment = Experiment(segmenter, folder, '2', TINY, None, tmp_path)
+        experiment.head(experiment.config(0))
 
     def want_too() -> None:
         assert begun.wait(10)
@@ -322,18 +322,18 @@ def test_processes_may_divide_the_seeds_of_a_row(folder: Path, tmp_path: Path) -
 
 
 def test_masks_hide_whole_patches_and_as_many_in_every_frame() -> None:
-    hidden = rivals.masks(np.random.default_rng(0), 3, (8, 18))
+    hidden = baselines.masks(np.random.default_rng(0), 3, (8, 18))
     assert hidden.shape == (3, 1, 8, 18)
     patches = hidden[:, 0, :, :16].reshape(3, 2, 4, 4, 4).float().mean(dim=(2, 4))
     assert set(patches.flatten().tolist()) == {0.0, 1.0}
-    whole = rivals.masks(np.random.default_rng(0), 3, (8, 20)).float().mean(dim=(1, 2, 3))
+    whole = baselines.masks(np.random.default_rng(0), 3, (8, 20)).float().mean(dim=(1, 2, 3))
     assert whole.tolist() == pytest.approx([0.6] * 3)
     assert not torch.equal(hidden[0], hidden[1])
 
 
 def test_a_forgotten_unet_is_another_and_follows_from_its_seed(segmenter) -> None:
     def weights(seed: int) -> torch.Tensor:
-        backbone = rivals.forget(deepcopy(segmenter.backbone), seed)
+        backbone = baselines.forget(deepcopy(segmenter.backbone), seed)
         return torch.cat([p.flatten() for p in backbone.unet.parameters()])
 
     known = torch.cat([p.flatten() for p in segmenter.backbone.unet.parameters()])
@@ -344,19 +344,20 @@ def test_a_forgotten_unet_is_another_and_follows_from_its_seed(segmenter) -> Non
 
 def test_networks_trained_whole_learn_all_their_weights(
         segmenter, folder: Path, tmp_path: Path) -> None:
-    trial = Trial(segmenter, folder, '1', TINY, None, tmp_path)
-    config = trial.config(0, steps=3, learning_rate=1e-3)
-    untrained = trial.config(0, steps=1, learning_rate=1e-12)
+    experiment = Experiment(segmenter, folder, '1', TINY, None, tmp_path)
+    config = experiment.config(0, steps=3, learning_rate=1e-3)
+    untrained = experiment.config(0, steps=1, learning_rate=1e-12)
     for train, parts in (
-            (rivals.train_unet, lambda s: (s.backbone.unet, s.head)),
-            (rivals.train_segformer, lambda s: (s.network,))):
+            (baselines.train_unet, lambda s: (s.backbone.unet, s.head)),
+            (baselines.train_segformer, lambda s: (s.network,))):
         watched: list[bool] = []
 
         def watch(s: PromptedSegmenter, parts: Any = parts, watched: Any = watched) -> float:
             watched.append(any(part.training for part in parts(s)))
             return 1.0
 
-        (trained, figures), (before, _) = (train(trial, of, watch) for of in (config, untrained))
+        (trained, figures), (before, _) = (
+            train(experiment, settings, watch) for settings in (config, untrained))
         assert figures == [1.0] * 4
         assert len(watched) == 8 and not any(watched), 'after each quarter, ready to predict'
         for one, other in zip(parts(trained), parts(before)):
@@ -370,10 +371,10 @@ def test_networks_trained_whole_learn_all_their_weights(
 def test_whole_networks_learn_in_bfloat16_where_the_processor_has_it(
         capability: str, halved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
-    with rivals.in_precision(torch.device('cpu')):
+    with baselines.in_precision(torch.device('cpu')):
         found = torch.ones(2, 2) @ torch.ones(2, 2)
     expected = torch.bfloat16 if halved else torch.float32
-    assert found.dtype == rivals.precision(torch.device('cpu')) == expected
+    assert found.dtype == baselines.precision(torch.device('cpu')) == expected
 
 
 def test_without_the_targets_words_no_target_is_named_and_every_word_is_known(segmenter) -> None:
@@ -386,8 +387,8 @@ def test_without_the_targets_words_no_target_is_named_and_every_word_is_known(se
 
 def test_pools_have_the_source_prompt_and_other_words_with_every_seed(
         segmenter, folder: Path, tmp_path: Path) -> None:
-    trial = Trial(segmenter, folder, '3', budget.Budget(), None, tmp_path)
-    pools = [randomization.variants(trial.budget, seed)['pool of 3']['scene_prompts']
+    experiment = Experiment(segmenter, folder, '3', budget.Budget(), None, tmp_path)
+    pools = [randomization.variants(experiment.budget, seed)['pool of 3']['scene_prompts']
              for seed in range(6)]
     assert all(len(set(pool)) == 3 and pool[0] == SCENE_PROMPTS[0] for pool in pools)
     assert {word for pool in pools for word in pool} == set(SCENE_PROMPTS)
@@ -395,17 +396,17 @@ def test_pools_have_the_source_prompt_and_other_words_with_every_seed(
 
 def test_predictions_are_compared_under_prompts_that_no_pool_has(
         segmenter, folder: Path, tmp_path: Path) -> None:
-    trial = Trial(segmenter, folder, '3', budget.Budget(), None, tmp_path)
-    for of in randomization.variants(trial.budget, 0).values():
-        drawn = {draw.scene for draw in trial.config(0, **of).draws()}
+    experiment = Experiment(segmenter, folder, '3', budget.Budget(), None, tmp_path)
+    for of in randomization.variants(experiment.budget, 0).values():
+        drawn = {draw.scene for draw in experiment.config(0, **of).draws()}
         assert drawn and not drawn & {*agreement.UNSEEN_PROMPTS}
 
 
 def test_the_papers_pool_is_of_weathers_and_the_usual_one_of_the_source(
         segmenter, folder: Path, tmp_path: Path) -> None:
-    trial = Trial(segmenter, folder, '3', budget.Budget(), None, tmp_path)
-    drawn = {name: {draw.scene for draw in trial.config(0, **of).draws()}
-             for name, of in randomization.variants(trial.budget, 0).items()}
+    experiment = Experiment(segmenter, folder, '3', budget.Budget(), None, tmp_path)
+    drawn = {name: {draw.scene for draw in experiment.config(0, **of).draws()}
+             for name, of in randomization.variants(experiment.budget, 0).items()}
     assert drawn['off'] == {SCENE_PROMPTS[0]} and drawn['on'] == set(SCENE_PROMPTS)
     assert drawn['on, words of the source'] == set(RANDOMIZED_PROMPTS)
     assert drawn["on, without the targets' words"] == drawn['on, words of the source']
@@ -421,11 +422,11 @@ def test_a_head_is_found_again_by_its_settings_alone(
         trained.append(config)
         out.mkdir()
 
-    monkeypatch.setattr('benchmarks.claims.trial.train_head', train)
+    monkeypatch.setattr('benchmarks.claims.experiment.train_head', train)
     monkeypatch.setattr(PromptedSegmenter, 'from_pretrained', lambda *_: segmenter)
-    trial = Trial(segmenter, folder, '1', TINY, None, tmp_path)
+    experiment = Experiment(segmenter, folder, '1', TINY, None, tmp_path)
     for seed, changes in ((0, {}), (0, {}), (1, {}), (0, {'timestep': 400}), (1, {})):
-        trial.head(trial.config(seed, **changes))
+        experiment.head(experiment.config(seed, **changes))
     assert [(c.seed, c.timestep) for c in trained] == [(0, 100), (1, 100), (0, 400)]
 
 
@@ -475,20 +476,20 @@ def test_a_verdict_asks_for_a_margin_and_every_seed(above: list[float], word: st
     found = {'cells': {'2': cells_of(none=[50.0] * 3, category=above)}}
     verdict, = verdicts.judge(found)
     assert verdict.word == word
-    text = report.what_did_not_hold(found)
+    text = report.verdict_tables(found)
     assert ('Everything that was measured held.' in text) == (word == verdicts.HOLDS)
     assert 'fewer than 3 seeds' not in text
 
 
 def test_too_few_seeds_are_said() -> None:
-    text = report.what_did_not_hold({'cells': {'2': cells_of(none=[50.0], category=[51.0])}})
+    text = report.verdict_tables({'cells': {'2': cells_of(none=[50.0], category=[51.0])}})
     assert '1 of 1 have fewer than 3 seeds' in text
 
 
 def test_what_was_not_measured_is_said() -> None:
     found = {'cells': {'2': cells_of(none=[50.0], category=[51.0])}}
-    assert 'Not measured yet' in report.what_did_not_hold(found)
-    missing = report.what_did_not_hold(found, ('2',)).partition('Not measured yet: ')[2]
+    assert 'Not measured yet' in report.verdict_tables(found)
+    missing = report.verdict_tables(found, ('2',)).partition('Not measured yet: ')[2]
     assert 'claim 2, scene above none' in missing and 'category above none' not in missing
     assert 'claim 4' not in missing
 
@@ -496,7 +497,7 @@ def test_what_was_not_measured_is_said() -> None:
 @pytest.mark.parametrize(('ratio', 'holds'), [(5.2, True), (3.0, False)])
 def test_caching_that_saves_too_little_did_not_hold(ratio: float, holds: bool) -> None:
     found = {'cells': {'3': {'caching': {'0': {'ratio': ratio}}}}}
-    assert ('Everything that was measured held.' in report.what_did_not_hold(found)) == holds
+    assert ('Everything that was measured held.' in report.verdict_tables(found)) == holds
 
 
 @pytest.mark.parametrize(('rain', 'fog', 'harm', 'reach'), [
@@ -512,7 +513,7 @@ def test_adaptation_may_harm_nowhere_and_reaches_most_of_the_ceiling(
                              'labelled prompt': cell(52.0, 58.0)}}}
     words = {bound.unit: bound.word(values) for bound, values in verdicts.judge_bounds(found)}
     assert words == {'mIoU': harm, '%': reach}
-    assert f'{rain - 50.0:.1f} | 1 | {harm}' in report.what_did_not_hold(found)
+    assert f'{rain - 50.0:.1f} | 1 | {harm}' in report.verdict_tables(found)
 
 
 def test_a_document_says_which_claims_are_missing(tmp_path: Path) -> None:
@@ -608,14 +609,14 @@ def test_the_document_shows_the_figures_of_the_file_and_what_did_not_hold(
     document = tmp_path / 'docs' / 'results.md'
     assert main(['--out', str(results), '--render', str(document)]) == 0
     text = document.read_text()
-    found = report.in_order(read_ledger(results / 'claims.json'))
+    found = report.in_order(read_results(results / 'claims.json'))
     for claim in MEASURES:
         if claim in found['cells']:
             assert f'## {report.TITLES[claim]}' in text
-            assert report.LAY_OUT[claim](found) in text
+            assert report.CLAIM_TABLES[claim](found) in text
             assert (document.parent / 'images' / f'claim{claim}.png').stat().st_size > 1000
     assert 'A quick run' in text and '## What did not hold' in text
     assert 'Unfinished' not in text
-    assert report.what_did_not_hold(found) in text
+    assert report.verdict_tables(found) in text
     rows = (document.parent / 'images' / 'claim4_rows.png').read_bytes()
     assert rows == (results / 'rows.png').read_bytes()

@@ -8,8 +8,9 @@ from pathlib import Path
 import random
 from typing import Any
 
-from benchmarks.soak.drive import growth_percent, spoil, unexplained_lines, verdict
+from benchmarks.soak.drive import spoil
 from benchmarks.soak.report import tables
+from benchmarks.soak.verdict import growth_percent, unexplained_lines, verdict
 from hypothesis import given, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros.ros.images import decode, ImageError

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the documents point to exists, and what they quote is in the result files."""
+"""The links of the documents work, and their figures are those of the result files."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,10 +9,10 @@ from pathlib import Path
 import re
 from typing import Any
 
-from benchmarks.claims import report
-from benchmarks.soak.drive import verdict
+from benchmarks.claims.report import tables as claims_tables
 from benchmarks.soak.report import tables as soak_tables
-from benchmarks.stream.report import tables
+from benchmarks.soak.verdict import verdict
+from benchmarks.stream.report import tables as stream_tables
 import numpy as np
 from ptdiffseg_ros.cli import COMMANDS
 from ptdiffseg_ros.commands import bench
@@ -24,28 +24,20 @@ import real_size
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / 'README.md'
 CARD = ROOT / 'ptdiffseg_ros' / 'assets' / 'micro' / 'segmenter' / 'README.md'
-TRAINING = ROOT / 'docs' / 'training.md'
-RELIABILITY = ROOT / 'docs' / 'reliability.md'
+ADAPTATION, RELIABILITY, RESULTS, SECURITY, TRAINING = (
+    ROOT / 'docs' / f'{name}.md'
+    for name in ('adaptation', 'reliability', 'results', 'security', 'training'))
 DOCUMENTS = [
-    ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', CARD, ROOT / 'docs' / 'adaptation.md',
-    TRAINING, ROOT / 'docs' / 'security.md', RELIABILITY, *(ROOT / 'docs').glob('results.md')]
+    README, ROOT / 'CONTRIBUTING.md', CARD, ADAPTATION, RELIABILITY, RESULTS, SECURITY, TRAINING]
 
 
-@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.stem)
 def test_every_relative_link_leads_somewhere(document: Path) -> None:
     targets = re.findall(r'\]\(([^)#]+)\)', document.read_text())
     missing = [t for t in targets if '://' not in t and not (document.parent / t).exists()]
     assert not missing
-
-
-@pytest.mark.parametrize('document', [ROOT / 'README.md', CARD], ids=['README', 'card'])
-@pytest.mark.parametrize('results', ['micro_test.json', 'micro_test_head_alone.json'])
-def test_the_quoted_miou_is_that_of_the_result_file(document: Path, results: str) -> None:
-    figures = json.loads((ROOT / 'benchmarks' / 'results' / results).read_text())
-    row = [f'{c["miou"]:.1f}' for c in figures['conditions'].values()]
-    row.append(f'{figures["adverse_mean"]:.1f}')
-    assert f'| {" | ".join(row)} |' in document.read_text()
 
 
 def _as_shown(default: object) -> str:
@@ -57,7 +49,7 @@ def _as_shown(default: object) -> str:
 
 
 def test_the_readme_names_every_parameter_with_its_default() -> None:
-    text = (ROOT / 'README.md').read_text()
+    text = README.read_text()
     for name, item in PARAMETERS.items():
         row = re.search(rf'^\| `{re.escape(name)}` \| (.+?) \|', text, re.MULTILINE)
         assert row, name
@@ -66,45 +58,39 @@ def test_the_readme_names_every_parameter_with_its_default() -> None:
 
 
 def test_the_readme_names_the_commands() -> None:
-    text = (ROOT / 'README.md').read_text()
+    text = README.read_text()
     assert [c for c in COMMANDS if f'ptdiffseg {c}' not in text and f'make {c}' not in text] == []
 
 
-def test_the_tables_of_adaptation_are_those_of_their_file() -> None:
-    figures = json.loads((ROOT / 'benchmarks' / 'results' / 'micro_stream.json').read_text())
-    text = (ROOT / 'docs' / 'adaptation.md').read_text()
-    found = tables(figures).split('\n\n')
-    assert len(found) > 5
-    for table in found:
-        assert table in text
+def _miou_row(figures: dict[str, Any]) -> str:
+    """Format the row of a result file of `ptdiffseg evaluate`."""
+    mious = [condition['miou'] for condition in figures['conditions'].values()]
+    return f'| {" | ".join(f"{miou:.1f}" for miou in [*mious, figures["adverse_mean"]])} |'
 
 
-@pytest.mark.parametrize(('document', 'results', 'tables_of'), [
-    (RELIABILITY, 'soak.json', soak_tables), (RELIABILITY, 'overload.json', soak_tables),
-    (RELIABILITY, 'overload_three.json', soak_tables), (RELIABILITY, 'calm.json', soak_tables),
-    (RELIABILITY, 'bench.json', bench.tables), (RELIABILITY, 'bench_gpu.json', bench.tables),
-    (TRAINING, 'sd15_cpu.json', real_size.tables)],
-    ids=['soak', 'overload', 'three', 'calm', 'bench', 'bench_gpu', 'sd15_cpu'])
-def test_the_figures_of_a_document_are_those_of_their_file(
-        document: Path, results: str, tables_of: Callable[[dict[str, Any]], str]) -> None:
-    path, text = ROOT / 'benchmarks' / 'results' / results, document.read_text()
-    # What is not measured is not quoted.
-    assert path.exists() == (f'(../benchmarks/results/{results})' in text)
-    if path.exists():
-        for part in tables_of(json.loads(path.read_text())).split('\n\n'):
-            assert part in text
+# A document, a result file that it quotes, and the function that formats the file's figures. The
+# document contains every part of the text.
+QUOTES: list[tuple[Path, str, Callable[[dict[str, Any]], str]]] = [
+    *((document, results, _miou_row) for document in (README, CARD)
+      for results in ('micro_test.json', 'micro_test_head_alone.json')),
+    (ADAPTATION, 'micro_stream.json', stream_tables),
+    *((RELIABILITY, results, soak_tables)
+      for results in ('soak.json', 'overload.json', 'overload_three.json', 'calm.json')),
+    *((RELIABILITY, results, bench.tables) for results in ('bench.json', 'bench_gpu.json')),
+    (TRAINING, 'sd15_cpu.json', real_size.tables),
+    (RESULTS, 'claims.json', claims_tables)]
 
 
-def test_the_document_of_the_claims_is_what_its_figures_render() -> None:
-    document, path = ROOT / 'docs' / 'results.md', ROOT / 'benchmarks' / 'results' / 'claims.json'
-    assert document.exists() == path.exists()
-    if path.exists():
-        figures = report.in_order(json.loads(path.read_text()))
-        text = document.read_text()
-        assert report.what_did_not_hold(figures) in text
-        assert ('A quick run' in text) == (figures['preset'] == 'quick')
-        for claim in set(figures['cells']) & set(report.LAY_OUT):
-            assert report.LAY_OUT[claim](figures) in text
+@pytest.mark.parametrize(
+    ('document', 'results', 'format_figures'), QUOTES,
+    ids=[f'{document.stem}-{results}' for document, results, _ in QUOTES])
+def test_documents_have_the_figures_of_the_result_files(
+        document: Path, results: str, format_figures: Callable[[dict[str, Any]], str]) -> None:
+    text = document.read_text()
+    figures = json.loads((ROOT / 'benchmarks' / 'results' / results).read_text())
+    parts = format_figures(figures).split('\n\n')
+    assert [part for part in parts if part not in text] == []
+    assert document == RESULTS or results in text, 'no link to the result file'
 
 
 def test_reliability_points_to_tests_that_exist_and_the_limits_that_are_checked() -> None:

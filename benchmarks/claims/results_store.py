@@ -18,10 +18,10 @@ from ptdiffseg_ros.train.errors import TrainingError
 
 Figures = dict[str, Any]
 SAME = ('preset', 'budget', 'segmenter')  # what figures of one file have in common
-OF_CELL = ('commit', 'machine', 'threads')  # what every cell says by itself
+CELL_FACTS = ('commit', 'machine', 'threads')  # what every cell says by itself
 
 
-class Ledger:
+class ResultsStore:
     """
     A JSON file of cells: the figures of (claim, variant, seed).
 
@@ -41,7 +41,7 @@ class Ledger:
         self.found: Figures = {**facts, 'cells': {}}
         self._measured: set[tuple[str, str, str]] = set()  # by this process
         if path.exists():
-            earlier = read_ledger(path)
+            earlier = read_results(path)
             for name in SAME:
                 if earlier.get(name) != json.loads(json.dumps(facts[name])):
                     raise TrainingError(
@@ -57,7 +57,7 @@ class Ledger:
         :param settings: what else the figures follow from; those of others are measured anew.
         """
         of_variant = self.found['cells'].setdefault(claim, {}).setdefault(variant, {})
-        known, digest = of_variant.get(str(seed)), digest_of(settings or {})
+        known, digest = of_variant.get(str(seed)), settings_digest(settings or {})
         if known is None or known.get('settings') != digest:
             anew = '' if known is None else ', anew: its settings have changed'
             print(f'claim {claim}: {variant}, seed {seed}{anew}', file=sys.stderr)
@@ -66,7 +66,7 @@ class Ledger:
             seconds = round(time.monotonic() - begun_s, 1)
             of_variant[str(seed)] = {
                 **figures, 'seconds': seconds, 'settings': digest,
-                **{name: self.found[name] for name in OF_CELL if name in self.found}}
+                **{name: self.found[name] for name in CELL_FACTS if name in self.found}}
             self._measured.add((claim, variant, str(seed)))
             self.save()
         return of_variant[str(seed)]
@@ -80,7 +80,7 @@ class Ledger:
         with alone(self.path.with_name(f'.{self.path.name}.lock')):
             if self.path.exists():
                 cells = self.found['cells']
-                for claim, variant, seed, cell in every_cell(read_ledger(self.path)):
+                for claim, variant, seed, cell in every_cell(read_results(self.path)):
                     if (claim, variant, seed) not in self._measured:
                         cells.setdefault(claim, {}).setdefault(variant, {})[seed] = cell
             write_json(self.path, self.found)
@@ -95,20 +95,20 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
-def digest_of(settings: Figures) -> str:
+def settings_digest(settings: Figures) -> str:
     """
     Give a short name for settings.
 
     What is None has no part in it: a setting that is added later, and None where nothing is said,
     leaves the names of earlier ones. False, 0 and '' are values like others.
     """
-    told = json.dumps(settings, sort_keys=True, default=str)
-    kept = json.loads(told, object_pairs_hook=lambda pairs: {
+    text = json.dumps(settings, sort_keys=True, default=str)
+    kept = json.loads(text, object_pairs_hook=lambda pairs: {
         name: value for name, value in pairs if value is not None})
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def read_ledger(path: Path) -> Figures:
+def read_results(path: Path) -> Figures:
     """
     Read the figures of an earlier run.
 

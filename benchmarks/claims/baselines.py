@@ -9,8 +9,8 @@ import json
 from pathlib import Path
 import shutil
 
-from benchmarks.claims.ledger import alone, digest_of, Figures
-from benchmarks.claims.trial import told, Trial
+from benchmarks.claims.experiment import Experiment, head_settings
+from benchmarks.claims.results_store import alone, Figures, settings_digest
 from benchmarks.claims.variants import VariantConfig
 from diffusers import UNet2DConditionModel
 import numpy as np
@@ -79,13 +79,13 @@ def forget(backbone: DiffusionBackbone, seed: int) -> DiffusionBackbone:
     return backbone
 
 
-def random_backbone(trial: Trial, seed: int) -> Path:
+def random_backbone(experiment: Experiment, seed: int) -> Path:
     """Write the backbone with a UNet of random weights from a seed, and give its folder."""
-    return _written(trial, f'random-{seed}', lambda folder: forget(
-        DiffusionBackbone.from_pretrained(trial.backbone), seed))
+    return _written(experiment, f'random-{seed}', lambda folder: forget(
+        DiffusionBackbone.from_pretrained(experiment.backbone), seed))
 
 
-def masked_backbone(trial: Trial, seed: int) -> Path:
+def masked_backbone(experiment: Experiment, seed: int) -> Path:
     """
     Write the backbone with its UNet pretrained as a masked autoencoder, and give its folder.
 
@@ -97,18 +97,19 @@ def masked_backbone(trial: Trial, seed: int) -> Path:
     diffusion model was trained in float32, this one is in `precision`.
     """
     def make(state: Path) -> DiffusionBackbone:
-        device = trial.model.device
-        backbone = forget(DiffusionBackbone.from_pretrained(trial.backbone), 0).to(device)
-        config = _pretraining(trial)
+        device = experiment.model.device
+        backbone = forget(DiffusionBackbone.from_pretrained(experiment.backbone), 0).to(device)
+        config = _pretraining(experiment)
         state.mkdir(parents=True, exist_ok=True)
         source = TownFrames(config.frames, config.image_size, config.seed)
         images, _ = draw_frames(source, config.workers, state)
+        model = experiment.model
         latents = torch.cat([
-            trial.model.encode(trial.model.preprocess(images[first:first + ENCODED])).float()
+            model.encode(model.preprocess(images[first:first + ENCODED])).float()
             for first in tqdm(range(0, len(images), ENCODED), 'encoding')])
         unet = backbone.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
-        context = trial.model.context().float()
-        timestep = trial.model.config.timestep
+        context = experiment.model.context().float()
+        timestep = experiment.model.config.timestep
 
         def loss_of(rng: np.random.Generator) -> Tensor:
             chosen = rng.integers(len(latents), size=config.batch)
@@ -124,12 +125,13 @@ def masked_backbone(trial: Trial, seed: int) -> Path:
         fit(config, {'unet': unet}, loss_of, state / 'masked.safetensors', 'masked autoencoder')
         return backbone.eval().requires_grad_(False)
 
-    return _written(trial, 'masked', make, {'precision': precision_name(trial.model.device)})
+    precision = precision_name(experiment.model.device)
+    return _written(experiment, 'masked', make, {'precision': precision})
 
 
-def masked_settings(trial: Trial) -> Figures:
+def masked_settings(experiment: Experiment) -> Figures:
     """Give what the masked autoencoder follows from."""
-    return {'hidden': MASKED, 'patch': PATCH, **asdict(_pretraining(trial))}
+    return {'hidden': MASKED, 'patch': PATCH, **asdict(_pretraining(experiment))}
 
 
 def masks(rng: np.random.Generator, count: int, size: Sequence[int]) -> Tensor:
@@ -142,23 +144,23 @@ def masks(rng: np.random.Generator, count: int, size: Sequence[int]) -> Tensor:
     return F.interpolate(patches, scale_factor=PATCH)[..., :size[0], :size[1]].bool()
 
 
-def _pretraining(trial: Trial) -> PretrainConfig:
+def _pretraining(experiment: Experiment) -> PretrainConfig:
     """Say how the masked autoencoder is trained: as the backbone itself, within the budget."""
-    budget, path = trial.budget, Path(trial.backbone) / PRETRAINING
-    told = json.loads(path.read_text()) if path.exists() else {}
+    budget, path = experiment.budget, Path(experiment.backbone) / PRETRAINING
+    recorded = json.loads(path.read_text()) if path.exists() else {}
     usual = PretrainConfig()
-    seed, rate = (told.get(name, getattr(usual, name)) for name in ('seed', 'learning_rate'))
+    seed, rate = (recorded.get(name, getattr(usual, name)) for name in ('seed', 'learning_rate'))
     return replace(
-        usual, seed=seed, learning_rate=rate, image_size=trial.model.config.input_size,
+        usual, seed=seed, learning_rate=rate, image_size=experiment.model.config.input_size,
         frames=budget.masked_frames, steps=budget.masked_steps, batch=budget.masked_batch,
         warmup_steps=max(1, min(usual.warmup_steps, budget.masked_steps // 10)))
 
 
 def _written(
-        trial: Trial, name: str, make: Callable[[Path], DiffusionBackbone],
+        experiment: Experiment, name: str, make: Callable[[Path], DiffusionBackbone],
         facts: Figures | None = None) -> Path:
     """Give the folder of a backbone, made now if it is not there; whole or not at all."""
-    folder = trial.work / 'backbones' / name
+    folder = experiment.work / 'backbones' / name
     with alone(folder.with_name(f'{name}.lock')):
         if not folder.exists():
             partial = folder.with_name(f'{name}.partial')
@@ -205,12 +207,12 @@ class WholeNetwork(PromptedSegmenter):
 
 
 def train_unet(
-        trial: Trial, config: VariantConfig, watch: Watch
+        experiment: Experiment, config: VariantConfig, watch: Watch
 ) -> tuple[PromptedSegmenter, list[float]]:
     """Train the backbone's UNet, from nothing, and the head together on the labels."""
-    segmenter = new_segmenter(config, trial.backbone, trial.work / 'end-to-end')
+    segmenter = new_segmenter(config, experiment.backbone, experiment.work / 'end-to-end')
     forget(segmenter.backbone, config.seed)
-    segmenter.to(trial.model.device, torch.float32)
+    segmenter.to(experiment.model.device, torch.float32)
     unet, head = segmenter.backbone.unet, segmenter.head
     context = segmenter.context()
 
@@ -223,32 +225,33 @@ def train_unet(
 
     return segmenter, _fit_labels(
         nn.ModuleList((unet, head)), logits, encoded, segmenter, config, watch,
-        _state(trial, config, 'end-to-end'))
+        _state(experiment, config, 'end-to-end'))
 
 
 def train_segformer(
-        trial: Trial, config: VariantConfig, watch: Watch
+        experiment: Experiment, config: VariantConfig, watch: Watch
 ) -> tuple[PromptedSegmenter, list[float]]:
     """Train SegFormer-B0 on the labels."""
-    base = new_segmenter(config, trial.backbone, trial.work / 'segformer')
+    base = new_segmenter(config, experiment.backbone, experiment.work / 'segformer')
     segmenter = WholeNetwork(base.config, base.backbone, base.head)
-    segmenter.to(trial.model.device, torch.float32)
+    segmenter.to(experiment.model.device, torch.float32)
     torch.manual_seed(config.seed)
     segmenter.network = SegFormer(len(base.config.classes)).to(segmenter.device)
     return segmenter, _fit_labels(
         segmenter.network, segmenter.network, segmenter.preprocess, segmenter, config, watch,
-        _state(trial, config, 'segformer'))
+        _state(experiment, config, 'segformer'))
 
 
-def whole_settings(trial: Trial) -> Figures:
+def whole_settings(experiment: Experiment) -> Figures:
     """Give what networks trained whole follow from, beside their training's settings."""
     return {'clip': GRADIENT_CLIP}
 
 
-def _state(trial: Trial, config: VariantConfig, name: str) -> Path:
+def _state(experiment: Experiment, config: VariantConfig, name: str) -> Path:
     """Name the checkpoint of a network, by all that it follows from."""
-    digest = digest_of({**told(config), 'precision': precision_name(trial.model.device)})
-    return trial.work / 'networks' / f'{name}-{digest}.safetensors'
+    precision = precision_name(experiment.model.device)
+    digest = settings_digest({**head_settings(config), 'precision': precision})
+    return experiment.work / 'networks' / f'{name}-{digest}.safetensors'
 
 
 def _generator(device: torch.device) -> torch.Generator:
@@ -258,6 +261,31 @@ def _generator(device: torch.device) -> torch.Generator:
     return torch.cuda.default_generators[torch.cuda.current_device()]
 
 
+def _encode_frames(
+        segmenter: PromptedSegmenter, config: VariantConfig,
+        encode: Callable[[np.ndarray], Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the encoded images (1, c, h, w) and the labels (H, W) of the training frames."""
+    frames = ClearFrames(segmenter, config.frames, distortion=config.distortion)
+    inputs, labels = [], []
+    for i in tqdm(range(len(frames)), 'frames'):
+        image, truth = frames[i]
+        inputs.append(encode(image[None]))
+        labels.append(torch.from_numpy(truth).long().to(segmenter.device))
+    return inputs, labels
+
+
+def _restore_network(
+        state: Path, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
+) -> tuple[int, list[float]]:
+    """Load a checkpoint, if it exists; return the next step and the values watched so far."""
+    if not state.exists():
+        return 0, []
+    tensors, facts = load_state(state)
+    _generator(device).set_state(tensors.pop(RANDOM))
+    restore_state(tensors, {'network': network}, optimizer)
+    return facts['step'], facts['watched']
+
+
 def _fit_labels(
         network: nn.Module, logits: Callable[[Tensor], Tensor],
         encode: Callable[[np.ndarray], Tensor], segmenter: PromptedSegmenter,
@@ -265,32 +293,22 @@ def _fit_labels(
     """
     Train a network on the frames, labels, loss, optimiser and schedule of the heads.
 
-    Its gradient is clipped, because unlike a head's it is wild at the beginning. What `state`
-    holds is gone on with, to the same end as without a break.
+    Its gradient is clipped, because unlike that of a head it is large at the beginning. Resumes
+    from `state` if it exists, with the same result as without a break.
 
-    :returns: what `watch` gave after each quarter.
+    :returns: the values of `watch` after each quarter.
     """
-    frames = ClearFrames(segmenter, config.frames, distortion=config.distortion)
-    inputs, labels = [], []
-    for i in tqdm(range(len(frames)), 'frames'):
-        image, truth = frames[i]
-        inputs.append(encode(image[None]))
-        labels.append(torch.from_numpy(truth).long().to(segmenter.device))
+    inputs, labels = _encode_frames(segmenter, config, encode)
     quarters = [max(1, round(config.steps * part / 4)) for part in (1, 2, 3, 4)]
     network.train().requires_grad_(True)
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(
         parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    first, watched = 0, []
-    if state.exists():
-        tensors, facts = load_state(state)
-        _generator(segmenter.device).set_state(tensors.pop(RANDOM))
-        restore_state(tensors, {'network': network}, optimizer)
-        first, watched = facts['step'], facts['watched']
+    first, watched = _restore_network(state, network, optimizer, segmenter.device)
     bar = tqdm(range(first, config.steps), 'end to end', initial=first, total=config.steps)
     for step in bar:
         rng = np.random.default_rng((config.seed, step))
-        rows = rng.choice(len(frames), config.batch, replace=False).tolist()
+        rows = rng.choice(len(inputs), config.batch, replace=False).tolist()
         batch = torch.cat([inputs[i] for i in rows]).contiguous(
             memory_format=torch.channels_last)
         with in_precision(batch.device):

@@ -11,7 +11,7 @@ import shutil
 from typing import Any
 
 from benchmarks.claims.budget import Budget
-from benchmarks.claims.ledger import alone, digest_of, Figures, Ledger
+from benchmarks.claims.results_store import alone, Figures, ResultsStore, settings_digest
 from benchmarks.claims.variants import VariantConfig
 from ptdiffseg_ros import town
 from ptdiffseg_ros.model.files import resolved
@@ -21,7 +21,7 @@ from ptdiffseg_ros.train.head import train_head
 
 
 @dataclass
-class Trial:
+class Experiment:
     """
     What all claims share: a segmenter, what may be spent, what is known, and where to work.
 
@@ -33,8 +33,8 @@ class Trial:
     folder: Path  # of the segmenter
     claim: str
     budget: Budget
-    ledger: Ledger
-    work: Path  # heads, features, and networks of rivals, between runs
+    store: ResultsStore
+    work: Path  # heads, features, and networks of baselines, between runs
     only: tuple[str, ...] = ()  # the variants that are wanted; none: all
     seeds: tuple[int, ...] = (0, 1, 2)  # those that are wanted
 
@@ -67,7 +67,7 @@ class Trial:
         """Give the segmenter of these settings, trained before or now, at the last state on."""
         backbone, kind = backbone or self.backbone, config.segmenter_type
         # Named by all that it follows from, so that other settings never find it.
-        out = self.work / 'heads' / digest_of({**asdict(config), 'backbone': str(backbone)})
+        out = self.work / 'heads' / settings_digest({**asdict(config), 'backbone': str(backbone)})
         with alone(out.with_suffix('.lock')):  # another process may want the same one
             if not out.exists():
                 train_head(config, backbone, out, self.features / kind.__name__, resume=True,
@@ -85,7 +85,7 @@ class Trial:
         frames = self.budget.measured if split == 'test' else self.budget.validated
         figures = evaluate(
             segmenter, tuple(conditions) or self.budget.conditions, frames, split, scene,
-            source=remembered_frames)
+            source=cached_frames)
         return {'miou': {c: of['miou'] for c, of in figures['conditions'].items()},
                 'adverse_mean': figures['adverse_mean']}
 
@@ -98,12 +98,12 @@ class Trial:
         """Measure a variant with each seed, or those of `seeds`, if wanted and not known."""
         for seed in self.seeds:
             if self.wants(variant) and (seeds is None or seed in seeds):
-                self.ledger.cell(claim, variant, seed, partial(measure, seed), settings(seed))
+                self.store.cell(claim, variant, seed, partial(measure, seed), settings(seed))
 
     @property
     def features(self) -> Path:
         """Name the folder of cached features: one for each process of a claim."""
-        own = digest_of({'claim': self.claim, 'only': self.only, 'seeds': self.seeds})
+        own = settings_digest({'claim': self.claim, 'only': self.only, 'seeds': self.seeds})
         return self.work / f'features-{own}'
 
     def clear_features(self) -> None:
@@ -116,13 +116,13 @@ def _frame(condition: str, number: int, split: str, size: tuple[int, int]) -> to
     return next(iter(condition_frames(condition, [number], split, size)))
 
 
-def remembered_frames(condition: str, numbers: Sequence[int], split: str, size: tuple[int, int]
+def cached_frames(condition: str, numbers: Sequence[int], split: str, size: tuple[int, int]
                       ) -> Iterator[town.Frame]:
     """Do as `condition_frames` does, and keep what it gives."""
     for number in numbers:
         yield _frame(condition, number, split, size)
 
 
-def told(config: VariantConfig) -> Figures:
+def head_settings(config: VariantConfig) -> Figures:
     """Give the settings of a head that its figures follow from; no folder is among them."""
     return {**asdict(config), 'autoencoder': Path(config.autoencoder).name}
