@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 
 from benchmarks.claims import backbones, budget, prompts
-from benchmarks.claims.ledger import digest_of
-from benchmarks.claims.trial import told, Trial
+from benchmarks.claims.experiment import Experiment, head_settings
+from benchmarks.claims.results_store import settings_digest
 from benchmarks.claims.variants import add_noise, NoisedSegmenter, RawHead, RawSegmenter
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.segmenter import MICRO_FOLDER, PromptedSegmenter
@@ -54,15 +54,17 @@ def test_a_raw_head_reads_the_cast_over_a_feature_level(folder: Path) -> None:
 def test_settings_are_those_of_the_committed_figures(
         claim: str, variant: str, tmp_path: Path) -> None:
     cell = json.loads(CLAIMS.read_text())['cells'][claim][variant]['0']
-    trial = Trial(PromptedSegmenter.from_pretrained('micro', 'cpu'), MICRO_FOLDER, claim[0],
-                  budget.BUDGETS['micro'], None, tmp_path)
+    segmenter = PromptedSegmenter.from_pretrained('micro', 'cpu')
+    experiment = Experiment(
+        segmenter, MICRO_FOLDER, claim[0], budget.BUDGETS['micro'], None, tmp_path)
     if claim == '2':
-        chosen = prompts.variants(trial.budget)[variant]
-        settings = {'head': told(trial.config(0, **chosen.changes)), 'scene': chosen.scene,
+        chosen = prompts.variants(experiment.budget)[variant]
+        config = experiment.config(0, **chosen.changes)
+        settings = {'head': head_settings(config), 'scene': chosen.scene,
                     'compared': prompts.UNSEEN_PROMPTS if chosen.reach else ()}
     else:
         row, _, ablation = variant.partition(', ')
-        changes = backbones.ABLATIONS[ablation](trial) if ablation else {}
-        settings = {'training': told(trial.config(
+        changes = backbones.ABLATIONS[ablation](experiment) if ablation else {}
+        settings = {'training': head_settings(experiment.config(
             0, learning_rate=cell['rate'], **changes)), 'more': {}}
-    assert digest_of(settings) == cell['settings']
+    assert settings_digest(settings) == cell['settings']
