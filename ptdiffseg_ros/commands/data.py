@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg data``: look through a labelled data set before hours are spent on it."""
+"""``ptdiffseg data``: check a labelled data set."""
 from __future__ import annotations
 
 import argparse
@@ -9,7 +9,7 @@ from pathlib import Path
 from ptdiffseg_ros.commands import add_overwrite, labelled_inputs, number
 from ptdiffseg_ros.data.writing import check_outputs
 
-MOST_PROBLEMS = 20
+MAX_PROBLEMS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'path', type=Path, metavar='PATH', help='folder of the data set, or a dataset.yaml')
     check.add_argument(
         '--kind', help='cityscapes, acdc, dark_zurich, gta5, synthia, bdd100k or folders; by '
-        'default what the folder looks like')
+        'default found from the tree')
     check.add_argument('--split', default='train', help='train, val ...')
     check.add_argument(
         '--limit', type=number(1, kind=int), metavar='PAIRS',
@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what was asked."""
+    """Run the action."""
     status: int = args.act(args)
     return status
 
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 def _check(args: argparse.Namespace) -> int:
     import numpy as np
     from ptdiffseg_ros.data.catalog import open_data
-    from ptdiffseg_ros.data.check import contact_sheet, look_through
+    from ptdiffseg_ros.data.check import check_data, contact_sheet
     from tqdm import tqdm
 
     data = open_data(args.path, args.split, args.kind)
@@ -53,7 +53,7 @@ def _check(args: argparse.Namespace) -> int:
     rows = None
     if args.limit and args.limit < len(data):
         rows = np.linspace(0, len(data) - 1, args.limit).round().astype(int).tolist()
-    found = look_through(data, rows, lambda rows: tqdm(rows, 'reading', unit='pair'))
+    found = check_data(data, rows, lambda rows: tqdm(rows, 'reading', unit='pair'))
     print(f'{data.kind}, split {data.split}: {len(data)} pairs, {found.pairs} read')
     sizes = ', '.join(f'{h} x {w}: {n}' for (h, w), n in found.sizes.most_common(5))
     print(f'sizes: {sizes or "none could be read"}')
@@ -65,10 +65,10 @@ def _check(args: argparse.Namespace) -> int:
     if args.sheet:
         contact_sheet(data, args.sheet)
         print(f'{args.sheet}: look at it')
-    for problem in found.problems[:MOST_PROBLEMS]:
+    for problem in found.problems[:MAX_PROBLEMS]:
         print(f'problem: {problem}')
-    if found.problems[MOST_PROBLEMS:]:
-        print(f'problem: {len(found.problems) - MOST_PROBLEMS} more like these')
+    if found.problems[MAX_PROBLEMS:]:
+        print(f'problem: {len(found.problems) - MAX_PROBLEMS} more like these')
     print(f'{len(found.problems)} of {found.pairs} pairs cannot be used' if found.problems
           else 'every pair that was read can be used')
     return 1 if found.problems else 0

@@ -37,7 +37,7 @@ def _mcap_file(path: Path) -> Storage:
 STORAGES: Mapping[str, Callable[[Path], Storage]] = {
     '.mcap': _mcap_file, '.db3': SqliteFile, '.bag': Ros1File}
 ZSTD_SUFFIX = '.zstd'
-IDL = ('ros2idl', 'omgidl')  # definitions of message types that are not in ROS's own language
+IDL = ('ros2idl', 'omgidl')  # formats of message definitions other than .msg
 _EXPECTED = 'give a rosbag2 folder, or a .mcap, .db3 or ROS 1 .bag file'
 
 
@@ -58,14 +58,14 @@ class Bag:
         self.path = Path(path)
         self._closing = ExitStack()
         try:
-            self._storages = self._opened()
+            self._storages = self._open_files()
         except BaseException:
             self._closing.close()
             raise
         self.is_ros2 = not any(isinstance(s, Ros1File) for s in self._storages)
-        own = 'cdr' if self.is_ros2 else 'ros1'
+        encoding = 'cdr' if self.is_ros2 else 'ros1'
         channels = sorted((c for s in self._storages for c in s.channels), key=lambda c: c.topic)
-        self._channels = [c for c in channels if c.encoding == own]
+        self._channels = [c for c in channels if c.encoding == encoding]
         self.topics: dict[str, str] = {c.topic: c.kind for c in self._channels}
         self.passed_over = {c.topic: c.encoding for c in channels if c.topic not in self.topics}
         self._stores: dict[str, Any] = {}
@@ -73,7 +73,7 @@ class Bag:
         self.start_ns = min((s.start_ns for s in full), default=0)
         self.end_ns = max((s.end_ns for s in full), default=0)
 
-    def _opened(self) -> list[Storage]:
+    def _open_files(self) -> list[Storage]:
         """Open the files of the bag, in order of time."""
         if not self.path.exists():
             raise BagError(f'no such bag: {self.path}')
@@ -106,10 +106,10 @@ class Bag:
 
     def camera_topic(self, wanted: str | None = None) -> str:
         """
-        Return the topic to take camera images from.
+        Return the topic of camera images.
 
-        Without a wish it is the only image topic, or of several the only one whose name says
-        so, as ``image_raw``, ``image_rect`` and ``image_raw/compressed`` do.
+        :param wanted: a topic; None: the only image topic, or the only one with a name such as
+            ``image_raw``, ``image_rect`` or ``image_raw/compressed``.
 
         :raises BagError: there is no such image topic, or several to choose from.
         """
@@ -252,8 +252,8 @@ def _files(path: Path) -> list[Path]:
         raise BagError(f'{path} cannot be read as a bag: it has neither {METADATA} nor a .mcap or '
                        f'.db3 file in it; {_EXPECTED}')
     try:
-        told = yaml.safe_load((path / METADATA).read_text())['rosbag2_bagfile_information']
-        files = [path / PurePath(str(name)).name for name in told['relative_file_paths']]
+        information = yaml.safe_load((path / METADATA).read_text())['rosbag2_bagfile_information']
+        files = [path / PurePath(str(name)).name for name in information['relative_file_paths']]
     except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError) as error:
         raise BagError(
             f'{path / METADATA} cannot be read ({error}); write it again: ros2 bag reindex '

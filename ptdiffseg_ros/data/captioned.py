@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures with captions on disk, of any size and shape: what a backbone is pretrained on."""
+"""Captioned pictures on disk, of any size and shape, to pretrain a backbone on."""
 from __future__ import annotations
 
 from collections import Counter
@@ -15,22 +15,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
-from ptdiffseg_ros.data.labelled import DataError, opened
+from ptdiffseg_ros.data.labelled import DataError, open_picture
 from ptdiffseg_ros.data.pictures import picture_files, SUFFIXES
 
-# A crop shows at least 1/1.25 of the width or height that would fit: pictures that have the shape
-# asked for give different crops, too.
-MOST_ENLARGED = 1.25
+# A crop shows at least 1/1.25 of the width or height that would fit, so that pictures of the shape
+# of the crop give different crops, too.
+MAX_ZOOM = 1.25
 
 
 @dataclass(frozen=True)
 class CaptionedPictures:
     """
-    The pictures of a folder, and what is said of each.
+    The pictures of a folder, and the captions of each.
 
     :param names: paths below root (posix), sorted.
-    :param captions: of each picture at least one; which is told at a time is drawn.
-    :param templates: that the captions were made of; none if they were written for each picture.
+    :param captions: at least one of each picture; training draws one at a time.
+    :param templates: the templates of the captions; none if they were written for each picture.
     """
 
     root: Path
@@ -48,19 +48,19 @@ class CaptionedPictures:
         :raises DataError: it is damaged, is none, or has more than 8 bits a channel.
         """
         path = self.root / self.names[i]
-        picture = opened(path).pixels
+        picture = open_picture(path).pixels
         if picture.mode.startswith(('I', 'F')):
             raise DataError(f'{path} has more than 8 bits a pixel; save it with 8')
         return picture.convert('RGB')
 
     def most_frequent(self, count: int) -> list[str]:
-        """Give so many different captions at most, the most frequent first."""
+        """Return at most `count` different captions, the most frequent first."""
         counter = Counter(line for lines in self.captions for line in lines)
         return [line for line, _ in counter.most_common(count)]
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Tell what they are, and nothing of where they lie."""
+        """Return counts and a digest of names and captions, without any path."""
         content = json.dumps([self.names, self.captions]).encode()
         return {'images': len(self), 'templates': list(self.templates),
                 'different_captions': len({c for lines in self.captions for c in lines}),
@@ -106,11 +106,11 @@ def crop_box(
     :param shape: (H, W) of the picture; size: (h, w) of the crop.
     :returns: left, top, right and bottom in pixels of the picture, inside it.
     """
-    height = min(shape[0], shape[1] * size[0] / size[1]) / rng.uniform(1.0, MOST_ENLARGED)
+    height = min(shape[0], shape[1] * size[0] / size[1]) / rng.uniform(1.0, MAX_ZOOM)
     width = height * size[1] / size[0]
     left = rng.uniform(0.0, max(0.0, shape[1] - width))
     top = rng.uniform(0.0, max(0.0, shape[0] - height))
-    # What is added up and taken away again is not exact.
+    # Guards against rounding errors of floats.
     return left, top, min(left + width, shape[1]), min(top + height, shape[0])
 
 
@@ -126,18 +126,18 @@ def random_crop(
 def _captions_in(path: Path, root: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Read captions from a JSON file."""
     try:
-        told = json.loads(path.read_text(encoding='utf-8-sig'))
+        content = json.loads(path.read_text(encoding='utf-8-sig'))
     except ValueError as error:  # of the encoding, or of JSON
         raise DataError(f'{path} is no JSON file: {error}') from error
-    if not isinstance(told, Mapping):
+    if not isinstance(content, Mapping):
         raise DataError(f'{path} holds no JSON object, {{"{names[0]}": "its caption", ...}}')
     captions = {PurePosixPath(name).as_posix(): _checked(lines, f'{path}: {name}')
-                for name, lines in told.items()}
-    strange = sorted(set(captions) - set(names))
-    if strange:
+                for name, lines in content.items()}
+    unknown = sorted(set(captions) - set(names))
+    if unknown:
         raise DataError(
-            f'{path} has captions for {len(strange)} images that are not in {root}; the first is '
-            f'{strange[0]!r}. Take them out, or give paths below that folder, such as '
+            f'{path} has captions for {len(unknown)} images that are not in {root}; the first is '
+            f'{unknown[0]!r}. Take them out, or give paths below that folder, such as '
             f'{names[0]!r}')
     _demand(captions, root, names, f'{path}, or take the image away')
     return captions

@@ -12,13 +12,13 @@ from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.data.labelled import (
-    ColorMeaning,
+    ColorMapping,
     DataError,
-    IdMeaning,
+    IdMapping,
     LabelledPictures,
-    Meaning,
+    LabelMapping,
     Pair,
-    RedChannelMeaning,
+    RedChannelMapping,
 )
 from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE, LabelClass
 from ptdiffseg_ros.data.pictures import is_hidden, picture_files, SUFFIXES
@@ -48,7 +48,7 @@ class Kind:
 
     tree: str
     images: str
-    masks: tuple[tuple[Callable[[str], str], Meaning], ...]  # the first that exists is taken
+    masks: tuple[tuple[Callable[[str], str], LabelMapping], ...]  # the first that exists is taken
     classes: tuple[LabelClass, ...] = CITYSCAPES
     splits: tuple[str, ...] = ('train', 'val')
     condition: Callable[[str], str] = lambda path: ''
@@ -68,10 +68,10 @@ def _part(number: int) -> Callable[[str], str]:
 
 
 def _cityscapes_like(*before: tuple[str, str], stem: str, suffix: str
-                     ) -> tuple[tuple[Callable[[str], str], Meaning], ...]:
+                     ) -> tuple[tuple[Callable[[str], str], LabelMapping], ...]:
     """Take trainIds where they were made, else the labelIds that are published."""
     return tuple(
-        (_swap(*before, (stem, f'{suffix}_{ids}.png')), IdMeaning(table))
+        (_swap(*before, (stem, f'{suffix}_{ids}.png')), IdMapping(table))
         for ids, table in (('labelTrainIds', TRAIN_IDS), ('labelIds', LABEL_IDS)))
 
 
@@ -97,18 +97,18 @@ KINDS: Mapping[str, Kind] = {
     'gta5': Kind(
         'images/*.png\nlabels/*.png (palette pictures of the same names)',
         'images/[0-9]*.png',
-        ((_swap((r'^images', 'labels')), IdMeaning(LABEL_IDS | {34: IGNORE})),),
+        ((_swap((r'^images', 'labels')), IdMapping(LABEL_IDS | {34: IGNORE})),),
         splits=('train',)),
     'synthia': Kind(
         'RGB/*.png\nGT/LABELS/*.png (of the same names, 16 bits)',
         'RGB/*.png',
-        ((_swap((r'^RGB', 'GT/LABELS')), RedChannelMeaning(SYNTHIA_IDS)),),
+        ((_swap((r'^RGB', 'GT/LABELS')), RedChannelMapping(SYNTHIA_IDS)),),
         SYNTHIA_CLASSES, ('train',)),
     'bdd100k': Kind(
         'images/10k/{split}/*.jpg\nlabels/sem_seg/masks/{split}/*.png',
         'images/10k/{split}/*.jpg',
         ((_swap((r'^images/10k', 'labels/sem_seg/masks'), (r'\.jpg$', '.png')),
-          IdMeaning(TRAIN_IDS)),)),
+          IdMapping(TRAIN_IDS)),)),
 }
 
 
@@ -117,7 +117,7 @@ def open_data(root: Path, split: str = 'train', kind: str | None = None) -> Labe
     Find the pictures of one split, and their masks.
 
     :param root: the data set's folder, or the dataset.yaml of a pair of folders.
-    :param kind: a name of KINDS or 'folders'; None: told from what lies in the folder.
+    :param kind: a name of KINDS or 'folders'; None: recognised by the files in the folder.
     :raises DataError: what is missing, with the tree that is expected.
     """
     root = Path(root).expanduser()
@@ -131,17 +131,18 @@ def open_data(root: Path, split: str = 'train', kind: str | None = None) -> Labe
     if kind is not None and kind not in KINDS:
         raise DataError(f'kind is {kind!r}; allowed are {", ".join(KINDS)} and folders')
     kind = kind or _recognise(root)
-    of = KINDS[kind]
-    if split not in of.splits:
-        raise DataError(f'{kind} has no labelled split {split!r}; it has {", ".join(of.splits)}')
-    images = sorted(_found(root, of, split))
+    layout = KINDS[kind]
+    if split not in layout.splits:
+        raise DataError(
+            f'{kind} has no labelled split {split!r}; it has {", ".join(layout.splits)}')
+    images = sorted(_find_images(root, layout, split))
     if not images:
         raise DataError(_expected(root, kind, f'the split {split!r} has no pictures', split))
-    pairs, meaning = _pairs(root, kind, images)
-    return LabelledPictures(kind, root, split, pairs, of.classes, meaning)
+    pairs, mapping = _pairs(root, kind, images)
+    return LabelledPictures(kind, root, split, pairs, layout.classes, mapping)
 
 
-def _found(root: Path, kind: Kind, split: str) -> Iterator[Path]:
+def _find_images(root: Path, kind: Kind, split: str) -> Iterator[Path]:
     """Find the pictures of a split, without hidden files such as macOS's ``._a.png``."""
     return (path for path in root.glob(kind.images.format(split=split))
             if not is_hidden(path, root))
@@ -149,33 +150,32 @@ def _found(root: Path, kind: Kind, split: str) -> Iterator[Path]:
 
 def _recognise(root: Path) -> str:
     found = [name for name, kind in KINDS.items() if any(
-        next(_found(root, kind, split), None) for split in kind.splits)]
+        next(_find_images(root, kind, split), None) for split in kind.splits)]
     if len(found) == 1:
         return found[0]
     trees = '\n'.join(f'{name}:\n{_indented(kind.tree)}' for name, kind in KINDS.items())
-    which = f'it may be {" or ".join(found)}: say which (kind)' if found else (
+    reason = f'it may be {" or ".join(found)}: say which (kind)' if found else (
         f'it lies like none that is known, and has no {DESCRIPTION}. Known are\n{trees}')
-    raise DataError(f'{root}: {which}')
+    raise DataError(f'{root}: {reason}')
 
 
-def _pairs(root: Path, kind: str, images: list[Path]) -> tuple[tuple[Pair, ...], Meaning]:
-    of = KINDS[kind]
+def _pairs(root: Path, kind: str, images: list[Path]) -> tuple[tuple[Pair, ...], LabelMapping]:
+    layout = KINDS[kind]
     first = images[0].relative_to(root).as_posix()
-    to_mask, meaning = next(
-        ((to_mask, meaning) for to_mask, meaning in of.masks if (root / to_mask(first)).exists()),
-        of.masks[-1])
+    to_mask, mapping = next(
+        (mask for mask in layout.masks if (root / mask[0](first)).exists()), layout.masks[-1])
     pairs, lost = [], []
     for image in images:
         path = image.relative_to(root).as_posix()
         mask = root / to_mask(path)
         if not os.path.lexists(mask):
             lost.append(mask)
-        pairs.append(Pair(image, mask, of.condition(path)))
+        pairs.append(Pair(image, mask, layout.condition(path)))
     if len(lost) == len(images):  # a single one is reported where it is read
         raise DataError(_expected(
             root, kind, f'none of the {len(images)} pictures has a mask; the first would be '
             f'{lost[0]}'))
-    return tuple(pairs), meaning
+    return tuple(pairs), mapping
 
 
 def _expected(root: Path, kind: str, problem: str, split: str = 'SPLIT') -> str:
@@ -194,16 +194,16 @@ def _open_folders(path: Path, split: str) -> LabelledPictures:
     if not path.exists():
         raise DataError(f'{path} does not exist; docs/training.md says what is to stand in it')
     try:
-        told = yaml.safe_load(path.read_text())
-        if not isinstance(told, dict):
+        description = yaml.safe_load(path.read_text())
+        if not isinstance(description, dict):
             raise TypeError('it is no mapping')
-        unknown = set(told) - {'images', 'masks', 'mask_suffix', 'classes', 'ignore'}
+        unknown = set(description) - {'images', 'masks', 'mask_suffix', 'classes', 'ignore'}
         if unknown:
-            raise KeyError(f'{sorted(unknown)[0]!r} means nothing here')
-        classes, meaning = _classes(told['classes'], told.get('ignore', []))
-        images = path.parent / str(told['images']).format(split=split)
-        masks = path.parent / str(told['masks']).format(split=split)
-        suffix = str(told.get('mask_suffix', '.png'))
+            raise KeyError(f'{sorted(unknown)[0]!r} is not an entry')
+        classes, mapping = _classes(description['classes'], description.get('ignore', []))
+        images = path.parent / str(description['images']).format(split=split)
+        masks = path.parent / str(description['masks']).format(split=split)
+        suffix = str(description.get('mask_suffix', '.png'))
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         raise DataError(
@@ -217,12 +217,12 @@ def _open_folders(path: Path, split: str) -> LabelledPictures:
     if not any(os.path.lexists(pair.mask) for pair in pairs):
         raise DataError(f'none of the {len(pairs)} pictures in {images} has a mask; the first '
                         f'would be {pairs[0].mask} (mask_suffix is {suffix!r})')
-    return LabelledPictures('folders', path.parent, split, pairs, classes, meaning)
+    return LabelledPictures('folders', path.parent, split, pairs, classes, mapping)
 
 
-def _classes(told: Any, ignore: Any) -> tuple[tuple[LabelClass, ...], Meaning]:
-    """Make classes, and what masks mean, of {name: number, colour or a list of these}."""
-    if not isinstance(told, dict) or not told:
+def _classes(description: Any, ignore: Any) -> tuple[tuple[LabelClass, ...], LabelMapping]:
+    """Return classes and the label mapping of {name: number, colour or a list of these}."""
+    if not isinstance(description, dict) or not description:
         raise TypeError('classes is to be a mapping of names to numbers or colours')
     known = {label.name: label for label in CITYSCAPES}
     free = iter(range(len(CITYSCAPES), IGNORE))
@@ -232,20 +232,20 @@ def _classes(told: Any, ignore: Any) -> tuple[tuple[LabelClass, ...], Meaning]:
     def take(given: Any, class_id: int) -> None:
         for value in _values(given):
             if value in values:
-                raise ValueError(f'{value!r} is told twice')
+                raise ValueError(f'{value!r} is mapped twice')
             values[value] = class_id
 
-    for name in map(str, told):
+    for name in map(str, description):
         classes.append(known[name] if name in known else _new_class(name, next(free)))
-    for label, given in zip(classes, told.values()):
+    for label, given in zip(classes, description.values()):
         take(given, label.id)
     take(ignore, IGNORE)
     kinds = {type(value) for value in values}
     if len(kinds) != 1:
-        raise ValueError('classes are told by numbers or by colours, not by both')
+        raise ValueError('classes are given by numbers or by colours, not by both')
     if kinds == {int}:
-        return tuple(classes), IdMeaning({IGNORE: IGNORE, **values})
-    return tuple(classes), ColorMeaning(values)
+        return tuple(classes), IdMapping({IGNORE: IGNORE, **values})
+    return tuple(classes), ColorMapping(values)
 
 
 def _values(given: Any) -> list[Any]:

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Look through a data set before hours are spent on it."""
+"""Check a data set: read every pair, and report counts, class shares and problems."""
 from __future__ import annotations
 
 from collections import Counter
@@ -22,7 +22,7 @@ SHEET_COLUMNS, SHEET_ROWS = 3, 4
 @dataclass
 class Findings:
     """
-    What a look through has found.
+    The result of a check.
 
     shares: of all pixels, by class name, 'none' for IGNORE; sizes: (h, w) and how many; problems:
     one line for each pair that cannot be used.
@@ -35,16 +35,16 @@ class Findings:
     problems: list[str] = field(default_factory=list)
 
 
-def look_through(
+def check_data(
         data: LabelledPictures, rows: Iterable[int] | None = None,
-        watch: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows) -> Findings:
-    """Read pairs (all, or these), and count; watch: wraps the rows, for a progress bar."""
+        progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows) -> Findings:
+    """Read all pairs, or these rows, and count; progress wraps the rows, as ``tqdm`` does."""
     found = Findings()
     counts = np.zeros(256, np.int64)
     chosen = list(range(len(data)) if rows is None else rows)
     found.pairs = len(chosen)
     found.conditions.update(data.pairs[i].condition for i in chosen)
-    for _, (image, ids) in usable(pairs(data, watch(chosen)), found.problems):
+    for _, (image, ids) in usable(pairs(data, progress(chosen)), found.problems):
         found.sizes[image.shape[0], image.shape[1]] += 1
         counts += np.bincount(ids.reshape(-1), minlength=256)
     total = max(1, int(counts.sum()))
@@ -60,7 +60,7 @@ def contact_sheet(data: LabelledPictures, path: Path) -> None:
     colors = palette(data.classes)
     tiles = []
     for i in np.linspace(0, len(data) - 1, count).round().astype(int):
-        tile = np.full((2 * TILE[0], TILE[1], 3), 40, np.uint8)  # of a pair that is no use
+        tile = np.full((2 * TILE[0], TILE[1], 3), 40, np.uint8)  # shown for an unusable pair
         for _, pair in usable(pairs(data, [int(i)]), []):
             image, ids = resized(*pair, TILE)
             tile = np.concatenate([image, overlay(image, ids, colors, 0.8)])

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Go through the entries of an input: those that cannot be used are reported, the rest is done."""
+"""Iterate over the entries of an input, and report those that cannot be used."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from ptdiffseg_ros.data.labelled import LabelledPictures
 
-MOST_SHOWN = 20
+MAX_SHOWN = 20
 T = TypeVar('T')
 
 
 def is_about_input(error: Exception) -> bool:
-    """Say whether an error is about what was read: ours, the file system's, or OpenCV's."""
+    """Return whether an error is about the input: ours, the file system's, or OpenCV's."""
     return isinstance(error, OSError) or (
         type(error).__module__.partition('.')[0] in ('ptdiffseg_ros', 'cv2'))
 
@@ -58,7 +58,7 @@ def pairs(
 
 
 def _reason(error: Exception) -> str:
-    """Give the reason in one line; an error that is not about the input is raised again."""
+    """Return the reason in one line; raise an error that is not about the input again."""
     if not is_about_input(error):
         raise error
     return ' '.join(str(error).split('\n')).strip() or type(error).__name__
@@ -72,9 +72,9 @@ def report(failures: Sequence[str], what: str) -> int:
     """
     if not failures:
         return 0
-    shown = [f'  {line}' for line in failures[:MOST_SHOWN]]
-    if failures[MOST_SHOWN:]:
-        shown.append(f'  and {len(failures) - MOST_SHOWN} more')
+    shown = [f'  {line}' for line in failures[:MAX_SHOWN]]
+    if failures[MAX_SHOWN:]:
+        shown.append(f'  and {len(failures) - MAX_SHOWN} more')
     count = f'{what[:-1]} could not be read and was' if len(failures) == 1 else (
         f'{what} could not be read and were')
     print(f'{len(failures)} {count} left out:', *shown, sep='\n', file=sys.stderr)

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures with labels on disk: what a mask's numbers or colours mean, and reading a pair."""
+"""Labelled pictures on disk: label mappings of their masks, and reading a pair."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
@@ -24,23 +24,23 @@ from ptdiffseg_ros.data.pictures import (
     UPRIGHT,
 )
 
-MOST_NAMED = 5  # strange values that an error lists
+MAX_LISTED = 5  # unknown values that an error lists
 
 
 class DataError(ValueError):
     """A data set that is incomplete or damaged; the message names the file and the remedy."""
 
 
-class Meaning(Protocol):
-    """How a mask's pixels become class ids."""
+class LabelMapping(Protocol):
+    """Maps the pixels of a mask to class ids."""
 
     def read(self, mask: StoredPicture) -> NDArray[np.uint8]:
         """Read a mask: (H, W) uint8, class ids, IGNORE where there is none."""
 
 
-class IdMeaning:
+class IdMapping:
     """
-    Masks of one channel, whose numbers stand for classes.
+    A mapping of one-channel masks, by number.
 
     :param ids: class id by number in the mask; IGNORE for those to leave out.
     """
@@ -56,11 +56,11 @@ class IdMeaning:
         numbers = self.numbers(mask)
         ids = self._table[numbers]
         if (ids < 0).any():
-            strange = np.unique(numbers[ids < 0])
+            unknown = np.unique(numbers[ids < 0])
             raise DataError(
-                f'{mask.path}: {_listed(map(str, strange))} in {int((ids < 0).sum())} pixels '
-                f'stand for no class; known are {_listed(map(str, self._known), 40)}. Map them '
-                'to a class, or to none (ignore)')
+                f'{mask.path}: {_list_values(map(str, unknown))} in {int((ids < 0).sum())} pixels '
+                f'stand for no class; known are {_list_values(map(str, self._known), 40)}. Map '
+                'them to a class, or to none (ignore)')
         return ids.astype(np.uint8)
 
     def numbers(self, mask: StoredPicture) -> NDArray[np.integer]:
@@ -81,8 +81,8 @@ class IdMeaning:
             'is meant. Give colours for the classes, or another kind of data set')
 
 
-class RedChannelMeaning(IdMeaning):
-    """Masks of 16 bits and three channels, whose red one holds the numbers (SYNTHIA)."""
+class RedChannelMapping(IdMapping):
+    """A mapping of masks of three 16-bit channels, whose red one has the numbers (SYNTHIA)."""
 
     def numbers(self, mask: StoredPicture) -> NDArray[np.integer]:
         """Read what the file holds: (H, W)."""
@@ -96,9 +96,9 @@ class RedChannelMeaning(IdMeaning):
         return np.asarray(turned(numbers, mask.orientation))
 
 
-class ColorMeaning:
+class ColorMapping:
     """
-    Masks whose colours stand for classes.
+    A mapping of colour masks, by colour.
 
     :param ids: class id by colour, RGB; IGNORE for those to leave out.
     """
@@ -117,15 +117,15 @@ class ColorMeaning:
         codes = pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
         ids = self._table[codes]
         if (ids < 0).any():
-            strange = np.unique(codes[ids < 0])
-            names = (f'#{code:06x}' for code in strange)
+            unknown = np.unique(codes[ids < 0])
+            names = (f'#{code:06x}' for code in unknown)
             raise DataError(
-                f'{mask.path}: the colours {_listed(names)} in {int((ids < 0).sum())} pixels '
+                f'{mask.path}: the colours {_list_values(names)} in {int((ids < 0).sum())} pixels '
                 'stand for no class. Map them to a class, or to none (ignore)')
         return ids.astype(np.uint8)
 
 
-def opened(path: Path) -> StoredPicture:
+def open_picture(path: Path) -> StoredPicture:
     """
     Read a picture of a data set, upright.
 
@@ -137,15 +137,15 @@ def opened(path: Path) -> StoredPicture:
         raise DataError(str(error)) from error
 
 
-def opened_mask(path: Path) -> StoredPicture:
+def open_mask(path: Path) -> StoredPicture:
     """
     Read the picture of a mask, upright.
 
-    :raises DataError: as ``opened``, and for a JPEG.
+    :raises DataError: as ``open_picture``, and for a JPEG.
     """
     if not os.path.lexists(path):
         raise DataError(f'there is no mask {path}. Add it, or remove the picture')
-    mask = opened(path)
+    mask = open_picture(path)
     if mask.is_jpeg:
         raise DataError(
             f'{path} is a JPEG, which changes values and so classes: it cannot be a mask. Export '
@@ -153,14 +153,14 @@ def opened_mask(path: Path) -> StoredPicture:
     return mask
 
 
-def _listed(values: Iterable[str], most: int = MOST_NAMED) -> str:
+def _list_values(values: Iterable[str], most: int = MAX_LISTED) -> str:
     found = list(values)
     return ', '.join(found[:most]) + (f' and {len(found) - most} more' if found[most:] else '')
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A picture, its mask, and the condition that it was taken in ('' where none is told)."""
+    """A picture, its mask, and the condition that it was taken in ('' if unknown)."""
 
     image: Path
     mask: Path
@@ -172,7 +172,7 @@ class LabelledPictures:
     """
     One split of a data set on disk.
 
-    :param classes: what its masks tell apart; ids as masks are read.
+    :param classes: the classes of its masks; ids are those of `read`.
     """
 
     kind: str
@@ -180,7 +180,7 @@ class LabelledPictures:
     split: str
     pairs: tuple[Pair, ...]
     classes: tuple[LabelClass, ...]
-    meaning: Meaning
+    label_mapping: LabelMapping
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -190,15 +190,15 @@ class LabelledPictures:
         Read a picture (H, W, 3) RGB and its class ids (H, W), IGNORE where there is none.
 
         :raises DataError: a file is missing or damaged, a mask is a JPEG, sizes or EXIF
-            orientations differ, or a value has no meaning.
+            orientations differ, or a value is mapped to no class.
         """
         pair = self.pairs[i]
-        picture, mask = opened(pair.image), opened_mask(pair.mask)
+        picture, mask = open_picture(pair.image), open_mask(pair.mask)
         try:
             image = to_rgb(picture)
         except PictureError as error:
             raise DataError(str(error)) from error
-        ids = self.meaning.read(mask)
+        ids = self.label_mapping.read(mask)
         if picture.orientation != mask.orientation:
             _check_orientation(picture, mask)
         if ids.shape != image.shape[:2]:
@@ -209,7 +209,7 @@ class LabelledPictures:
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """Return the conditions there are, sorted; one '' where none is told."""
+        """Return the conditions there are, sorted; one '' if unknown."""
         return tuple(sorted({pair.condition for pair in self.pairs}))
 
     def only(self, condition: str) -> LabelledPictures:

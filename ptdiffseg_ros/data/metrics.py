@@ -35,8 +35,8 @@ class ConfusionMatrix:
         self.classes = tuple(classes)
         # Rows: the true class. Columns: the predicted class, and last "none of them".
         self.counts = np.zeros((len(ids), len(ids) + 1), np.int64)
-        self._row_of = np.full(256, len(ids), np.int64)
-        self._row_of[ids] = np.arange(len(ids))
+        self._rows = np.full(256, len(ids), np.int64)
+        self._rows[ids] = np.arange(len(ids))
 
     def update(self, truth: LabelImage, prediction: LabelImage) -> None:
         """
@@ -54,7 +54,7 @@ class ConfusionMatrix:
             raise ValueError(
                 f'prediction is {prediction.shape} but truth is {truth.shape}; resize the '
                 'prediction (nearest neighbour) to the size of the truth first')
-        rows, columns = self._row_of[truth.ravel()], self._row_of[prediction.ravel()]
+        rows, columns = self._rows[truth.ravel()], self._rows[prediction.ravel()]
         valid = rows < len(self.classes)
         flat = rows[valid] * self.counts.shape[1] + columns[valid]
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a figure comes from, and the JSON files that figures are kept in."""
+"""Provenance of figures, and the JSON files that have them."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,16 +18,16 @@ from ptdiffseg_ros.data.writing import write_whole
 
 def commit() -> str:
     """Return ``git describe`` of the source tree, or the package's version outside of one."""
-    source = Path(__file__).resolve().parents[2]
-    if (source / '.git').exists():
-        describe = ['git', '-C', str(source), 'describe', '--always', '--dirty', '--tags']
+    root = Path(__file__).resolve().parents[2]
+    if (root / '.git').exists():
+        describe = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--tags']
         try:
-            said = subprocess.run(describe, capture_output=True, text=True, check=False)
+            result = subprocess.run(describe, capture_output=True, text=True, check=False)
         except FileNotFoundError:
             pass  # A source tree on a machine without git: the version has to do.
         else:
-            if said.returncode == 0:
-                return said.stdout.strip()
+            if result.returncode == 0:
+                return result.stdout.strip()
     try:
         return importlib.metadata.version('ptdiffseg_ros')
     except importlib.metadata.PackageNotFoundError:

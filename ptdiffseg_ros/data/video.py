@@ -9,10 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Picture
+from PIL import Image as Picture, ImageOps
 from ptdiffseg_ros.data.pictures import turned, UPRIGHT
 
 # EXIF orientations by what a display matrix does: swaps the axes, then mirrors x, mirrors y.
@@ -26,34 +25,16 @@ class VideoError(ValueError):
     """A file that is no video, or a part of one that cannot be decoded."""
 
 
-def read_frames(path: str | Path) -> Iterator[tuple[float, NDArray[np.uint8]]]:
-    """
-    Yield (time in seconds, frame (H, W, 3) uint8 RGB) of a video's first stream, upright.
-
-    Each frame has its own size.
-
-    :raises VideoError: the file holds no video; or, after all frames that can be decoded, a part
-        of it is damaged.
-    """
-    damaged = []
-    for item in _decoded(path):
-        if isinstance(item, VideoError):
-            damaged.append(item)
-        else:
-            yield item
-    if damaged:
-        raise VideoError(f'{damaged[0]}; {len(damaged)} parts in all cannot be decoded')
-
-
 def frame_entries(path: str | Path) -> Iterator[tuple[str, Callable[[], NDArray[np.uint8]]]]:
     """
-    Yield a video's frames as (number, function that gives the frame as ``read_frames`` does).
+    Yield a video's frames as (number, function that returns the frame).
 
-    The function raises VideoError for a part of the video that is damaged.
+    Frames are of the first video stream, (H, W, 3) uint8 RGB, upright, each of its size. The
+    function raises VideoError for a part of the video that is damaged.
 
-    :raises VideoError: the file holds no video.
+    :raises VideoError: the file has no video stream.
     """
-    for i, item in enumerate(_decoded(path)):
+    for i, item in enumerate(_decode(path)):
         yield f'{i:06d}', partial(_frame, item)
 
 
@@ -75,8 +56,8 @@ def _video_stream(container: Any, path: str | Path) -> Any:
     return container.streams.video[0]
 
 
-def _decoded(path: str | Path) -> Iterator[tuple[float, NDArray[np.uint8]] | VideoError]:
-    """Yield (time in seconds, frame), and the error of a packet that cannot be decoded."""
+def _decode(path: str | Path) -> Iterator[NDArray[np.uint8] | VideoError]:
+    """Yield the frames, and the error of each packet that cannot be decoded."""
     import av
 
     found = 0
@@ -90,23 +71,22 @@ def _decoded(path: str | Path) -> Iterator[tuple[float, NDArray[np.uint8]] | Vid
                     yield VideoError(f'{path} is damaged after {found} frames: {error.strerror}')
                     continue
                 for frame in frames:
-                    time_s = found if frame.time is None else frame.time
                     found += 1
-                    yield time_s, _upright(frame, stream)
+                    yield _upright(frame, stream)
     except av.FFmpegError as error:
         if not found:
             raise VideoError(f'{path} cannot be read as a video: {error.strerror}') from error
         yield VideoError(f'{path} is damaged after {found} frames: {error.strerror}')
 
 
-def _frame(item: tuple[float, NDArray[np.uint8]] | VideoError) -> NDArray[np.uint8]:
+def _frame(item: NDArray[np.uint8] | VideoError) -> NDArray[np.uint8]:
     if isinstance(item, VideoError):
         raise item
-    return item[1]
+    return item
 
 
 def _upright(frame: Any, stream: Any) -> NDArray[np.uint8]:
-    """Give a frame's pixels, turned as the file says that it is shown (phones turn so)."""
+    """Return the pixels of a frame, turned by the display matrix of the file, as phones set it."""
     pixels = np.asarray(frame.to_ndarray(format='rgb24'), np.uint8)
     orientation = _orientation(frame, stream)
     if orientation == UPRIGHT:
@@ -115,7 +95,7 @@ def _upright(frame: Any, stream: Any) -> NDArray[np.uint8]:
 
 
 def _orientation(frame: Any, stream: Any) -> int:
-    """Give the EXIF orientation that does what a frame's display matrix does."""
+    """Return the EXIF orientation that is equal to the display matrix of a frame."""
     matrix = next((data for data in frame.side_data
                    if 'DISPLAYMATRIX' in str(data.type)), None)
     if matrix is None:  # FFmpeg before 5 had a clockwise angle in the metadata only
@@ -166,8 +146,9 @@ class VideoWriter:
             self._size = frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2
             self._stream.height, self._stream.width = self._size
         height, width = self._size
-        if any(own // 2 * 2 != side for own, side in zip(frame.shape, self._size)):
-            frame = _fitted(frame, self._size)
+        if (frame.shape[0] // 2 * 2, frame.shape[1] // 2 * 2) != self._size:
+            frame = np.asarray(ImageOps.pad(
+                Picture.fromarray(frame), (width, height), Picture.Resampling.BILINEAR))
         even = np.ascontiguousarray(frame[:height, :width])
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, 'rgb24')))
 
@@ -183,16 +164,3 @@ class VideoWriter:
             return
         self._container.close()
         self.path.unlink(missing_ok=True)
-
-
-def _fitted(frame: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Scale a frame to fit into (h, w), in the middle of black."""
-    scale = min(side / own for side, own in zip(size, frame.shape))
-    height, width = (max(1, min(side, round(own * scale)))
-                     for side, own in zip(size, frame.shape))
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    whole = np.zeros((*size, 3), np.uint8)
-    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    whole[top:top + height, left:left + width] = cv2.resize(
-        frame, (width, height), interpolation=smooth)
-    return whole

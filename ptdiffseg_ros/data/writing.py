@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What a command may write, decided before it works; and files written whole or not at all."""
+"""Checks of what a command may write, before it works, and atomic writes."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 import secrets
 
-MOST_NAMED = 3  # files that an error lists
+MAX_LISTED = 3  # files that an error lists
 Identity = tuple[int, int]  # device and inode of a file
 
 
@@ -80,7 +80,7 @@ def folders_below(*paths: str | Path | None) -> Iterator[Path]:
 def write_whole(path: str | Path, data: bytes) -> None:
     """Write a file whole or not at all; its folder exists. An old file is replaced."""
     path = Path(path)
-    # A name of its own: no other file is hit, and it is short enough beside any path.
+    # A random name replaces no other file, and is short enough for any path.
     partial = path.with_name(f'.{secrets.token_hex(8)}.partial')
     try:
         with partial.open('xb') as file:
@@ -89,11 +89,6 @@ def write_whole(path: str | Path, data: bytes) -> None:
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
-
-
-def printable(text: object) -> str:
-    """Give text that can be encoded in UTF-8; bytes of a path that are none become escapes."""
-    return str(text).encode(errors='backslashreplace').decode()
 
 
 def _check_folder(folder: Path) -> None:
@@ -160,5 +155,5 @@ def _identities(inputs: Iterable[str | Path]) -> set[Identity | None]:
 
 
 def _listed(paths: Sequence[Path]) -> str:
-    more = len(paths) - MOST_NAMED
-    return ', '.join(map(str, paths[:MOST_NAMED])) + (f' and {more} more' if more > 0 else '')
+    more = len(paths) - MAX_LISTED
+    return ', '.join(map(str, paths[:MAX_LISTED])) + (f' and {more} more' if more > 0 else '')

@@ -21,7 +21,7 @@ from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.commands.predict import picture_names
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.pictures import read_picture, write_png
-from ptdiffseg_ros.data.video import read_frames, VideoWriter
+from ptdiffseg_ros.data.video import frame_entries, VideoWriter
 from ptdiffseg_ros.town import sample
 from ptdiffseg_ros.town.record import record_drive
 from ptdiffseg_ros.town.schedule import WeatherSchedule
@@ -133,7 +133,7 @@ def test_a_bag_becomes_masks_by_stamp_and_a_video(tmp_path: Path, model: str) ->
     out = tmp_path / 'out'
     assert main(['predict', str(bag), str(out), '--model', model]) == 0
     assert list(masks(out)) == [str(1_700_000_000 * 10**9 + i * 250_000_000) for i in range(4)]
-    assert [f.shape for _, f in read_frames(out / 'overlay.mp4')] == [(48, 80, 3)] * 4
+    assert [load().shape for _, load in frame_entries(out / 'overlay.mp4')] == [(48, 80, 3)] * 4
 
 
 def test_a_bag_of_a_12_bit_camera_is_segmented_as_one_of_an_8_bit_camera(
@@ -169,7 +169,7 @@ def test_a_video_becomes_masks_and_a_video(
             clip.write(picture)
     assert main(['predict', str(clip.path), str(tmp_path / 'out'), '--model', model]) == 0
     assert list(masks(tmp_path / 'out')) == ['000000', '000001', '000002']
-    assert len(list(read_frames(tmp_path / 'out' / 'overlay.mp4'))) == 3
+    assert len(list(frame_entries(tmp_path / 'out' / 'overlay.mp4'))) == 3
 
 
 def test_the_scene_prompt_is_used(
@@ -374,7 +374,7 @@ def test_a_damaged_message_in_a_bag_is_named_and_the_others_are_done(
     assert [image['name'] for image in found['images']] == whole
     assert [line.partition(': ')[0] for line in found['skipped']] == [
         f'{i + 1}000000000' for i in damaged], 'named by the time of recording'
-    assert len(list(read_frames(tmp_path / 'out' / 'overlay.mp4'))) == len(whole)
+    assert len(list(frame_entries(tmp_path / 'out' / 'overlay.mp4'))) == len(whole)
 
 
 def test_where_nothing_can_be_read_there_is_one_line(

@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given, settings, strategies as st
 import numpy as np
 from PIL import Image as Picture
-from ptdiffseg_ros.data.captioned import crop_box, MOST_ENLARGED, open_captioned, random_crop
+from ptdiffseg_ros.data.captioned import crop_box, MAX_ZOOM, open_captioned, random_crop
 from ptdiffseg_ros.data.labelled import DataError
 import pytest
 
@@ -44,7 +44,7 @@ def test_a_crop_lies_inside_any_picture_has_the_proportions_and_covers(
     assert 0 <= left < right <= shape[1] and 0 <= top < bottom <= shape[0]
     height, width = bottom - top, right - left
     assert width / height == pytest.approx(size[1] / size[0], rel=1e-6)
-    assert max(height / shape[0], width / shape[1]) >= 1 / MOST_ENLARGED - 1e-6
+    assert max(height / shape[0], width / shape[1]) >= 1 / MAX_ZOOM - 1e-6
 
 
 @settings(max_examples=100, deadline=None)

@@ -25,7 +25,6 @@ from ptdiffseg_ros.data.pictures import (
 from ptdiffseg_ros.data.video import (
     frame_entries,
     frame_rate,
-    read_frames,
     VideoError,
     VideoWriter,
 )
@@ -178,14 +177,17 @@ def test_an_overlay_leaves_unlabelled_pixels_alone() -> None:
     assert tuple(shown[0, 0]) == CITYSCAPES[0].color and tuple(shown[1, 0]) == (70, 130, 180)
 
 
+def read_video(path: Path) -> list[np.ndarray]:
+    return [load() for _, load in frame_entries(path)]
+
+
 def test_a_video_keeps_its_frames_and_rate(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / 'a.mp4', 5, quality=1) as film:
         for level in (0, 100, 200):
             film.write(np.full((33, 65, 3), level, np.uint8))
-    frames = list(read_frames(film.path))
-    assert [t for t, _ in frames] == pytest.approx([0, 0.2, 0.4])
-    assert [f.shape for _, f in frames] == [(32, 64, 3)] * 3
-    assert [f.mean() for _, f in frames] == pytest.approx([0, 100, 200], abs=3)
+    frames = read_video(film.path)
+    assert [f.shape for f in frames] == [(32, 64, 3)] * 3
+    assert [f.mean() for f in frames] == pytest.approx([0, 100, 200], abs=3)
     assert frame_rate(film.path) == pytest.approx(5)
 
 
@@ -201,7 +203,7 @@ def test_a_frame_of_another_size_is_fitted_into_the_first_ones(tmp_path: Path) -
     with VideoWriter(tmp_path / 'a.mp4', 5, quality=1) as film:
         for height, width in ((32, 64), (64, 64), (200, 800), (31, 63)):
             film.write(np.full((height, width, 3), 200, np.uint8))
-    frames = [frame.mean(axis=2) for _, frame in read_frames(film.path)]
+    frames = [frame.mean(axis=2) for frame in read_video(film.path)]
     assert [frame.shape for frame in frames] == [(32, 64)] * 4
     assert frames[0].mean() == pytest.approx(200, abs=3)
     assert frames[1][:, 18:46].mean() == pytest.approx(200, abs=3)  # a square in the middle
@@ -230,10 +232,10 @@ def test_a_video_is_read_as_a_player_shows_it(
     struct.pack_into('>9i', data, place, a, b, 0, c, d, 0, 0, 0, 1 << 30)
     film.path.write_bytes(data)
     upright = MATRICES[matrix](quarters())
-    frames = list(read_frames(film.path))
-    assert [t for t, _ in frames] == pytest.approx([0, 0.1, 0.2])
+    frames = read_video(film.path)
+    assert len(frames) == 3
     assert frame_rate(film.path) == pytest.approx(10)
-    for _, frame in frames:
+    for frame in frames:
         assert frame.shape == upright.shape
         assert (abs(frame.astype(int) - upright) > 60).mean() < 0.15
 
@@ -251,7 +253,7 @@ def jpegs(*sizes: tuple[int, int]) -> list[bytes]:
 def test_every_frame_of_a_video_has_its_own_size(tmp_path: Path) -> None:
     sizes = [(40, 64)] * 3 + [(80, 128)] * 2 + [(64, 40)]
     (tmp_path / 'a.mjpeg').write_bytes(b''.join(jpegs(*sizes)))
-    assert [frame.shape[:2] for _, frame in read_frames(tmp_path / 'a.mjpeg')] == sizes
+    assert [frame.shape[:2] for frame in read_video(tmp_path / 'a.mjpeg')] == sizes
 
 
 def test_what_is_whole_in_a_damaged_video_is_read(tmp_path: Path) -> None:
@@ -259,17 +261,12 @@ def test_what_is_whole_in_a_damaged_video_is_read(tmp_path: Path) -> None:
     frames[2] = frames[2][:20] + b'\xff\xd9'  # nothing but a header is left
     path = tmp_path / 'a.mjpeg'
     path.write_bytes(b''.join(frames))
-    found = []
-    with pytest.raises(VideoError, match=r'a\.mjpeg is damaged after 2 frames.*1 parts'):
-        for _, frame in read_frames(path):
-            found.append(frame)
-    assert len(found) == 4
     loaded = []
     for name, load in frame_entries(path):
         try:
             loaded.append((name, load().shape))
         except VideoError as error:
-            loaded.append((name, 'damaged' in str(error)))
+            loaded.append((name, 'a.mjpeg is damaged after 2 frames' in str(error)))
     whole = (40, 64, 3)
     assert loaded == [('000000', whole), ('000001', whole), ('000002', True), ('000003', whole),
                       ('000004', whole)]
@@ -280,7 +277,7 @@ def test_a_file_with_sound_alone_is_no_video(tmp_path: Path) -> None:
     with wave.open(str(path), 'wb') as sound:
         sound.setparams((1, 2, 8000, 0, 'NONE', ''))
         sound.writeframes(bytes(1600))
-    for read in (frame_rate, lambda p: list(read_frames(p)), lambda p: list(frame_entries(p))):
+    for read in (frame_rate, read_video):
         with pytest.raises(VideoError, match=r'a\.wav has no video stream, only audio'):
             read(path)
 

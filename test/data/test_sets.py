@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image as Picture
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.catalog import KINDS, open_data
-from ptdiffseg_ros.data.check import look_through
+from ptdiffseg_ros.data.check import check_data
 from ptdiffseg_ros.data.labelled import DataError, resized
 from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE
 import pytest
@@ -190,7 +190,7 @@ def test_check_names_every_bad_entry_and_reads_the_others(tmp_path: Path, capsys
         assert words in said
 
 
-def test_a_damaged_picture_is_told(tmp_path: Path) -> None:
+def test_a_damaged_picture_is_reported(tmp_path: Path) -> None:
     make(tmp_path, 'cityscapes')
     (tmp_path / TREES['cityscapes'][0][0]).write_bytes(b'no picture')
     with pytest.raises(DataError, match='ulm_000_leftImg8bit.png is not a picture'):
@@ -270,7 +270,7 @@ def test_check_counts_and_draws(tmp_path: Path, capsys) -> None:
     said = capsys.readouterr().out
     assert 'acdc, split train: 2 pairs, 2 read' in said and 'fog 1, snow 1' in said
     assert '8 x 12: 2' in said and 'every pair that was read can be used' in said
-    shares = look_through(open_data(tmp_path)).shares
+    shares = check_data(open_data(tmp_path)).shares
     assert shares['sky'] == pytest.approx(3 / 8) and shares['none'] == pytest.approx(1 / 8)
     assert sum(shares.values()) == pytest.approx(1.0)
     assert cv2.imread(str(sheet)).shape == (384, 3 * 384, 3)
@@ -318,12 +318,12 @@ def test_any_colours_will_do(tmp_path: Path) -> None:
     ('', 'classes'),
     ('classes: {road: 300}\n', '300 is neither a number'),
     ("classes: {road: 'red'}\n", "'red' is neither"),
-    ('classes: {road: 1, car: 1}\n', '1 is told twice'),
+    ('classes: {road: 1, car: 1}\n', '1 is mapped twice'),
     ("classes: {road: 1, car: '#00008e'}\n", 'not by both'),
-    ('classes: {road: 1}\npictures: x\n', "'pictures' means nothing"),
+    ('classes: {road: 1}\npictures: x\n', "'pictures' is not an entry"),
     ('classes: [\n', 'dataset.yaml'),
 ])
-def test_a_wrong_description_is_told(tmp_path: Path, yaml: str, reason: str) -> None:
+def test_a_wrong_description_is_refused(tmp_path: Path, yaml: str, reason: str) -> None:
     folders(tmp_path, yaml, np.ones(SIZE, np.uint8))
     with pytest.raises(DataError, match=reason) as refusal:
         open_data(tmp_path)

@@ -17,7 +17,7 @@ from ptdiffseg_ros.data.bags import Bag
 from ptdiffseg_ros.data.installed import fastdds_environment
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.pictures import read_picture
-from ptdiffseg_ros.data.video import read_frames
+from ptdiffseg_ros.data.video import frame_entries
 from ptdiffseg_ros.demo import node_process
 from ptdiffseg_ros.demo.consumer import changes
 from ptdiffseg_ros.demo.node_process import dds_environment, free_domain_id
@@ -111,7 +111,7 @@ def test_report_needs_no_other_file(report: Path) -> None:
 
 def test_video_shows_every_frame_of_the_drive(report: Path) -> None:
     (video,) = [f for f in report.iterdir() if f.stem == 'overlay']
-    frames = [frame for _, frame in read_frames(video)]
+    frames = [load() for _, load in frame_entries(video)]
     assert len(frames) == FRAMES
     assert frames[0].shape[1] == 1024 and (frames[0] != frames[-1]).any()
 
