@@ -16,7 +16,7 @@ from ptdiffseg_ros.data.entries import report, usable
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 if TYPE_CHECKING:
-    from ptdiffseg_ros.commands.predict import Entry, Source
+    from ptdiffseg_ros.commands.inputs import Entry, Input
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     from torch import Tensor
 
@@ -56,13 +56,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Adapt, and save the prompt; the exit status is 1 if a frame cannot be used."""
-    from ptdiffseg_ros.commands.predict import open_source
+    from ptdiffseg_ros.commands.inputs import open_input
 
     if args.out is not None and args.bank is not None:
         raise CommandError('give PROMPT, a file, or --bank, a folder, not both')
     failures: list[str] = []
     with ExitStack() as stack:
-        source = open_source(args.input, args.topic, stack)
+        source = open_input(args.input, args.topic, stack)
         _check(args, args.out, args.json)
         from ptdiffseg_ros.adapt.bank import prompt_path
         from ptdiffseg_ros.adapt.folders import default_bank_folder
@@ -127,7 +127,7 @@ def _adapt(
 
 
 def _latents(
-        source: Source, args: argparse.Namespace, segmenter: PromptedSegmenter,
+        source: Input, args: argparse.Namespace, segmenter: PromptedSegmenter,
         failures: list[str]) -> list[Tensor]:
     """
     Encode frames spread evenly over the input, as float16, all of one shape.
@@ -135,7 +135,7 @@ def _latents(
     :param failures: gets a line for each frame that is left out, such as one of another shape.
     """
     import numpy as np
-    from ptdiffseg_ros.commands.predict import load_frame
+    from ptdiffseg_ros.commands.inputs import load_frame
     import torch
     from tqdm import tqdm
 

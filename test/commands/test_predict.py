@@ -18,7 +18,7 @@ from hypothesis import given, strategies as st
 import numpy as np
 from numpy.typing import NDArray
 from ptdiffseg_ros.cli import main
-from ptdiffseg_ros.commands.predict import picture_names
+from ptdiffseg_ros.commands.inputs import picture_names
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.pictures import read_picture, write_png
 from ptdiffseg_ros.data.video import frame_entries, VideoWriter

@@ -1,0 +1,128 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs of commands: images, a folder, a video or a bag, as named frames."""
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from ptdiffseg_ros.commands import CommandError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Entry = tuple[str, Callable[[], 'NDArray[np.uint8]']]
+
+
+@dataclass(frozen=True)
+class Input:
+    """
+    The frames of an input.
+
+    :param frames: (name, function that loads RGB) of each.
+    :param count: the number of frames, None if unknown.
+    :param fps: of a video or a bag.
+    :param names: all names, if they are known before the frames are read.
+    """
+
+    frames: Iterator[Entry]
+    count: int | None = None
+    fps: float | None = None
+    names: tuple[str, ...] | None = None
+
+
+def open_input(path: Path, topic: str | None, stack: ExitStack) -> Input:
+    """
+    Open an image, a folder of images, a video or a bag.
+
+    :param stack: closes what has to be closed.
+    :raises CommandError: there is nothing there, or no image in it.
+    """
+    from ptdiffseg_ros.data.bags import is_bag
+    from ptdiffseg_ros.data.pictures import picture_files, SUFFIXES
+
+    if not path.exists():
+        raise CommandError(
+            f'no such file or folder: {path}; give an image, a folder of images, a video or a '
+            'bag')
+    if is_bag(path):
+        return _bag(path, topic, stack)
+    if topic is not None:
+        raise CommandError(f'--topic is for bags, and {path} is none')
+    if path.is_dir():
+        files = picture_files(path)
+        if not files:
+            raise CommandError(f'{path} has no image in it ({", ".join(SUFFIXES)}), nor is it a '
+                               'bag (metadata.yaml, .mcap or .db3)')
+        return _pictures(files)
+    if path.suffix.lower() in SUFFIXES:
+        return _pictures([path])
+    return _video(path)
+
+
+def _pictures(files: list[Path]) -> Input:
+    from ptdiffseg_ros.data.depth import Depth
+    from ptdiffseg_ros.data.pictures import read_picture
+
+    names = picture_names(files)
+    depth = Depth()  # one for all, as frames of one camera: as bright in each
+    return Input(zip(names, (partial(read_picture, f, depth) for f in files)), len(files),
+                  names=tuple(names))
+
+
+def picture_names(files: list[Path]) -> list[str]:
+    """Name files of one folder, each differently: by the stem, or where it is taken in full."""
+    stems = Counter(file.stem for file in files)
+    full = {file.name for file in files if stems[file.stem] > 1}
+    # A stem may be another file's full name: x.jpg.png has that of x.jpg.
+    while more := {f.name for f in files if f.stem in full} - full:
+        full |= more
+    return [file.name if file.name in full else file.stem for file in files]
+
+
+def _video(path: Path) -> Input:
+    from ptdiffseg_ros.data.video import frame_entries, frame_rate
+
+    return Input(frame_entries(path), None, frame_rate(path))
+
+
+def _bag(path: Path, topic: str | None, stack: ExitStack) -> Input:
+    from ptdiffseg_ros.data.bags import Bag
+    from ptdiffseg_ros.data.depth import Depth
+    from ptdiffseg_ros.ros.images import decode, decode_compressed
+
+    bag = stack.enter_context(Bag(path))
+    topic = bag.camera_topic(topic)
+    read = decode_compressed if bag.topics[topic].endswith('CompressedImage') else decode
+    read = partial(read, depth=Depth())  # one for the whole bag: as bright in each frame
+    frames = (_bag_entry(time_ns, load, read) for time_ns, _, load in bag.entries([topic]))
+    count, seconds = bag.count(topic), (bag.end_ns - bag.start_ns) / 1e9
+    return Input(frames, count, max(1.0, min(60.0, count / seconds)) if seconds else 10.0)
+
+
+def _bag_entry(
+        time_ns: int, load: Callable[[], Any], read: Callable[[Any], NDArray[np.uint8]]
+) -> Entry:
+    """Name a frame by its stamp; a damaged message by the time of its recording."""
+    from ptdiffseg_ros.data.bags import BagError, stamp_ns
+
+    try:
+        message = load()
+    except BagError:
+        return str(time_ns), load
+    return str(stamp_ns(message)), partial(read, message)
+
+
+def load_frame(load: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """Load a frame that the model can take."""
+    from ptdiffseg_ros.model.frames import check_frame
+
+    image = load()
+    check_frame(image)
+    return image
