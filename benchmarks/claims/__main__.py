@@ -19,31 +19,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument(
         '--claims', default='1,2,3,4', metavar='N,N',
-        help='1 backbones, 2 prompts, 3 prompt randomization, 4 adaptation')
-    parser.add_argument('--seeds', type=number(1, kind=int), default=3, help='of each cell')
+        help='claims to check: 1 backbones, 2 prompts, 3 prompt randomization, 4 adaptation')
+    parser.add_argument('--seeds', type=number(1, kind=int), default=3, help='number of seeds')
     parser.add_argument(
-        '--first-seed', type=number(0, kind=int), default=0, help='the first of them')
+        '--first-seed', type=number(0, kind=int), default=0, help='the first seed')
     parser.add_argument(
         '--variants', nargs='+', default=[], metavar='NAME',
-        help='of these claims, such as SegFormer-B0 or "t = 400"; by default all')
+        help='variants of these claims, such as SegFormer-B0 or "t = 400"; by default all')
     parser.add_argument(
-        '--preset', default='micro', help='how much is spent; "micro": about 9 hours on two cores')
+        '--preset', default='micro',
+        help='budget of frames and steps; "micro" takes about 9 hours on two cores')
     parser.add_argument(
         '--quick', action='store_true',
-        help='a first, small answer: fewer frames, steps and variants')
+        help='preliminary figures: fewer frames, steps and variants')
     parser.add_argument(
         '--out', type=Path, default=Path('results'), metavar='FOLDER',
-        help='of claims.json, from which a run resumes if it exists, and of what is kept '
-        'between runs (work/)')
+        help='folder of claims.json and of the working files of runs (work/); resumes from '
+        'claims.json if it exists')
     parser.add_argument(
         '--model', default='micro',
-        help='"micro", or the folder of another segmenter: claim 4 adapts it, the others put '
-        'heads on its backbone')
+        help='"micro" (embedded) or the folder of a segmenter: claim 4 adapts it, the others '
+        'train heads on its backbone')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument(
         '--render', nargs='?', type=Path, const=DOCUMENT, metavar='FILE',
-        help='measure nothing: write a document with tables and plots of OUT/claims.json (if no '
-        f'FILE is named, {DOCUMENT})')
+        help='measure nothing, and write a document with tables and plots of OUT/claims.json '
+        f'({DOCUMENT} unless a FILE is given)')
     add_overwrite(parser, what='with --render: replace the document and its plots')
 
 
@@ -73,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_results(args: argparse.Namespace) -> None:
-    """Refuse to replace files; those of earlier results stay with their claims.json."""
+    """Refuse to replace files, unless they belong to a claims.json to resume from."""
     claims = args.out / 'claims.json'
     if not claims.exists():
         check_outputs([claims, args.out / 'rows.png'], folders_below(args.model))

@@ -59,10 +59,10 @@ def _budget(figures: Figures) -> Budget:
 def in_order(figures: Figures) -> Figures:
     """Give figures with their variants in the order of the claims, whoever was measured first."""
     budget, cells = _budget(figures), {}
-    for part, of in figures['cells'].items():
+    for part, variants in figures['cells'].items():
         order = {name: place for place, name in enumerate(NAMES[part[0]](budget))}
-        cells[part] = {name: dict(sorted(of[name].items())) for name in sorted(
-            of, key=lambda name: order.get(name, len(order)))}
+        cells[part] = {name: dict(sorted(variants[name].items())) for name in sorted(
+            variants, key=lambda name: order.get(name, len(order)))}
     return {**figures, 'cells': cells}
 
 
@@ -85,16 +85,16 @@ def _table(figures: Figures, claim: str,
 
 def _precisions(figures: Figures) -> str:
     """Say what rows were computed in while they learned, where it was not float32 for all."""
-    of_rows = []
+    parts = []
     for row, seeds in figures['cells']['1'].items():
         names = [cell['precision'] for cell in seeds.values() if 'precision' in cell]
         counts = [f'{name} ({names.count(name)} of {len(names)} seeds)'
                   for name in sorted(set(names))]
         if counts:
-            of_rows.append(f'{ROW_TITLES[row]}: {", ".join(counts)}')
+            parts.append(f'{ROW_TITLES[row]}: {", ".join(counts)}')
     return ('Rows learned in float32' + (
         ', but those that learn whole networks in bfloat16 where the processor has it: '
-        + '; '.join(of_rows) if of_rows else '') + '.')
+        + '; '.join(parts) if parts else '') + '.')
 
 
 def _backbones(figures: Figures) -> str:
@@ -102,20 +102,22 @@ def _backbones(figures: Figures) -> str:
         'drop from clear': ('.1f', lambda cell: cell['miou']['clear'] - cell['adverse_mean']),
         'share kept, %': ('.1f', verdicts.kept),
         'learning rate': ('.3g', lambda cell: cell['rate'])})
-    of = figures['budget']
+    budget = figures['budget']
     table += (
-        f'\n\nThe masked autoencoder had {of["masked_steps"]} steps of {of["masked_batch"]} on '
-        f'{of["masked_frames"]} frames; networks trained whole begin from nothing, and had '
-        f'{of["end_to_end_steps"]} steps. {_precisions(figures)} Before the labels, the diffusion '
-        'model and the masked autoencoder have seen unlabelled frames in every weather, the '
+        f'\n\nThe masked autoencoder had {budget["masked_steps"]} steps of '
+        f'{budget["masked_batch"]} on {budget["masked_frames"]} frames; networks trained whole '
+        f'begin from nothing, and had {budget["end_to_end_steps"]} steps. '
+        f'{_precisions(figures)} Before the labels, the diffusion model and the '
+        'masked autoencoder have seen unlabelled frames in every weather, the '
         'former with captions that name it; and so has the autoencoder whose latents all rows but '
         'SegFormer-B0 see. Adverse weather is thus new to SegFormer-B0 alone, and without labels '
         'for all; so are mixtures, a tenth of those frames; the style is new '
         'for all. Rows with random weights have other ones with each seed; diffusion model and '
         'masked autoencoder are one pretraining each. Learning rates are chosen by the mean of '
         'all conditions, targets included, of the validation split, in trainings of another seed; '
-        f'those of networks trained whole had {of["sweep_share"]:g} of the steps. Where the best '
-        'rate is the least or the greatest of those tried, another beyond it was tried, twice at '
+        f'those of networks trained whole had {budget["sweep_share"]:g} of the steps. Where the '
+        'best rate is the least or the greatest of those tried, another beyond it was '
+        'tried, twice at '
         'most.')
     if figures['preset'] == 'quick':
         table += (' The diffusion model comes with its whole pretraining: in a quick run these '
@@ -127,18 +129,18 @@ def _backbones(figures: Figures) -> str:
     if watched:
         table += '\n\n' + markdown_table(
             ['clear mIoU, validation split, after', *(
-                f'{round(of["end_to_end_steps"] * part / 4)} steps' for part in (1, 2, 3, 4))],
+                f'{round(budget["end_to_end_steps"] * part / 4)} steps' for part in (1, 2, 3, 4))],
             watched)
     if miou_cells(figures, '1 longer'):
-        table += (f'\n\nSegFormer-B0 with {of["longer"]:g} times the steps, first seed, to see '
-                  f'whether it had come to its end. {_shorter(figures)}\n\n' + _table(
+        table += (f'\n\nSegFormer-B0 with {budget["longer"]:g} times the steps, first seed, to '
+                  f'see whether it had come to its end. {_shorter(figures)}\n\n' + _table(
                       figures, '1 longer', {'share kept, %': ('.1f', verdicts.kept)}))
     if miou_cells(figures, '1 ablations'):
         table += ('\n\nWhat the head is given, for the frozen backbones, each at its rate above; '
                   'the latents are those of the common autoencoder:\n\n' + _table(
                       figures, '1 ablations', {'share kept, %': ('.1f', verdicts.kept)}))
     sweeps = [[ROW_TITLES[row], ', '.join(
-        f'{rate}: {of["mean"]:.1f}' for rate, of in sorted(
+        f'{rate}: {cell["mean"]:.1f}' for rate, cell in sorted(
             rates.items(), key=lambda pair: float(pair[0])))]
         for row, rates in figures['cells'].get('1 rates', {}).items()]
     if not sweeps:
@@ -168,10 +170,10 @@ _ABOUT_CHANGED = ('Pixels changed: in the mean over all conditions and five scen
 
 def _prompts(figures: Figures) -> str:
     """Add to the table how far the text reaches, where that was measured."""
-    of = figures['cells']['2']
+    variants = figures['cells']['2']
     reach = [[f'{_TIMESTEP} (both)' if name == 'both' else name,
               _spread([cell['agreement']['changed_percent'] for cell in seeds.values()], '.2f')]
-             for name, seeds in of.items() if all('agreement' in c for c in seeds.values())]
+             for name, seeds in variants.items() if all('agreement' in c for c in seeds.values())]
     table = (f'{_table(figures, "2")}\n\nWhere no timestep is said it is {_TIMESTEP}. A wrong '
              'scene prompt names a weather that is not there, a matching one the weather that is; '
              'their head is that of "both", which was trained under the clear prompt.')
@@ -197,7 +199,7 @@ def _randomization(figures: Figures) -> str:
 
 
 def _adaptation(figures: Figures) -> str:
-    of = figures['budget']
+    budget = figures['budget']
     table = _table(figures, '4', {
         'online': ('.1f', lambda cell: float(np.mean(list(cell['online'].values())))),
         'numbers': ('d', lambda cell: cell['trainable']),
@@ -206,8 +208,9 @@ def _adaptation(figures: Figures) -> str:
         'learning, in forward passes': ('.1f', lambda cell: cell['learning_in_passes']),
         'learning rate': ('g', lambda cell: cell.get('rate', 0.0))})
     parts = [
-        f'A stream of {of["stream_frames"]} unlabelled frames of each condition, from the source; '
-        f'then {of["held_out"]} other frames to measure on. Source: the segmenter as it is; '
+        f'A stream of {budget["stream_frames"]} unlabelled frames of each condition, from the '
+        f'source; then {budget["held_out"]} other frames to measure on. Source: the '
+        'segmenter as it is; '
         'head alone: without its layout denoiser; prompt: ours; pseudo labels: the objective of '
         'the paper; labelled prompt: the same prompt tuned with labels, for comparison, as an '
         'estimate of what can be had. The segmenter and the other frames are the same for all '
@@ -228,10 +231,10 @@ def _adaptation(figures: Figures) -> str:
 
 def _gains(figures: Figures) -> str:
     """Lay out what each method gains over the source in each condition."""
-    of_claim = figures['cells']['4']
-    source = of_claim.get('source', {})
+    variants = figures['cells']['4']
+    source = variants.get('source', {})
     lines, conditions = [], []
-    for name, seeds in of_claim.items():
+    for name, seeds in variants.items():
         pairs = [(cell, source[seed]) for seed, cell in seeds.items()
                  if name not in ('source', *NOT_MIOU) and seed in source]
         if pairs:
@@ -287,19 +290,19 @@ def gaps(figures: Figures) -> Iterator[tuple[str, str]]:
     wanted = 1 if figures['preset'] == 'quick' else verdicts.WANTED_SEEDS
     for claim in CLAIMS:
         rates = figures['cells'].get(f'{claim} rates', {})
-        parts = [of for part, of in figures['cells'].items()
-                 if part.startswith(claim) and of is not rates]
+        parts = [variants for part, variants in figures['cells'].items()
+                 if part.startswith(claim) and variants is not rates]
         if not any(parts):
             yield claim, 'all of it'
             continue
         for name in NAMES[claim](budget):
-            seeds = max(len(of.get(name, ())) for of in parts)
+            seeds = max(len(variants.get(name, ())) for variants in parts)
             most = 1 if name in ONCE else wanted
             if seeds < most:
                 yield claim, f'"{name}"' + (f' ({seeds} of {most} seeds)' if seeds else '')
             planned = len(budget.rates)
             if seeds and name in ROW_TITLES and planned > 1:
-                means = {float(rate): of['mean'] for rate, of in rates.get(name, {}).items()}
+                means = {float(rate): cell['mean'] for rate, cell in rates.get(name, {}).items()}
                 if len(means) < planned:
                     yield claim, f'the learning rates of "{name}"'
                 elif at_edge(means) and len(means) < planned + BEYOND:
@@ -326,11 +329,11 @@ def tables(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
     return '\n\n'.join([*parts, f'## What did not hold\n\n{verdict_tables(figures, claims)}'])
 
 
-def render(figures: Figures, source: Path, document: Path) -> None:
+def render(figures: Figures, origin: Path, document: Path) -> None:
     """
     Write a document with every table, and its plots into images/ beside it.
 
-    :param source: the JSON file that the figures were read from.
+    :param origin: the JSON file of the figures.
     """
     figures = in_order(figures)
     images = document.parent / 'images'
@@ -346,8 +349,8 @@ def render(figures: Figures, source: Path, document: Path) -> None:
         drawn = figures['cells'][claim].get('pictures', {}).get('0')
         if drawn:
             kept = images / f'claim{claim}_rows.png'
-            if source.with_name(drawn['file']).exists():
-                shutil.copyfile(source.with_name(drawn['file']), kept)
+            if origin.with_name(drawn['file']).exists():
+                shutil.copyfile(origin.with_name(drawn['file']), kept)
             if kept.exists():
                 parts.append(f'Rows: {", ".join(drawn["rows"])}. Columns: '
                              f'{", ".join(drawn["columns"])}.\n\n'
@@ -364,7 +367,7 @@ def _opening(figures: Figures) -> str:
     for claim, what in gaps(figures):
         missing.setdefault(claim, []).append(what)
     unfinished = ('**Unfinished, not measured yet:** ' + '; '.join(
-        f'claim {claim}: {", ".join(of)}' for claim, of in missing.items()) + '.\n\n'
+        f'claim {claim}: {", ".join(names)}' for claim, names in missing.items()) + '.\n\n'
         if missing else '')
     commits = dict.fromkeys(
         cell.get('commit') or figures['commit'] for *_, cell in every_cell(figures))

@@ -17,31 +17,33 @@ from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    parser.add_argument('--minutes', type=number(0.2, 10000), default=60.0, help='how long')
     parser.add_argument(
-        '--cameras', type=number(1, 16, kind=int), default=2, help='how many cameras, up to 16')
+        '--minutes', type=number(0.2, 10000), default=60.0, help='length of the drive')
     parser.add_argument(
-        '--rate', type=number(0.1, 200), default=10.0, metavar='HZ', help='of each camera')
+        '--cameras', type=number(1, 16, kind=int), default=2, help='number of cameras, up to 16')
     parser.add_argument(
-        '--size', type=image_size, default='480x640', metavar='HxW', help='of their images')
+        '--rate', type=number(0.1, 200), default=10.0, metavar='HZ', help='rate of each camera')
+    parser.add_argument(
+        '--size', type=image_size, default='480x640', metavar='HxW', help='size of the images')
     parser.add_argument(
         '--calm', type=number(0.1), default=5.0, metavar='SECONDS',
         help='mean time between two faults')
     parser.add_argument(
         '--overload', action='store_true',
-        help='no faults; cameras much faster than the model follows (choose --rate), and checks '
-        'that frames do not age for it and that no camera starves')
+        help='no faults, and cameras faster than the model (choose --rate): checks the age of '
+        'frames and that every camera gets its share of masks')
     parser.add_argument(
-        '--seed', type=number(0, kind=int), default=0, help='the same seed, the same faults')
+        '--seed', type=number(0, kind=int), default=0, help='seed of the faults')
     parser.add_argument(
-        '--model', default='micro', help='"micro", or the folder of another segmenter')
-    parser.add_argument('--log', type=Path, metavar='FILE', help="keep the node's log")
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures')
+        '--model', default='micro', help='"micro" (embedded) or the folder of a segmenter')
+    parser.add_argument(
+        '--log', type=Path, metavar='FILE', help='write the log of the node to a file')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures to a file')
     add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run it; the exit status is 0 if every check holds, else 1."""
+    """Run the soak; the exit status is 0 if every check passes, else 1."""
     check_outputs([args.log, args.json], folders_below(args.model), args.overwrite)
     from benchmarks.soak.drive import run_soak, SoakOptions
 
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark as a command; see `benchmarks.command`."""
     return run_benchmark(
         'soak',
-        'Run the node through a long drive with faults, and give a verdict.',
+        'Run the node on a long drive with faults, and check the figures.',
         add_arguments, run, argv)
 
 
