@@ -25,7 +25,8 @@ setup(
     packages=find_packages(include=[PACKAGE, f'{PACKAGE}.*']),
     # One pattern for each depth: the setuptools of Ubuntu 22.04 do not know '**'.
     package_data={
-        PACKAGE: ['py.typed', 'assets/*/*', 'assets/*/*/*', 'assets/*/*/*/*', 'demo/*.html'],
+        PACKAGE: ['py.typed', 'assets/*/*', 'assets/*/*/*', 'assets/*/*/*/*', 'demo/*.html',
+                  'watch/*.html'],
     },
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{PACKAGE}']),
@@ -69,8 +70,10 @@ setup(
             'ros-std-srvs',
             'PyYAML',
         ],
-        'demo': ['av', 'jinja2', 'mcap>=1.0', 'rosbags', 'zstandard>=0.19'],
-        'train': ['matplotlib', 'tokenizers'],
+        # Bags, videos, the demo's report and the live page.
+        'demo': ['aiohttp>=3.8', 'av', 'jinja2', 'matplotlib', 'mcap>=1.0', 'rosbags',
+                 'zstandard>=0.19'],
+        'train': ['tokenizers'],
         'tensorboard': ['tensorboard'],
         # colcon runs the tests only where this extra names pytest.
         'test': [

@@ -33,8 +33,7 @@ _DEMO = "pip install 'ptdiffseg_ros[demo]'"
 REMEDIES = {
     'rclpy': _ROS, 'builtin_interfaces': _ROS, 'diagnostic_msgs': _ROS, 'rosgraph_msgs': _ROS,
     'sensor_msgs': _ROS, 'std_msgs': _ROS, 'rosbags': _DEMO, 'mcap': _DEMO,
-    'zstandard': _DEMO, 'av': _DEMO, 'jinja2': _DEMO,
-    'matplotlib': "pip install 'ptdiffseg_ros[train]'",
+    'zstandard': _DEMO, 'av': _DEMO, 'jinja2': _DEMO, 'aiohttp': _DEMO, 'matplotlib': _DEMO,
     'tensorboard': "pip install 'ptdiffseg_ros[tensorboard]'",
     'accelerate': "pip install 'ptdiffseg_ros[train]'",
 }

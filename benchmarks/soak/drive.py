@@ -51,9 +51,9 @@ from ptdiffseg_ros.demo.node_process import (
     DemoError,
     free_domain_id,
     NodeProcess,
-    spinning,
 )
 from ptdiffseg_ros.ros.camera_output import image_message
+from ptdiffseg_ros.ros.spin import spinning
 import rclpy
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.signals import SignalHandlerOptions

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     check_outputs([args.json], folders_below(args.model), args.overwrite)
-    from ptdiffseg_ros.demo.bench import BenchOptions, run_bench
+    from ptdiffseg_ros.bench.stages import BenchOptions, run_bench
 
     figures = run_bench(BenchOptions(
         model=args.model, device=args.device, dtype=args.dtype, size=args.size, batch=args.batch,

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
-    from ptdiffseg_ros.demo.watch import run_watch
+    from ptdiffseg_ros.watch.server import run_watch
 
     name = '/' + args.segmenter.strip('/')
     run_watch(name, args.host, args.port)

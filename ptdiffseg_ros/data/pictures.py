@@ -3,6 +3,7 @@
 """Pictures on disk, and class masks made visible."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -205,16 +206,29 @@ def write_png(path: str | Path, picture: NDArray[np.uint8]) -> None:
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise PictureError(f'{path} cannot be written: give a name in {", ".join(SUFFIXES)}')
-    if picture.ndim == 3:
-        picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), np.uint8)
     # OpenCV gets no path: one that is not UTF-8 ends the process.
-    encoded, data = cv2.imencode(path.suffix, picture)
-    if not encoded:
-        raise PictureError(f'{path} cannot be written as {path.suffix}')
+    data = encode_picture(picture, path.suffix)
     try:
-        write_whole(path, data.tobytes())
+        write_whole(path, data)
     except OSError as error:
         raise PictureError(f'{path} cannot be written: {error.strerror}') from error
+
+
+def encode_picture(
+        picture: NDArray[np.uint8], suffix: str, options: Sequence[int] = ()) -> bytes:
+    """
+    Return the content of a picture file: (H, W, 3) RGB, or (H, W) one channel as it is.
+
+    :param suffix: one of SUFFIXES, which names the format.
+    :param options: OpenCV's, such as ``(cv2.IMWRITE_JPEG_QUALITY, 85)``.
+    :raises PictureError: the picture does not fit the format.
+    """
+    if picture.ndim == 3:
+        picture = np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), np.uint8)
+    encoded, data = cv2.imencode(suffix, picture, options)
+    if not encoded:
+        raise PictureError(f'an array of shape {picture.shape} cannot be written as {suffix}')
+    return bytes(data.tobytes())
 
 
 def overlay(

@@ -3,8 +3,7 @@
 """The segmenter node as a process of its own, and where its DDS settings come from."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 import json
 import os
 from pathlib import Path
@@ -13,12 +12,10 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 from types import TracebackType
 from typing import Any
 
 from ptdiffseg_ros.data.installed import fastdds_environment
-from rclpy.executors import SingleThreadedExecutor
 
 TAIL_LINES = 30
 
@@ -121,17 +118,3 @@ class NodeProcess:
         """Return the end of the node's log."""
         lines = self.log.read_text(errors='replace').splitlines()[-TAIL_LINES:]
         return f'The end of {self.log}:\n' + '\n'.join(lines or ['(nothing)'])
-
-
-@contextmanager
-def spinning(node: Any) -> Iterator[None]:
-    """Take a node's messages in on a thread of their own."""
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        executor.shutdown()
-        thread.join(5)

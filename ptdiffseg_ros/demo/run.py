@@ -22,11 +22,11 @@ from ptdiffseg_ros.demo.node_process import (
     DemoError,
     free_domain_id,
     NodeProcess,
-    spinning,
 )
 from ptdiffseg_ros.demo.report import write_report
 from ptdiffseg_ros.demo.review import Quality, Review, review, segment_without_adaptation
 from ptdiffseg_ros.ros.replay import Player
+from ptdiffseg_ros.ros.spin import spinning
 from ptdiffseg_ros.town.record import FRAME_ID, IMAGE_TOPIC, record_drive
 from ptdiffseg_ros.town.schedule import WeatherSchedule
 import rclpy

@@ -8,9 +8,7 @@ from pathlib import Path
 import time
 
 import numpy as np
-from ptdiffseg_ros.cli import main
-from ptdiffseg_ros.commands.bench import tables
-from ptdiffseg_ros.demo.bench import (
+from ptdiffseg_ros.bench.stages import (
     camera_messages,
     cost,
     forget_peak_memory,
@@ -20,6 +18,8 @@ from ptdiffseg_ros.demo.bench import (
     Stopwatch,
     summary,
 )
+from ptdiffseg_ros.cli import main
+from ptdiffseg_ros.commands.bench import tables
 from ptdiffseg_ros.model.layout import LayoutDenoiser
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest

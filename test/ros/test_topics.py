@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
-from ptdiffseg_ros.demo.watch import Watcher
+from ptdiffseg_ros.watch.watcher import Watcher
 import pytest
 from ros_harness import image, Peer, Process, running_segmenter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image

@@ -3,16 +3,15 @@
 """The live page in a real browser: what it shows is so, and its switch switches."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-import threading
 import time
 from typing import Any
 
 from chromium import Chromium, missing
 import numpy as np
 from ptdiffseg_ros.data.labels import TOWN
-from ptdiffseg_ros.demo.watch import Server, to_jpeg
+from ptdiffseg_ros.watch.watcher import to_jpeg
 import pytest
 from ros_harness import image, Peer, PIXELS, running_segmenter, running_watch
 from sensor_msgs.msg import Image
@@ -154,15 +153,11 @@ class Teller:
 
 
 @pytest.fixture
-def teller(page: Chromium) -> Iterator[Teller]:
+def teller(page: Chromium, serve: Callable[..., str]) -> Teller:
     """Serve what the teller tells, and open the page."""
-    teller: Any = Teller()
-    with Server(teller, '127.0.0.1', 0) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        page.open(server.url)
-        yield teller
-        server.shutdown()
+    teller = Teller()
+    page.open(serve(teller))
+    return teller
 
 
 OLD = ("[...document.querySelectorAll('figure')].map(figure => "

@@ -3,22 +3,22 @@
 """The live page: what a browser asks for is answered, and nobody else can switch anything."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import http.client
 import json
 from pathlib import Path
 import re
 import socket
 import struct
-import threading
 from typing import Any
+from urllib.request import urlopen
 
 import cv2
 import numpy as np
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.depth import Depth
-from ptdiffseg_ros.demo.watch import Server, to_jpeg, VIEWS, Watcher
 from ptdiffseg_ros.ros.qos import LATCHED_QOS
+from ptdiffseg_ros.watch.watcher import find_outputs, to_jpeg, VIEWS, Watcher
 import pytest
 from ros_harness import Consumer, image, Peer, PIXELS, running_segmenter, running_watch
 from sensor_msgs.msg import Image
@@ -170,19 +170,35 @@ def test_another_machine_is_not_meant(browser, host: str) -> None:
 @pytest.mark.skipif(not has_ipv6(), reason='this machine has no IPv6 address ::1')
 @pytest.mark.parametrize('host, url', [('::1', r'http://\[::1\]:\d+/'),
                                        ('::', r'http://localhost:\d+/')])
-def test_the_page_is_served_by_ipv6(host: str, url: str) -> None:
-    peer = Peer('watching')
-    try:
-        with Server(Watcher(peer.node), host, 0) as server:
-            threading.Thread(target=server.serve_forever, daemon=True).start()
-            assert re.fullmatch(url, server.url)
-            connection = http.client.HTTPConnection('::1', server.server_address[1], timeout=30)
-            connection.request('GET', '/')
-            assert connection.getresponse().status == 200
-            connection.close()
-            server.shutdown()
-    finally:
-        peer.close()
+def test_the_page_is_served_by_ipv6(host: str, url: str, serve: Callable[..., str]) -> None:
+    served = serve(None, host)
+    assert re.fullmatch(url, served)
+    with urlopen(served.replace('localhost', '[::1]')) as answer:
+        assert answer.status == 200
+
+
+def test_open_to_the_network_any_name_of_the_machine_is_answered(
+        serve: Callable[..., str]) -> None:
+    browser = Browser(int(serve(None, '0.0.0.0').split(':')[2].strip('/')))
+    assert browser.ask('GET', '/', Host='robot.example')[0] == 200
+
+
+def published(*topics: str) -> list[tuple[str, list[str]]]:
+    return [(topic, ['sensor_msgs/msg/Image']) for topic in topics]
+
+
+def test_outputs_of_each_camera_are_found_where_they_are_remapped_to() -> None:
+    assert find_outputs('/segmenter', []) == {}
+    assert find_outputs('/segmenter', [
+        *published('/lane/mask', '/segmenter/overlay', '/segmenter/depth', '/lane/picture'),
+        ('/segmenter/confidence', ['std_msgs/msg/Float64'])]) == {
+            '': {'mask': '/lane/mask', 'overlay': '/segmenter/overlay'}}
+    assert find_outputs('/lane', published('/a/mask', '/b/overlay')) == {
+        '': {'mask': '/a/mask', 'overlay': '/b/overlay'}}
+    assert find_outputs('/car/eye', published(
+        '/car/eye/front/mask', '/car/eye/rear/mask', '/rear/overlay', '/left/overlay')) == {
+            'front': {'mask': '/car/eye/front/mask'},
+            'rear': {'mask': '/car/eye/rear/mask', 'overlay': '/rear/overlay'}}
 
 
 def test_pictures_are_subscribed_to_only_while_a_page_asks(browser, consumer) -> None:
@@ -253,3 +269,21 @@ def test_the_brightness_of_a_16_bit_camera_does_not_jump() -> None:
              for white in (4095, 800, 4095)]
     assert shown[0] > 250 and shown[2] > 250
     assert abs(shown[1] - 800 / 16) < 2
+
+
+def test_a_segmenter_with_remapped_outputs_is_shown(tmp_path: Path) -> None:
+    rules = ('-r', '~/mask:=/lane/mask', '-r', '~/overlay:=/lane/overlay')
+    peer, consumer = Peer('watching'), Consumer()
+    try:
+        with running_segmenter(tiny_segmenter(tmp_path), rules):
+            watcher = Watcher(peer.node)
+
+            def shown() -> bool:
+                consumer.camera.publish(image(PIXELS))
+                return bool(watcher.state()['cameras']) and all(
+                    watcher.picture('', view) for view in VIEWS)
+
+            assert peer.spin_until(shown)
+    finally:
+        consumer.close()
+        peer.close()

@@ -1,0 +1,186 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The HTTP side of the live page."""
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+import ipaddress
+import json
+from pathlib import Path
+import socket
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+from ptdiffseg_ros.ros.spin import spinning
+from ptdiffseg_ros.watch.watcher import Watcher
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+
+PAGE = Path(__file__).with_name('page.html')
+HEADER = 'X-Requested-With'  # a page of another site cannot set it, so it cannot switch anything
+MAX_BODY = 1000  # bytes
+MAX_THREADS = 64  # each open page occupies one: it waits for news
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class WatchError(RuntimeError):
+    """The page cannot be served; the message says why."""
+
+
+def application(watcher: Watcher, hosts: Collection[str] = ()) -> web.Application:
+    """
+    Return the page and the answers to its requests.
+
+    :param hosts: the names and addresses by which a browser may ask; none: any.
+    """
+    routes = web.RouteTableDef()
+
+    @routes.get('/')
+    async def page(_: web.Request) -> web.Response:
+        return web.Response(text=PAGE.read_text(encoding='utf-8'), content_type='text/html')
+
+    @routes.get('/state')
+    async def state(_: web.Request) -> web.Response:
+        return web.json_response(watcher.state())
+
+    @routes.get(r'/news/{serial:\d+}')
+    async def news(request: web.Request) -> web.Response:
+        serial = int(request.match_info['serial'])
+        return web.json_response(await asyncio.to_thread(watcher.news, serial))
+
+    @routes.get('/frame/_{camera:[^/]*}/{view}')
+    async def frame(request: web.Request) -> web.Response:
+        camera, view = request.match_info['camera'], request.match_info['view']
+        try:
+            picture = await asyncio.to_thread(watcher.picture, camera, view)
+        except KeyError:
+            raise web.HTTPNotFound from None
+        if picture is None:
+            return web.Response(status=204)
+        return web.Response(body=picture, content_type='image/jpeg')
+
+    @routes.post('/adaptation')
+    async def switch(request: web.Request) -> web.Response:
+        on = _requested_switch(await request.read())
+        if not request.headers.get(HEADER):
+            raise web.HTTPForbidden(text=f'the header {HEADER} is needed')
+        done, message = await asyncio.to_thread(watcher.set_adaptation, on)
+        return web.json_response({'message': message}, status=200 if done else 503)
+
+    made = web.Application(
+        middlewares=[_json_errors, _host_check(hosts)], client_max_size=MAX_BODY)
+    made.add_routes(routes)
+    return made
+
+
+def _requested_switch(body: bytes) -> bool:
+    """Return the value of {"on": ...}; a request with any other body fails."""
+    try:
+        on: Any = json.loads(body)['on']
+    except (ValueError, KeyError, TypeError):
+        on = None
+    if not isinstance(on, bool):
+        raise web.HTTPBadRequest(text='POST {"on": true} or {"on": false} to /adaptation')
+    return on
+
+
+@web.middleware
+async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Answer a failed request with a message in JSON, and forbid browsers to cache answers."""
+    try:
+        response = await handler(request)
+    except web.HTTPException as error:
+        message = f'there is no {request.path}' if error.status == 404 else error.text
+        response = web.json_response({'message': message}, status=error.status)
+    response.headers['Cache-Control'] = 'no-store'
+    return response
+
+
+def _host_check(hosts: Collection[str]) -> Any:
+    """Return what refuses requests under a name that is not this machine's (DNS rebinding)."""
+    @web.middleware
+    async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:  # without a port, which browsers leave out where it is 80
+            host = urlsplit(f'//{request.headers.get("Host", "")}').hostname or ''
+        except ValueError:  # no address
+            host = ''
+        if hosts and _normalized(host) not in hosts:
+            raise web.HTTPForbidden(text=f'this is not {host}')
+        return await handler(request)
+
+    return check
+
+
+def _normalized(host: str) -> str:
+    """Return the one way to write a name or an address: ::1 for 0:0:0:0:0:0:0:1."""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return host.lower()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """
+    Listen at an address or a name of this machine, by IPv4 where it has one.
+
+    :raises WatchError: the port is taken or the address is not this machine's.
+    """
+    try:
+        families = {family for family, *_ in socket.getaddrinfo(
+            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)}
+        family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
+        return socket.create_server(
+            (host, port), family=family,
+            dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6())
+    except OSError as error:
+        raise WatchError(
+            f'cannot serve on {host}:{port} ({error.strerror}): choose another with --port or '
+            '--host') from error
+
+
+@asynccontextmanager
+async def serving(watcher: Watcher, host: str, port: int) -> AsyncIterator[str]:
+    """
+    Serve the page of a watcher, and give its URL.
+
+    :param host: an address or a name of this machine; '0.0.0.0' and '::' let everybody on the
+        network in.
+    :param port: 0 takes a free one.
+    :raises WatchError: the port is taken or the address is not this machine's.
+    """
+    listener = _listen(host, port)
+    address, port = listener.getsockname()[:2]
+    is_open = ipaddress.ip_address(address).is_unspecified
+    hosts = set() if is_open else {
+        'localhost', '127.0.0.1', '::1', _normalized(host), _normalized(address)}
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_THREADS))
+    runner = web.AppRunner(application(watcher, hosts), access_log=None)
+    await runner.setup()
+    try:
+        await web.SockSite(runner, listener).start()
+        shown = 'localhost' if is_open else f'[{address}]' if ':' in address else address
+        yield f'http://{shown}:{port}/'
+    finally:
+        await runner.cleanup()
+
+
+def run_watch(segmenter: str, host: str, port: int) -> None:
+    """Serve until interrupted."""
+    async def serve(watcher: Watcher) -> None:
+        async with serving(watcher, host, port) as url:
+            print(f'{segmenter} is at {url} (Ctrl-C ends it)', flush=True)
+            await asyncio.Event().wait()
+
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = rclpy.create_node('ptdiffseg_watch')
+        watcher = Watcher(node, segmenter)
+        with spinning(node):
+            asyncio.run(serve(watcher))
+    finally:
+        rclpy.try_shutdown()
