@@ -10,7 +10,7 @@ resolution, class ids and confidences back in main memory) and `messages` (the m
 messages). Each is timed until the device is done with it. `whole` is the same way once more
 without stopping between the stages, so it is what a round of the node takes, less DDS.
 
-Batches of every size take turns, round by round: what else the machine does meanwhile strikes all
+Batches of every size take turns, round by round, so that other load on the machine slows all
 alike. The cost of a batch against single frames is the median, over the rounds, of its time by
 that of as many single frames of the same round.
 """
@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from ptdiffseg_ros import town
-from ptdiffseg_ros.data.results import commit, machine
+from ptdiffseg_ros.data.results import commit, machine, percentiles
 from ptdiffseg_ros.model.runtime import accelerator
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.ros.camera_output import image_message
@@ -72,7 +72,7 @@ class Stopwatch:
         self._device = device
 
     def time(self, stage: str, work: Callable[[], ResultT]) -> ResultT:
-        """Do a piece of work and keep its time under that name."""
+        """Do a piece of work and keep its time under the name of a stage."""
         self._wait()
         begun_s = time.perf_counter()
         result = work()
@@ -89,7 +89,7 @@ class Stopwatch:
 def segment_by_stage(
         segmenter: PromptedSegmenter, messages: list[Image], context: torch.Tensor,
         watch: Stopwatch) -> list[Image]:
-    """Give the masks of images of one size, the stages one after another under the watch."""
+    """Return the masks of images of one size; time each stage."""
     frames = np.stack(watch.time('decode', lambda: [decode(message) for message in messages]))
     images = watch.time('preprocess', lambda: segmenter.preprocess(frames))
     latents = watch.time('encode', lambda: segmenter.encode(images))
@@ -106,14 +106,14 @@ def segment_by_stage(
 
 def segment_whole(
         segmenter: PromptedSegmenter, messages: list[Image], context: torch.Tensor) -> list[Image]:
-    """Give the masks of images as the node does."""
+    """Return the masks of images as the node computes them."""
     answers = segmenter.segment([decode(message) for message in messages], context)
     return [image_message(message.header, answer.class_ids, 'mono8')
             for message, answer in zip(messages, answers)]
 
 
 def camera_messages(size: tuple[int, int], count: int, seed: int) -> list[Image]:
-    """Give images of the town as a camera of that size (h, w) would send them."""
+    """Return images of the town as a camera of a size (h, w) sends them."""
     drive = town.Drive(town.SPLITS['val'] + seed, size)
     weather = town.Weather.named('clear', 0.0)
     return [image_message(Header(), drive.frame(0.5 * i, weather).image[..., ::-1], ENCODING)
@@ -122,7 +122,7 @@ def camera_messages(size: tuple[int, int], count: int, seed: int) -> list[Image]
 
 def run_bench(options: BenchOptions) -> dict[str, Any]:
     """
-    Measure it.
+    Measure batches of every size, stage by stage and as a whole.
 
     :returns: figures, JSON-able.
     :raises SegmenterError: no such model, device or number format.
@@ -158,17 +158,13 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
 
 
 def summary(spent_ms: dict[str, list[float]]) -> dict[str, Any]:
-    """Give the percentiles of the whole and of each stage."""
-    def percentiles(values: list[float]) -> dict[str, float]:
-        p50, p95 = np.percentile(values, (50, 95))
-        return {'p50': round(float(p50), 2), 'p95': round(float(p95), 2)}
-
+    """Return the percentiles of the whole and of each stage."""
     stages = {stage: percentiles(values) for stage, values in spent_ms.items()}
     return {'whole_ms': stages.pop(WHOLE), 'stages_ms': stages}
 
 
 def cost(batch_ms: list[float], single_ms: list[float], n: int) -> float:
-    """Give what a batch of n costs against n single frames, 1 = the same, over all rounds."""
+    """Return the time of a batch of n by that of n single frames, the median over all rounds."""
     return float(np.median(np.array(batch_ms) / (n * np.array(single_ms))))
 
 
@@ -182,7 +178,7 @@ def forget_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Give the most memory, in MiB, that the model holds on a GPU, or the process on a CPU."""
+    """Return the peak memory in MiB: of the model on a GPU, of the process on a CPU."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2 ** 20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 10  # KiB on Linux

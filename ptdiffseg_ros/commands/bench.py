@@ -58,10 +58,10 @@ def tables(figures: dict[str, Any]) -> str:
     whole = markdown_table(
         ['batch', 'p50 (ms)', 'p95 (ms)', 'frames/s', 'cost against single frames',
          'peak memory (MiB)'],
-        [[of['batch'], of['whole_ms']['p50'], of['whole_ms']['p95'], of['frames_per_s'],
-          of['cost'], of['peak_memory_mb']] for of in batches])
+        [[row['batch'], row['whole_ms']['p50'], row['whole_ms']['p95'], row['frames_per_s'],
+          row['cost'], row['peak_memory_mb']] for row in batches])
     stages = markdown_table(
-        ['stage', *(f'batch of {of["batch"]}: p50 / p95 (ms)' for of in batches)],
-        [[stage, *(f'{of["stages_ms"][stage]["p50"]} / {of["stages_ms"][stage]["p95"]}'
-                   for of in batches)] for stage in batches[0]['stages_ms']])
+        ['stage', *(f'batch of {row["batch"]}: p50 / p95 (ms)' for row in batches)],
+        [[stage, *(f'{row["stages_ms"][stage]["p50"]} / {row["stages_ms"][stage]["p95"]}'
+                   for row in batches)] for stage in batches[0]['stages_ms']])
     return '\n\n'.join((head, whole, stages))

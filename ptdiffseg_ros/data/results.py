@@ -13,6 +13,7 @@ import platform
 import subprocess
 from typing import Any
 
+import numpy as np
 from ptdiffseg_ros.data.writing import write_whole
 
 
@@ -85,6 +86,12 @@ def _finite(figures: Any) -> Any:
     if isinstance(figures, (list, tuple)):
         return [_finite(value) for value in figures]
     return None if isinstance(figures, float) and not math.isfinite(figures) else figures
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float | None]:
+    """Return the median and the 95th percentile, to two digits; None of no values."""
+    return {
+        f'p{q}': round(float(np.percentile(values, q)), 2) if values else None for q in (50, 95)}
 
 
 def markdown_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:

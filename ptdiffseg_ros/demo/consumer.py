@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 import json
 import threading
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
@@ -19,21 +18,19 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Float64, String
 
 
-@dataclass
-class Received:
-    """What came back for one image."""
+class Received(NamedTuple):
+    """A mask that came back: when (monotonic seconds), and for which frame id."""
 
     mask: NDArray[np.uint8]
     at: float
     frame_id: str
 
 
-@dataclass(frozen=True)
-class Event:
+class Event(NamedTuple):
     """
     Something that adaptation did.
 
-    :param stamp_ns: of the newest mask that had come by then.
+    :param stamp_ns: of the newest mask so far.
     :param kind: ``tuning`` begins, ``rollback``, ``problem``, or the prompt in use from now on:
         ``tuned``, ``recalled``, ``source``.
     """
@@ -43,50 +40,41 @@ class Event:
     text: str
 
 
-@dataclass
 class MaskConsumer:
     """
-    Keep every mask that a segmenter publishes, by stamp, and what its adaptation tells.
+    Keep every mask that a segmenter publishes, by stamp, and the events of its adaptation.
 
-    :param node: the node to subscribe with; somebody else spins it.
+    Subscribers may wait on `arrived`. `rate` is the current speed of the recording's clock, which
+    the node measures ages by; they are kept in milliseconds of real time. `problem` is what the
+    segmenter's diagnostics complain about, `domains` has (stamp of the newest mask, domain).
+
+    :param node: the node to subscribe with; the caller spins it.
     :param segmenter: the segmenter's full name, such as ``/segmenter``.
-    :param rate: how fast the recording's clock runs now, by which the node tells ages; they are
-        kept in milliseconds of real time.
     """
 
-    node: Node
-    segmenter: str
-    masks: dict[int, Received] = field(default_factory=dict)
-    processing_ms: list[float] = field(default_factory=list)
-    age_ms: list[float] = field(default_factory=list)
-    rate: float = 1.0
-    problem: str = ''  # what the segmenter's diagnostics complain about
-    domains: list[tuple[int, str]] = field(default_factory=list)  # newest mask's stamp, domain
-    events: list[Event] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
+    def __init__(self, node: Node, segmenter: str) -> None:
+        self.masks: dict[int, Received] = {}
+        self.processing_ms: list[float] = []
+        self.age_ms: list[float] = []
+        self.rate = 1.0
+        self.problem = ''
+        self.domains: list[tuple[int, str]] = []
+        self.events: list[Event] = []
         self.arrived = threading.Condition()
-        self._timings = 0  # that came: two for each mask
-        self._state: dict[str, Any] = {}  # of adaptation, as it was told last
-        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-        debug = f'{self.segmenter}/debug'
-        self.node.create_subscription(Image, f'{self.segmenter}/mask', self._on_mask, qos)
-        self.node.create_subscription(
-            Float64, f'{debug}/processing_time_ms',
-            lambda message: self._on_time(self.processing_ms, message.data), qos)
-        self.node.create_subscription(
-            Float64, f'{debug}/pipeline_latency_ms',
-            lambda message: self._on_time(self.age_ms, message.data / self.rate), qos)
-        self.node.create_subscription(
-            DiagnosticArray, '/diagnostics', self._on_diagnostics, qos)
+        self._timings = 0  # received: two for each mask
+        self._state: dict[str, Any] = {}  # of adaptation
+        reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         latched = QoSProfile(
             depth=10, reliability=ReliabilityPolicy.RELIABLE,
             durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.node.create_subscription(
-            String, f'{self.segmenter}/domain',
-            lambda message: self.domains.append((self._newest_ns(), message.data)), latched)
-        self.node.create_subscription(
-            String, f'{self.segmenter}/adaptation', self._on_adaptation, latched)
+        for kind, topic, callback, qos in (
+                (Image, f'{segmenter}/mask', self._on_mask, reliable),
+                (Float64, f'{segmenter}/debug/processing_time_ms', self._on_processing, reliable),
+                (Float64, f'{segmenter}/debug/pipeline_latency_ms', self._on_age, reliable),
+                (DiagnosticArray, '/diagnostics', self._on_diagnostics, reliable),
+                (String, f'{segmenter}/domain', self._on_domain, latched),
+                (String, f'{segmenter}/adaptation', self._on_adaptation, latched)):
+            node.create_subscription(kind, topic, callback, qos)
 
     def forget_times(self) -> None:
         """Forget what has been measured so far: the first frames only warm the model up."""
@@ -99,18 +87,27 @@ class MaskConsumer:
         with self.arrived:
             self.arrived.wait_for(lambda: self._timings >= 2 * len(self.masks), patience_s)
 
-    def _on_time(self, times: list[float], milliseconds: float) -> None:
+    def _on_processing(self, message: Float64) -> None:
+        self._add_time(self.processing_ms, message.data)
+
+    def _on_age(self, message: Float64) -> None:
+        self._add_time(self.age_ms, message.data / self.rate)
+
+    def _add_time(self, times: list[float], milliseconds: float) -> None:
         with self.arrived:
             times.append(milliseconds)
             self._timings += 1
             self.arrived.notify_all()
 
-    def _on_diagnostics(self, message: Any) -> None:
+    def _on_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
             if status.level == DiagnosticStatus.ERROR:
                 self.problem = status.message
 
-    def _on_adaptation(self, message: Any) -> None:
+    def _on_domain(self, message: String) -> None:
+        self.domains.append((self._newest_ns(), message.data))
+
+    def _on_adaptation(self, message: String) -> None:
         before, self._state = self._state, json.loads(message.data)
         now_ns = self._newest_ns()
         self.events += [Event(now_ns, *event) for event in changes(before, self._state)]
@@ -118,7 +115,7 @@ class MaskConsumer:
     def _newest_ns(self) -> int:
         return next(reversed(self.masks), 0)
 
-    def _on_mask(self, message: Any) -> None:
+    def _on_mask(self, message: Image) -> None:
         received_at = time.monotonic()
         stamp = message.header.stamp
         # Rows are not padded: step == width, as Nav2's semantic layer relies on.

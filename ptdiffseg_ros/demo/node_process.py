@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 import json
 import os
 from pathlib import Path
@@ -12,7 +13,6 @@ import signal
 import socket
 import subprocess
 import sys
-from types import TracebackType
 from typing import Any
 
 from ptdiffseg_ros.data.installed import fastdds_environment
@@ -83,19 +83,13 @@ class NodeProcess:
         """Return the process itself."""
         return self
 
-    def __exit__(
-            self, kind: type[BaseException] | None, error: BaseException | None,
-            traceback: TracebackType | None) -> None:
+    def __exit__(self, *_: object) -> None:
         """Stop the node, politely first; a second Ctrl-C meanwhile does not leave it behind."""
         try:
             for number, patience_s in ((signal.SIGINT, 10), (signal.SIGTERM, 3)):
-                if self._process.poll() is not None:
-                    return
-                self._process.send_signal(number)
-                try:
+                self._process.send_signal(number)  # does nothing once it has ended
+                with suppress(subprocess.TimeoutExpired):
                     self._process.wait(patience_s)
-                except subprocess.TimeoutExpired:
-                    continue
         finally:
             self._process.kill()
             self._process.wait()

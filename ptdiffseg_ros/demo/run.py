@@ -3,9 +3,10 @@
 """The demo from end to end: record, segment in a live node, score, report."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 import os
 from pathlib import Path
 import random
@@ -15,7 +16,10 @@ from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.data.bags import Bag
-from ptdiffseg_ros.data.results import commit, machine, write_json
+from ptdiffseg_ros.data.metrics import ConfusionMatrix
+from ptdiffseg_ros.data.results import commit, machine, percentiles, write_json
+from ptdiffseg_ros.data.video import VideoWriter
+from ptdiffseg_ros.demo import scoring
 from ptdiffseg_ros.demo.consumer import MaskConsumer
 from ptdiffseg_ros.demo.node_process import (
     dds_environment,
@@ -23,8 +27,10 @@ from ptdiffseg_ros.demo.node_process import (
     free_domain_id,
     NodeProcess,
 )
+from ptdiffseg_ros.demo.pace import CALIBRATION_FRAMES, Pace
+from ptdiffseg_ros.demo.pictures import film_frame
 from ptdiffseg_ros.demo.report import write_report
-from ptdiffseg_ros.demo.review import Quality, Review, review, segment_without_adaptation
+from ptdiffseg_ros.demo.scoring import Score, total
 from ptdiffseg_ros.ros.replay import Player
 from ptdiffseg_ros.ros.spin import spinning
 from ptdiffseg_ros.town.record import FRAME_ID, IMAGE_TOPIC, record_drive
@@ -43,12 +49,7 @@ ADAPTATION = {
     'adaptation.duty': 1.0}
 CLOCK_HZ = 200.0
 START_PATIENCE_S = 180.0  # a cold disk, a large model
-FRAME_PATIENCE_S = 20.0
-CALIBRATION_FRAMES = 12
-WARM_UP_FRAMES = 2
-# The replay leaves this much room above the time that a frame usually takes: looks for the domain
-# and tuning go on in the rest.
-HEADROOM = 2.5
+VIDEO_QUALITY = 27  # rain and noise at night compress badly; the report holds the whole video
 ENOUGH = 0.99
 
 
@@ -65,72 +66,6 @@ class DemoOptions:
     adaptation: bool = True
 
 
-@dataclass
-class Pace:
-    """
-    Play at a speed that the machine can follow.
-
-    The first frames are sent one by one, each after the mask of the one before. How long they
-    take sets the speed for the next ones, which are sent as a camera sends them: by the clock.
-    It is set anew every few frames, so that a busy moment does not slow the whole drive. Where
-    a mask is late even so, the recording stands still until it has come (a hold): the node keeps
-    only the newest frame that waits, so it would drop one.
-    """
-
-    node: NodeProcess
-    consumer: MaskConsumer
-    fps: float
-    progress: Any
-    sent: dict[int, float] = field(default_factory=dict)
-    rates: list[float] = field(default_factory=list)  # of each frame sent by the clock
-    holds: int = 0
-
-    def __post_init__(self) -> None:
-        self.player: Player | None = None
-
-    def before(self, topic: str, time_ns: int) -> None:
-        """Wait for the mask before, and note when an image goes out; the player calls it."""
-        if topic != IMAGE_TOPIC:
-            return
-        self.holds += self.wait() and len(self.sent) > CALIBRATION_FRAMES
-        if self.sent and len(self.sent) % CALIBRATION_FRAMES == 0:
-            self._set_speed()
-        if len(self.sent) >= CALIBRATION_FRAMES:
-            self.rates.append(self.consumer.rate)
-        self.progress.update()
-        self.sent[time_ns] = time.monotonic()
-
-    def wait(self) -> bool:
-        """Wait for the mask of the newest image, with patience; return whether it was late."""
-        if not self.sent:
-            return False
-        newest = next(reversed(self.sent))
-        deadline = time.monotonic() + FRAME_PATIENCE_S
-        late = False
-        with self.consumer.arrived:
-            while newest not in self.consumer.masks and time.monotonic() < deadline:
-                self.node.check()
-                late = True
-                self.consumer.arrived.wait(0.1)
-        return late
-
-    def _set_speed(self) -> None:
-        """Set the speed to what the last frames took; no mask is under way when this is called."""
-        sent = list(self.sent.items())
-        # The very first frames only warm the model up.
-        recent = sent[max(WARM_UP_FRAMES, len(sent) - CALIBRATION_FRAMES):]
-        masks = self.consumer.masks
-        times = [masks[t].at - sent_at for t, sent_at in recent if t in masks]
-        if not times:
-            raise DemoError(
-                f'no mask came back for the last {len(recent)} images. {self.node.last_words()}')
-        if len(sent) == CALIBRATION_FRAMES:
-            self.consumer.forget_times()
-        rate = min(1.0, 1 / (self.fps * HEADROOM * float(np.median(times))))
-        assert self.player is not None
-        self.player.rate = self.consumer.rate = rate
-
-
 def run_demo(options: DemoOptions) -> dict[str, Any]:
     """
     Record a drive, have a node segment it live, and write the report.
@@ -143,27 +78,20 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     write_json(options.out / 'summary.json', {'command': 'demo'})
     with _terminate_as_interrupt():
         bag_path = options.out / 'drive'
-        schedule = WeatherSchedule(options.seconds, DRIVE)
         record_drive(
-            bag_path, schedule, fps=options.fps, seed=options.seed, overwrite=True,
+            bag_path, WeatherSchedule(options.seconds, DRIVE), fps=options.fps,
+            seed=options.seed, overwrite=True,
             progress=lambda frames: tqdm(frames, 'recording the drive', unit='frame'))
         with Bag(bag_path) as bag:
             pace = _segment_live(bag, options)
-            consumer, without = pace.consumer, None
-            if options.adaptation:
-                with tqdm(total=bag.count(IMAGE_TOPIC), desc='without adaptation') as bar:
-                    without = segment_without_adaptation(bag, options.model, bar.update)
-            with tqdm(total=bag.count(IMAGE_TOPIC), desc='scoring the masks') as bar:
-                scores = review(
-                    bag, consumer.masks, pace.sent, options.out / 'overlay.mp4',
-                    options.fps, bar.update,
-                    consumer.domains if options.adaptation else None, without)
+            scores, video = _score_and_film(bag, pace, options)
+            examples = scoring.example_moments(bag, pace.consumer.masks, scores)
             summary = _summary(options, pace, scores, bag)
-            domains = [(_time_s(stamp, bag), domain) for stamp, domain in consumer.domains]
+            domains = [(_time_s(stamp, bag), domain) for stamp, domain in pace.consumer.domains]
         write_json(options.out / 'summary.json', summary)
         if options.json is not None:
             write_json(options.json, summary)
-        write_report(options.out, summary, scores, domains)
+        write_report(options.out, summary, scores, examples, video, domains)
     sent, received = summary['frames_sent'], summary['masks_received']
     print(f'{received} of {sent} frames came back as masks; mIoU ' + ', '.join(
         f'{name} {value:.1%}' for name, value in summary['miou'].items() if value is not None))
@@ -187,13 +115,12 @@ def _segment_live(bag: Bag, options: DemoOptions) -> Pace:
             consumer_node = rclpy.create_node('demo_consumer')
             consumer = MaskConsumer(consumer_node, SEGMENTER)
             with tqdm(total=bag.count(IMAGE_TOPIC), desc='segmenting live', unit='frame') as bar:
-                pace = Pace(process, consumer, options.fps, bar)
-                player = Player(
+                pace = Pace(process, consumer, options.fps, bar.update)
+                pace.player = Player(
                     rclpy.create_node('demo_player'), bag, clock_hz=CLOCK_HZ, before=pace.before)
-                pace.player = player
                 with spinning(consumer_node):
-                    _wait_for_node(player, process, consumer)
-                    player.play()
+                    _wait_for_node(pace.player, process, consumer)
+                    pace.player.play()
                     pace.wait()
                     consumer.wait_for_times()
             process.check()
@@ -225,59 +152,90 @@ def _terminate_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _summary(options: DemoOptions, pace: Pace, scores: Review, bag: Bag) -> dict[str, Any]:
-    masks, sent, live = pace.consumer.masks, pace.sent, scores.live
+def _score_and_film(bag: Bag, pace: Pace, options: DemoOptions) -> tuple[list[Score], Path]:
+    """
+    Score each frame, with and without adaptation, and write the video.
+
+    :returns: the scores, and the video's path.
+    """
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter  # torch takes seconds to import
+
+    scores, source = [], None
+    if options.adaptation:
+        segmenter = PromptedSegmenter.from_pretrained(options.model)
+        context = segmenter.context()
+    moments = scoring.moments(bag, pace.consumer.masks)
+    with VideoWriter(options.out / 'overlay.mp4', options.fps, VIDEO_QUALITY) as film:
+        for moment in tqdm(moments, 'scoring the masks', bag.count(IMAGE_TOPIC)):
+            if options.adaptation:
+                source = segmenter.segment([moment.image], context)[0].class_ids
+            scores.append(scoring.score(moment, pace.sent, source))
+            film.write(film_frame(moment))
+    return scores, film.path
+
+
+def _summary(
+        options: DemoOptions, pace: Pace, scores: Sequence[Score], bag: Bag) -> dict[str, Any]:
+    consumer, sent = pace.consumer, pace.sent
+    masks = consumer.masks
     # A mask counts when it carries the stamp and the frame of an image that was sent.
     good = [t for t in sent if t in masks and masks[t].frame_id == FRAME_ID]
-    measured = [t for t in list(sent)[CALIBRATION_FRAMES:] if t in masks]
+    frames = Counter(item.weather for item in scores)
+    frames_changing = frames.pop(scoring.CHANGING, 0)
+    changing = [item for item in scores if item.weather == scoring.CHANGING]
+    live = {name: total(item.live for item in scores if item.weather == name)
+            for name in frames}
+    source = {name: total(item.source for item in scores if item.weather == name)
+              for name in frames}
     return {
         'command': 'demo',
         'frames_sent': len(sent),
         'masks_received': len(good),
         'miou': _mious(live),
-        'miou_without_adaptation': _mious(scores.without) if scores.without else None,
+        'miou_without_adaptation': _mious(source) if options.adaptation else None,
         'adaptation': options.adaptation,
-        'recognised_percent': (
-            None if scores.recognised is None else round(100 * scores.recognised, 1)),
+        'recognised_percent': _recognised_percent(scores, pace) if options.adaptation else None,
         'adaptation_events': [
             {'time_s': _time_s(event.stamp_ns, bag), 'kind': event.kind, 'text': event.text}
-            for event in pace.consumer.events],
-        'latency_ms': _quantiles([(masks[t].at - sent[t]) * 1000 for t in measured]),
-        'age_ms': _quantiles(pace.consumer.age_ms),
-        'processing_ms': _quantiles(pace.consumer.processing_ms),
-        'model': options.model,
-        'seed': options.seed,
-        'commit': commit(),
-        'machine': machine(),
-        'seconds': options.seconds,
-        'fps': options.fps,
+            for event in consumer.events],
+        'latency_ms': percentiles([
+            (masks[t].at - sent[t]) * 1000 for t in list(sent)[CALIBRATION_FRAMES:]
+            if t in masks]),
+        'age_ms': percentiles(consumer.age_ms),
+        'processing_ms': percentiles(consumer.processing_ms),
+        'model': options.model, 'seed': options.seed,
+        'commit': commit(), 'machine': machine(),
+        'seconds': options.seconds, 'fps': options.fps,
         'rate': round(float(np.mean(pace.rates or [1.0])), 3),
         'holds': pace.holds,
         'calibration_frames': min(CALIBRATION_FRAMES, len(sent)),
-        'frames': {name: scores.frames[name] for name in live.steady},
-        'frames_changing': scores.frames_changing,
-        'miou_changing': _finite(live.changing.miou()),
+        'frames': dict(frames),
+        'frames_changing': frames_changing,
+        'miou_changing': _finite(total(item.live for item in changing).miou()),
         'miou_changing_without_adaptation': (
-            _finite(scores.without.changing.miou()) if scores.without else None),
-        'class_iou': {
-            name: {c.name: _finite(iou) for c, iou in zip(matrix.classes, matrix.iou())}
-            for name, matrix in live.steady.items()},
+            _finite(total(item.source for item in changing).miou())
+            if options.adaptation else None),
+        'class_iou': {name: _class_ious(matrix) for name, matrix in live.items()},
     }
+
+
+def _recognised_percent(scores: Sequence[Score], pace: Pace) -> float | None:
+    frames = [(item.stamp_ns, item.weather) for item in scores]
+    share = scoring.recognised_share(frames, pace.consumer.domains)
+    return None if share is None else round(100 * share, 1)
+
+
+def _mious(matrices: Mapping[str, ConfusionMatrix]) -> dict[str, float | None]:
+    return {name: _finite(matrix.miou()) for name, matrix in matrices.items()}
+
+
+def _class_ious(matrix: ConfusionMatrix) -> dict[str, float | None]:
+    return {label.name: _finite(iou) for label, iou in zip(matrix.classes, matrix.iou())}
 
 
 def _time_s(stamp_ns: int, bag: Bag) -> float:
     """Return the time since the drive began; 0 before the first mask."""
     return round(max(0, stamp_ns - bag.start_ns) / 1e9, 2)
-
-
-def _mious(quality: Quality) -> dict[str, float | None]:
-    return {name: _finite(matrix.miou()) for name, matrix in quality.steady.items()}
-
-
-def _quantiles(values: list[float]) -> dict[str, float | None]:
-    """Return the median and the 95th percentile; None where nothing was measured."""
-    return {
-        f'p{q}': round(float(np.percentile(values, q)), 2) if values else None for q in (50, 95)}
 
 
 def _finite(value: float) -> float | None:

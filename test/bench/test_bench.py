@@ -87,15 +87,15 @@ def test_bench_writes_and_prints_what_it_measured(
     assert main(['bench', '--model', str(folder), '--device', 'cpu', '--size', '48x64',
                  '--batch', '2', '--frames', '3', '--json', str(out)]) == 0
     figures = json.loads(out.read_text())
-    assert [of['batch'] for of in figures['batches']] == [1, 2]
+    assert [row['batch'] for row in figures['batches']] == [1, 2]
     assert figures['size'] == [48, 64] and figures['threads'] == torch.get_num_threads()
     assert figures['device'] == 'cpu' and figures['dtype'] == 'float32'
-    for of in figures['batches']:
-        assert list(of['stages_ms']) == STAGES
-        assert 0 < of['whole_ms']['p50'] <= of['whole_ms']['p95']
-        assert of['frames_per_s'] == pytest.approx(
-            1e3 * of['batch'] / of['whole_ms']['p50'], rel=0.01)
-        assert of['peak_memory_mb'] > 50
+    for row in figures['batches']:
+        assert list(row['stages_ms']) == STAGES
+        assert 0 < row['whole_ms']['p50'] <= row['whole_ms']['p95']
+        assert row['frames_per_s'] == pytest.approx(
+            1e3 * row['batch'] / row['whole_ms']['p50'], rel=0.01)
+        assert row['peak_memory_mb'] > 50
     assert figures['batches'][0]['cost'] == 1.0
     said = capsys.readouterr().out
     assert tables(figures) in said and '| UNet |' in said

@@ -10,18 +10,24 @@ from pathlib import Path
 import random
 import shutil
 import socket
+import threading
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from ptdiffseg_ros import cli
 from ptdiffseg_ros.data.bags import Bag
 from ptdiffseg_ros.data.installed import fastdds_environment
 from ptdiffseg_ros.data.labels import TOWN
+from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.data.pictures import read_picture
 from ptdiffseg_ros.data.video import frame_entries
 from ptdiffseg_ros.demo import node_process
 from ptdiffseg_ros.demo.consumer import changes
 from ptdiffseg_ros.demo.node_process import dds_environment, free_domain_id
-from ptdiffseg_ros.demo.review import DOMAINS, recognised_share
+from ptdiffseg_ros.demo.pace import CALIBRATION_FRAMES, HEADROOM, Pace
+from ptdiffseg_ros.demo.pictures import draw_timeline, HUES
+from ptdiffseg_ros.demo.scoring import DOMAINS, recognised_share, Score
 from ptdiffseg_ros.town.record import IMAGE_TOPIC
 import pytest
 from ros_harness import Process
@@ -101,10 +107,9 @@ def test_report_needs_no_other_file(report: Path) -> None:
     page = (report / 'index.html').read_text()
     links = Links()
     links.feed(page)
-    # A video, and camera, truth and mask for each of five weathers.
-    assert len(links.found) == 16 and all(link.startswith('data:') for link in links.found)
-    for words in ('fog', 'mIoU', 'traffic light', 'seed 4', '<svg', 'without adaptation',
-                  'class="other"'):
+    # A video, a timeline, and camera, truth and mask for each of five weathers.
+    assert len(links.found) == 17 and all(link.startswith('data:') for link in links.found)
+    for words in ('fog', 'mIoU', 'traffic light', 'seed 4', 'image/svg+xml', 'without adaptation'):
         assert words in page
     assert 'adaptation failed' not in (report / 'node.log').read_text()
 
@@ -139,18 +144,36 @@ def test_a_demo_without_adaptation_compares_nothing(tmp_path: Path, model: str) 
 
 
 def test_timeline_shows_domains_and_events() -> None:
-    from ptdiffseg_ros.demo.report import _timeline, HUES
+    from matplotlib.colors import to_hex
 
-    events = [{'time_s': 4.0, 'kind': 'tuning', 'text': "tuning for 'foggy' begins: <shift>"},
-              {'time_s': 5.0, 'kind': 'source', 'text': 'not drawn'}]
-    points = [(0.0, 'fog', 10.0), (10.0, 'fog', 20.0)]
-    drawn = _timeline(points, 10.0, 100, '%', points, [(2.0, 'clear'), (3.0, 'foggy')], events)
-    rows = drawn.split('<rect')[1:]
-    assert len(rows) == 2 and HUES['clear'] in rows[0] and HUES['fog'] in rows[1]
-    assert '3.0 s: recognised as foggy' in rows[1] and '4.0 s: tuning' in drawn
-    assert '&lt;shift&gt;' in drawn and 'not drawn' not in drawn and 'class="other"' in drawn
-    plain = _timeline(points, 10.0, 100, '%')
-    assert 'rect' not in plain and 'other' not in plain and 'mark' not in plain
+    def matrix() -> ConfusionMatrix:
+        found = ConfusionMatrix(TOWN)
+        found.update(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
+        return found
+
+    def score(second: int, source: ConfusionMatrix | None = None) -> Score:
+        return Score(second * 10**9, float(second), 'fog', matrix(), source, 40.0)
+
+    summary = {'fps': 1.0, 'seconds': 10.0, 'adaptation_events': [
+        {'time_s': 4.0, 'kind': 'tuning', 'text': "tuning for 'foggy' begins"},
+        {'time_s': 5.0, 'kind': 'source', 'text': 'not drawn'}]}
+    plain = draw_timeline([score(i) for i in range(10)], {**summary, 'adaptation_events': []})
+    assert [axes.get_ylabel() for axes in plain.axes] == ['mIoU (%)', 'latency (ms)']
+    assert not any(axes.lines for axes in plain.axes)
+
+    figure = draw_timeline([score(i, matrix()) for i in range(10)], summary,
+                           [(2.0, 'clear'), (3.0, 'foggy')])
+    quality, domain, latency = figure.axes
+    (live,), (source,) = quality.collections, quality.lines
+    assert len(live.get_segments()) == 9
+    assert {to_hex(color) for color in live.get_colors()} == {HUES['fog']}
+    assert source.get_ydata() == pytest.approx([100 * matrix().miou()] * 10)
+    band, = domain.collections
+    assert [to_hex(color) for color in band.get_facecolors()] == [HUES['clear'], HUES['fog']]
+    assert [path.get_extents().x0 for path in band.get_paths()] == [2.0, 3.0]
+    assert [path.get_extents().x1 for path in band.get_paths()] == [3.0, 10.0]
+    assert [list(line.get_xdata()) for line in domain.lines] == [[4.0], [], [], []]
+    assert latency.get_ylim() == (0.0, 50.0)
 
 
 def test_events_are_the_steps_between_states() -> None:
@@ -282,65 +305,49 @@ def test_fast_dds_has_nothing_to_say_about_the_profile(
     assert process.wait() == 0 and process.output == ''
 
 
-def test_pace_gives_up_on_a_mask_that_never_comes(monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-    from types import SimpleNamespace
+def pace_of(consumer: SimpleNamespace, patience_s: float = 20.0) -> Pace:
+    """Return a pace whose node and player are made up."""
+    node = SimpleNamespace(check=lambda: None, last_words=lambda: 'I fell asleep')
+    pace: Any = Pace(node, consumer, 5.0, lambda: None, patience_s)  # type: ignore[arg-type]
+    pace.player = SimpleNamespace(rate=1.0)
+    return pace
 
-    from ptdiffseg_ros.demo import run
 
-    monkeypatch.setattr(run, 'FRAME_PATIENCE_S', 0.2)
-    checks = []
-    consumer = SimpleNamespace(arrived=threading.Condition(), masks={})
-    node = SimpleNamespace(check=lambda: checks.append(1))
-    pace = run.Pace(node, consumer, 5.0, SimpleNamespace(update=lambda: None))  # type: ignore
+def test_pace_gives_up_on_a_mask_that_never_comes() -> None:
+    pace = pace_of(SimpleNamespace(arrived=threading.Condition(), masks={}), 0.2)
     pace.before(IMAGE_TOPIC, 1)
     pace.before('/camera/labels', 2)
     pace.before(IMAGE_TOPIC, 2)
-    assert list(pace.sent) == [1, 2] and checks
+    assert list(pace.sent) == [1, 2]
     assert pace.sent[2] - pace.sent[1] >= 0.2
     assert np.isfinite(list(pace.sent.values())).all()
 
 
 def test_pace_recovers_from_a_busy_moment() -> None:
-    import threading
-    from types import SimpleNamespace
-
-    from ptdiffseg_ros.demo import run
-
-    forgotten = []
+    forgotten: list[int] = []
     consumer = SimpleNamespace(
         arrived=threading.Condition(), masks={}, rate=1.0,
         forget_times=lambda: forgotten.append(1))
-    node = SimpleNamespace(check=lambda: None, last_words=lambda: 'I fell asleep')
-    pace = run.Pace(node, consumer, 5.0, SimpleNamespace(update=lambda: None))  # type: ignore
-    pace.player = SimpleNamespace(rate=1.0)  # type: ignore
+    pace = pace_of(consumer)
 
-    def drive(frames: int, seconds: float | None) -> None:
+    def drive(frames: int, seconds: float) -> None:
         for _ in range(frames):
             stamp = len(pace.sent) + 1
             pace.before(IMAGE_TOPIC, stamp)
-            if seconds is not None:
-                consumer.masks[stamp] = SimpleNamespace(at=pace.sent[stamp] + seconds)
+            consumer.masks[stamp] = SimpleNamespace(at=pace.sent[stamp] + seconds)
 
-    quick_s = 0.5 / (5.0 * run.HEADROOM)  # half of what leaves room at full speed
-    drive(run.CALIBRATION_FRAMES, 4.0)  # so it could be one frame every HEADROOM times 4 s
-    drive(run.CALIBRATION_FRAMES, quick_s)
-    assert pace.rates == [pytest.approx(1 / (5.0 * run.HEADROOM * 4.0))] * run.CALIBRATION_FRAMES
+    quick_s = 0.5 / (5.0 * HEADROOM)  # half of what leaves room at full speed
+    drive(CALIBRATION_FRAMES, 4.0)  # so it could be one frame every HEADROOM times 4 s
+    drive(CALIBRATION_FRAMES, quick_s)
+    assert pace.rates == [pytest.approx(1 / (5.0 * HEADROOM * 4.0))] * CALIBRATION_FRAMES
     drive(1, quick_s)
-    assert pace.player.rate == consumer.rate == pace.rates[-1] == 1.0  # type: ignore
+    assert pace.player is not None
+    assert pace.player.rate == consumer.rate == pace.rates[-1] == 1.0
     assert len(forgotten) == 1, 'only the first frames are a warm-up'
 
 
-def test_pace_gives_up_when_no_mask_comes_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    import threading
-    from types import SimpleNamespace
-
-    from ptdiffseg_ros.demo import run
-
-    monkeypatch.setattr(run, 'FRAME_PATIENCE_S', 0.01)
-    consumer = SimpleNamespace(arrived=threading.Condition(), masks={})
-    node = SimpleNamespace(check=lambda: None, last_words=lambda: 'I fell asleep')
-    pace = run.Pace(node, consumer, 5.0, SimpleNamespace(update=lambda: None))  # type: ignore
+def test_pace_gives_up_when_no_mask_comes_any_more() -> None:
+    pace = pace_of(SimpleNamespace(arrived=threading.Condition(), masks={}), 0.01)
     with pytest.raises(node_process.DemoError, match='no mask came back .*I fell asleep'):
-        for stamp in range(run.CALIBRATION_FRAMES + 1):
+        for stamp in range(CALIBRATION_FRAMES + 1):
             pace.before(IMAGE_TOPIC, stamp)

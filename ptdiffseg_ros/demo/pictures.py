@@ -1,0 +1,173 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Pictures of a drive: the frames of its video, the strip of its weathers, its timeline."""
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+import io
+from typing import Any, TYPE_CHECKING
+
+import cv2
+import numpy as np
+from ptdiffseg_ros.data.labels import CITYSCAPES, palette
+from ptdiffseg_ros.data.pictures import overlay
+from ptdiffseg_ros.demo.scoring import CHANGING, DOMAINS, Moment, Picture, Score, total
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+COLORS = palette(CITYSCAPES)
+PANEL_WIDTH = 512  # of the video
+BAR_HEIGHT = 30
+CAPTION_WIDTH, CAPTION_HEIGHT, GAP = 64, 24, 4  # of the strip
+WHITE = (255, 255, 255)
+HUES = {
+    'clear': '#e3a008', 'fog': '#8a97a8', 'night': '#5b54c9', 'rain': '#2b7fd4',
+    'snow': '#39b8c6', CHANGING: '#9999994d'}
+# Events of adaptation: matplotlib's marker, and the words of the legend.
+MARKERS = {
+    'tuning': ('>', 'tuning begins'), 'tuned': ('o', 'tuned prompt in use'),
+    'recalled': ('D', 'prompt recalled from the bank'), 'rollback': ('X', 'rolled back')}
+INK = '#75808c'  # readable on white and on black
+STYLE: Any = {
+    **dict.fromkeys(('text.color', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color',
+                     'ytick.color'), INK),
+    'font.size': 9, 'axes.spines.top': False, 'axes.spines.right': False,
+    'legend.frameon': False, 'grid.alpha': 0.3}
+WINDOW_S = 1.0
+
+
+def film_frame(moment: Moment) -> Picture:
+    """Return image and overlay side by side under a bar that names the weather."""
+    image = _enlarge(moment.image, cv2.INTER_CUBIC)
+    if moment.received is None:
+        shown, title = image // 3, 'no mask came back'
+    else:
+        shown = overlay(image, _enlarge(moment.mask, cv2.INTER_NEAREST), COLORS)
+        title = 'mask'
+    bar = np.zeros((BAR_HEIGHT, 2 * PANEL_WIDTH, 3), np.uint8)
+    _write(bar, f'{moment.time_s:5.1f} s   {moment.condition}', (10, 20), WHITE)
+    _write(bar, title, (PANEL_WIDTH + 10, 20), WHITE)
+    return np.vstack([bar, np.hstack([image, shown])])
+
+
+def strip(examples: Mapping[str, Moment]) -> Picture:
+    """Return a picture with one row for each weather: image, truth, prediction."""
+    height, width = next(iter(examples.values())).truth.shape
+    rows = [[_caption(title, (CAPTION_HEIGHT, width if title else CAPTION_WIDTH))
+             for title in ('', 'camera', 'truth', 'prediction')]]
+    rows += [[_caption(name, (height, CAPTION_WIDTH)), moment.image, COLORS[moment.truth],
+              COLORS[moment.mask]] for name, moment in examples.items()]
+    return np.vstack([np.hstack([_pad(cell) for cell in row]) for row in rows])
+
+
+def _enlarge(picture: Picture, interpolation: int) -> Picture:
+    """Scale a picture to the width of a panel."""
+    height = round(picture.shape[0] * PANEL_WIDTH / picture.shape[1] / 2) * 2
+    return np.asarray(
+        cv2.resize(picture, (PANEL_WIDTH, height), interpolation=interpolation), np.uint8)
+
+
+def _caption(text: str, size: tuple[int, int]) -> Picture:
+    """Return a white picture of a size (h, w) with a text at its left."""
+    picture = np.full((*size, 3), 255, np.uint8)
+    _write(picture, text, (6, size[0] // 2 + 5), (0, 0, 0))
+    return picture
+
+
+def _pad(picture: Picture) -> Picture:
+    return np.asarray(cv2.copyMakeBorder(
+        picture, 0, GAP, 0, GAP, cv2.BORDER_CONSTANT, value=WHITE), np.uint8)
+
+
+def _write(
+        picture: Picture, text: str, at: tuple[int, int], color: tuple[int, int, int]) -> None:
+    cv2.putText(picture, text, at, cv2.FONT_HERSHEY_SIMPLEX, 0.45, color, 1, cv2.LINE_AA)
+
+
+def draw_timeline(
+        scores: Sequence[Score], summary: Mapping[str, Any],
+        domains: Sequence[tuple[float, str]] = ()) -> Figure:
+    """
+    Draw mIoU and latency over time, in the colours of the weathers.
+
+    Where domains are given, draw them between the two, with the events of adaptation.
+
+    :param domains: the recognised domains, each with its time in seconds.
+    """
+    import matplotlib  # takes a second
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 5.4 if domains else 4.2), layout='constrained')
+        rows = {'quality': 3.0, **({'domain': 0.8} if domains else {}), 'latency': 2.0}
+        axes = figure.subplot_mosaic(
+            [[row] for row in rows], sharex=True,
+            gridspec_kw={'height_ratios': list(rows.values())})
+        _draw_quality(axes['quality'], scores, summary['fps'])
+        if domains:
+            _draw_domains(axes['domain'], domains, summary)
+        _draw_latency(axes['latency'], scores)
+        axes['latency'].set(xlim=(0, summary['seconds']), xlabel='time (s)')
+    return figure
+
+
+def to_svg(figure: Figure) -> bytes:
+    """Return a figure as SVG with a transparent background."""
+    content = io.BytesIO()
+    figure.savefig(content, format='svg', transparent=True)
+    return content.getvalue()
+
+
+def _draw_quality(axes: Axes, scores: Sequence[Score], fps: float) -> None:
+    """Draw mIoU over a moving window of WINDOW_S."""
+    half = max(0, round(WINDOW_S * fps / 2))
+    windows = [scores[max(0, i - half):i + half + 1] for i in range(len(scores))]
+    if all(item.source for item in scores):
+        axes.plot([item.time_s for item in scores],
+                  [100 * total(item.source for item in window).miou() for window in windows],
+                  color=INK, linewidth=1.0, label='without adaptation')
+        axes.legend(loc='lower left')
+    _draw_colored(axes, [
+        (item.time_s, item.weather, 100 * total(near.live for near in window).miou())
+        for item, window in zip(scores, windows)])
+    axes.set(ylim=(0, 100), ylabel='mIoU (%)')
+
+
+def _draw_latency(axes: Axes, scores: Sequence[Score]) -> None:
+    """Draw the latency of each frame; the warm-up may leave the chart at its top."""
+    points = [(item.time_s, item.weather, item.latency_ms) for item in scores
+              if item.latency_ms is not None]
+    _draw_colored(axes, points)
+    top = 1.25 * float(np.percentile([ms for *_, ms in points] or [1.0], 98))
+    axes.set(ylim=(0, top), ylabel='latency (ms)')
+
+
+def _draw_colored(axes: Axes, points: Sequence[tuple[float, str, float]]) -> None:
+    """Draw a line through points (time, weather, value) in the colours of the weathers."""
+    from matplotlib.collections import LineCollection
+
+    line = [(time_s, value) for time_s, _, value in points]
+    axes.add_collection(LineCollection(
+        list(zip(line, line[1:])), colors=[HUES[weather] for _, weather, _ in points[1:]],
+        linewidths=2.2, capstyle='round'))
+    axes.grid(axis='y')
+
+
+def _draw_domains(
+        axes: Axes, domains: Sequence[tuple[float, str]], summary: Mapping[str, Any]) -> None:
+    """Draw the recognised domains as a band, and the events of adaptation below it."""
+    weathers = {domain: weather for weather, domain in DOMAINS.items()}
+    ends = [*(time_s for time_s, _ in domains[1:]), summary['seconds']]
+    axes.broken_barh(
+        [(start_s, end_s - start_s) for (start_s, _), end_s in zip(domains, ends)], (1.1, 0.8),
+        facecolors=[HUES[weathers.get(domain, CHANGING)] for _, domain in domains])
+    for kind, (marker, words) in MARKERS.items():
+        times = [event['time_s'] for event in summary['adaptation_events']
+                 if event['kind'] == kind]
+        axes.plot(times, [0.4] * len(times), marker, color=INK, markersize=6, label=words)
+    axes.set(ylim=(0, 2), yticks=(0.4, 1.5), yticklabels=('events', 'domain'))
+    axes.legend(loc='upper center', bbox_to_anchor=(0.5, 0.0), ncol=len(MARKERS))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)

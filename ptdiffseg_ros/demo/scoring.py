@@ -1,0 +1,143 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Score the masks of a drive against the labels in its bag."""
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+from numpy.typing import NDArray
+from ptdiffseg_ros.data.bags import Bag, stamp_ns
+from ptdiffseg_ros.data.labels import IGNORE, TOWN
+from ptdiffseg_ros.data.metrics import ConfusionMatrix
+from ptdiffseg_ros.demo.consumer import Received
+from ptdiffseg_ros.ros.images import decode
+from ptdiffseg_ros.town.record import IMAGE_TOPIC, LABELS_TOPIC, WEATHER_TOPIC
+
+Picture = NDArray[np.uint8]
+CHANGING = 'changing'
+# The names that adaptation gives to the weathers as domains.
+DOMAINS = {'clear': 'clear', 'fog': 'foggy', 'night': 'night', 'rain': 'rainy', 'snow': 'snowy'}
+RECOGNITION_S = 3.0  # the first seconds of a weather, in which no recognition is expected
+
+
+@dataclass(frozen=True)
+class Moment:
+    """
+    A frame of the drive.
+
+    :param time_s: since the drive began.
+    :param condition: such as 'fog', or 'fog to night' while it changes.
+    :param received: the mask that came back, if one did.
+    """
+
+    stamp_ns: int
+    time_s: float
+    condition: str
+    image: Picture
+    truth: Picture
+    received: Received | None
+
+    @property
+    def mask(self) -> Picture:
+        """Return the mask that came back; unlabelled everywhere where none did."""
+        if self.received is None:
+            return np.full_like(self.truth, IGNORE)
+        return self.received.mask
+
+
+@dataclass(frozen=True)
+class Score:
+    """
+    How good the mask of a frame is, and how long it took.
+
+    :param weather: a steady weather, or CHANGING: the figure of a weather must not depend on how
+        it came and went.
+    :param live: pixels of the mask that came back.
+    :param source: pixels of the mask without adaptation, where it is compared.
+    :param latency_ms: from publishing the image to receiving its mask.
+    """
+
+    stamp_ns: int
+    time_s: float
+    weather: str
+    live: ConfusionMatrix
+    source: ConfusionMatrix | None
+    latency_ms: float | None
+
+
+def score(moment: Moment, sent: Mapping[int, float], source: Picture | None = None) -> Score:
+    """
+    Score the mask of a frame.
+
+    :param sent: when each image was sent (monotonic seconds), by stamp.
+    :param source: the mask without adaptation.
+    """
+    received, sent_s = moment.received, sent.get(moment.stamp_ns)
+    return Score(
+        moment.stamp_ns, moment.time_s,
+        CHANGING if ' to ' in moment.condition else moment.condition,
+        _confusion(moment.truth, moment.mask),
+        None if source is None else _confusion(moment.truth, source),
+        None if received is None or sent_s is None else (received.at - sent_s) * 1000)
+
+
+def _confusion(truth: Picture, mask: Picture) -> ConfusionMatrix:
+    matrix = ConfusionMatrix(TOWN)
+    matrix.update(truth, mask)
+    return matrix
+
+
+def total(matrices: Iterable[ConfusionMatrix | None]) -> ConfusionMatrix:
+    """Sum the matrices of several frames; a frame without one does not count."""
+    return sum(filter(None, matrices), ConfusionMatrix(TOWN))
+
+
+def moments(bag: Bag, masks: Mapping[int, Received]) -> Iterator[Moment]:
+    """Yield the drive's frames, in order, with their labels and the mask that came back."""
+    condition, truth, truth_ns = '', None, -1
+    for _, topic, message in bag.messages([IMAGE_TOPIC, LABELS_TOPIC, WEATHER_TOPIC]):
+        if topic == WEATHER_TOPIC:
+            condition = message.data
+        elif topic == LABELS_TOPIC:
+            truth = np.asarray(message.data).reshape(message.height, message.width)
+            truth_ns = stamp_ns(message)
+        else:
+            now_ns = stamp_ns(message)
+            assert truth is not None and truth_ns == now_ns, 'labels come before their image'
+            yield Moment(now_ns, (now_ns - bag.start_ns) / 1e9, condition, decode(message),
+                         truth, masks.get(now_ns))
+
+
+def example_moments(
+        bag: Bag, masks: Mapping[int, Received], scores: Sequence[Score]) -> dict[str, Moment]:
+    """Return the moment in the middle of each steady weather's first time."""
+    chosen: dict[str, int] = {}
+    for weather, run in groupby(scores, key=lambda item: item.weather):
+        stamps = [item.stamp_ns for item in run]
+        if weather != CHANGING:
+            chosen.setdefault(weather, stamps[len(stamps) // 2])
+    return {moment.condition: moment for moment in moments(bag, masks)
+            if moment.stamp_ns in chosen.values()}
+
+
+def recognised_share(
+        frames: Iterable[tuple[int, str]], domains: Sequence[tuple[int, str]]) -> float | None:
+    """
+    Return the share of frames for which the domain recognised last was the right one.
+
+    Frames count from RECOGNITION_S after their weather became steady; None where none does.
+
+    :param frames: the stamp in ns and the weather of each, in order.
+    :param domains: the changes; each holds for the frames after its stamp.
+    """
+    right = []
+    for weather, run in groupby(frames, key=lambda frame: frame[1]):
+        stamps = [stamp for stamp, _ in run]
+        for now_ns in stamps if weather in DOMAINS else ():
+            if now_ns - stamps[0] >= RECOGNITION_S * 1e9:
+                last = [domain for stamp, domain in domains if stamp < now_ns][-1:]
+                right.append(last == [DOMAINS[weather]])
+    return sum(right) / len(right) if right else None
