@@ -24,7 +24,7 @@ CAPTION_WIDTH, CAPTION_HEIGHT, GAP = 64, 24, 4  # of the strip
 WHITE = (255, 255, 255)
 HUES = {
     'clear': '#e3a008', 'fog': '#8a97a8', 'night': '#5b54c9', 'rain': '#2b7fd4',
-    'snow': '#39b8c6', CHANGING: '#9999994d'}
+    'snow': '#39b8c6', CHANGING: '#c3c8ce'}
 # Events of adaptation: matplotlib's marker, and the words of the legend.
 MARKERS = {
     'tuning': ('>', 'tuning begins'), 'tuned': ('o', 'tuned prompt in use'),

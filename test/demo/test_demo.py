@@ -3,6 +3,7 @@
 """The demo from end to end with a tiny random segmenter, and what it says when it cannot."""
 from __future__ import annotations
 
+from html import unescape
 from html.parser import HTMLParser
 import json
 import math
@@ -11,6 +12,7 @@ import random
 import shutil
 import socket
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -111,6 +113,9 @@ def test_report_needs_no_other_file(report: Path) -> None:
     assert len(links.found) == 17 and all(link.startswith('data:') for link in links.found)
     for words in ('fog', 'mIoU', 'traffic light', 'seed 4', 'image/svg+xml', 'without adaptation'):
         assert words in page
+    summary = json.loads((report / 'summary.json').read_text())
+    for event in summary['adaptation_events']:
+        assert event['text'] in unescape(page)
     assert 'adaptation failed' not in (report / 'node.log').read_text()
 
 
@@ -254,15 +259,12 @@ def test_interrupt_takes_the_node_along(tmp_path: Path, model: str) -> None:
 
 
 def test_a_node_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
-    class DeadNode(node_process.NodeProcess):
-
-        def __init__(self) -> None:
-            super().__init__('micro', 'not a topic name', tmp_path / 'node.log', {})
-
-    with DeadNode() as process:
-        process._process.wait(60)
+    log = tmp_path / 'node.log'
+    with node_process.NodeProcess('micro', 'not a topic name', log, {}) as process:
         with pytest.raises(node_process.DemoError, match='status (?s:.*)not a topic name'):
-            process.check()
+            while True:
+                process.check()
+                time.sleep(0.05)
 
 
 def test_domain_that_is_in_use_is_not_taken() -> None:
