@@ -100,8 +100,9 @@ def _segment(
         failures: list[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Write masks, overlays and the video; return the figures of each frame and of all frames."""
     import numpy as np
+    from ptdiffseg_ros.data.drawing import overlay
     from ptdiffseg_ros.data.labels import IGNORE, palette
-    from ptdiffseg_ros.data.pictures import overlay, write_png
+    from ptdiffseg_ros.data.pictures import write_png
     from ptdiffseg_ros.data.video import VideoWriter
     from tqdm import tqdm
 

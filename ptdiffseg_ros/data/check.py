@@ -10,10 +10,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from ptdiffseg_ros.data.drawing import overlay
 from ptdiffseg_ros.data.entries import pairs, usable
 from ptdiffseg_ros.data.labelled import LabelledPictures, resized
 from ptdiffseg_ros.data.labels import palette
-from ptdiffseg_ros.data.pictures import overlay, write_png
+from ptdiffseg_ros.data.pictures import write_png
 
 TILE = (192, 384)
 SHEET_COLUMNS, SHEET_ROWS = 3, 4

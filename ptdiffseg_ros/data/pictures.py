@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures on disk, and class masks made visible."""
+"""Picture files."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture, UnidentifiedImageError
 from ptdiffseg_ros.data.depth import Depth
-from ptdiffseg_ros.data.labels import IGNORE
 from ptdiffseg_ros.data.writing import write_whole
 
 SUFFIXES = ('.png', '.jpg', '.jpeg', '.bmp', '.ppm', '.tif', '.tiff', '.webp')
@@ -229,18 +228,3 @@ def encode_picture(
     if not encoded:
         raise PictureError(f'an array of shape {picture.shape} cannot be written as {suffix}')
     return bytes(data.tobytes())
-
-
-def overlay(
-        image: NDArray[np.uint8], ids: NDArray[np.uint8], colors: NDArray[np.uint8],
-        alpha: float = 0.55) -> NDArray[np.uint8]:
-    """
-    Lay the colours of classes over an image.
-
-    :param image: (H, W, 3) RGB.
-    :param ids: (H, W) class ids; where they are 255 the image stays as it is.
-    :param colors: (256, 3) as ``labels.palette`` gives.
-    :param alpha: how much the colours cover, 0 to 1.
-    """
-    blended = cv2.addWeighted(image, 1 - alpha, colors[ids], alpha, 0)
-    return np.where((ids == IGNORE)[..., None], image, blended).astype(np.uint8)

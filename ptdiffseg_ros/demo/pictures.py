@@ -9,8 +9,8 @@ from typing import Any, TYPE_CHECKING
 
 import cv2
 import numpy as np
+from ptdiffseg_ros.data.drawing import overlay
 from ptdiffseg_ros.data.labels import CITYSCAPES, palette
-from ptdiffseg_ros.data.pictures import overlay
 from ptdiffseg_ros.demo.scoring import CHANGING, DOMAINS, Moment, Picture, Score, total
 
 if TYPE_CHECKING:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from ptdiffseg_ros.data.drawing import overlay
 from ptdiffseg_ros.data.labels import TOWN
-from ptdiffseg_ros.data.pictures import encode_picture, overlay, write_png
+from ptdiffseg_ros.data.pictures import encode_picture, write_png
 from ptdiffseg_ros.demo.pictures import COLORS, draw_timeline, HUES, strip, to_svg
 from ptdiffseg_ros.demo.scoring import Moment, Score
 

@@ -11,9 +11,9 @@ import posixpath
 import time
 from typing import Any, TYPE_CHECKING
 
-import cv2
 import numpy as np
 from ptdiffseg_ros.data.depth import Depth
+from ptdiffseg_ros.data.drawing import blend, colorize
 from ptdiffseg_ros.data.labels import IGNORE, LabelClass, palette
 from ptdiffseg_ros.ros.camera_health import CameraHealth, Timing
 from ptdiffseg_ros.ros.camera_input import clock_s, Frame
@@ -167,14 +167,3 @@ def image_message(header: Header, pixels: np.ndarray, encoding: str) -> Image:
     # An array.array is taken over as it is; bytes are 7 and an ndarray 1000 times slower.
     message.data = array.array('B', pixels.tobytes())
     return message
-
-
-def colorize(mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
-    """Paint a mask (H, W) uint8 by a palette (256, 3): (H, W, 3) uint8."""
-    return cv2.LUT(cv2.merge([mask, mask, mask]), colors[np.newaxis])
-
-
-def blend(image: np.ndarray, colors: np.ndarray, mask: np.ndarray, alpha: float) -> np.ndarray:
-    """Lay class colours over an image, (H, W, 3) uint8; unlabelled pixels stay as they are."""
-    blended = cv2.addWeighted(image, 1.0 - alpha, colors, alpha, 0.0)
-    return cv2.copyTo(image, (mask == IGNORE).astype(np.uint8), blended)

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 from PIL import Image as Picture
 from ptdiffseg_ros.data.depth import Depth
+from ptdiffseg_ros.data.drawing import overlay
 from ptdiffseg_ros.data.labels import CITYSCAPES, palette
 from ptdiffseg_ros.data.pictures import (
-    overlay,
     picture_files,
     PictureError,
     read_picture,

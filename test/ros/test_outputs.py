@@ -8,11 +8,12 @@ import json
 from types import SimpleNamespace
 
 import numpy as np
+from ptdiffseg_ros.data.drawing import blend, colorize
 from ptdiffseg_ros.data.labels import IGNORE, palette, TOWN
 from ptdiffseg_ros.ros import labels
 from ptdiffseg_ros.ros.camera_health import CameraHealth
 from ptdiffseg_ros.ros.camera_input import CameraInput, Frame
-from ptdiffseg_ros.ros.camera_output import blend, CameraOutput, colorize, image_message
+from ptdiffseg_ros.ros.camera_output import CameraOutput, image_message
 from ptdiffseg_ros.ros.labels import Labels
 from ptdiffseg_ros.ros.parameters import Settings
 from ptdiffseg_ros.ros.qos import LATCHED_QOS

@@ -1,0 +1,33 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Class masks made visible."""
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from ptdiffseg_ros.data.labels import IGNORE
+
+
+def colorize(mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
+    """Paint a mask (H, W) uint8 by a palette (256, 3): (H, W, 3) uint8."""
+    return cv2.LUT(cv2.merge([mask, mask, mask]), colors[np.newaxis])
+
+
+def blend(image: np.ndarray, colors: np.ndarray, mask: np.ndarray, alpha: float) -> np.ndarray:
+    """Lay class colours over an image, (H, W, 3) uint8; unlabelled pixels stay as they are."""
+    blended = cv2.addWeighted(image, 1.0 - alpha, colors, alpha, 0.0)
+    return cv2.copyTo(image, (mask == IGNORE).astype(np.uint8), blended)
+
+
+def overlay(
+        image: np.ndarray, mask: np.ndarray, colors: np.ndarray, alpha: float = 0.55
+) -> np.ndarray:
+    """
+    Paint a mask over an image.
+
+    :param image: (H, W, 3) uint8 RGB.
+    :param mask: (H, W) uint8 class ids; where they are 255 the image stays as it is.
+    :param colors: (256, 3) as ``labels.palette`` gives.
+    :param alpha: the weight of the colours, 0 to 1.
+    """
+    return blend(image, colorize(mask, colors), mask, alpha)
