@@ -27,7 +27,7 @@ class VariantConfig(TrainConfig):
 
     @property
     def segmenter_type(self) -> type[PromptedSegmenter]:
-        """The kind of segmenter that these settings ask for."""
+        """Return the kind of segmenter that these settings ask for."""
         return {(False, False): PromptedSegmenter, (True, False): NoisedSegmenter,
                 (False, True): RawSegmenter}[self.noised, self.raw_features]
 

@@ -111,5 +111,5 @@ class SegmenterConfig:
 
     @property
     def seen_size(self) -> tuple[int, int]:
-        """The size (h, w) that goes through the model at a time."""
+        """Return the size (h, w) that goes through the model at a time."""
         return self.window or self.input_size
