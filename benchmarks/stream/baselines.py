@@ -73,7 +73,7 @@ class PromptLoop:
 
     def __init__(self, loop: AdaptationLoop) -> None:
         self.loop = loop
-        self.trainable = loop.learned().tokens.numel()
+        self.trainable = loop.publisher.learned().tokens.numel()
         loop.enable(True)
 
     @property
@@ -90,10 +90,10 @@ class PromptLoop:
         """Give the frame to the loop and let it work."""
         self.loop.observe('', time_s, latents[0])
         for _ in range(2):
-            if not self.loop.unit(time_s):
+            if not self.loop.run_step(time_s):
                 break
-            while self.loop.under_way:
-                self.loop.unit(time_s)
+            while self.loop.busy:
+                self.loop.run_step(time_s)
 
 
 class _Batched(ABC):

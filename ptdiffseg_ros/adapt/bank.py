@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Scene prompts learned before, by domain: a warm start when a domain returns."""
+"""Learned scene prompts by domain, which adaptation starts from when a domain returns."""
 from __future__ import annotations
 
 from contextlib import suppress
@@ -10,7 +10,6 @@ import math
 import os
 from pathlib import Path
 import re
-from threading import Lock
 import time
 from typing import Any
 
@@ -21,23 +20,23 @@ from torch import Tensor
 
 SUFFIX = '.safetensors'
 PARTIAL = '.partial'  # of a file that is being written
-ORPHANED_S = 3600.0  # after which nobody is writing it any more
+ORPHANED_S = 3600.0  # age at which a partial file belongs to no running process
 FORMAT = 'ptdiffseg scene prompt 1'
 LARGEST_FILE = 2**20  # bytes; a prompt of Stable Diffusion with 77 tokens takes 300 KiB
-# What the entries of a file's header are, where they are there.
+# Types of the entries of a file's header.
 KINDS: dict[str, type | tuple[type, ...]] = {
     'domain': str, 'model': str, 'facts': dict, 'saved_s': (int, float)}
-AUTOMATIC = 'automatic'  # the fact that adaptation saved a prompt by itself
-LATEST_S = 2**37  # seconds since 1970, in the year 6325: what a calendar can still show
+AUTOMATIC = 'automatic'  # fact of a prompt that adaptation saved by itself
+LATEST_S = 2**37  # seconds since 1970, in the year 6325, which datetime can still show
 
 
 @dataclass(frozen=True)
 class LearnedPrompt:
     """
-    A tuned scene prompt and where it comes from.
+    A tuned scene prompt and its provenance.
 
-    tokens (S, d) float32; domain, the recognised name; model, the fingerprint of the segmenter
-    it was tuned with; facts, what the tuning reports (JSON-able); saved_s, seconds since 1970.
+    tokens (S, d) float32; domain: the recognised name; model: the fingerprint of the segmenter
+    it was tuned with; facts: figures of the tuning (JSON-able); saved_s: seconds since 1970.
     """
 
     tokens: Tensor
@@ -48,20 +47,20 @@ class LearnedPrompt:
 
     @property
     def automatic(self) -> bool:
-        """Say whether adaptation saved it by itself, and may delete it; otherwise people did."""
+        """Return whether adaptation saved it by itself, and so may replace or delete it."""
         return self.facts.get(AUTOMATIC) is True
 
     def by_hand(self) -> LearnedPrompt:
-        """Give the same prompt as people save it: adaptation leaves it alone."""
+        """Return the same prompt as saved by an operator, which adaptation leaves alone."""
         return replace(
             self, facts={name: value for name, value in self.facts.items() if name != AUTOMATIC})
 
     def save(self, path: Path, over_anything: bool = False) -> Path:
         """
-        Write one file: the tokens, and the rest as JSON in its header; whole or not at all.
+        Write one file atomically: the tokens, and the rest as JSON in its header.
 
-        :param over_anything: replace what is there even if it is no scene prompt.
-        :raises AdaptationError: it cannot be written, or something else lies there.
+        :param over_anything: replace a file even if it is no scene prompt.
+        :raises AdaptationError: the file cannot be written, or exists and is no scene prompt.
         """
         if not over_anything and path.is_file() and not _is_prompt(path):
             raise AdaptationError(
@@ -77,7 +76,7 @@ class LearnedPrompt:
             with open(partial, 'rb') as handle:
                 os.fsync(handle.fileno())
             os.replace(partial, path)
-        except Exception as error:  # a full disk comes as safetensors' own kind
+        except Exception as error:  # safetensors has its own exception for a full disk
             with suppress(OSError):
                 partial.unlink()
             raise AdaptationError(
@@ -90,11 +89,11 @@ class LearnedPrompt:
             cls, path: Path, model: str | None = None, width: int | None = None
     ) -> LearnedPrompt:
         """
-        Read what `save` wrote; never a pickle.
+        Read a file that `save` wrote; never a pickle.
 
-        :param model: refuse a prompt that was tuned with another segmenter than this.
-        :param width: refuse tokens of another width than this.
-        :raises AdaptationError: the file is missing, damaged or does not fit, and why.
+        :param model: refuse a prompt that was tuned with another segmenter.
+        :param width: refuse tokens of another width.
+        :raises AdaptationError: the file is missing, damaged or does not fit.
         """
         try:
             if path.stat().st_size > LARGEST_FILE:
@@ -105,13 +104,13 @@ class LearnedPrompt:
                     raise ValueError('it is no scene prompt of this package')
                 header = json.loads(metadata['prompt'])
                 _check(header)
-                # A copy: what is read is a view of the file, which may be overwritten.
+                # A copy: the tensor is a view of the file, which may be overwritten.
                 prompt = cls(handle.get_tensor('tokens').clone(), **header)
             if prompt.tokens.ndim != 2 or not prompt.tokens.is_floating_point():
                 raise ValueError(f'its tokens have the shape {tuple(prompt.tokens.shape)}')
             if not _is_sound(prompt.tokens):
                 raise ValueError('its numbers are none, all zero, not finite or too large')
-        except Exception as error:  # safetensors and json raise kinds of their own
+        except Exception as error:  # safetensors and json have their own exceptions
             raise AdaptationError(
                 f'{path} cannot be used as a scene prompt: {error}. Delete it, or put a file of '
                 '`ptdiffseg adapt` or `ptdiffseg prompts export` in its place') from error
@@ -126,18 +125,18 @@ class LearnedPrompt:
         return prompt
 
     def describe(self) -> dict[str, Any]:
-        """Give all but the tokens, with their shape, for people and JSON."""
+        """Return all entries as JSON-able values, the tokens by their shape."""
         entries = asdict(self)
         entries['tokens'] = list(self.tokens.shape)
         return entries
 
 
 def _is_prompt(path: Path) -> bool:
-    """Say whether a file is a scene prompt of this package, by its header."""
+    """Return whether a file is a scene prompt of this package, by its header."""
     try:
         with safe_open(str(path), framework='pt') as handle:
             return (handle.metadata() or {}).get('format') == FORMAT
-    except Exception:  # safetensors raises kinds of its own
+    except Exception:  # safetensors has its own exceptions
         return False
 
 
@@ -145,13 +144,13 @@ class PromptBank:
     """
     The learned prompts of one segmenter, one file per domain, in a folder or only in memory.
 
-    Files of other segmenters may lie in the same folder: they are left alone. A file that cannot
-    be used is passed over and told in `problems`. Methods may be called from any thread.
+    Files of other segmenters in the same folder are ignored. Files that cannot be used are listed
+    in `problems`. One thread uses the bank.
 
-    :param folder: where prompts are kept; None keeps them in memory alone.
+    :param folder: the folder of the files; None keeps prompts in memory only.
     :param model: the fingerprint of the segmenter.
     :param width: the width d of its text tokens.
-    :param limit: how many domains are remembered; the one unused for longest is forgotten.
+    :param limit: the largest number of domains; the least recently used one is forgotten.
     """
 
     def __init__(self, folder: Path | None, model: str, width: int, limit: int = 32) -> None:
@@ -162,26 +161,13 @@ class PromptBank:
         self.width = width
         self.limit = limit
         self.problems: list[str] = []
-        self._lock = Lock()
-        self._writing = Lock()  # held while a file is written, which may take a disk's time
         self._prompts: dict[str, LearnedPrompt] = {}  # the least recently used first
         if folder is not None and folder.is_dir():
             self._load(folder)
 
     def _load(self, folder: Path) -> None:
-        found = []
-        for path in sorted(folder.glob(f'{_safe(self.model)}.*{SUFFIX}')):
-            try:
-                prompt = LearnedPrompt.load(path, self.model, self.width)
-            except AdaptationError as error:
-                self.problems.append(str(error))
-                continue
-            proper = prompt_path(folder, self.model, prompt.domain)
-            if path == proper:
-                found.append(prompt)
-            else:
-                self.problems.append(_misnamed(path, proper))
-        for prompt in sorted(found, key=lambda p: p.saved_s)[-self.limit:]:
+        found, self.problems = read_prompts(folder, self.model, self.width)
+        for prompt in sorted(found.values(), key=lambda p: p.saved_s)[-self.limit:]:
             self._prompts[prompt.domain] = prompt
         if len(found) > self.limit:
             self.problems.append(
@@ -190,25 +176,24 @@ class PromptBank:
         _sweep(folder)
 
     def path(self, domain: str) -> Path | None:
-        """Give the file of a domain's prompt; None for a bank in memory."""
+        """Return the file of a domain's prompt; None for a bank in memory."""
         if self.folder is None:
             return None
         return prompt_path(self.folder, self.model, domain)
 
     def recall(self, domain: str) -> LearnedPrompt | None:
-        """Give the prompt learned for a domain, if there is one; it counts as used."""
-        with self._lock:
-            prompt = self._prompts.pop(domain, None)
-            if prompt is not None:
-                self._prompts[domain] = prompt
-            return prompt
+        """Return the prompt learned for a domain, if any, and count it as used."""
+        prompt = self._prompts.pop(domain, None)
+        if prompt is not None:
+            self._prompts[domain] = prompt
+        return prompt
 
     def remember(self, prompt: LearnedPrompt) -> None:
         """
-        Keep a prompt in place of an older one of its domain, on disk as well.
+        Replace the prompt of its domain, in memory and on disk.
 
-        :raises AdaptationError: it is of another model, or cannot be written; in the latter case
-            it is remembered in memory all the same.
+        :raises AdaptationError: it belongs to another model, or cannot be written; in the latter
+            case it is kept in memory.
         """
         if prompt.model != self.model or prompt.tokens.shape[-1] != self.width:
             raise AdaptationError(
@@ -218,29 +203,25 @@ class PromptBank:
             raise AdaptationError(
                 "the prompt's numbers are none, all zero, not finite or too large: what the bank "
                 'has stays')
-        with self._writing:
-            with self._lock:
-                self._prompts.pop(prompt.domain, None)
-                self._prompts[prompt.domain] = prompt
-                forgotten = list(self._prompts)[:-self.limit]
-                for domain in forgotten:
-                    del self._prompts[domain]
-            path = self.path(prompt.domain)
-            if path is not None:
-                prompt.save(path, over_anything=True)  # damaged, perhaps; the folder is ours
-                for domain in forgotten:
-                    self._delete(domain)
+        self._prompts.pop(prompt.domain, None)
+        self._prompts[prompt.domain] = prompt
+        forgotten = list(self._prompts)[:-self.limit]
+        for domain in forgotten:
+            del self._prompts[domain]
+        path = self.path(prompt.domain)
+        if path is not None:
+            prompt.save(path, over_anything=True)  # the bank's own folder; perhaps damaged
+            for domain in forgotten:
+                self._delete(domain)
 
     def forget(self, domain: str) -> None:
         """
-        Let go of a domain's prompt, on disk as well.
+        Drop a domain's prompt, in memory and on disk.
 
-        :raises AdaptationError: the file cannot be deleted; the prompt is not in use all the same.
+        :raises AdaptationError: the file cannot be deleted; the prompt is dropped from memory.
         """
-        with self._writing:
-            with self._lock:
-                self._prompts.pop(domain, None)
-            self._delete(domain)
+        self._prompts.pop(domain, None)
+        self._delete(domain)
 
     def _delete(self, domain: str) -> None:
         path = self.path(domain)
@@ -253,29 +234,35 @@ class PromptBank:
                 'the next start') from error
 
     def domains(self) -> list[str]:
-        """Name the domains that are remembered, the least recently used first."""
-        with self._lock:
-            return list(self._prompts)
+        """Return the domains of the prompts, the least recently used first."""
+        return list(self._prompts)
 
 
 def prompt_path(folder: Path, model: str, domain: str) -> Path:
-    """Give the file in a bank's folder of the prompt of a segmenter's fingerprint for a domain."""
+    """Return the file of a segmenter's prompt for a domain, in a bank's folder."""
     return folder / f'{_safe(model)}.{_safe(domain)}{SUFFIX}'
 
 
-def read_prompts(folder: Path) -> tuple[dict[Path, LearnedPrompt], list[str]]:
+def read_prompts(
+        folder: Path, model: str | None = None, width: int | None = None
+) -> tuple[dict[Path, LearnedPrompt], list[str]]:
     """
-    Read a bank's folder: the prompts of all segmenters by file, and what cannot be used and why.
+    Read a bank's folder: its prompts by file, and the problems of files that cannot be used.
 
-    No two of the prompts have both segmenter and domain in common: a file that is not named after
-    them, such as a copy made by hand, is told among the problems. A missing folder holds nothing.
+    A file that is not named after its segmenter and domain, such as a copy made by hand, is a
+    problem. A missing folder holds no prompts.
+
+    :param model: read the files of this segmenter only; None reads all.
+    :param width: refuse tokens of another width.
     """
     prompts: dict[Path, LearnedPrompt] = {}
     problems = []
+    prefix = '' if model is None else f'{_safe(model)}.'
     paths = folder.iterdir() if folder.exists() else ()
-    for path in sorted(p for p in paths if p.name.endswith(SUFFIX)):
+    for path in sorted(p for p in paths
+                       if p.name.startswith(prefix) and p.name.endswith(SUFFIX)):
         try:
-            prompt = LearnedPrompt.load(path)
+            prompt = LearnedPrompt.load(path, model, width)
         except AdaptationError as error:
             problems.append(str(error))
             continue
@@ -293,13 +280,13 @@ def _misnamed(path: Path, proper: Path) -> str:
 
 
 def _is_sound(tokens: Tensor) -> bool:
-    """Say whether tokens are some, and numbers that a model can be given."""
+    """Return whether there are tokens, finite and not all zero."""
     norm = float(tokens.float().norm()) if tokens.numel() else 0.0
     return math.isfinite(norm) and norm > 0.0
 
 
 def _sweep(folder: Path) -> None:
-    """Delete what a process that was ended in the middle of a save has left."""
+    """Delete the partial files of processes that ended during a save."""
     for path in folder.glob(f'.*{SUFFIX}.*{PARTIAL}'):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > ORPHANED_S:
@@ -307,7 +294,7 @@ def _sweep(folder: Path) -> None:
 
 
 def _check(header: dict[str, Any]) -> None:
-    """Refuse entries that would fail only later, where prompts are sorted, named or shown."""
+    """Refuse entries that would fail later, where prompts are sorted, named or shown."""
     for name, value in header.items():
         if not isinstance(value, KINDS.get(name, object)):
             raise ValueError(f'its {name} is {value!r}')
@@ -316,7 +303,7 @@ def _check(header: dict[str, Any]) -> None:
 
 
 def _safe(name: str) -> str:
-    """Turn any name into part of a file name, different names into different ones."""
+    """Turn any name into part of a file name; different names stay different."""
     return re.sub(
         r'[^a-z0-9-]',
         lambda m: ''.join(f'_{b:02x}' for b in m[0].encode('utf-8', 'surrogatepass')), name)

@@ -5,4 +5,4 @@ from __future__ import annotations
 
 
 class AdaptationError(RuntimeError):
-    """A prompt file or a folder of prompts that cannot be used, with the reason."""
+    """A reason why a prompt cannot be tuned, saved or loaded, with the remedy."""

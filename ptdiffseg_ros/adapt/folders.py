@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Where learned prompts are kept; without torch, so quick."""
+"""The folder of learned prompts; imports without torch, so quickly."""
 from __future__ import annotations
 
 import os
@@ -11,7 +11,7 @@ from ptdiffseg_ros.adapt.errors import AdaptationError
 
 def default_bank_folder() -> Path:
     """
-    Give the folder where prompts are kept unless another is named, in ROS's own folder.
+    Return the default folder of prompts, inside ROS's own folder.
 
     :raises AdaptationError: ROS_HOME is not set, and the user has no home folder.
     """
@@ -25,10 +25,9 @@ def default_bank_folder() -> Path:
 
 def bank_folder(name: str) -> Path | None:
     """
-    Give the folder that the parameter adaptation.bank names; None for a bank in memory.
+    Return the folder that the parameter adaptation.bank names; None for a bank in memory.
 
-    :raises AdaptationError: it begins with the home folder of somebody whom the system does not
-        know.
+    :raises AdaptationError: it begins with the home folder of an unknown user.
     """
     if name == 'default':
         return default_bank_folder()

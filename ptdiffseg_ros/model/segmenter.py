@@ -25,6 +25,7 @@ from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.layout import LayoutDenoiser, NAME as LAYOUT
 from ptdiffseg_ros.model.prompts import category_prompts, empty_caption, encode_sentence
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
+from ptdiffseg_ros.model.scene_prompt import Origin, ScenePrompt
 from ptdiffseg_ros.model.segmenter_config import FILE, SegmenterConfig, SMALLEST_SIDE
 from ptdiffseg_ros.model.source import NAME as STATISTICS, SourceStatistics
 from ptdiffseg_ros.model.windows import Windows
@@ -197,6 +198,26 @@ class PromptedSegmenter:
     def encode_scene(self, sentence: str) -> Tensor:
         """Encode a scene sentence to its tokens (S, d). Raises PromptError if it is too long."""
         return encode_sentence(sentence, self.backbone.tokenizer, self.backbone.text_encoder)
+
+    def scene_prompt(
+            self, scene: str | Tensor | None = None, origin: Origin | None = None, name: str = ''
+    ) -> ScenePrompt:
+        """
+        Make a scene prompt from a sentence or scene tokens (S, d), as `context` takes them.
+
+        :param origin: by default 'source' where `scene` is None, and 'sentence' elsewhere.
+        :param name: by default the sentence.
+        """
+        if origin is None:
+            origin = 'source' if scene is None else 'sentence'
+        sentence = self.config.source_scene_prompt if scene is None else scene
+        if isinstance(sentence, str):
+            tokens = self.encode_scene(sentence) if sentence else self._categories[:0]
+            name = name or sentence
+        else:
+            tokens = sentence
+        tokens = tokens.detach().to(self.device, torch.float32)
+        return ScenePrompt(tokens, self.context(tokens), origin, name)
 
     def context(self, scene: str | Tensor | None = None) -> Tensor:
         """

@@ -10,7 +10,6 @@ import resource
 import signal
 import subprocess
 import sys
-import threading
 
 from hypothesis import given, settings, strategies as st
 from ptdiffseg_ros.adapt.bank import FORMAT, LearnedPrompt, PromptBank
@@ -260,24 +259,6 @@ def test_what_is_forgotten_is_gone_from_the_disk(tmp_path: Path) -> None:
     bank.forget('fog')
     bank.forget('rain')  # which was never there
     assert not bank.domains() and not list(tmp_path.iterdir())
-
-
-def test_others_can_ask_while_a_slow_disk_writes(
-        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    bank = PromptBank(tmp_path, MODEL, WIDTH)
-    writing, go_on = threading.Event(), threading.Event()
-
-    def fsync(handle: int) -> None:
-        writing.set()
-        assert go_on.wait(10)
-
-    monkeypatch.setattr(os, 'fsync', fsync)
-    thread = threading.Thread(target=bank.remember, args=(prompt(),))
-    thread.start()
-    assert writing.wait(10)
-    assert bank.domains() == ['fog']
-    go_on.set()
-    thread.join()
 
 
 @settings(max_examples=50, deadline=None)

@@ -1,13 +1,11 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The buffer keeps frames that differ, within its bytes, from any thread."""
+"""The buffer keeps frames that differ, within its bytes."""
 from __future__ import annotations
-
-from concurrent.futures import ThreadPoolExecutor
 
 from hypothesis import given, settings, strategies as st
 import numpy as np
-from ptdiffseg_ros.adapt.buffer import FrameBuffer, variety
+from ptdiffseg_ros.adapt.buffer import FrameBuffer, sample_diversity
 import pytest
 import torch
 
@@ -80,28 +78,29 @@ def test_a_clock_that_jumps_back_starts_the_camera_anew() -> None:
         buffer.batch(9, np.random.default_rng(0))[0], frame(2), atol=2e-3)
 
 
-def test_scenes_at_random_are_various_and_a_drive_is_not() -> None:
+def test_random_scenes_are_diverse_and_a_drive_is_not() -> None:
     scenes = torch.stack([frame(i) for i in range(40)])
-    assert variety(scenes) == pytest.approx(1.0, abs=0.15)
+    assert sample_diversity(scenes) == pytest.approx(1.0, abs=0.15)
     first, last = frame(0), frame(1)
     drive = torch.stack([first.lerp(last, i / 39) for i in range(40)])
-    assert variety(drive) < 0.05
-    assert variety(scenes[:3]) == 0.0, 'too few to tell'
-    assert variety(scenes[:1].expand(9, -1, -1, -1)) == 0.0, 'the vehicle stands'
+    assert sample_diversity(drive) < 0.05
+    assert sample_diversity(scenes[:3]) == 0.0, 'too few to tell'
+    assert sample_diversity(scenes[:1].expand(9, -1, -1, -1)) == 0.0, 'the vehicle stands'
 
 
-def test_variety_is_of_the_newest_frames_of_each_camera() -> None:
+def test_sample_diversity_is_of_the_newest_frames_of_each_camera() -> None:
     buffer = FrameBuffer(spacing_s=0.0)
-    assert buffer.variety() == 0.0
+    assert buffer.sample_diversity() == 0.0
     for i in range(30):
         buffer.add('front', float(i), frame(i))
-    various = buffer.variety()
-    assert various == pytest.approx(1.0, abs=0.2)
+    diversity = buffer.sample_diversity()
+    assert diversity == pytest.approx(1.0, abs=0.2)
     for i in range(30):
         buffer.add('rear', float(i), frame(0).lerp(frame(1), i / 5))
-    assert buffer.variety() == pytest.approx(various / 2, abs=0.1), 'the mean of the cameras'
+    # The mean of the cameras.
+    assert buffer.sample_diversity() == pytest.approx(diversity / 2, abs=0.1)
     buffer.keep_latest(1.0, {'front': 29.0, 'rear': 29.0})
-    assert buffer.variety() == 0.0, 'too few to tell'
+    assert buffer.sample_diversity() == 0.0, 'too few to tell'
 
 
 def test_old_frames_go() -> None:
@@ -157,18 +156,3 @@ def test_bytes_are_never_exceeded_whatever_comes(offers, room: int) -> None:
         assert buffer.nbytes <= buffer.max_bytes
         drawn = buffer.batch(4, np.random.default_rng(seed))
         assert 1 <= len(drawn) <= 4
-
-
-def test_threads_may_add_draw_and_clear_at_once() -> None:
-    buffer = FrameBuffer(max_bytes=8 * FRAME_BYTES, spacing_s=0.0)
-
-    def work(worker: int) -> None:
-        rng = np.random.default_rng(worker)
-        for i in range(200):
-            buffer.add(f'camera{worker}', float(i), frame(i))
-            assert len(buffer.batch(3, rng)) <= 3
-            if i % 50 == 49:
-                buffer.clear()
-    with ThreadPoolExecutor(4) as pool:
-        list(pool.map(work, range(4)))
-    assert buffer.nbytes <= buffer.max_bytes

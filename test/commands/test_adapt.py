@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
-from ptdiffseg_ros.adapt.review import PromptReview, Verdict
+from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.pictures import write_png
 import pytest
@@ -31,9 +31,9 @@ def test_a_prompt_is_tuned_and_the_same_seed_gives_the_same(
         folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     def better(self, latents):  # a random model has nothing to find
         self.scores = (1.0, 1.0, 0.5)
-        return Verdict.BETTER
+        return Outcome.ACCEPT
 
-    monkeypatch.setattr(PromptReview, 'feed', better)
+    monkeypatch.setattr(PromptValidation, 'feed', better)
     prompts = []
     for name in ('a', 'b'):
         assert main([
@@ -60,9 +60,9 @@ def test_when_nothing_is_better_the_source_prompt_is_saved(
         folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     def worse(self, latents):
         self.scores = (1.0, 1.0, 2.0)
-        return Verdict.WORSE
+        return Outcome.ROLL_BACK
 
-    monkeypatch.setattr(PromptReview, 'feed', worse)
+    monkeypatch.setattr(PromptValidation, 'feed', worse)
     path = tmp_path / 'prompt.safetensors'
     assert main(['adapt', str(pictures), str(path), '--model', str(folder), '--device', 'cpu',
                  '--epochs', '1']) == 0
@@ -77,9 +77,9 @@ def test_what_was_learned_before_is_replaced_only_by_what_is_better(
         better: bool) -> None:
     def feed(self, latents):
         self.scores = (1.0, 1.0, 0.5 if better else 2.0)
-        return Verdict.BETTER if better else Verdict.WORSE
+        return Outcome.ACCEPT if better else Outcome.ROLL_BACK
 
-    monkeypatch.setattr(PromptReview, 'feed', feed)
+    monkeypatch.setattr(PromptValidation, 'feed', feed)
     earlier = LearnedPrompt(
         2 * segmenter.encode_scene('fog').float(), 'garage', segmenter.fingerprint)
     bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)

@@ -196,7 +196,7 @@ def test_parameters_reach_the_loop_while_it_lives(make, folder: Path):
     node.trigger_configure()
     loop = node.adaptation.loop
 
-    values = {'steps': 3, 'period_s': 60, 'duty': 0.25, 'learning_rate': 0.5, 'look_period_s': 1.5,
+    values = {'steps': 3, 'period_s': 60, 'duty': 0.25, 'learning_rate': 0.5, 'query_period_s': 1.5,
               'sensitivity': 2.0, 'buffer_mib': 2, 'seed': 4, 'enabled': True}
     results = node.set_parameters(
         [Parameter(f'adaptation.{name}', value=value) for name, value in values.items()])
@@ -204,7 +204,7 @@ def test_parameters_reach_the_loop_while_it_lives(make, folder: Path):
     assert all(result.successful for result in results), results
     config = loop.config
     assert (config.steps, config.period_s, config.duty) == (3, 60, 0.25)
-    assert (config.tuner.learning_rate, config.look_period_s) == (0.5, 1.5)
+    assert (config.tuner.learning_rate, config.query_period_s) == (0.5, 1.5)
     assert (config.sensitivity, loop.buffer.max_bytes) == (2.0, 2 * 2**20)
     assert config.seed == 3  # until the next configure
     assert loop.state.enabled

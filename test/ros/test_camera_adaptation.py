@@ -26,15 +26,15 @@ SEES_FOG = """
 import sys
 
 from ptdiffseg_ros.adapt import tuner
-from ptdiffseg_ros.adapt.review import PromptReview, Verdict
-from ptdiffseg_ros.adapt.shift import DomainRecognizer, Recognition
+from ptdiffseg_ros.adapt.domain import DomainRecognizer, Recognition
+from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.ros.process import main
 import torch
 
 LOOKS = {looks}
 
 
-def look(self, latents):
+def query(self, latents):
     yield
     seen = latents[..., :latents.shape[-1] // 4].flatten(1).mean(dim=1)
     name = min(LOOKS, key=lambda name: (seen - torch.tensor(LOOKS[name])).norm())
@@ -42,14 +42,14 @@ def look(self, latents):
     return Recognition(name, f'a {{name}} driving scene', 0.1, changed)
 
 
-def review(self, latents):
+def validate(self, latents):
     yield
-    return Verdict.BETTER
+    return Outcome.ACCEPT
 
 
 tuner.CONFIDENT = 0.0
-DomainRecognizer.passes = look
-PromptReview.passes = review
+DomainRecognizer.query_in_steps = query
+PromptValidation.add_in_steps = validate
 sys.exit(main(sys.argv))
 """
 

@@ -1,0 +1,39 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The share of the device's time that adaptation may take."""
+from __future__ import annotations
+
+
+class DutyBudget:
+    """
+    Grant work up to a share of time, and save up at most a second's worth.
+
+    :param duty: the share, in (0, 1].
+    """
+
+    def __init__(self, duty: float) -> None:
+        self.duty = duty
+        self.busy = 0.0  # the share used lately, averaged over about ten seconds
+        self.reset(0.0)
+
+    def reset(self, now_s: float) -> None:
+        """Drop the time that was saved up."""
+        self._credit_s = 0.0
+        self._spent_s = 0.0
+        self._at_s = now_s
+
+    def allows(self, now_s: float) -> bool:
+        """Return whether a step may begin."""
+        passed = max(now_s - self._at_s, 0.0)
+        self._at_s = now_s
+        self._credit_s = min(self._credit_s + self.duty * passed, self.duty)
+        if passed > 0.0:
+            weight = min(passed / 10.0, 1.0)
+            self.busy += weight * (self._spent_s / passed - self.busy)
+            self._spent_s = 0.0
+        return self._credit_s > 0.0 or self.duty >= 1.0
+
+    def spend(self, seconds: float) -> None:
+        """Book the duration of a step."""
+        self._credit_s -= seconds
+        self._spent_s += seconds

@@ -1,0 +1,126 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Which frames adaptation learns from, and warnings of cameras that it cannot learn from."""
+from __future__ import annotations
+
+from dataclasses import dataclass
+import math
+
+from ptdiffseg_ros.adapt.buffer import FrameBuffer
+from ptdiffseg_ros.adapt.state import AdaptationState, HOLD_OUT, MIN_HELD_OUT, OnEvent
+from ptdiffseg_ros.model.source import SourceStatistics
+from torch import Tensor
+
+# Distance of a frame's latents from the source's, in deviations (root mean square), above which
+# it is no street in any weather: black, white and saturated pictures are at 4.4 to 6, the densest
+# fog at 4.1.
+UNUSABLE_LATENTS = 4.3
+MAX_REPEATED = 20  # frames in a row with one stamp that are no fault: a few may be sent twice
+RECOVERED = 20  # frames in a row with different stamps, before a warning may be repeated
+MIB = 2**20
+FLOAT16_BYTES = 2
+
+
+@dataclass
+class CameraStamps:
+    """The time stamps of one camera's frames, in seconds."""
+
+    newest_s: float = -math.inf
+    warned: bool = False  # of repeated stamps; set by the caller, false again once recovered
+    _same: int = 0  # frames in a row with the newest stamp
+    _different: int = 0  # frames in a row with different stamps
+
+    def add(self, stamp_s: float) -> None:
+        """Add the stamp of the next frame."""
+        if stamp_s == self.newest_s:
+            self._same += 1
+            self._different = 0
+            return
+        self.newest_s, self._same = stamp_s, 1
+        self._different += 1
+        self.warned = self.warned and self._different < RECOVERED
+
+    @property
+    def repeated(self) -> bool:
+        """Return whether too many frames in a row have one stamp."""
+        return self._same > MAX_REPEATED
+
+
+class FrameIntake:
+    """Buffer usable frames since adaptation was switched on, and report why others are not."""
+
+    def __init__(self, buffer: FrameBuffer, statistics: SourceStatistics,
+                 state: AdaptationState, on_event: OnEvent) -> None:
+        self.buffer = buffer
+        self.usable_cameras: set[str] = set()  # whose newest frame is usable
+        self._statistics = statistics
+        self._state = state
+        self._on_event = on_event
+        self._stamps: dict[str, CameraStamps] = {}
+        self._received = self._unusable = 0  # frames
+        self._frame_bytes = 0  # of the largest frame
+
+    def add(self, camera: str, stamp_s: float, latents: Tensor, descriptor: Tensor) -> bool:
+        """
+        Buffer a frame; return whether it is usable.
+
+        :param latents: (c, h, w); descriptor: of these, (F,), as `describe_latents` gives.
+        """
+        self._received += 1
+        self._check_stamps(camera, stamp_s)
+        apart = (descriptor - self._statistics.latent_mean) / self._statistics.latent_std
+        if not apart.square().mean().sqrt() <= UNUSABLE_LATENTS:
+            self.reject(camera)
+            return False
+        self.usable_cameras.add(camera)
+        self._check_room(latents)
+        self.buffer.add(camera, stamp_s, latents)
+        self._state.buffered_frames = len(self.buffer)
+        self._state.buffer_bytes = self.buffer.nbytes
+        return True
+
+    def reject(self, camera: str) -> None:
+        """Count the camera's newest frame as unusable."""
+        self._state.unusable_frames += 1
+        self._unusable += 1
+        self.usable_cameras.discard(camera)
+
+    def newest_stamps(self) -> dict[str, float]:
+        """Return the newest stamp of each camera."""
+        return {camera: stamps.newest_s for camera, stamps in self._stamps.items()}
+
+    def why_empty(self) -> str:
+        """Explain an empty buffer, with the remedy."""
+        if not self._received:
+            return 'none has come since adaptation was switched on. Wait for images, call again'
+        if self._unusable:
+            return (f'of {self._received} that came, {self._unusable} are unusable: black, '
+                    'saturated, noise or otherwise unlike any street. Mend what the camera sees, '
+                    'call again')
+        return f'none of {self._received} that came fits. {self._state.problem}'
+
+    def _check_stamps(self, camera: str, stamp_s: float) -> None:
+        stamps = self._stamps.setdefault(camera, CameraStamps())
+        stamps.add(stamp_s)
+        label = f' (camera {camera})' if camera else ''
+        problem = (
+            f'the stamps of images stand still at {stamp_s:g} s{label}: frames cannot be told '
+            'apart in time, and nothing is learned from them. Let the driver stamp its images'
+        ) if stamps.repeated else ''
+        self._state.set_problem(f'stamps of {camera}', problem)
+        if problem and not stamps.warned:
+            stamps.warned = True
+            self._on_event('problem', problem)
+
+    def _check_room(self, latents: Tensor) -> None:
+        """Report a buffer that cannot hold the frames that a validation needs."""
+        self._frame_bytes = max(self._frame_bytes, FLOAT16_BYTES * latents.numel())
+        frames = HOLD_OUT * MIN_HELD_OUT
+        needed, room = frames * self._frame_bytes, self.buffer.max_bytes
+        problem = (
+            f'the buffer of {room / MIB:.3g} MiB holds {room // self._frame_bytes} frames, a '
+            f'prompt takes {frames} to tune and to judge: nothing is learned. Set '
+            f'adaptation.buffer_mib to at least {math.ceil(needed / MIB)}'
+        ) if room < needed else ''
+        if self._state.set_problem('room', problem) and problem:
+            self._on_event('problem', problem)

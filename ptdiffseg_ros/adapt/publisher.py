@@ -1,0 +1,136 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The scene prompt in use, and how it comes from and goes to the bank."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ptdiffseg_ros.adapt.bank import AUTOMATIC, LearnedPrompt, PromptBank
+from ptdiffseg_ros.adapt.domain import domain_name
+from ptdiffseg_ros.adapt.errors import AdaptationError
+from ptdiffseg_ros.adapt.state import AdaptationState, OnEvent
+from ptdiffseg_ros.model.scene_prompt import ScenePrompt
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+import torch
+
+UNSAVED, REFUSED = 'unsaved', 'refused'  # causes of problems
+
+
+class PromptPublisher:
+    """
+    Publish prompts: the base, recalled and loaded ones, and tuned ones that a validation accepted.
+
+    :param base: the source prompt, or the sentence set by hand.
+    :param on_prompt: called with every prompt that is published.
+    """
+
+    def __init__(
+            self, segmenter: PromptedSegmenter, bank: PromptBank, base: ScenePrompt,
+            state: AdaptationState, on_event: OnEvent,
+            on_prompt: Callable[[ScenePrompt], None]) -> None:
+        self.segmenter = segmenter
+        self.bank = bank
+        self.base = base
+        self._state = state
+        self._on_event = on_event
+        self._on_prompt = on_prompt
+        self._unsaved = False  # whether the tuned prompt could not be written
+        state.remembered = bank.domains()
+        self.publish(base)
+
+    def publish(self, prompt: ScenePrompt) -> None:
+        """Use a prompt from the next frame on."""
+        self._state.set_problem(REFUSED)
+        self.prompt = prompt
+        self._state.prompt = prompt.origin
+        self._state.distance = prompt.distance(self.base)
+        self._on_prompt(prompt)
+
+    def set_base(self, base: ScenePrompt) -> None:
+        """Replace the base prompt, and publish it."""
+        self.base = base
+        self.publish(base)
+
+    def recall(self, domain: str) -> bool:
+        """Publish the bank's prompt for a domain; return whether there is one."""
+        prompt = self.bank.recall(domain)
+        if prompt is None:
+            return False
+        self.publish(self.segmenter.scene_prompt(prompt.tokens, 'recalled', domain))
+        self._on_event('recalled', f'the prompt learned for {domain!r} is in use again')
+        return True
+
+    def load(self, prompt: LearnedPrompt) -> None:
+        """Publish a saved prompt, for an operator."""
+        self.publish(self.segmenter.scene_prompt(prompt.tokens, 'loaded', prompt.domain))
+        self._on_event('loaded', f'the prompt learned for {prompt.domain!r} is in use')
+
+    def learned(self, automatic: bool = False) -> LearnedPrompt:
+        """Return the prompt in use as it is saved: for an operator, or by adaptation."""
+        state = self._state
+        domain = state.domain or domain_name(self.segmenter.config.source_scene_prompt)
+        facts = {'steps': state.step, 'loss': state.loss, 'distance': round(state.distance, 4),
+                 'prompt': state.prompt, **({AUTOMATIC: True} if automatic else {})}
+        return LearnedPrompt(self.prompt.tokens, domain, self.segmenter.fingerprint, facts)
+
+    def save(self) -> None:
+        """
+        Put the prompt in use into the bank, for an operator: adaptation leaves it there.
+
+        :raises AdaptationError: it cannot be written; it is remembered in memory, and the state
+            has the problem until it can.
+        """
+        self._remember(self.learned())
+
+    def _remember(self, prompt: LearnedPrompt) -> None:
+        try:
+            self.bank.remember(prompt)
+        except AdaptationError as error:
+            self._state.set_problem(UNSAVED, str(error))
+            raise
+        finally:
+            self._state.remembered = self.bank.domains()
+        self._state.set_problem(UNSAVED)
+
+    def save_if_tuned(self) -> None:
+        """Put a tuned prompt into the bank, and report if it cannot be written."""
+        # Without a domain it would be another's.
+        if self._state.prompt != 'tuned' or not self._state.domain or self.is_saved_by_operator():
+            return
+        try:
+            self._remember(self.learned(automatic=True))
+            self._unsaved = False
+        except AdaptationError as error:
+            self._unsaved = True
+            self._on_event('problem', str(error))
+
+    def retry_save(self) -> None:
+        """Save the tuned prompt if it could not be written before."""
+        if self._unsaved:
+            self.save_if_tuned()
+
+    def is_saved_by_operator(self) -> bool:
+        """Return whether the bank's prompt for the present domain is an operator's."""
+        kept = self.bank.recall(self._state.domain)
+        return kept is not None and not kept.automatic
+
+    def withdraw(self) -> None:
+        """Publish the base in place of a prompt that is worse; the bank forgets a learned one."""
+        domain, withdrawn = self._state.domain, self.prompt
+        self.publish(self.base)
+        kept = self.bank.recall(domain)
+        if kept is None or not torch.equal(kept.tokens.to(withdrawn.tokens), withdrawn.tokens):
+            return
+        if not kept.automatic:
+            problem = (
+                f'the prompt that was saved for {domain!r} is worse than the source prompt here: '
+                'it stays in the bank, but is not in use until the scene changes')
+            self._state.set_problem(REFUSED, problem)
+            self._on_event('problem', problem)
+            return
+        self._unsaved = False
+        try:
+            self.bank.forget(domain)
+        except AdaptationError as error:
+            self._on_event('problem', str(error))
+        self._state.remembered = self.bank.domains()
