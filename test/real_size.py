@@ -163,16 +163,16 @@ def tune(folder: Path) -> dict[str, Any]:
     frozen = [*segmenter.backbone.parameters(), *segmenter.head.parameters()]
     before = [float(weight.sum()) for weight in frozen]
     tuner = PromptTuner(
-        segmenter, segmenter.encode_scene('a foggy driving scene'), segmenter.context(),
+        segmenter, segmenter.encode_scene('a foggy driving scene'), segmenter.scene_prompt(),
         segmenter.statistics, TunerConfig(batch=1, gradient_checkpointing=True))
     begun = time.monotonic()
-    steps = [tuner.feed(latents[i % 2]) for i in range(TUNING_STEPS)]
+    steps = [tuner.add(latents[i % 2]) for i in range(TUNING_STEPS)]
     seconds = time.monotonic() - begun
     assert tuner.tokens.requires_grad
     return {'size': list(TUNING_SIZE), 'steps': TUNING_STEPS,
             'seconds_per_step': round(seconds / TUNING_STEPS, 1),
             'losses': [step.loss for step in steps if step], 'taken': [
-                bool(step and step.taken) for step in steps],
+                bool(step and step.applied) for step in steps],
             'distances': [step.distance for step in steps if step],
             'others_with_gradient': sum(w.requires_grad or w.grad is not None for w in frozen),
             'others_moved': sum(float(w.sum()) != b for w, b in zip(frozen, before))}

@@ -21,7 +21,7 @@ from benchmarks.stream.protocols import one_pass
 from benchmarks.stream.scoring import online_miou
 import numpy as np
 from ptdiffseg_ros import town
-from ptdiffseg_ros.adapt.loop import AdaptationConfig
+from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.data.labels import palette
 from ptdiffseg_ros.data.pictures import write_png
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter

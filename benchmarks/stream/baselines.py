@@ -9,7 +9,8 @@ from collections.abc import Iterable
 import copy
 from typing import Protocol
 
-from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop
+from ptdiffseg_ros.adapt.loop import AdaptationLoop
+from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.adapt.tuner import TunerConfig
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.losses import segmentation_loss
@@ -84,7 +85,7 @@ class PromptLoop:
     @torch.no_grad()
     def predict(self, latents: Tensor) -> Tensor:
         """Map latents (1, c, h, w) to logits (1, K, h', w')."""
-        return self.loop.segmenter.logits(latents, self.loop.context)
+        return self.loop.segmenter.logits(latents, self.loop.prompt.context)
 
     def update(self, latents: Tensor, labels: Tensor, time_s: float) -> None:
         """Give the frame to the loop and let it work."""

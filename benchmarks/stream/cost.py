@@ -28,7 +28,7 @@ def cost(
     frame = scenes.stream('night', seed, 90, 1)[0].latents
     loop = make_loop(segmenter, seed=seed)
     tuner = PromptTuner(
-        segmenter, loop.learned().tokens, loop.anchor, loop.statistics)
+        segmenter, loop.publisher.learned().tokens, loop.base, loop.statistics)
     forward_s, step_s = [], []
 
     def timed(work: Callable[[], object]) -> float:
@@ -38,15 +38,15 @@ def cost(
             torch.cuda.synchronize(segmenter.device)
         return time.perf_counter() - start_s
 
-    predict = torch.no_grad()(lambda: segmenter.logits(frame, loop.context))
+    predict = torch.no_grad()(lambda: segmenter.logits(frame, loop.prompt.context))
     for _ in range(repeats):
         forward_s.append(timed(predict))
-        step_s.append(timed(lambda: tuner.feed(frame[0])))
+        step_s.append(timed(lambda: tuner.add(frame[0])))
     with tempfile.TemporaryDirectory() as folder:
-        size = loop.learned().save(Path(folder) / 'prompt.safetensors').stat().st_size
+        size = loop.publisher.learned().save(Path(folder) / 'prompt.safetensors').stat().st_size
     return {
         'forward_ms': round(1e3 * float(np.median(forward_s)), 1),
         'step_ms_per_frame': round(1e3 * float(np.median(step_s)), 1),
         'step_in_forward_passes': round(float(np.median(step_s) / np.median(forward_s)), 2),
-        'prompt_parameters': loop.learned().tokens.numel(), 'prompt_file_bytes': size,
+        'prompt_parameters': loop.publisher.learned().tokens.numel(), 'prompt_file_bytes': size,
         'buffer_bytes_per_frame': 2 * frame.numel(), 'threads': torch.get_num_threads()}

@@ -17,7 +17,8 @@ from benchmarks.stream.baselines import (
     Tent,
 )
 from ptdiffseg_ros.adapt.bank import PromptBank
-from ptdiffseg_ros.adapt.loop import AdaptationConfig, AdaptationLoop
+from ptdiffseg_ros.adapt.loop import AdaptationLoop
+from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.adapt.tuner import TunerConfig
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 

@@ -50,8 +50,8 @@ def adapt_to(
     :raises AdaptationError: too few frames, or no source statistics.
     """
     statistics = source_statistics(segmenter)
-    config = config or TunerConfig()
-    least = 2 * config.batch
+    tuner_config = config or TunerConfig()
+    least = 2 * tuner_config.batch
     if len(frames) < least:
         raise AdaptationError(
             f'there are {len(frames)} frames; adaptation takes at least {least}')
@@ -61,27 +61,30 @@ def adapt_to(
     rest = [i for i in range(len(frames)) if i not in set(held_out)]
     base = best = segmenter.scene_prompt()
     start = segmenter.encode_scene(sentence or found.sentence).float()
-    tuner = PromptTuner(segmenter, start, base, statistics, config)
+    tuner = PromptTuner(segmenter, start, base, statistics, tuner_config)
     facts: dict[str, Any] = {'steps': 0, 'score': None, 'score_source': None}
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(rest) for _ in range(epochs)])
     diversity = sample_diversity(torch.stack(list(frames)))
     bar = tqdm(order, 'adapting', unit='frame')
     for number, i in enumerate(bar, 1):
-        step = tuner.add(frames[i].to(segmenter.device, torch.float32), diversity)
-        last = number == len(order)
+        step = tuner.add(_on_device(frames[i], segmenter), diversity)
         if step is not None:
             bar.set_postfix(loss=f'{step.loss:.3f}')
-        if last or step is not None and tuner.steps and tuner.steps % validate_every == 0:
+        due = step is not None and tuner.steps and tuner.steps % validate_every == 0
+        if due or number == len(order):
             candidate = segmenter.scene_prompt(tuner.published.clone(), 'tuned', found.domain)
-            validation = PromptValidation(
-                segmenter, statistics, base, best, candidate, len(held_out), config, diversity)
-            for held in held_out:
-                outcome = validation.add(frames[held].to(segmenter.device, torch.float32))
+            validation = PromptValidation(segmenter, statistics, base, best, candidate,
+                                          len(held_out), tuner_config, diversity)
+            outcomes = [validation.add(_on_device(frames[j], segmenter)) for j in held_out]
             assert validation.scores is not None
             facts['score_source'] = round(validation.scores[0], 5)
-            if outcome is Outcome.ACCEPT:
+            if outcomes[-1] is Outcome.ACCEPT:
                 best = candidate
                 facts.update(steps=tuner.steps, score=round(validation.scores[2], 5))
     facts['recognised'], facts['frames'] = found.domain, len(frames)
     return LearnedPrompt(best.tokens, domain or found.domain, segmenter.fingerprint, facts)
+
+
+def _on_device(latents: Tensor, segmenter: PromptedSegmenter) -> Tensor:
+    return latents.to(segmenter.device, torch.float32)

@@ -368,24 +368,25 @@ class PromptedSegmenter:
 
     @torch.no_grad()
     def segment(
-        self, frames: Sequence[np.ndarray], context: Tensor | Sequence[Tensor],
+        self, frames: Sequence[np.ndarray], prompt: ScenePrompt | Tensor | Sequence[Tensor],
         confidence: bool = True,
     ) -> list[Segmentation]:
         """
-        Segment RGB uint8 frames (H, W, 3), of any sizes from 16 pixels, under a context.
+        Segment RGB uint8 frames (H, W, 3), of any sizes from 16 pixels, under a scene prompt.
 
         Frames of one size, under contexts of one length, go through the model as one batch; each
         answer has the size of its frame. no_grad, not inference_mode: the latents may later be
         tuned on.
 
-        :param context: (1, T, d) for all frames, or one for each: (B, T, d), or a sequence of
-            (1, T, d) whose token counts T may differ.
+        :param prompt: of all frames; or contexts as `context` builds them: one (1, T, d) for all
+            frames, or one for each, (B, T, d) or a sequence whose token counts T may differ.
         :param confidence: whether confidences are computed; on a CPU they take time.
         :raises ValueError: contexts are neither one nor one each; a frame has another form
             (FrameError).
         """
+        contexts = prompt.context if isinstance(prompt, ScenePrompt) else prompt
         answers: dict[int, Segmentation] = {}
-        for batch in group_frames(frames, context):
+        for batch in group_frames(frames, contexts):
             images = self.preprocess(batch.frames)
             latents, scores = self.predict(images, batch.context)
             ids, confidences = self.classify(

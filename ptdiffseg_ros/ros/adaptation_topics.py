@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What is told of adaptation on topics: the domain, and the state as JSON."""
+"""The topics of adaptation: the domain, and the state as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 STATE_HZ = 10.0
-# What moves with every frame is no news by itself; it is told with whatever else changes.
+# Values that change with every frame: they are published together with other changes only.
 METERS = ('busy_share', 'buffered_frames', 'buffer_bytes')
 
 
@@ -24,33 +24,33 @@ class AdaptationTopics:
     """
     The latched topics ~/domain and ~/adaptation.
 
-    Any thread may tell.
+    Any thread may publish.
     """
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._domain, self._adaptation = self._publishers = [
+        self._domain_publisher, self._state_publisher = self._publishers = [
             node.create_publisher(String, f'~/{topic}', LATCHED_QOS)
             for topic in ('domain', 'adaptation')]
         self._lock = Lock()
-        self._told: dict[str, Any] = {}
-        self._told_domain = ''
-        self._told_rate = RateLimit()
+        self._state: dict[str, Any] = {}  # published last
+        self._domain = ''
+        self._rate_limit = RateLimit()
 
-    def tell(self, state: Mapping[str, Any], at_once: bool = False) -> None:
-        """Publish domain and state, as far as they have changed."""
+    def publish(self, state: Mapping[str, Any], at_once: bool = False) -> None:
+        """Publish domain and state if they have changed, at most STATE_HZ times a second."""
         with self._lock:
             if not self._publishers:
                 return
             domain = state['domain']
-            if domain and domain != self._told_domain:
-                self._told_domain = domain
-                self._domain.publish(String(data=domain))
-            news = {name: value for name, value in state.items() if name not in METERS}
-            if news != self._told and (
-                    at_once or self._told_rate.admits(time.monotonic(), STATE_HZ)):
-                self._told = news
-                self._adaptation.publish(String(data=json.dumps(state)))
+            if domain and domain != self._domain:
+                self._domain = domain
+                self._domain_publisher.publish(String(data=domain))
+            changes = {name: value for name, value in state.items() if name not in METERS}
+            if changes != self._state and (
+                    at_once or self._rate_limit.admits(time.monotonic(), STATE_HZ)):
+                self._state = changes
+                self._state_publisher.publish(String(data=json.dumps(state)))
 
     def destroy(self) -> None:
         """Remove the publishers from the node."""

@@ -273,7 +273,7 @@ class SegmenterNode(LifecycleNode):
             backbone = segmenter.backbone
             tokenize(settings.scene_prompt, backbone.tokenizer,
                      backbone.text_encoder.config.max_position_embeddings)
-        if self.device.ready and self.adaptation.concerned(settings):
+        if self.device.ready and self.adaptation.needs_device(settings):
             try:
                 self.device.run(lambda: None)  # a device that hangs could not apply them
             except DeviceBusy as error:
@@ -347,7 +347,7 @@ class SegmenterNode(LifecycleNode):
             for camera in self._inputs.values():
                 camera.warn(self.device.worker.waited_s())
         self.adaptation.clear_parameter()  # should the worker's trigger have been lost
-        self.adaptation.tell()  # what the limit of ten messages a second held back
+        self.adaptation.publish_state()  # what the limit of ten messages a second held back
         self._report()
 
     def _report(self) -> None:

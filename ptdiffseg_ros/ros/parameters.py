@@ -108,8 +108,6 @@ class Settings:
         "what it was at the start, to 'default' or to nothing.", optional=True, late=True)
     adaptation_steps: int = _parameter(
         50, 'Tuning steps for each visit of a domain.', least=1, most=1000)
-    adaptation_period_s: float = _parameter(
-        0.0, 'Tune again after so long in the same domain. 0: never.', most=86400.0)
     adaptation_duty: float = _parameter(
         0.4, "The largest share of the device's time that adaptation may take; frames come first "
         'in any case.', least=0.01, most=1.0)
@@ -119,11 +117,6 @@ class Settings:
     adaptation_gradient_checkpointing: bool = _parameter(
         False, 'Let a tuning step keep fewer activations and compute them again: less memory, '
         'more time. Counts for tuning that begins from now on.')
-    adaptation_look_period_s: float = _parameter(
-        2.0, 'Ask what the domain is this often while nothing seems to change.', most=3600.0)
-    adaptation_sensitivity: float = _parameter(
-        1.0, 'How readily a change of what frames look like is taken for a change of domain; '
-        'more is more readily.', least=0.1, most=10.0)
     adaptation_buffer_mib: int = _parameter(
         32, 'Memory for recent frames to adapt on, in MiB; the oldest make room.',
         least=1, most=4096)

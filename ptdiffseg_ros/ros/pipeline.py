@@ -101,10 +101,11 @@ class Pipeline:
 
     def _segment(self, images: Mapping[str, np.ndarray]) -> list[Segmentation] | BatchFailure:
         """Segment images as one batch, with confidence only if a camera's output uses it."""
-        assert self.segmenter is not None
+        prompt = self._adaptation.prompt
+        assert self.segmenter is not None and prompt is not None
         try:
             return self.segmenter.segment(
-                list(images.values()), self._adaptation.context,
+                list(images.values()), prompt,
                 confidence=any(self._outputs[name].wants_confidence for name in images))
         except Exception as error:
             self._logger.debug(traceback.format_exc())

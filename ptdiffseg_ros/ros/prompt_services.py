@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The services that tune, take back, save and load the scene prompt of the running node."""
+"""The services that tune, reset, save and load the scene prompt of the running node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:  # these import torch, which takes seconds: not before the nod
     from ptdiffseg_ros.ros.adaptation import Adaptation
 
 
-
 def offer_prompt_services(adaptation: Adaptation, node: Node, device: Device,
                           unavailable: Callable[[str, bool], str]) -> None:
     """Create ~/adapt_now, ~/reset_prompt, ~/save_prompt and ~/load_prompt."""
@@ -32,7 +31,7 @@ def offer_prompt_services(adaptation: Adaptation, node: Node, device: Device,
 def _offer(adaptation: Adaptation, node: Node, device: Device,
            unavailable: Callable[[str, bool], str], name: str,
            job: Callable[[AdaptationLoop], str], needs_active: bool = False) -> None:
-    """Create a Trigger service; the job's answer or AdaptationError is the message."""
+    """Create a Trigger service that responds with the job's result, or its AdaptationError."""
 
     def callback(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         response.success = False
@@ -53,7 +52,7 @@ def _offer(adaptation: Adaptation, node: Node, device: Device,
         except Exception as error:
             response.message = f'{type(error).__name__}: {error}, see the log'
             node.get_logger().error(f'~/{name} failed:\n{traceback.format_exc()}')
-        adaptation.tell(at_once=True)
+        adaptation.publish_state(at_once=True)
         return response
 
     node.create_service(Trigger, f'~/{name}', callback)
@@ -72,15 +71,15 @@ def _reset(loop: AdaptationLoop) -> str:
 
 
 def _save(loop: AdaptationLoop) -> str:
-    domain = loop.learned().domain
-    loop.save()
+    domain = loop.publisher.learned().domain
+    loop.publisher.save()
     path = loop.bank.path(domain)
     return f'the {loop.state.prompt} prompt for {domain!r} ({position(loop)}) is ' + (
         f'saved to {path}' if path else 'kept in memory only, adaptation.bank being empty')
 
 
 def _load(loop: AdaptationLoop) -> str:
-    domain = loop.learned().domain
+    domain = loop.publisher.learned().domain
     prompt = loop.bank.recall(domain)
     if prompt is None:
         names = ', '.join(sorted(loop.bank.domains()))
@@ -94,5 +93,5 @@ def _load(loop: AdaptationLoop) -> str:
 
 
 def position(loop: AdaptationLoop) -> str:
-    """Say how far tuning has come."""
+    """Return the tuning step in words."""
     return f'step {loop.state.step}'

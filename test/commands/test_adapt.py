@@ -33,7 +33,7 @@ def test_a_prompt_is_tuned_and_the_same_seed_gives_the_same(
         self.scores = (1.0, 1.0, 0.5)
         return Outcome.ACCEPT
 
-    monkeypatch.setattr(PromptValidation, 'feed', better)
+    monkeypatch.setattr(PromptValidation, 'add', better)
     prompts = []
     for name in ('a', 'b'):
         assert main([
@@ -62,7 +62,7 @@ def test_when_nothing_is_better_the_source_prompt_is_saved(
         self.scores = (1.0, 1.0, 2.0)
         return Outcome.ROLL_BACK
 
-    monkeypatch.setattr(PromptValidation, 'feed', worse)
+    monkeypatch.setattr(PromptValidation, 'add', worse)
     path = tmp_path / 'prompt.safetensors'
     assert main(['adapt', str(pictures), str(path), '--model', str(folder), '--device', 'cpu',
                  '--epochs', '1']) == 0
@@ -79,7 +79,7 @@ def test_what_was_learned_before_is_replaced_only_by_what_is_better(
         self.scores = (1.0, 1.0, 0.5 if better else 2.0)
         return Outcome.ACCEPT if better else Outcome.ROLL_BACK
 
-    monkeypatch.setattr(PromptValidation, 'feed', feed)
+    monkeypatch.setattr(PromptValidation, 'add', feed)
     earlier = LearnedPrompt(
         2 * segmenter.encode_scene('fog').float(), 'garage', segmenter.fingerprint)
     bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)

@@ -182,7 +182,7 @@ def test_timeline_shows_domains_and_events() -> None:
 
 
 def test_events_are_the_steps_between_states() -> None:
-    from ptdiffseg_ros.adapt.loop import AdaptationState
+    from ptdiffseg_ros.adapt.state import AdaptationState
 
     def kinds(*states: AdaptationState) -> list[list[str]]:
         told = [{}, *(state.to_dict() for state in states)]

@@ -41,11 +41,11 @@ from ptdiffseg_ros.adapt.loop import AdaptationLoop
 from ptdiffseg_ros.ros.process import main
 
 
-def unit(self, now_s):
+def run_step(self, now_s):
     raise ArithmeticError('poisoned')
 
 
-AdaptationLoop.unit = unit
+AdaptationLoop.run_step = run_step
 sys.exit(main(sys.argv))
 """
 
@@ -196,16 +196,15 @@ def test_parameters_reach_the_loop_while_it_lives(make, folder: Path):
     node.trigger_configure()
     loop = node.adaptation.loop
 
-    values = {'steps': 3, 'period_s': 60, 'duty': 0.25, 'learning_rate': 0.5, 'query_period_s': 1.5,
-              'sensitivity': 2.0, 'buffer_mib': 2, 'seed': 4, 'enabled': True}
+    values = {'steps': 3, 'duty': 0.25, 'learning_rate': 0.5, 'buffer_mib': 2, 'seed': 4,
+              'enabled': True}
     results = node.set_parameters(
         [Parameter(f'adaptation.{name}', value=value) for name, value in values.items()])
 
     assert all(result.successful for result in results), results
     config = loop.config
-    assert (config.steps, config.period_s, config.duty) == (3, 60, 0.25)
-    assert (config.tuner.learning_rate, config.query_period_s) == (0.5, 1.5)
-    assert (config.sensitivity, loop.buffer.max_bytes) == (2.0, 2 * 2**20)
+    assert (config.steps, config.duty, config.tuner.learning_rate) == (3, 0.25, 0.5)
+    assert loop.buffer.max_bytes == 2 * 2**20
     assert config.seed == 3  # until the next configure
     assert loop.state.enabled
     node.trigger_cleanup()
@@ -228,7 +227,7 @@ def test_memory_that_was_short_at_first_is_asked_for_again(make, folder: Path, m
                 **{'adaptation.bank': '', 'adaptation.enabled': True})
     node.trigger_configure()
     assert node.get_parameter('adaptation.enabled').value is False
-    context = node.adaptation.context
+    context = node.adaptation.prompt.context
     for _ in range(2):
         assert 'out of memory' in node.adaptation.problem
         assert 'out of memory' in node.adaptation.values()['adaptation']
@@ -238,7 +237,7 @@ def test_memory_that_was_short_at_first_is_asked_for_again(make, folder: Path, m
     short[0] = False
     assert node.set_parameters([Parameter('adaptation.enabled', value=True)])[0].successful
     assert node.adaptation.enabled and not node.adaptation.problem
-    assert torch.equal(node.adaptation.context, context)
+    assert torch.equal(node.adaptation.prompt.context, context)
 
 
 def test_prompts_that_do_not_fit_are_passed_over_and_the_others_are_used(
@@ -271,7 +270,7 @@ def test_a_bank_that_cannot_be_used_leaves_adaptation_off_with_the_reason(
     node = make(model=str(folder), device='cpu')
     node.trigger_configure()
 
-    assert node.adaptation.context.isfinite().all()
+    assert node.adaptation.prompt.context.isfinite().all()
     result, = node.set_parameters([Parameter('adaptation.enabled', value=True)])
     assert not result.successful and 'ROS_HOME' in result.reason
 
@@ -287,13 +286,13 @@ def _no_home(path: Path) -> Path:
     return path
 
 
-def test_without_adaptation_the_context_is_the_segmenters_own(make, folder: Path):
+def test_without_adaptation_the_prompt_is_the_segmenters_or_the_sentence(make, folder: Path):
     node = make(model=str(folder), device='cpu', **{'adaptation.bank': ''})
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
     node.trigger_configure()
 
-    assert torch.equal(node.adaptation.context, segmenter.context())
+    assert torch.equal(node.adaptation.prompt.context, segmenter.context())
     node.set_parameters([Parameter('scene_prompt', value='a rainy driving scene')])
-    assert torch.equal(node.adaptation.context, segmenter.context('a rainy driving scene'))
+    assert torch.equal(node.adaptation.prompt.context, segmenter.context('a rainy driving scene'))
     node.set_parameters([Parameter('scene_prompt', value='')])
-    assert torch.equal(node.adaptation.context, segmenter.context())
+    assert torch.equal(node.adaptation.prompt.context, segmenter.context())

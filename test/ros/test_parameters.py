@@ -9,8 +9,8 @@ import re
 
 from hypothesis import given, strategies as st
 from ptdiffseg_ros.adapt.buffer import DEFAULT_BYTES
-from ptdiffseg_ros.adapt.loop import AdaptationConfig
-from ptdiffseg_ros.ros.adaptation import loop_config, MIB
+from ptdiffseg_ros.adapt.state import AdaptationConfig
+from ptdiffseg_ros.ros.adaptation_setup import loop_config, MIB
 from ptdiffseg_ros.ros.parameters import PARAMETERS, Parameters, ros_name, Settings
 import pytest
 from rclpy.parameter import Parameter
@@ -26,10 +26,9 @@ WRONG = [
     ('min_confidence', True), ('overlay_alpha', -0.1), ('silence_warning_s', 1e9),
     ('adaptation.enabled', 1), ('adaptation.bank', 3),
     ('adaptation.steps', 0), ('adaptation.steps', 1001), ('adaptation.steps', 10.0),
-    ('adaptation.steps', True), ('adaptation.period_s', -1.0), ('adaptation.duty', 0.0),
+    ('adaptation.steps', True), ('adaptation.duty', 0.0),
     ('adaptation.duty', 1.1), ('adaptation.learning_rate', 0.0), ('adaptation.learning_rate', 11),
-    ('adaptation.look_period_s', 3601.0), ('adaptation.sensitivity', 0.05),
-    ('adaptation.sensitivity', float('inf')), ('adaptation.buffer_mib', 0),
+    ('adaptation.learning_rate', float('inf')), ('adaptation.buffer_mib', 0),
     ('adaptation.seed', -1), ('adaptation.seed', 2**31),
 ]
 
@@ -205,7 +204,7 @@ def test_names_that_do_not_exist_are_warned_of_with_the_nearest(tmp_path):
     file = tmp_path / 'parameters.yaml'
     file.write_text(
         '/**:\n  ros__parameters:\n    image_qos: reliable\n    min_confidenc: 0.5\n'
-        '    adaptation: {enable: true, duty: 0.3, sensitivty: 2.0,\n'
+        '    adaptation: {enable: true, duty: 0.3, learning_rat: 2.0,\n'
         '                 per_camera: true, prompt_file: tunnel}\n'  # of an earlier version
         '    qos_overrides./image_raw.subscription.depth: 3\n')
     process = ros_harness.start_segmenter(
@@ -219,7 +218,7 @@ def test_names_that_do_not_exist_are_warned_of_with_the_nearest(tmp_path):
             'camera': "did you mean 'cameras'?",
             'min_confidenc': "did you mean 'min_confidence'?",
             'adaptation.enable': "did you mean 'adaptation.enabled'?",
-            'adaptation.sensitivty': "did you mean 'adaptation.sensitivity'?",
+            'adaptation.learning_rat': "did you mean 'adaptation.learning_rate'?",
             'step': "did you mean 'adaptation.steps'?",
             **dict.fromkeys(('wheels', 'adaptation.per_camera', 'adaptation.prompt_file'),
                             'ros2 param list /segmenter shows the names')}
@@ -262,5 +261,5 @@ def test_the_loop_takes_whatever_the_parameters_allow(end):
     assert not config.tuner.gradient_checkpointing
     assert loop_config(replace(
         Settings(), adaptation_gradient_checkpointing=True)).tuner.gradient_checkpointing
-    for name in ('steps', 'period_s', 'duty', 'look_period_s', 'sensitivity', 'seed'):
+    for name in ('steps', 'duty', 'seed'):
         assert getattr(config, name) == values[f'adaptation_{name}']

@@ -10,7 +10,6 @@ import numpy as np
 from ptdiffseg_ros.ros.camera_health import CameraHealth
 from ptdiffseg_ros.ros.pipeline import Pipeline
 import pytest
-import torch
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 NAMES = ('front', 'left', 'rear')
@@ -50,7 +49,7 @@ class Rig:
         self.most = 0
         self.outputs = {name: Output(name) for name in NAMES}
         adaptation = SimpleNamespace(
-            context=torch.zeros(1, 2, 4), observe=self._observe, make_way=self._make_way)
+            prompt=object(), observe=self._observe, make_way=self._make_way)
         logger = SimpleNamespace(
             debug=lambda *_, **__: None, **{level: lambda text, **_: self.logs.append(text)
                                             for level in ('warning', 'error')})

@@ -1,0 +1,92 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The adaptation loop of a node, made from its parameters and described for diagnostics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TYPE_CHECKING
+
+from ptdiffseg_ros.adapt.errors import AdaptationError
+from ptdiffseg_ros.adapt.folders import bank_folder
+from ptdiffseg_ros.ros.parameters import Settings
+
+if TYPE_CHECKING:  # these import torch, which takes seconds: not before the node is configured
+    from ptdiffseg_ros.adapt.bank import PromptBank
+    from ptdiffseg_ros.adapt.loop import AdaptationLoop
+    from ptdiffseg_ros.adapt.state import AdaptationConfig
+    from ptdiffseg_ros.model.scene_prompt import ScenePrompt
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+
+MIB = 2**20
+
+
+def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePrompt,
+              on_prompt: Callable[[ScenePrompt], None], logger: Any) -> AdaptationLoop:
+    """
+    Make the loop, which logs its events.
+
+    :raises AdaptationError: the segmenter cannot adapt, or the bank's folder cannot be used.
+    """
+    from ptdiffseg_ros.adapt.buffer import FrameBuffer
+    from ptdiffseg_ros.adapt.loop import AdaptationLoop
+    from ptdiffseg_ros.adapt.state import HOLD_OUT
+
+    def log(kind: str, text: str) -> None:
+        message = f'adaptation: {text}'
+        if kind in ('problem', 'rollback'):
+            logger.warning(message)
+        else:
+            logger.info(message)
+
+    bank = _open_bank(segmenter, settings)
+    for problem in bank.problems:
+        logger.warning(problem)
+    buffer = FrameBuffer(settings.adaptation_buffer_mib * MIB, hold_out=HOLD_OUT)
+    return AdaptationLoop(
+        segmenter, loop_config(settings), bank, buffer, base, log, on_prompt)
+
+
+def _open_bank(segmenter: PromptedSegmenter, settings: Settings) -> PromptBank:
+    from ptdiffseg_ros.adapt.bank import PromptBank
+    try:
+        return PromptBank(bank_folder(settings.adaptation_bank), segmenter.fingerprint,
+                          segmenter.backbone.text_width)
+    except (RuntimeError, OSError) as error:
+        raise AdaptationError(
+            f'adaptation.bank: {error}. Mend that, or set it to nothing to keep prompts in '
+            'memory only, then cleanup and configure again') from error
+
+
+def loop_config(settings: Settings) -> AdaptationConfig:
+    """Return the loop's settings by the node's parameters."""
+    from ptdiffseg_ros.adapt.state import AdaptationConfig
+    from ptdiffseg_ros.adapt.tuner import TunerConfig
+    return AdaptationConfig(
+        tuner=TunerConfig(
+            learning_rate=settings.adaptation_learning_rate,
+            gradient_checkpointing=settings.adaptation_gradient_checkpointing),
+        steps=settings.adaptation_steps,
+        duty=settings.adaptation_duty,
+        seed=settings.adaptation_seed)
+
+
+def describe_loop(loop: AdaptationLoop) -> dict[str, Any]:
+    """Return the values that diagnostics show of the loop."""
+    state = loop.state
+    mode = ('on, tuning' if state.tuning else 'on') if state.enabled else 'off'
+    if state.waiting:
+        mode = f'on, tuning waits {state.waiting}'
+    return {
+        'adaptation': mode,
+        'domain': state.domain or 'not recognised yet',
+        'prompt in use': state.prompt,
+        'trigger': state.trigger or 'none yet',
+        'adaptation step': state.step,
+        'loss': state.loss,
+        'kept fraction': state.kept_fraction,
+        'distance from the source prompt': f'{state.distance:.4f}',
+        'roll-backs': state.rollbacks,
+        'buffer (MiB)': f'{state.buffer_bytes / MIB:.3f}',
+        'busy share': state.busy_share,
+    }
