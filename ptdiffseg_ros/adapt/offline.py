@@ -51,10 +51,9 @@ def adapt_to(
     """
     statistics = source_statistics(segmenter)
     tuner_config = config or TunerConfig()
-    least = 2 * tuner_config.batch
-    if len(frames) < least:
-        raise AdaptationError(
-            f'there are {len(frames)} frames; adaptation takes at least {least}')
+    if len(frames) < 2 * tuner_config.batch:
+        raise AdaptationError(f'there are {len(frames)} frames; adaptation takes at least '
+                              f'{2 * tuner_config.batch}')
     found = recognise(segmenter, frames)
     before(domain or found.domain)
     held_out = list(range(0, len(frames), 5))[:MAX_HELD_OUT]

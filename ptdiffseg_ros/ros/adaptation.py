@@ -109,8 +109,7 @@ class Adaptation:
             self.loop.enable(False)  # saves what it could not save before
         self.loop = self._segmenter = self.prompt = None
         self.refusal = self._failure = self._sentence = ''
-        self._out_of_memory = False
-        self._failures = 0
+        self._out_of_memory, self._failures = False, 0
 
     def advertise(self) -> None:
         """Create the publishers; on the executor's thread, once loaded."""
@@ -135,10 +134,11 @@ class Adaptation:
     def _set_sentence(self, sentence: str) -> None:
         """Use a sentence as the prompt, and as the base of adaptation; '' is the source's."""
         assert self._segmenter is not None
-        self.prompt = self._segmenter.scene_prompt(sentence or None)
+        prompt = self._segmenter.scene_prompt(sentence or None)
+        self._set_prompt(prompt)
         self._sentence = sentence
         if self.loop is not None:
-            self.loop.set_base(self.prompt)
+            self.loop.set_base(prompt)
 
     @property
     def enabled(self) -> bool:
@@ -263,8 +263,7 @@ class Adaptation:
         response.message = self._unavailable('set_adaptation', False)
         if response.message:
             return response
-        words = {True: 'on', False: 'off'}
-        before = self._parameters.settings.adaptation_enabled
+        words, before = ('off', 'on'), self._parameters.settings.adaptation_enabled
         if request.data == before:  # the parameter stays, but a failure is cleared
             self.apply(self._parameters.settings, (ENABLED,))
         result = self._node.set_parameters([Parameter(ENABLED, value=request.data)])[0]
