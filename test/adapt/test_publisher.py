@@ -1,0 +1,248 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Prompts are published, saved, recalled and withdrawn as validation and operators say."""
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from adaptation_drive import CLEAR, Drive, find, FOG
+from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
+from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+import pytest
+import torch
+
+
+def test_learned_prompts_outlive_the_process(segmenter, always_better, tmp_path: Path) -> None:
+    def bank() -> PromptBank:
+        return PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+
+    first = Drive(segmenter, bank())
+    first.enter(FOG)
+    first.go(8)
+    second = Drive(segmenter, bank())
+    second.say(FOG)
+    second.go(1, passes=second.query_passes)
+    assert torch.equal(second.loop.prompt.context, first.loop.prompt.context)
+
+
+def test_a_roll_back_keeps_the_prompt_in_use_that_is_still_good(segmenter, monkeypatch) -> None:
+    find(monkeypatch, Outcome.ACCEPT, Outcome.ROLL_BACK)
+    monkeypatch.setattr(PromptValidation, 'current_is_good', True)
+    drive = Drive(segmenter)
+    drive.enter(FOG)
+    drive.go(8)
+    assert drive.loop.state.rollbacks == 1 and drive.loop.state.prompt == 'tuned'
+    remembered = drive.loop.bank.recall('foggy')
+    assert remembered is not None
+    assert torch.equal(drive.loop.prompt.context, segmenter.context(remembered.tokens))
+    assert not torch.equal(drive.loop.prompt.context, segmenter.context())
+
+
+def test_switched_off_in_the_middle_it_keeps_what_was_found_better(
+        segmenter, always_better, tmp_path: Path) -> None:
+    bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+    drive = Drive(segmenter, bank, steps=100)
+    drive.enter(FOG)
+    drive.go(2, passes=drive.query_passes + 8)
+    assert drive.loop.state.tuning and drive.loop.state.prompt == 'tuned'
+    drive.loop.enable(False)
+    path = bank.path('foggy')
+    assert path is not None and path.exists()
+
+
+@pytest.mark.parametrize('on_disk', [False, True])
+def test_what_a_review_found_better_survives_a_roll_back(
+        segmenter, always_better, tmp_path: Path, on_disk: bool) -> None:
+    bank = PromptBank(tmp_path if on_disk else None, segmenter.fingerprint,
+                      segmenter.backbone.text_width)
+    drive = Drive(segmenter, bank, steps=100)
+    drive.enter(FOG)
+    drive.go(2, passes=drive.query_passes + 8)
+    assert drive.loop.state.tuning and drive.loop.state.prompt == 'tuned'
+    good = drive.loop.prompt.context.clone()
+    assert not on_disk or bank.path('foggy').exists(), 'at once: the process may end any time'
+    drive.loop.buffer.batch = lambda *_: torch.full((1, *drive.frame().shape), math.nan)
+    drive.go(2)
+    assert drive.loop.state.rollbacks == 1 and not drive.loop.state.tuning
+    assert drive.loop.state.remembered == ['foggy']
+    drive.say(CLEAR)
+    drive.go(1)
+    del drive.loop.buffer.batch
+    drive.say(FOG)
+    drive.go(1, passes=drive.query_passes)
+    assert torch.equal(drive.loop.prompt.context, good)
+
+
+@pytest.mark.parametrize('before', [False, True])
+def test_a_prompt_that_turns_out_worse_is_taken_back_from_the_bank(
+        segmenter, monkeypatch, tmp_path: Path, before: bool) -> None:
+    bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+    earlier = LearnedPrompt(
+        segmenter.encode_scene('a foggy driving scene').float() * 1.1, 'foggy',
+        segmenter.fingerprint)
+    if before:
+        bank.remember(earlier)
+    find(monkeypatch, Outcome.ACCEPT, Outcome.ROLL_BACK)
+    drive = Drive(segmenter, bank)
+    drive.enter(FOG)
+    drive.go(8)
+    assert drive.loop.state.rollbacks == 1 and drive.loop.state.prompt == 'source'
+    assert drive.loop.state.remembered == (['foggy'] if before else [])
+    again = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+    kept = again.recall('foggy')
+    assert torch.equal(kept.tokens, earlier.tokens) if before else kept is None
+
+
+def bank_with(segmenter: PromptedSegmenter, folder: Path, saved_by_hand: bool) -> PromptBank:
+    """Give a bank on disk with a prompt for fog, saved by people or by adaptation."""
+    bank = PromptBank(folder, segmenter.fingerprint, segmenter.backbone.text_width)
+    bank.remember(LearnedPrompt(
+        segmenter.encode_scene('a foggy driving scene').float() * 1.1, 'foggy',
+        segmenter.fingerprint, {} if saved_by_hand else {'automatic': True}))
+    return bank
+
+
+def recalls(drive: Drive) -> int:
+    return drive.kinds().count('recalled')
+
+
+def test_a_recalled_prompt_that_is_worse_than_the_source_does_not_return(
+        segmenter, monkeypatch, tmp_path: Path) -> None:
+    find(monkeypatch, Outcome.ROLL_BACK)
+    drive = Drive(segmenter, bank_with(segmenter, tmp_path, saved_by_hand=False))
+    drive.enter(FOG)
+    assert drive.loop.state.prompt == 'recalled'
+    drive.go(1)
+    assert (drive.loop.state.prompt, drive.loop.state.rollbacks) == ('source', 1)
+    assert not list(tmp_path.iterdir()) and drive.loop.state.remembered == []
+    assert not drive.loop.state.problem
+    drive.say(CLEAR)
+    drive.go(1)
+    drive.enter(FOG)
+    assert recalls(drive) == 1
+
+
+def test_a_saved_prompt_that_is_worse_than_the_source_stays_and_is_not_used_in_this_visit(
+        segmenter, monkeypatch, tmp_path: Path) -> None:
+    find(monkeypatch, Outcome.ROLL_BACK)
+    bank = bank_with(segmenter, tmp_path, saved_by_hand=True)
+    before = bank.path('foggy').read_bytes()
+    drive = Drive(segmenter, bank)
+    for visit in (1, 2):
+        drive.enter(FOG)
+        assert drive.loop.state.prompt == 'recalled' and recalls(drive) == visit
+        drive.go(1)
+        assert drive.loop.state.prompt == 'source'
+        assert torch.equal(drive.loop.prompt.context, segmenter.context())
+        assert bank.path('foggy').read_bytes() == before
+        assert "saved for 'foggy' is worse than the source prompt" in drive.loop.state.problem
+        drive.say(CLEAR)
+        drive.go(1)
+        assert not drive.loop.state.problem
+    assert drive.kinds().count('problem') == 2
+
+
+def test_what_is_saved_while_it_tunes_survives_a_roll_back(
+        segmenter, monkeypatch, tmp_path: Path) -> None:
+    find(monkeypatch, Outcome.ACCEPT, Outcome.ROLL_BACK)
+    bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+    drive = Drive(segmenter, bank, steps=100)
+    drive.enter(FOG)
+    drive.go(2, passes=drive.query_passes + 8)
+    assert drive.loop.state.prompt == 'tuned' and drive.loop.state.tuning
+    drive.loop.publisher.save()
+    saved = bank.path('foggy').read_bytes()
+    drive.go(4)
+    assert (drive.loop.state.prompt, drive.loop.state.rollbacks) == ('source', 1)
+    assert bank.path('foggy').read_bytes() == saved and drive.loop.state.remembered == ['foggy']
+
+
+def test_a_better_prompt_is_in_use_but_does_not_replace_what_was_saved(
+        segmenter, always_better, tmp_path: Path) -> None:
+    bank = bank_with(segmenter, tmp_path, saved_by_hand=True)
+    before = bank.path('foggy').read_bytes()
+    drive = Drive(segmenter, bank)
+    drive.enter(FOG)
+    drive.go(8)
+    assert drive.loop.state.prompt == 'tuned' and drive.loop.state.step == 4
+    assert 'the bank keeps the one that was saved' in drive.events[-1][1]
+    assert bank.path('foggy').read_bytes() == before
+
+
+def test_what_could_not_be_written_is_written_when_it_can(
+        segmenter, always_better, tmp_path: Path) -> None:
+    (tmp_path / 'bank').write_text('')  # where the folder should be
+    bank = PromptBank(tmp_path / 'bank', segmenter.fingerprint, segmenter.backbone.text_width)
+    drive = Drive(segmenter, bank)
+    drive.enter(FOG)
+    drive.go(8)
+    assert 'cannot be saved' in drive.loop.state.problem
+    (tmp_path / 'bank').unlink()
+    drive.loop.enable(False)
+    assert bank.path('foggy').exists() and not drive.loop.state.problem
+
+
+def test_reset_gives_the_source_prompt_bit_for_bit(segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.enter(FOG)
+    drive.go(8)
+    assert not torch.equal(drive.loop.prompt.context, segmenter.context())
+    drive.loop.reset()
+    assert torch.equal(drive.loop.prompt.context, segmenter.context())
+    assert drive.loop.state.distance == 0.0
+
+
+def test_a_sentence_set_by_hand_is_where_it_starts(segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.loop.set_base(segmenter.scene_prompt('dusk'))
+    assert torch.equal(drive.loop.prompt.context, segmenter.context('dusk'))
+    drive.say(FOG)
+    drive.go(1, passes=drive.query_passes)
+    assert torch.equal(drive.loop.tuner.start, segmenter.encode_scene('dusk').float())
+    drive.go(8)
+    drive.loop.reset()
+    assert torch.equal(drive.loop.prompt.context, segmenter.context('dusk'))
+    assert drive.loop.state.prompt == 'sentence'
+
+
+def test_a_sentence_set_while_it_drives_is_tuned_from(segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.enter(FOG)
+    drive.go(8)
+    learned = drive.loop.publisher.learned().tokens
+    drive.loop.set_base(segmenter.scene_prompt('dusk'))
+    assert torch.equal(drive.loop.prompt.context, segmenter.context('dusk'))
+    assert drive.loop.state.trigger == 'sentence' and drive.loop.state.tuning
+    assert torch.equal(drive.loop.tuner.start, segmenter.encode_scene('dusk').float())
+    assert torch.equal(drive.loop.bank.recall('foggy').tokens, learned), 'nothing is lost'
+    drive.go(4)
+    assert drive.loop.state.prompt == 'tuned'
+    drive.say(CLEAR)
+    drive.go(1)
+    drive.loop.set_base(segmenter.scene_prompt())
+    assert not drive.loop.state.tuning, 'in clear weather there is nothing to tune'
+
+
+def test_a_prompt_can_be_saved_and_loaded(segmenter, always_better, tmp_path: Path) -> None:
+    drive = Drive(segmenter)
+    drive.enter(FOG)
+    drive.go(8)
+    path = drive.loop.publisher.learned().save(tmp_path / 'fog.safetensors')
+    other = Drive(segmenter)
+    other.loop.load(LearnedPrompt.load(path, segmenter.fingerprint))
+    assert torch.equal(other.loop.prompt.context, drive.loop.prompt.context)
+    assert other.loop.state.prompt == 'loaded'
+
+
+def test_a_bank_that_cannot_be_written_is_told_and_nothing_is_lost(
+        segmenter, always_better, tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('')
+    bank = PromptBank(
+        tmp_path / 'file' / 'bank', segmenter.fingerprint, segmenter.backbone.text_width)
+    drive = Drive(segmenter, bank)
+    drive.enter(FOG)
+    drive.go(8)
+    assert 'cannot be saved' in drive.loop.state.problem
+    assert drive.loop.state.prompt == 'tuned' and drive.loop.state.remembered == ['foggy']
