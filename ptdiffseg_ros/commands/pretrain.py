@@ -7,8 +7,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.commands import add_overwrite, CommandError, image_size, number
+from ptdiffseg_ros.commands import add_overwrite, CommandError
+from ptdiffseg_ros.commands.settings import add_settings, given_settings
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
+from ptdiffseg_ros.train.settings import PretrainConfig
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.data.captioned import CaptionedPictures
@@ -21,7 +23,6 @@ PARTS = ('scheduler', 'text_encoder', 'tokenizer', 'unet', 'vae')
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    whole = number(1, kind=int)
     parser.add_argument('out', type=Path, metavar='OUT', help='folder of the new backbone')
     parser.add_argument(
         '--images', type=Path, metavar='FOLDER',
@@ -37,24 +38,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='a caption for every image, where {folder} is the name of the folder it lies in: "a '
         '{folder} driving scene"; may be given several times')
     parser.add_argument(
-        '--size', type=image_size, metavar='HxW', default='128x256',
-        help='of a frame; images are scaled to cover it, and cropped')
-    parser.add_argument(
-        '--frames', type=whole, default=6000,
-        help='frames of the town, or crops of the images, to train on')
-    parser.add_argument(
-        '--steps', type=whole, default=2600, help='training steps of the diffusion model')
-    parser.add_argument(
-        '--autoencoder-steps', type=whole, default=1800,
-        help='training steps of the autoencoder')
-    parser.add_argument('--batch', type=whole, default=16, help='frames per step')
-    parser.add_argument(
-        '--save-every', type=whole, default=200, help='steps between two checkpoints')
-    parser.add_argument(
-        '--seed', type=number(0, kind=int), default=0, help='the same seed, the same backbone')
-    parser.add_argument(
         '--resume', action='store_true', help='go on from the last checkpoint in OUT')
     add_overwrite(parser, what='replace the backbone of another run that is at OUT')
+    add_settings(parser, PretrainConfig)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,16 +51,13 @@ def run(args: argparse.Namespace) -> int:
                       folders_below(args.images), args.overwrite)
     data = _pictures(args)
 
-    from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
-    from ptdiffseg_ros.train.pretrain import draw_sample_grid, pretrain, PretrainConfig
+    from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
+    from ptdiffseg_ros.train.pretrain import draw_sample_grid, pretrain
 
-    config = PretrainConfig(
-        frames=args.frames, image_size=args.size, steps=args.steps,
-        autoencoder_steps=args.autoencoder_steps, batch=args.batch, save_every=args.save_every,
-        seed=args.seed)
+    config = PretrainConfig(**given_settings(args, PretrainConfig))
     sentences = SCENE_PROMPTS if data is None else data.most_frequent(MOST_ROWS)
     pretrain(config, args.out, args.resume, data)
-    grid = draw_sample_grid(args.out, args.out / 'samples.png', sentences, seed=args.seed)
+    grid = draw_sample_grid(args.out, args.out / 'samples.png', sentences, seed=config.seed)
     print(f'{args.out}: the backbone; look at {grid} and at reconstructions.png beside it')
     if data is not None:
         print(f'Rows of the samples: {"; ".join(sentences)}')

@@ -7,27 +7,17 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.commands import (
-    add_overwrite,
-    CommandError,
-    image_size,
-    labelled_inputs,
-    number,
-)
+from ptdiffseg_ros.commands import add_overwrite, CommandError, labelled_inputs
+from ptdiffseg_ros.commands.settings import add_settings, given_settings
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
+from ptdiffseg_ros.train.settings import TrainConfig
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.data.labelled import LabelledPictures
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """
-    Add the arguments of this command.
-
-    A setting of TrainConfig has no default here: one that is not given is absent, so that the
-    recipe's holds, or TrainConfig's.
-    """
-    whole = number(1, kind=int)
+    """Add the arguments of this command."""
     parser.add_argument('out', type=Path, metavar='OUT', help='folder of the new segmenter')
     parser.add_argument(
         '--recipe', metavar='NAME_OR_FILE',
@@ -54,102 +44,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--tensorboard', type=Path, metavar='FOLDER', help='write curves for TensorBoard')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures of the run')
     add_overwrite(parser, what='replace the segmenter that is at OUT, and FILE')
-
-    settings = parser.add_argument_group(
-        'settings', 'each wins over the recipe; in brackets: where neither says anything',
-        argument_default=argparse.SUPPRESS)
-    settings.add_argument(
-        '--data-kind', metavar='KIND', help='cityscapes, gta5 ... (what it looks like)')
-    settings.add_argument(
-        '--input-size', type=image_size, metavar='HxW',
-        help='frames are scaled to this size; the node keeps its area (128x256)')
-    settings.add_argument(
-        '--window', type=image_size, metavar='HxW',
-        help='let the model see a frame by overlapping windows of this size (whole)')
-    settings.add_argument(
-        '--overlap', type=number(0, 0.9), help='of windows, the least share of their sides (0.25)')
-    settings.add_argument(
-        '--autoencoder', metavar='FOLDER_OR_NAME',
-        help="an autoencoder in place of the backbone's own, such as madebyollin/taesd")
-    settings.add_argument(
-        '--frames', type=whole, help='labelled frames for the head, at most (2000)')
-    settings.add_argument(
-        '--distortion', type=number(0, 1),
-        help='how strongly exposure, contrast and colour of these frames are distorted, 0 to 1 '
-        '(0.5)')
-    settings.add_argument('--steps', type=whole, help='training steps (1800)')
-    settings.add_argument(
-        '--batch', type=whole, help='frames per step, of all processes together (8)')
-    settings.add_argument(
-        '--accumulate', type=whole, metavar='PARTS',
-        help='parts that a process computes its share of a batch in, for less memory (1)')
-    settings.add_argument(
-        '--mixed-precision', choices=('no', 'bf16', 'fp16'),
-        help='number format of the backbone and of the autocast in the head, on a GPU (no)')
-    settings.add_argument(
-        '--learning-rate', type=number(0, above=True), help='at its highest (0.004)')
-    settings.add_argument(
-        '--timestep', type=number(0, 999, kind=int),
-        help='diffusion timestep at which features are taken (100)')
-    settings.add_argument(
-        '--taps', nargs='+', metavar='TAP',
-        help='feature maps, coarse to fine (the last of every decoder level, and the latents)')
-    settings.add_argument(
-        '--stop-early', action='store_true',
-        help='leave out the last decoder level of the UNet, its costliest')
-    settings.add_argument('--head-width', type=whole, help='channels of the head (96)')
-    settings.add_argument(
-        '--layout-frames', type=whole,
-        help='other labelled frames, for the layout denoiser (1200)')
-    settings.add_argument(
-        '--layout-steps', type=number(0, kind=int),
-        help='training steps of the layout denoiser; 0: none (3000)')
-    settings.add_argument(
-        '--no-prompt-randomization', dest='prompt_randomization', action='store_false',
-        help='train under the source scene prompt alone')
-    settings.add_argument(
-        '--randomized-prompts', nargs='*', metavar='SENTENCE',
-        help='scene prompts that randomization draws from, with that of the source; none given: '
-        "the segmenter's, one for each weather, as in the paper (clear in other words)")
-    settings.add_argument(
-        '--no-look-randomization', dest='look_randomization', action='store_false',
-        help='let the two predictions that a step compares be from one look of the frame')
-    settings.add_argument(
-        '--consistency-weight', type=number(0),
-        help='lambda of the KL term between the two predictions of a frame (1)')
-    settings.add_argument(
-        '--no-category-prompts', dest='category_context', action='store_false',
-        help='leave the class names out of the context')
-    settings.add_argument(
-        '--no-cache', dest='cached', action='store_false',
-        help='compute features anew at every step')
-    settings.add_argument(
-        '--save-every', type=whole, metavar='STEPS', help='steps between checkpoints (500)')
-    settings.add_argument(
-        '--evaluate-every', type=number(0, kind=int), metavar='STEPS',
-        help='measure the head on held-out frames of the source every so many steps, and keep '
-        'the best one; 0: keep the last (0)')
-    settings.add_argument(
-        '--seed', type=number(0, kind=int), help='on a CPU, the same seed gives the same head (0)')
+    add_settings(parser, TrainConfig, 'each wins over the recipe; in brackets: the default')
 
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
     if args.data is None:
         _check(args, None)
-    from dataclasses import fields
-
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.results import commit, write_json
     from ptdiffseg_ros.model.segmenter import MICRO_FOLDER, PromptedSegmenter
     from ptdiffseg_ros.train.head import learn_source, train_head
     from ptdiffseg_ros.train.processes import processes
     from ptdiffseg_ros.train.recipe import FILE, find_recipe, load_recipe, save_recipe
-    from ptdiffseg_ros.train.settings import TrainConfig
 
-    given = {field.name: getattr(args, field.name) for field in fields(TrainConfig)
-             if hasattr(args, field.name)}
-    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    given = given_settings(args, TrainConfig)
     if args.cache is not None:
         given.setdefault('cached', True)
     config = (TrainConfig(**given) if args.recipe is None

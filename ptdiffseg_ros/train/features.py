@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -20,19 +20,13 @@ from ptdiffseg_ros.model.source import (
 )
 from ptdiffseg_ros.train.frames import SourceFrames
 from ptdiffseg_ros.train.processes import own_batches, processes
+from ptdiffseg_ros.train.settings import Draw
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 BATCH = 16  # frames that go through the backbone at a time, at most
 PIXELS = BATCH * 128 * 256  # that do so, at most: one frame of 512 x 1024
-
-
-class Draw(NamedTuple):
-    """How a frame may be shown to the head: under a scene prompt, in one of its looks."""
-
-    scene: str
-    look: int = 0
 
 
 class CachedFeatures:

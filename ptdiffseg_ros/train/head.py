@@ -22,7 +22,7 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import source_miou
-from ptdiffseg_ros.train.features import CachedFeatures, Draw, LiveFeatures, source_statistics
+from ptdiffseg_ros.train.features import CachedFeatures, LiveFeatures, source_statistics
 from ptdiffseg_ros.train.frames import (
     check_pairs,
     ClearFrames,
@@ -35,11 +35,13 @@ from ptdiffseg_ros.train.losses import prompt_randomization_loss, segmentation_l
 from ptdiffseg_ros.train.processes import new_accelerator
 from ptdiffseg_ros.train.scalars import Scalars
 from ptdiffseg_ros.train.schedule import warm_cosine
-from ptdiffseg_ros.train.settings import PRECISIONS, TrainConfig
+from ptdiffseg_ros.train.settings import Draw, TrainConfig
 import torch
 from torch import nn, Tensor
 from tqdm import tqdm
 
+# The number format of the frozen backbone; the head learns in float32, under autocast.
+PRECISIONS = {'no': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 HELD_OUT = 100  # frames of the source at most, and a tenth of a data set, to keep the best head by
 REPORTED = 20  # steps between the losses that are shown
 STATISTICS_FRAMES = 300  # more change the figures by less than streets differ

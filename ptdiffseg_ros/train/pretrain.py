@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from dataclasses import dataclass
 from functools import partial
 import json
 from pathlib import Path
@@ -27,6 +26,7 @@ from ptdiffseg_ros.train.captioned_frames import (
 )
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
+from ptdiffseg_ros.train.settings import PretrainConfig
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -34,46 +34,6 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 MAX_TOKENS = 77
-
-
-@dataclass(frozen=True)
-class PretrainConfig:
-    """
-    Say how the backbone is built and trained; sizes in pixels, rates per step.
-
-    frames: of the town, or crops of the pictures, all pictures alike often.
-    """
-
-    frames: int = 6000
-    image_size: tuple[int, int] = (128, 256)
-    latent_channels: int = 8
-    autoencoder_width: int = 24
-    autoencoder_steps: int = 1800
-    unet_channels: tuple[int, ...] = (64, 96, 144)
-    unet_heads: int = 3
-    text_width: int = 128
-    text_layers: int = 2
-    bpe_merges: int = 1000
-    steps: int = 2600
-    batch: int = 16
-    learning_rate: float = 6e-4
-    warmup_steps: int = 100
-    decay_share: float = 0.3
-    ema_decay: float = 0.998
-    caption_dropout: float = 0.1
-    save_every: int = 200
-    workers: int = 2
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in ('frames', 'autoencoder_steps', 'steps', 'batch', 'save_every', 'workers'):
-            if getattr(self, name) < 1:
-                raise TrainingError(f'{name} is {getattr(self, name)}; it must be at least 1')
-        stride = 4 * 2 ** (len(self.unet_channels) - 1)
-        if any(side % stride or side < 2 * stride for side in self.image_size):
-            raise TrainingError(
-                f'image_size is {self.image_size}; both sides must be multiples of {stride} '
-                f'and at least {2 * stride}')
 
 
 def pretrain(

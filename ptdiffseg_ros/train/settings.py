@@ -1,104 +1,156 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The settings of a head's training, and what is allowed for each."""
+"""
+Settings of the trainings: the one place that declares name, type, default, range and help.
+
+`ptdiffseg_ros.commands.settings` makes command-line options of them, and
+`ptdiffseg_ros.train.recipe` checks YAML files against them. Imports neither torch nor diffusers.
+"""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
+from typing import Any, NamedTuple
 
-from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, RANDOMIZED_PROMPTS, SCENE_PROMPTS
+from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES, RANDOMIZED_PROMPTS, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter_config import OVERLAP
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.features import Draw
-import torch
 
-# The number format of the frozen backbone; the head learns in float32, under autocast.
-PRECISIONS = {'no': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
 LOOKS = 5  # of a frame, where looks are randomized and prompts are not
 
 
 @dataclass(frozen=True)
-class TrainConfig:
+class Rule:
     """
-    Say how a head is trained; the text side included. Rates are per step.
+    What is allowed for a setting, and its option on the command line.
 
-    batch is of all processes together; accumulate: in how many parts each computes its share,
-    one after another. evaluate_every: after so many steps the head is measured on held-out frames
-    of the source, and the best one kept; 0: the last one is kept. data_kind, evaluate_on: kinds of
-    data sets, to train on ('': any) and to measure on afterwards. cached: features are computed
-    once. autoencoder: in place of the backbone's own; '': that. window: (h, w) of the windows that
-    the model sees a frame by; (): it sees the whole.
-    prompt_randomization and look_randomization: whether the two predictions of a frame that a
-    step compares are under different scene prompts, and from different looks (exposure, contrast,
-    colour, blur, noise) of the frame; with neither a step has one. randomized_prompts: the
-    scene prompts to draw from, the source's among them; (): scene_prompts, as in the paper.
+    help: of the option; '': there is none, only recipes and Python give the setting. low, high:
+    the least and the greatest number allowed; above: low itself is not. choices: the words
+    allowed. option: its name, if not the setting's with dashes. metavar: of its value.
     """
 
-    frames: int = 2000
-    distortion: float = 0.5
-    steps: int = 1800
-    batch: int = 8
-    accumulate: int = 1
-    mixed_precision: str = 'no'
-    learning_rate: float = 4e-3
-    weight_decay: float = 1e-3
-    warmup_steps: int = 50
-    prompt_randomization: bool = True
-    look_randomization: bool = True
-    consistency_weight: float = 1.0
-    category_context: bool = True
-    category_templates: tuple[str, ...] = CATEGORY_TEMPLATES
-    scene_prompts: tuple[str, ...] = SCENE_PROMPTS
-    randomized_prompts: tuple[str, ...] = RANDOMIZED_PROMPTS
-    source_scene_prompt: str = SCENE_PROMPTS[0]
-    timestep: int = 100
-    taps: tuple[str, ...] = ()
-    head_width: int = 96
-    layout_frames: int = 1200
-    layout_steps: int = 3000
-    input_size: tuple[int, int] = (128, 256)
-    autoencoder: str = ''
-    stop_early: bool = False
-    window: tuple[int, ...] = ()
-    overlap: float = OVERLAP
-    save_every: int = 500
-    evaluate_every: int = 0
-    seed: int = 0
-    data_kind: str = ''
-    evaluate_on: tuple[str, ...] = ()
-    cached: bool = True
+    help: str = ''
+    low: float | None = None
+    high: float = float('inf')
+    above: bool = False
+    choices: tuple[str, ...] = ()
+    option: str | None = None
+    metavar: str | None = None
+
+    def problem(self, value: Any) -> str:
+        """Say what is allowed instead of a value; '': it is allowed."""
+        if self.choices:
+            return '' if value in self.choices else f'allowed are {", ".join(self.choices)}'
+        if self.low is None:
+            return ''
+        enough = value > self.low if self.above else value >= self.low
+        if enough and value <= self.high:
+            return ''
+        if self.high < float('inf'):
+            return f'allowed are {self.low:g} to {self.high:g}'
+        return f'it must be {"above" if self.above else "at least"} {self.low:g}'
+
+
+def setting(default: Any, help: str = '', **rule: Any) -> Any:
+    """Declare a field of `Settings`; the rest of the arguments are those of `Rule`."""
+    return field(default=default, metadata={'rule': Rule(help, **rule)})
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Base of settings, checked when they are made: TrainingError names what is allowed."""
 
     def __post_init__(self) -> None:
-        self._check_ranges()
-        self._check_parts()
+        for declared in fields(self):
+            value = getattr(self, declared.name)
+            if problem := declared.metadata['rule'].problem(value):
+                raise TrainingError(f'{declared.name} is {value!r}; {problem}')
+
+
+class Draw(NamedTuple):
+    """How a frame may be shown to the head: under a scene prompt, in one of its looks."""
+
+    scene: str
+    look: int = 0
+
+
+@dataclass(frozen=True)
+class TrainConfig(Settings):
+    """
+    How a head is trained, the text side included. Rates are per step.
+
+    randomized_prompts: () stands for scene_prompts, as in the paper.
+    """
+
+    frames: int = setting(2000, 'labelled frames for the head, at most', low=1)
+    distortion: float = setting(
+        0.5, 'how strongly exposure, contrast and colour of these frames are distorted, 0 to 1',
+        low=0, high=1)
+    steps: int = setting(1800, 'training steps', low=1)
+    batch: int = setting(8, 'frames per step, of all processes together', low=1)
+    accumulate: int = setting(
+        1, 'parts that a process computes its share of a batch in, for less memory', low=1,
+        metavar='PARTS')
+    mixed_precision: str = setting(
+        'no', 'number format of the backbone and of the autocast in the head, on a GPU',
+        choices=('no', 'bf16', 'fp16'))
+    learning_rate: float = setting(4e-3, 'at its highest', low=0, above=True)
+    weight_decay: float = setting(1e-3, low=0)
+    warmup_steps: int = setting(50, low=1)
+    prompt_randomization: bool = setting(True, 'train under the source scene prompt alone')
+    look_randomization: bool = setting(
+        True, 'let the two predictions that a step compares be from one look of the frame')
+    consistency_weight: float = setting(
+        1.0, 'lambda of the KL term between the two predictions of a frame', low=0)
+    category_context: bool = setting(
+        True, 'leave the class names out of the context', option='--no-category-prompts')
+    category_templates: tuple[str, ...] = setting(CATEGORY_TEMPLATES)
+    scene_prompts: tuple[str, ...] = setting(SCENE_PROMPTS)
+    randomized_prompts: tuple[str, ...] = setting(
+        RANDOMIZED_PROMPTS, 'scene prompts that randomization draws from, with that of the '
+        "source; none given: the segmenter's, one for each weather, as in the paper",
+        metavar='SENTENCE')
+    source_scene_prompt: str = setting(SCENE_PROMPTS[0])
+    timestep: int = setting(
+        100, 'diffusion timestep at which features are taken', low=0, high=999)
+    taps: tuple[str, ...] = setting(
+        (), 'feature maps, coarse to fine; by default the last of every decoder level, and the '
+        'latents', metavar='TAP')
+    head_width: int = setting(96, 'channels of the head', low=1)
+    layout_frames: int = setting(1200, 'other labelled frames, for the layout denoiser', low=1)
+    layout_steps: int = setting(
+        3000, 'training steps of the layout denoiser; 0: none', low=0)
+    input_size: tuple[int, int] = setting(
+        (128, 256), 'frames are scaled to this size; the node keeps its area')
+    autoencoder: str = setting(
+        '', "an autoencoder in place of the backbone's own, such as madebyollin/taesd",
+        metavar='FOLDER_OR_NAME')
+    stop_early: bool = setting(
+        False, 'leave out the last decoder level of the UNet, its costliest')
+    window: tuple[int, ...] = setting(
+        (), 'let the model see a frame by overlapping windows of this size; by default whole')
+    overlap: float = setting(
+        OVERLAP, 'of windows, the least share of their sides', low=0, high=0.9)
+    save_every: int = setting(500, 'steps between checkpoints', low=1, metavar='STEPS')
+    evaluate_every: int = setting(
+        0, 'measure the head on held-out frames of the source every so many steps, and keep the '
+        'best one; 0: keep the last', low=0, metavar='STEPS')
+    seed: int = setting(0, 'on a CPU, the same seed gives the same head', low=0)
+    data_kind: str = setting('', 'cityscapes, gta5 ... (what it looks like)', metavar='KIND')
+    evaluate_on: tuple[str, ...] = setting(())
+    cached: bool = setting(True, 'compute features anew at every step', option='--no-cache')
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_combinations()
         if self.prompt_randomization:
             self._check_pool()
 
-    def _check_ranges(self) -> None:
-        """Raise TrainingError for a number or word that is out of its range."""
-        for least, names in (
-                (1, ('frames', 'steps', 'batch', 'accumulate', 'head_width', 'save_every',
-                     'warmup_steps', 'layout_frames')),
-                (0, ('weight_decay', 'consistency_weight', 'evaluate_every', 'seed',
-                     'layout_steps'))):
-            for name in names:
-                if getattr(self, name) < least:
-                    raise TrainingError(
-                        f'{name} is {getattr(self, name)}; it must be at least {least}')
-        if not self.learning_rate > 0:
-            raise TrainingError(f'learning_rate is {self.learning_rate}; it must be above 0')
-        if not 0.0 <= self.distortion <= 1.0:
-            raise TrainingError(f'distortion is {self.distortion}; allowed are 0 to 1')
-        if self.mixed_precision not in PRECISIONS:
-            raise TrainingError(
-                f'mixed_precision is {self.mixed_precision!r}; allowed are '
-                f'{", ".join(PRECISIONS)}')
+    def _check_combinations(self) -> None:
+        """Raise TrainingError for settings that exclude each other."""
         if len(self.window) not in (0, 2):
             raise TrainingError(
                 f'window is {list(self.window)}; allowed are two numbers, height and width, or '
                 'none')
-
-    def _check_parts(self) -> None:
-        """Raise TrainingError for settings that exclude each other."""
         if self.batch % self.accumulate:
             raise TrainingError(
                 f'batch is {self.batch}, which cannot be divided into {self.accumulate} equal '
@@ -112,10 +164,10 @@ class TrainConfig:
 
     def _check_pool(self) -> None:
         """Raise TrainingError for a pool that prompt randomization cannot draw from."""
-        if len(set(self._randomized)) < 2:
+        if len(set(self._pool)) < 2:
             raise TrainingError(
                 'prompt randomization draws two scene prompts, but the pool has '
-                f'{len(set(self._randomized))}; add one or turn it off')
+                f'{len(set(self._pool))}; add one or turn it off')
         if self.randomized_prompts and self.source_scene_prompt not in self.randomized_prompts:
             raise TrainingError(
                 'randomized_prompts does not have the source scene prompt '
@@ -123,13 +175,50 @@ class TrainConfig:
                 'list for all of scene_prompts')
 
     @property
-    def _randomized(self) -> tuple[str, ...]:
+    def _pool(self) -> tuple[str, ...]:
         """Give the scene prompts that prompt randomization draws from."""
         return self.randomized_prompts or self.scene_prompts
 
     def draws(self) -> tuple[Draw, ...]:
         """Give the pool that a step draws from: two of it, or the only one."""
-        scenes = self._randomized if self.prompt_randomization else (self.source_scene_prompt,)
+        scenes = self._pool if self.prompt_randomization else (self.source_scene_prompt,)
         if not self.look_randomization:
             return tuple(Draw(scene) for scene in scenes)
         return tuple(Draw(scenes[n % len(scenes)], n) for n in range(max(LOOKS, len(scenes))))
+
+
+@dataclass(frozen=True)
+class PretrainConfig(Settings):
+    """How a backbone is built and trained; sizes in pixels, rates per step."""
+
+    frames: int = setting(
+        6000, 'frames of the town, or crops of the images (all images alike often), to train on',
+        low=1)
+    image_size: tuple[int, int] = setting(
+        (128, 256), 'of a frame; images are scaled to cover it, and cropped', option='--size')
+    latent_channels: int = setting(8, low=1)
+    autoencoder_width: int = setting(24, low=1)
+    autoencoder_steps: int = setting(1800, 'training steps of the autoencoder', low=1)
+    unet_channels: tuple[int, ...] = setting((64, 96, 144))
+    unet_heads: int = setting(3, low=1)
+    text_width: int = setting(128, low=1)
+    text_layers: int = setting(2, low=1)
+    bpe_merges: int = setting(1000, low=0)
+    steps: int = setting(2600, 'training steps of the diffusion model', low=1)
+    batch: int = setting(16, 'frames per step', low=1)
+    learning_rate: float = setting(6e-4, low=0, above=True)
+    warmup_steps: int = setting(100, low=1)
+    decay_share: float = setting(0.3, low=0, high=1)
+    ema_decay: float = setting(0.998, low=0, high=1)
+    caption_dropout: float = setting(0.1, low=0, high=1)
+    save_every: int = setting(200, 'steps between two checkpoints', low=1)
+    workers: int = setting(2, low=1)
+    seed: int = setting(0, 'the same seed, the same backbone', low=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        stride = 4 * 2 ** (len(self.unet_channels) - 1)
+        if any(side % stride or side < 2 * stride for side in self.image_size):
+            raise TrainingError(
+                f'image_size is {self.image_size}; both sides must be multiples of {stride} '
+                f'and at least {2 * stride}')

@@ -1,0 +1,68 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Options on the command line for the fields of a `Settings` dataclass."""
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from typing import Any, get_args, get_origin, get_type_hints
+
+from ptdiffseg_ros.commands import image_size, number
+from ptdiffseg_ros.train.settings import Rule, Settings
+
+
+def add_settings(
+        parser: argparse.ArgumentParser, kind: type[Settings], description: str | None = None
+) -> None:
+    """
+    Add an option for every setting that has a help text; the help shows its default.
+
+    An option that is not given is absent from the parsed arguments, so that a recipe's value, or
+    the default of the dataclass, holds. A bool is switched from its default by an option without
+    a value, ``--no-NAME`` where the default is true.
+    """
+    group = parser.add_argument_group('settings', description, argument_default=argparse.SUPPRESS)
+    kinds = get_type_hints(kind)
+    for declared in fields(kind):
+        rule: Rule = declared.metadata['rule']
+        if not rule.help:
+            continue
+        dashed = declared.name.replace('_', '-')
+        option = rule.option or ('--no-' if declared.default is True else '--') + dashed
+        shown = _shown(declared.default)
+        group.add_argument(
+            option, dest=declared.name, help=f'{rule.help} ({shown})' if shown else rule.help,
+            **_parsing(kinds[declared.name], declared.default, rule))
+
+
+def given_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, Any]:
+    """Return the settings given on the command line, by name; lists as tuples."""
+    given = {declared.name: getattr(args, declared.name) for declared in fields(kind)
+             if hasattr(args, declared.name)}
+    return {name: tuple(value) if isinstance(value, list) else value
+            for name, value in given.items()}
+
+
+def _parsing(kind: Any, default: Any, rule: Rule) -> dict[str, Any]:
+    """Return the arguments of ``add_argument`` that parse a value of this type."""
+    if kind is bool:
+        return {'action': 'store_false' if default else 'store_true'}
+    if get_origin(kind) is tuple:
+        if get_args(kind)[0] is int:
+            return {'type': image_size, 'metavar': 'HxW'}
+        return {'nargs': '*', 'metavar': rule.metavar}
+    if rule.choices:
+        return {'choices': rule.choices}
+    if kind is str:
+        return {'metavar': rule.metavar}
+    low = float('-inf') if rule.low is None else rule.low
+    return {'type': number(low, rule.high, above=rule.above, kind=kind), 'metavar': rule.metavar}
+
+
+def _shown(default: Any) -> str:
+    """Word a default for the help; '' for a switch, a list of texts and an empty value."""
+    if isinstance(default, tuple):
+        return 'x'.join(map(str, default)) if all(isinstance(n, int) for n in default) else ''
+    if isinstance(default, bool):
+        return ''
+    return f'{default:g}' if isinstance(default, float) else str(default)
