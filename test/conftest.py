@@ -69,22 +69,23 @@ def segmenter(folder: Path) -> Any:
 
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Give what pretrains and is ended as soon as the second step is saved."""
-    from ptdiffseg_ros.train import pretrain as module
+    """Return what pretrains, and stops as soon as a stage has saved its second step."""
+    from ptdiffseg_ros.train.loop import TrainingLoop
+    from ptdiffseg_ros.train.pretrain import pretrain
 
     class Stop(Exception):
         pass
 
-    save = module.save_state
+    save = TrainingLoop.save
 
-    def save_and_stop(path, tensors, facts):
-        save(path, tensors, facts)
-        if facts.get('step') == 2:
-            raise Stop
+    def run(*arguments: Any, stage: str = 'diffusion', **more: Any) -> None:
+        def save_and_stop(loop: TrainingLoop) -> None:
+            save(loop)
+            if (loop.title, loop.step) == (stage, 2):
+                raise Stop
 
-    def run(*arguments: Any, **more: Any) -> None:
         with monkeypatch.context() as patch, pytest.raises(Stop):
-            patch.setattr(module, 'save_state', save_and_stop)
-            module.pretrain(*arguments, **more)
+            patch.setattr(TrainingLoop, 'save', save_and_stop)
+            pretrain(*arguments, **more)
 
     return run

@@ -22,9 +22,9 @@ from ptdiffseg_ros.train.captioned_frames import draw_frames, TownFrames
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.frames import ClearFrames
 from ptdiffseg_ros.train.head import new_segmenter
+from ptdiffseg_ros.train.loop import warm_cosine
 from ptdiffseg_ros.train.losses import segmentation_loss
 from ptdiffseg_ros.train.pretrain import fit, PretrainConfig
-from ptdiffseg_ros.train.schedule import warm_cosine
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F

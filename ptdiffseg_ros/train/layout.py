@@ -1,13 +1,13 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Train the layout denoiser on labels of the source, and on the head's own mistakes there."""
+"""Train the layout denoiser on label maps of the source, and on the head's errors there."""
 from __future__ import annotations
 
 import numpy as np
 from ptdiffseg_ros.model.layout import grid_size, LayoutDenoiser
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.frames import SourceFrames
-from ptdiffseg_ros.train.schedule import warm_cosine
+from ptdiffseg_ros.train.loop import TrainingLoop
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -26,32 +26,31 @@ def train_layout(
         segmenter: PromptedSegmenter, frames: SourceFrames, steps: int = 3000, seed: int = 0
 ) -> LayoutDenoiser:
     """
-    Train a denoiser for a segmenter; it is returned, and the segmenter left as it is.
+    Train and return a denoiser for a segmenter, which stays as it is.
 
-    :param frames: labelled source frames that the head was not trained on, strongly distorted, so
-        that the head is wrong in them now and then.
+    :param frames: labelled source frames that the head was not trained on. Strong distortion
+        makes the head err in them.
     """
     shares, truth, counted = predicted_maps(segmenter, frames, seed)
     torch.manual_seed(seed)
     denoiser = LayoutDenoiser(len(segmenter.config.classes)).train()
     optimizer = torch.optim.AdamW(denoiser.parameters(), LEARNING_RATE, weight_decay=1e-3)
     generator = torch.Generator().manual_seed(seed)
-    bar = tqdm(range(steps), 'layout')
-    for step in bar:
+
+    def take_step(step: int) -> Tensor:
         rows = torch.randint(len(shares), (BATCH,), generator=generator)
         target, weight = truth[rows].float(), counted[rows]
-        seen = _draw(shares[rows].float(), target, generator)
+        maps = _corrupt_some(shares[rows].float(), target, generator)
         if torch.rand((), generator=generator) < 0.5:
-            seen, target, weight = seen.flip(-1), target.flip(-1), weight.flip(-1)
-        logs = denoiser(seen).log_softmax(dim=1)
+            maps, target, weight = maps.flip(-1), target.flip(-1), weight.flip(-1)
+        logs = denoiser(maps).log_softmax(dim=1)
         loss = -((target * logs).sum(dim=1) * weight).sum() / weight.sum().clamp(min=1)
-        for group in optimizer.param_groups:
-            group['lr'] = LEARNING_RATE * warm_cosine(step, steps, WARMUP)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        if step % 50 == 0:
-            bar.set_postfix(loss=f'{loss.item():.3f}')
+        return loss.detach()
+
+    TrainingLoop('layout', steps, LEARNING_RATE, WARMUP, optimizer, {}).run(take_step)
     return denoiser.eval().requires_grad_(False)
 
 
@@ -73,8 +72,8 @@ def predicted_maps(
         scenes = segmenter.config.scene_prompts
         tokens = segmenter.encode_scene(scenes[rng.integers(len(scenes))]).float()
         noise = torch.from_numpy(rng.standard_normal(tuple(tokens.shape))).to(tokens)
-        reach = rng.uniform(0.0, 2.0) * (rng.random() < 0.5)
-        tokens = tokens + noise * (reach * tokens.norm() / noise.norm())
+        amount = rng.uniform(0.0, 2.0) * (rng.random() < 0.5)
+        tokens = tokens + noise * (amount * tokens.norm() / noise.norm())
         latents = segmenter.encode(segmenter.preprocess(image[None]))
         logits = segmenter.head_logits(latents, segmenter.context(tokens)).float()
         size = grid_size(*logits.shape[-2:])
@@ -94,8 +93,8 @@ def label_shares(labels: Tensor, classes: int, size: tuple[int, int]) -> tuple[T
     return shares / total.clamp(min=1e-6), (total > LABELLED).float()
 
 
-def _draw(shares: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
-    """Leave some predicted maps as they are; corrupt the others, half of them true maps."""
+def _corrupt_some(shares: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
+    """Corrupt a share of the maps, half of them true ones; the others stay predicted maps."""
     def chance(share: float) -> Tensor:
         return torch.rand(len(shares), 1, 1, 1, generator=generator) < share
 
@@ -105,10 +104,10 @@ def _draw(shares: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
 
 def corrupt(shares: Tensor, generator: torch.Generator) -> Tensor:
     """
-    Favour and disfavour classes, each in regions of its own, in maps (B, K, R, C).
+    Make some classes more and others less likely by region, in maps (B, K, R, C).
 
-    Smooth random fields are added to the logarithms, which are made less decided: as if the head
-    took the sky for a wall, or saw people everywhere. Nothing in it knows of weather.
+    Flattens the logarithms and adds smooth random fields to them, as if the head took the sky for
+    a wall. No knowledge of weather enters.
     """
     batch, classes, *size = shares.shape
 
@@ -120,5 +119,5 @@ def corrupt(shares: Tensor, generator: torch.Generator) -> Tensor:
             torch.randn(batch, classes, *cells, generator=generator), size=tuple(size),
             mode='bilinear', align_corners=False)
         for cells in FIELDS)
-    decided = 0.3 + 0.7 * scale()
-    return (shares.clamp(min=3e-3).log() * decided + AMPLITUDE * scale() * field).softmax(dim=1)
+    sharpness = 0.3 + 0.7 * scale()
+    return (shares.clamp(min=3e-3).log() * sharpness + AMPLITUDE * scale() * field).softmax(dim=1)

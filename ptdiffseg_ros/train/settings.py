@@ -208,7 +208,6 @@ class PretrainConfig(Settings):
     batch: int = setting(16, 'frames per step', low=1)
     learning_rate: float = setting(6e-4, low=0, above=True)
     warmup_steps: int = setting(100, low=1)
-    decay_share: float = setting(0.3, low=0, high=1)
     ema_decay: float = setting(0.998, low=0, high=1)
     caption_dropout: float = setting(0.1, low=0, high=1)
     save_every: int = setting(200, 'steps between two checkpoints', low=1)

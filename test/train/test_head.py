@@ -27,6 +27,7 @@ from ptdiffseg_ros.train.evaluate import (
 from ptdiffseg_ros.train.features import CachedFeatures, Draw, LiveFeatures, source_statistics
 from ptdiffseg_ros.train.frames import ClearFrames, FIRST_HEAD_FRAME
 from ptdiffseg_ros.train.head import train_head
+from ptdiffseg_ros.train.loop import TrainingLoop
 from ptdiffseg_ros.train.losses import (
     consistency_loss,
     dice_loss,
@@ -257,16 +258,16 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
 
     class Stop(Exception):
         pass
-    real = head_module.save_state
+    real = TrainingLoop.save
 
-    def save_and_stop(path, tensors, facts):
-        real(path, tensors, facts)
-        if facts['step'] == 4:
+    def save_and_stop(loop):
+        real(loop)
+        if loop.title == 'head' and loop.step == 4:
             raise Stop
-    monkeypatch.setattr(head_module, 'save_state', save_and_stop)
+    monkeypatch.setattr(TrainingLoop, 'save', save_and_stop)
     with pytest.raises(Stop):
         train_head(config, backbone, tmp_path / 'parts', cache)
-    monkeypatch.setattr(head_module, 'save_state', real)
+    monkeypatch.setattr(TrainingLoop, 'save', real)
     with pytest.raises(TrainingError, match='--resume'):
         train_head(config, backbone, tmp_path / 'parts', cache)
     train_head(config, backbone, tmp_path / 'parts', cache, resume=True)

@@ -12,19 +12,14 @@ from hypothesis import given, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
-from ptdiffseg_ros.train import pretrain as pretrain_module
+from ptdiffseg_ros.train import autoencoder as autoencoder_module
+from ptdiffseg_ros.train.autoencoder import reconstruction_loss, whitening_loss
 from ptdiffseg_ros.train.captioned_frames import training_weather
+from ptdiffseg_ros.train.captions import Captions
 from ptdiffseg_ros.train.checkpoint import load_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.pretrain import (
-    Captions,
-    draw_sample_grid,
-    learning_rate_at,
-    pretrain,
-    PretrainConfig,
-    reconstruction_loss,
-    whitening_loss,
-)
+from ptdiffseg_ros.train.loop import warm_cosine
+from ptdiffseg_ros.train.pretrain import draw_sample_grid, pretrain, PretrainConfig
 import pytest
 from safetensors.torch import load_file
 import torch
@@ -61,9 +56,10 @@ def test_frames_are_drawn_beside_their_reconstructions(folder: Path) -> None:
     assert not np.array_equal(picture[:, 64:], picture[:, :64])
 
 
+@pytest.mark.parametrize('stage', ['autoencoder', 'diffusion'])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-        folder: Path, tmp_path: Path, interrupted) -> None:
-    interrupted(TINY, tmp_path / 'b')
+        folder: Path, tmp_path: Path, interrupted, stage: str) -> None:
+    interrupted(TINY, tmp_path / 'b', stage=stage)
     with pytest.raises(TrainingError, match='--resume'):
         pretrain(TINY, tmp_path / 'b')
     pretrain(TINY, tmp_path / 'b', resume=True)
@@ -103,9 +99,9 @@ def test_caption_dropout_gives_the_empty_caption(folder: Path) -> None:
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
-    rates = [learning_rate_at(s, 100, 10, 0.3) for s in range(100)]
-    assert rates[0] == pytest.approx(0.1) and rates[10] == rates[69] == 1
-    assert rates[-1] < 0.05 and all(a >= b for a, b in zip(rates[20:], rates[21:]))
+    rates = [warm_cosine(step, 100, 10) for step in range(100)]
+    assert rates[0] == pytest.approx(0.1) and max(rates) == rates[9] > 0.9
+    assert rates[-1] < 0.001 and all(a > b for a, b in zip(rates[9:], rates[10:]))
 
 
 def test_every_weather_and_mixtures_are_trained_on() -> None:
@@ -135,7 +131,7 @@ def test_white_latents_cost_nothing_and_repeated_channels_do() -> None:
 def test_a_loss_that_is_not_finite_ends_the_run(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        pretrain_module, 'reconstruction_loss', lambda a, b: (a - b).mean() * float('nan'))
+        autoencoder_module, 'reconstruction_loss', lambda a, b: (a - b).mean() * float('nan'))
     with pytest.raises(TrainingError, match='learning rate'):
         pretrain(TINY, tmp_path / 'b')
 

@@ -1,0 +1,116 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""The loop of every training: learning rate, progress bar, scalars, checkpoints."""
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+import math
+from pathlib import Path
+import time
+from typing import Any
+
+from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
+from ptdiffseg_ros.train.processes import processes
+from ptdiffseg_ros.train.scalars import Scalars
+import torch
+from torch import nn, Tensor
+from tqdm import tqdm
+
+REPORTED = 20  # steps between the losses that are shown
+SMOOTHING = 0.02  # weight of the newest loss in the smoothed one
+
+
+def warm_cosine(step: int, steps: int, warmup: int) -> float:
+    """
+    Return the factor of the learning rate: linear warm-up times half a cosine down to zero.
+
+    The cosine of `diffusers.optimization` begins after the warm-up, and its first rate is 0:
+    heads trained with it would not be those of earlier runs.
+
+    :param step: from 0 to steps - 1.
+    :param warmup: steps of the warm-up, at least 1.
+    """
+    warm = min(1.0, (step + 1) / warmup)
+    return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+@dataclass
+class TrainingLoop:
+    """
+    Takes the steps of a training, and resumes them from a checkpoint.
+
+    learning_rate: at its highest. modules: everything with weights, by its name in the
+    checkpoint. checkpoint: a file written every `save_every` steps and after the last; None: no
+    file. step, seconds, loss (smoothed) and facts (JSON-able, the training's own) are saved in it.
+    """
+
+    title: str
+    steps: int
+    learning_rate: float
+    warmup_steps: int
+    optimizer: torch.optim.Optimizer
+    modules: Mapping[str, nn.Module]
+    checkpoint: Path | None = None
+    save_every: int = 500
+    scalars: Scalars | None = None
+    step: int = 0
+    seconds: float = 0.0
+    loss: float | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    def resume(self) -> None:
+        """Load the checkpoint if it exists; a module that it lacks stays as it is."""
+        if self.checkpoint is None or not self.checkpoint.exists():
+            return
+        tensors, facts = load_state(self.checkpoint)
+        saved = {name.partition('/')[0] for name in tensors}
+        restore_state(
+            tensors, {name: module for name, module in self.modules.items() if name in saved},
+            self.optimizer)
+        self.step, self.seconds, self.loss = facts['step'], facts['seconds'], facts['loss']
+        self.facts |= facts['facts']
+
+    def save(self) -> None:
+        """Write the checkpoint, if there is to be one."""
+        if self.checkpoint is not None:
+            save_state(
+                self.checkpoint, flatten_state(self.modules, self.optimizer),
+                {'step': self.step, 'seconds': self.seconds, 'loss': self.loss,
+                 'facts': self.facts})
+
+    def run(self, take_step: Callable[[int], Tensor],
+            after_step: Callable[[int], None] | None = None) -> None:
+        """
+        Take the remaining steps.
+
+        :param take_step: updates the weights in the step of this number, and returns its loss,
+            detached. What is random in it follows from the number, so that a resumed training
+            ends as an uninterrupted one.
+        :param after_step: called with the number of steps taken, before a checkpoint.
+        """
+        main = processes().is_main_process
+        bar = tqdm(range(self.step, self.steps), self.title, initial=self.step, total=self.steps,
+                   disable=not main)
+        smoothed = None if self.loss is None else torch.tensor(self.loss)
+        for step in bar:
+            begun = time.monotonic()
+            rate = self.learning_rate * warm_cosine(step, self.steps, self.warmup_steps)
+            for group in self.optimizer.param_groups:
+                group['lr'] = rate
+            loss = take_step(step)
+            smoothed = loss if smoothed is None else torch.lerp(
+                smoothed.to(loss), loss, SMOOTHING)
+            self.step, last = step + 1, step + 1 == self.steps
+            self.seconds += time.monotonic() - begun
+            if step % REPORTED == 0 or last:
+                bar.set_postfix(loss=f'{smoothed.item():.3f}')
+                if self.scalars is not None:
+                    self.scalars.write(self.step, loss=loss.item(), learning_rate=rate,
+                                       seconds_per_step=self.seconds / self.step)
+            if after_step is not None:
+                after_step(self.step)
+            if self.step % self.save_every == 0 or last:
+                self.loss = smoothed.item()
+                if main:
+                    self.save()
