@@ -47,13 +47,13 @@ class Experiment:
         """
         Say how a head of the claims is trained: no randomization unless a claim says so.
 
-        Every frame is distorted, in one look; without layout denoiser, to measure the head alone.
+        Every frame is distorted, in one view; without layout denoiser, to measure the head alone.
         """
         config, budget = self.model.config, self.budget
         settings: dict[str, Any] = {
             'frames': budget.frames, 'steps': budget.steps, 'batch': budget.batch,
             'warmup_steps': max(1, min(50, budget.steps // 10)),
-            'prompt_randomization': False, 'look_randomization': False,
+            'prompt_randomization': False, 'view_randomization': False,
             'category_templates': config.category_templates, 'timestep': config.timestep,
             'head_width': config.head_width, 'input_size': config.input_size,
             'taps': config.taps, 'window': config.window or (), 'overlap': config.overlap,
@@ -125,4 +125,6 @@ def cached_frames(condition: str, numbers: Sequence[int], split: str, size: tupl
 
 def head_settings(config: VariantConfig) -> Figures:
     """Give the settings of a head that its figures follow from; no folder is among them."""
-    return {**asdict(config), 'autoencoder': Path(config.autoencoder).name}
+    settings = {**asdict(config), 'autoencoder': Path(config.autoencoder).name}
+    del settings['workers']  # of this machine
+    return settings

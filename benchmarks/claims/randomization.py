@@ -12,10 +12,18 @@ from benchmarks.claims.experiment import Experiment, head_settings
 from benchmarks.claims.results_store import Figures
 from benchmarks.claims.variants import VariantConfig
 import numpy as np
-from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, RANDOMIZED_PROMPTS, SCENE_PROMPTS
+from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.train.head import train_head
 import torch
 
+# The source's weather in other words.
+SOURCE_WORDS = (
+    SCENE_PROMPTS[0],
+    'a photo of a clear driving scene',
+    'a clear street scene',
+    'a clear city street',
+    'a clear road scene',
+)
 # Words of things that are not all in the picture, in place of words of weathers.
 THINGS = (SCENE_PROMPTS[0], *(f'{SCENE_PROMPTS[0]} with {things}' for things in (
     'a bus, a car and a person', 'trees and grass', 'traffic lights and a building',
@@ -28,19 +36,19 @@ OTHER_TEMPLATES = tuple(template for template in CATEGORY_TEMPLATES if not any(
 
 def variants(budget: Budget, seed: int) -> dict[str, dict[str, Any]]:
     """Name the ways of training that are compared, and what they change; pools vary by seed."""
-    usual = {'prompt_randomization': True, 'randomized_prompts': RANDOMIZED_PROMPTS}
-    on = {**usual, 'randomized_prompts': ()}
+    on = {'prompt_randomization': True, 'randomized_prompts': ()}
+    source_words = {**on, 'randomized_prompts': SOURCE_WORDS}
     first, *adverse = SCENE_PROMPTS
     order = np.random.default_rng(seed).permutation(adverse).tolist()
     without = {'category_templates': OTHER_TEMPLATES}
     return {
-        'off': {}, 'on': on, 'on, words of the source': usual,
-        'on, words of things': {**usual, 'randomized_prompts': THINGS},
+        'off': {}, 'on': on, 'on, words of the source': source_words,
+        'on, words of things': {**on, 'randomized_prompts': THINGS},
         **{f'lambda = {w:g}': {**on, 'consistency_weight': w} for w in budget.weights},
         **{f'pool of {n}': {**on, 'scene_prompts': (first, *order[:n - 1])}
            for n in budget.pools},
         "off, without the targets' words": without,
-        "on, without the targets' words": {**usual, **without}}
+        "on, without the targets' words": {**source_words, **without}}
 
 
 def names(budget: Budget) -> list[str]:

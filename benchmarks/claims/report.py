@@ -159,7 +159,7 @@ def _shorter(figures: Figures) -> str:
 
 _ABOUT_POOLS = ('"On" draws from the scene prompts of the five weathers, as the paper does, and '
                 'so do the rows of lambda; a pool of n from the clear one and others. Words of '
-                'the source: from the clear one in other words, the default of `train`. Words '
+                'the source: from the clear one in other words. Words '
                 'of things: from the clear one with things that are not all in the picture. '
                 "Without the targets' words: neither scene prompts nor the templates of the "
                 'category prompts name an adverse weather, and "on" draws from words of the '

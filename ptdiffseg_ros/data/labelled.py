@@ -247,14 +247,30 @@ def resized(image: NDArray[np.uint8], ids: NDArray[np.uint8], size: tuple[int, i
     """
     if ids.shape == size:
         return image, ids
-    scale = (size[0] * size[1] / ids.size) ** 0.5
+    image, ids = scaled(image, ids, (size[0] * size[1] / ids.size) ** 0.5)
+    top, left = (max(0, side - part) // 2 for side, part in zip(ids.shape, size))
+    return cropped(image, ids, top, left, size)
+
+
+def scaled(image: NDArray[np.uint8], ids: NDArray[np.uint8], scale: float
+           ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Scale the sides of a pair by a factor: the picture by area, its ids to the nearest."""
     height, width = (max(1, round(side * scale)) for side in ids.shape)
     smooth = cv2.INTER_AREA if ids.shape[0] > height else cv2.INTER_LINEAR
-    top, left = max(0, height - size[0]) // 2, max(0, width - size[1]) // 2
+    return (np.asarray(cv2.resize(image, (width, height), interpolation=smooth), np.uint8),
+            np.asarray(cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST),
+                       np.uint8))
+
+
+def cropped(image: NDArray[np.uint8], ids: NDArray[np.uint8], top: int, left: int,
+            size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """
+    Cut (h, w) pixels out of a pair.
+
+    A pair that ends before is continued at the bottom or right, with IGNORE as ids.
+    """
     part = slice(top, top + size[0]), slice(left, left + size[1])
-    image = np.asarray(cv2.resize(image, (width, height), interpolation=smooth), np.uint8)[part]
-    ids = np.asarray(
-        cv2.resize(ids, (width, height), interpolation=cv2.INTER_NEAREST), np.uint8)[part]
+    image, ids = image[part], ids[part]
     down, right = size[0] - ids.shape[0], size[1] - ids.shape[1]
     if down or right:
         image = np.pad(image, ((0, down), (0, right), (0, 0)), 'edge')

@@ -20,13 +20,3 @@ SCENE_PROMPTS = (
     'a rainy driving scene',
     'a snowy driving scene',
 )
-# What scene prompts are randomized over while a head is trained: the source's weather in other
-# words. Over other weathers it costs mIoU, in snow above all (claim 3 of docs/results.md): what a
-# prompt makes of a clear frame is not what weather does.
-RANDOMIZED_PROMPTS = (
-    SCENE_PROMPTS[0],
-    'a photo of a clear driving scene',
-    'a clear street scene',
-    'a clear city street',
-    'a clear road scene',
-)

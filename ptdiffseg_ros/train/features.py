@@ -1,13 +1,13 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Features of a frozen backbone, computed once for every epoch and every ablation."""
+"""Features of a frozen backbone, cached on disk or computed at every step."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -20,44 +20,58 @@ from ptdiffseg_ros.model.source import (
 )
 from ptdiffseg_ros.train.frames import SourceFrames
 from ptdiffseg_ros.train.processes import own_batches, processes
-from ptdiffseg_ros.train.settings import Draw
+from ptdiffseg_ros.train.settings import AugmentedView
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 BATCH = 16  # frames that go through the backbone at a time, at most
 PIXELS = BATCH * 128 * 256  # that do so, at most: one frame of 512 x 1024
 
 
+class Batch(NamedTuple):
+    """
+    Frames of a training step, or of a part of it.
+
+    rows: of the frames; drawn: the augmented views that a step compares, as places in their pool.
+    """
+
+    step: int
+    rows: np.ndarray
+    drawn: tuple[int, ...]
+
+
+# For each view drawn the feature pyramid, float32, levels (B, c, h, w); class indices (B, H, W).
+LoadedBatch = tuple[list[list[Tensor]], Tensor]
+
+
 class CachedFeatures:
     """
-    Feature pyramids of frames in each draw of a pool, float16, memory-mapped from a folder.
+    Feature pyramids of frames in each view of a pool, float16, memory-mapped from a folder.
 
-    They lie under a name that follows from everything they depend on, so that other settings
-    never read them; a run that was interrupted starts its cache anew.
+    The folder's name is a digest of everything they depend on, so that other settings never read
+    them. An interrupted run starts its cache anew.
     """
 
     def __init__(
-            self, segmenter: PromptedSegmenter, frames: SourceFrames, draws: Sequence[Draw],
-            folder: Path, batch: int = BATCH) -> None:
-        contexts = [segmenter.context(draw.scene) for draw in draws]
-        looks = [draw.look for draw in draws]
-        self.folder = folder / _key(segmenter, frames.name, contexts, looks)
+            self, segmenter: PromptedSegmenter, frames: SourceFrames,
+            pool: Sequence[AugmentedView], folder: Path, batch: int = BATCH) -> None:
+        contexts = [segmenter.context(entry.scene) for entry in pool]
+        views = [entry.view for entry in pool]
+        self.folder = folder / _key(segmenter, frames.name, contexts, views)
         self.levels = len(segmenter.config.taps)
         self.device = segmenter.device
         if not (self.folder / 'done.json').exists():
-            self._fill(segmenter, frames, contexts, looks, at_a_time(frames.size, batch))
+            self._fill(segmenter, frames, contexts, views, at_a_time(frames.size, batch))
         self._features = [self._open(f'level{i}', 'r') for i in range(self.levels)]
         self._labels = self._open('labels', 'r')
-
-    def __len__(self) -> int:
-        return len(self._labels)
 
     @torch.inference_mode()
     def _fill(
             self, segmenter: PromptedSegmenter, frames: SourceFrames, contexts: list[Tensor],
-            looks: list[int], batch: int) -> None:
-        """Compute the features, every process those of its own frames, in common files."""
+            views: list[int], batch: int) -> None:
+        """Compute the features; every process writes its own frames to the common files."""
         state = processes()
         blank = segmenter.encode(segmenter.preprocess(np.zeros((1, *frames.size, 3), np.uint8)))
         shapes = [level.shape[1:] for level in segmenter.features(blank, contexts[0])]
@@ -69,16 +83,16 @@ class CachedFeatures:
         state.wait_for_everyone()
         labels = self._open('labels', 'r+')
         maps = [self._open(f'level{i}', 'r+') for i in range(self.levels)]
-        different = sorted(set(looks))
-        for own in tqdm(own_batches(len(frames), batch), 'features',
-                        disable=not state.is_main_process):
-            rows = slice(own.start, own.stop)
-            images, truths = zip(*(frames.looks(i, different) for i in own))
+        different = sorted(set(views))
+        for numbers in tqdm(own_batches(len(frames), batch), 'features',
+                            disable=not state.is_main_process):
+            rows = slice(numbers.start, numbers.stop)
+            images, truths = zip(*(frames.views(i, different) for i in numbers))
             labels[rows] = np.stack(truths)
-            latents = {look: segmenter.encode(segmenter.preprocess(np.stack(seen)))
-                       for look, seen in zip(different, zip(*images))}
-            for p, (context, look) in enumerate(zip(contexts, looks)):
-                pyramid = segmenter.features(latents[look], context)
+            latents = {view: segmenter.encode(segmenter.preprocess(np.stack(batch_images)))
+                       for view, batch_images in zip(different, zip(*images))}
+            for p, (context, view) in enumerate(zip(contexts, views)):
+                pyramid = segmenter.features(latents[view], context)
                 for level, stored in zip(pyramid, maps):
                     stored[p, rows] = level.half().cpu().numpy()
         for stored in (*maps, labels):
@@ -94,71 +108,84 @@ class CachedFeatures:
         opened: np.memmap = np.load(self.folder / f'{name}.npy', mmap_mode=mode)
         return opened
 
-    def pyramid(self, draw: int, rows: np.ndarray) -> list[Tensor]:
-        """Give the pyramid of these frames in a draw, float32, levels (B, c, h, w)."""
-        return [
-            torch.from_numpy(level[draw, rows]).to(self.device).float()
-            .contiguous(memory_format=torch.channels_last) for level in self._features]
+    def load(self, batches: Iterable[Batch]) -> Iterator[LoadedBatch]:
+        """Yield the features and labels of each batch."""
+        for batch in batches:
+            labels = torch.from_numpy(self._labels[batch.rows]).to(self.device).long()
+            yield [self._pyramid(view, batch.rows) for view in batch.drawn], labels
 
-    def labels(self, rows: np.ndarray) -> Tensor:
-        """Give class indices (B, H, W) int64 of these frames."""
-        return torch.from_numpy(self._labels[rows]).to(self.device).long()
+    def _pyramid(self, view: int, rows: np.ndarray) -> list[Tensor]:
+        return [
+            torch.from_numpy(level[view, rows]).to(self.device).float()
+            .contiguous(memory_format=torch.channels_last) for level in self._features]
 
 
 class LiveFeatures:
     """
-    The same as `CachedFeatures`, computed at every call: what caching is measured against.
+    Feature pyramids that are computed at every step.
 
-    The frames of a step are read once, for all its draws and labels.
+    Worker processes read and augment the frames. Pictures are augmented anew in every step, from
+    (seed, step, picture), so that the number of workers changes nothing.
     """
 
     def __init__(
-            self, segmenter: PromptedSegmenter, frames: SourceFrames, draws: Sequence[Draw]
-    ) -> None:
+            self, segmenter: PromptedSegmenter, frames: SourceFrames,
+            pool: Sequence[AugmentedView], seed: int = 0, workers: int = 0) -> None:
         self.segmenter = segmenter
-        self.frames = frames
-        self.contexts = [segmenter.context(draw.scene) for draw in draws]
-        self.looks = [draw.look for draw in draws]
-        self._read: dict[int, tuple[list[np.ndarray], np.ndarray]] = {}
+        self.contexts = [segmenter.context(entry.scene) for entry in pool]
+        self.dataset = AugmentedFrames(frames, [entry.view for entry in pool], seed)
+        self.workers = workers
 
-    def __len__(self) -> int:
-        return len(self.frames)
-
-    def _frame(self, i: int) -> tuple[dict[int, np.ndarray], np.ndarray]:
-        """Give a frame's image in each look, and its labels; kept until other frames are read."""
-        different = sorted(set(self.looks))
-        if i not in self._read:
-            self._read[i] = self.frames.looks(i, different)
-        images, labels = self._read[i]
-        return dict(zip(different, images)), labels
-
-    def _forget_others(self, rows: np.ndarray) -> None:
-        self._read = {i: frame for i, frame in self._read.items() if i in rows}
+    def load(self, batches: Iterable[Batch]) -> Iterator[LoadedBatch]:
+        """Yield the features and labels of each batch."""
+        keys = ([(batch.step, int(row), batch.drawn) for row in batch.rows] for batch in batches)
+        loader = DataLoader(
+            self.dataset, batch_sampler=keys, num_workers=self.workers, collate_fn=_collate,
+            pin_memory=self.segmenter.device.type == 'cuda',
+            generator=torch.Generator(),  # else it draws from that of the training
+            # A fork of a process that has used CUDA or OpenCV's threads may hang.
+            multiprocessing_context='spawn' if self.workers else None)
+        for drawn, images, labels in loader:
+            yield ([self._pyramid(view, pixels.numpy()) for view, pixels in zip(drawn, images)],
+                   labels.to(self.segmenter.device).long())
 
     @torch.no_grad()
-    def pyramid(self, draw: int, rows: np.ndarray) -> list[Tensor]:
-        """Give the pyramid of these frames in a draw, float32, levels (B, c, h, w)."""
-        self._forget_others(rows)
-        batch = at_a_time(self.frames.size)
-        parts = [self._part(draw, rows[first:first + batch])
-                 for first in range(0, len(rows), batch)]
-        return [torch.cat(level) for level in zip(*parts)]
+    def _pyramid(self, view: int, images: np.ndarray) -> list[Tensor]:
+        count = at_a_time(images.shape[1:3])
+        parts = []
+        for first in range(0, len(images), count):
+            latents = self.segmenter.encode(
+                self.segmenter.preprocess(images[first:first + count]))
+            parts.append(self.segmenter.features(latents, self.contexts[view]))
+        return [torch.cat(level).float() for level in zip(*parts)]
 
-    def _part(self, draw: int, rows: np.ndarray) -> list[Tensor]:
-        images = np.stack([self._frame(int(i))[0][self.looks[draw]] for i in rows])
-        latents = self.segmenter.encode(self.segmenter.preprocess(images))
-        pyramid = self.segmenter.features(latents, self.contexts[draw])
-        return [level.float() for level in pyramid]
 
-    def labels(self, rows: np.ndarray) -> Tensor:
-        """Give class indices (B, H, W) int64 of these frames."""
-        self._forget_others(rows)
-        labels = torch.from_numpy(np.stack([self._frame(int(i))[1] for i in rows]))
-        return labels.to(self.segmenter.device).long()
+class AugmentedFrames(Dataset):
+    """Frames by (step, row, drawn views): a view's images (V, H, W, 3), and labels (H, W)."""
+
+    def __init__(self, frames: SourceFrames, views: Sequence[int], seed: int) -> None:
+        self.frames, self.views, self.seed = frames, views, seed
+
+    def __getitem__(self, key: Key) -> Sample:
+        step, row, drawn = key
+        images, labels = self.frames.drawn_anew(
+            row, [self.views[view] for view in drawn], (self.seed, step))
+        return drawn, images, labels
+
+
+Key = tuple[int, int, tuple[int, ...]]
+Sample = tuple[tuple[int, ...], list[np.ndarray], np.ndarray]
+
+
+def _collate(samples: list[Sample]) -> tuple[tuple[int, ...], list[Tensor], Tensor]:
+    """Return the views drawn, the images of each (B, H, W, 3), and labels (B, H, W)."""
+    drawn, images, labels = zip(*samples)
+    return (drawn[0], [torch.from_numpy(np.stack(pixels)) for pixels in zip(*images)],
+            torch.from_numpy(np.stack(labels)))
 
 
 def at_a_time(size: tuple[int, int], most: int = BATCH) -> int:
-    """Say how many frames of a size (h, w) go through the backbone at a time: fewer large ones."""
+    """Return how many frames of a size (h, w) go through the backbone at a time."""
     return max(1, min(most, PIXELS // (size[0] * size[1])))
 
 
@@ -190,8 +217,8 @@ def source_statistics(
 
 
 def _key(segmenter: PromptedSegmenter, frames: str, contexts: Sequence[Tensor],
-         looks: Sequence[int]) -> str:
-    digest = hashlib.sha256(frames.encode() + bytes(looks))
+         views: Sequence[int]) -> str:
+    digest = hashlib.sha256(frames.encode() + bytes(views))
     config = segmenter.config
     digest.update(json.dumps([config.timestep, config.taps, config.input_size]).encode())
     parts = [*contexts, *segmenter.backbone.vae.state_dict().values(),

@@ -5,13 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import hashlib
-from typing import Protocol
 
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.data.distortion import distort_photometry
 from ptdiffseg_ros.data.entries import pairs, usable
-from ptdiffseg_ros.data.labelled import LabelledPictures, resized
+from ptdiffseg_ros.data.labelled import cropped, LabelledPictures, resized, scaled
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
@@ -23,134 +22,143 @@ from tqdm import tqdm
 FIRST_HEAD_FRAME = 1_000_000
 # Of the frames that may be distorted, this share is left as it is.
 CLEAN_SHARE = 0.25
+ZOOM = 1.5  # of random crops, at most, over the scale at which the node sees a picture
 MOST_NAMED = 5  # pairs that an error lists
 LAYOUT_SHARE = 0.25  # of a data set, kept from the head for the layout denoiser
 
 
-class SourceFrames(Protocol):
+class SourceFrames:
     """
-    Labelled frames of the source, all of one size (h, w).
+    Labelled frames of the source domain, all of one size (h, w).
 
-    name: says which they are, for caches. A frame has many looks: the same scene, taken with
-    another exposure, contrast and so on; look 0 is the one that is given where none is asked for.
+    A frame has many views: the same scene with another exposure, contrast, colour, blur and noise.
+    View n of a frame is always the same, so that features can be cached; `frames[i]` is view 0.
+
+    name: of the frames and of everything that they depend on, for caches. distortion: of the
+    photometry of most frames, 0 to 1. A segmenter with windows sees a frame as one window, at a
+    place drawn once from the frame's number, or at the place in the middle (`middle`).
     """
 
     name: str
-    size: tuple[int, int]
+
+    def __init__(self, segmenter: PromptedSegmenter, numbers: Sequence[int], distortion: float,
+                 middle: bool) -> None:
+        config = segmenter.config
+        self.numbers = numbers
+        self.distortion = distortion
+        self.size = config.seen_size
+        self._input_size, self._window = config.input_size, config.window
+        self._middle: tuple[slice, slice] | None = None
+        if self._window is None:
+            self._middle = (slice(None), slice(None))
+        elif middle:
+            windows = segmenter.windows(*self._input_size)
+            self._middle = windows.place(windows.middle, segmenter.backbone.stride)
+        self._settings = f'distorted-{distortion:g}'  # for the name
+        if self._window is not None:
+            self._settings += (f'-window-{self._window[0]}x{self._window[1]}'
+                               f'{f"-middle-{config.overlap:g}" if middle else ""}')
+        self._index = class_index(segmenter)
 
     def __len__(self) -> int:
-        """Count them."""
+        return len(self.numbers)
 
     def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """Give an image (H, W, 3) uint8 and class indices (H, W), IGNORE_INDEX for none."""
+        """Return an image (H, W, 3) uint8 and class indices (H, W), IGNORE_INDEX for none."""
+        (image,), labels = self.views(i, (0,))
+        return image, labels
 
-    def looks(self, i: int, numbers: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
-        """Give the image in each of these looks, and the class indices."""
+    def views(self, i: int, views: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the image in each of these views, and the class indices."""
+        number = self.numbers[i]
+        image, ids = self.read(number)
+        place = self._place(number)
+        return ([self._distorted(image[place], (number, view) if view else number)
+                 for view in views], self._index[ids[place]])
+
+    def drawn_anew(self, i: int, views: Sequence[int], seed: tuple[int, ...]
+                   ) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return the same as `views`; pictures are cropped, flipped and distorted by the seed."""
+        return self.views(i, views)
+
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a frame (H, W, 3) uint8 at the segmenter's input size, and class ids (H, W)."""
+        raise NotImplementedError
+
+    def _place(self, number: int) -> tuple[slice, slice]:
+        """Return the rows and columns of a frame's window; the whole frame without windows."""
+        if self._middle is not None:
+            return self._middle
+        assert self._window is not None
+        rng = np.random.default_rng((number, *self._window))
+        top, left = (int(rng.integers(0, most - side + 1))
+                     for most, side in zip(self._input_size, self._window))
+        return slice(top, top + self._window[0]), slice(left, left + self._window[1])
+
+    def _distorted(self, image: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarray:
+        rng = np.random.default_rng(seed)
+        if rng.random() < CLEAN_SHARE:
+            return image
+        return distort_photometry(image, rng, self.distortion)
 
 
-class ClearFrames:
-    """
-    Labelled clear frames of the town: image (H, W, 3) uint8 and class indices (H, W).
-
-    distortion in [0, 1]: how strongly the photometry of most frames is distorted, each look of a
-    frame always in the same way, so that features can be cached. after: how many frames to pass
-    over before the first. For a segmenter with windows a frame is one window, at a place drawn
-    once, or the one in the middle (middle).
-    """
+class ClearFrames(SourceFrames):
+    """Clear frames of the town; after: how many to pass over before the first."""
 
     def __init__(
             self, segmenter: PromptedSegmenter, count: int, after: int = 0,
             distortion: float = 0.0, middle: bool = False) -> None:
-        self.count = count
-        self.distortion = distortion
-        self.size = segmenter.config.seen_size
-        self._whole = segmenter.config.input_size
-        self._window = WindowPlace(segmenter, middle)
         self.first = town.SPLITS['train'] + FIRST_HEAD_FRAME + after
-        self.name = (f'town-clear-{self.first}-{count}-{self._whole[0]}x{self._whole[1]}'
-                     f'-distorted-{distortion:g}{self._window.name}')
-        self._index = class_index(segmenter)
+        super().__init__(
+            segmenter, range(self.first, self.first + count), distortion, middle)
+        height, width = self._input_size
+        self.name = f'town-clear-{self.first}-{count}-{height}x{width}-{self._settings}'
 
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        (image,), labels = self.looks(i, (0,))
-        return image, labels
-
-    def looks(self, i: int, numbers: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
-        """Give the image in each of these looks, and the class indices."""
-        frame = town.sample(self.first + i, size=self._whole)
-        place = self._window.of(self.first + i)
-        images = [_distorted(frame.image[place], self.first + i, n, self.distortion)
-                  for n in numbers]
-        return images, self._index[frame.labels[place]]
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a frame (H, W, 3) uint8 at the segmenter's input size, and class ids (H, W)."""
+        frame = town.sample(number, size=self._input_size)
+        return frame.image, frame.labels
 
 
-class PictureFrames:
-    """
-    Labelled pictures of a data set, at the scale and size of the segmenter's input.
-
-    rows: which of them; distortion and middle as in `ClearFrames`.
-    """
+class PictureFrames(SourceFrames):
+    """Pictures of a data set; rows: their numbers in it."""
 
     def __init__(
             self, segmenter: PromptedSegmenter, data: LabelledPictures, rows: Sequence[int],
             distortion: float = 0.0, middle: bool = False) -> None:
+        super().__init__(segmenter, list(rows), distortion, middle)
         self.data = data
-        self.rows = list(rows)
-        self.distortion = distortion
-        self.size = segmenter.config.seen_size
-        self._whole = segmenter.config.input_size
-        self._window = WindowPlace(segmenter, middle)
         digest = hashlib.sha256(repr([
             (str(data.pairs[i].image), data.pairs[i].image.stat().st_mtime_ns,
-             data.pairs[i].mask.stat().st_mtime_ns) for i in self.rows]).encode())
-        self.name = (f'{data.kind}-{digest.hexdigest()[:16]}-{self._whole[0]}x{self._whole[1]}'
-                     f'-shape-kept-distorted-{distortion:g}{self._window.name}')
-        self._index = class_index(segmenter)
+             data.pairs[i].mask.stat().st_mtime_ns) for i in self.numbers]).encode())
+        height, width = self._input_size
+        self.name = (f'{data.kind}-{digest.hexdigest()[:16]}-{height}x{width}-shape-kept-'
+                     f'{self._settings}')
 
-    def __len__(self) -> int:
-        return len(self.rows)
+    def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return a picture at the scale at which the node sees it, cut or padded to the size."""
+        return resized(*self.data.read(number), self._input_size)
 
-    def __getitem__(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        (image,), labels = self.looks(i, (0,))
-        return image, labels
+    def drawn_anew(self, i: int, views: Sequence[int], seed: tuple[int, ...]
+                   ) -> tuple[list[np.ndarray], np.ndarray]:
+        """
+        Return a random crop in each of these views, and its class indices.
 
-    def looks(self, i: int, numbers: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
-        """Give the image in each of these looks, and the class indices."""
-        image, ids = resized(*self.data.read(self.rows[i]), self._whole)
-        place = self._window.of(self.rows[i])
-        return ([_distorted(image[place], self.rows[i], n, self.distortion) for n in numbers],
-                self._index[ids[place]])
-
-
-class WindowPlace:
-    """Where the window of a frame lies that a segmenter learns from; the whole frame, if none."""
-
-    def __init__(self, segmenter: PromptedSegmenter, middle: bool) -> None:
-        config = segmenter.config
-        self.whole, self.window = config.input_size, config.window
-        self.name = ''  # for caches
-        self._middle: tuple[slice, slice] | None = None
-        if self.window is None:
-            self._middle = (slice(None), slice(None))
-            return
-        if middle:
-            windows = segmenter.windows(*self.whole)
-            self._middle = windows.place(windows.middle, segmenter.backbone.stride)
-        self.name = (f'-window-{self.window[0]}x{self.window[1]}'
-                     f'{f"-middle-{config.overlap:g}" if middle else ""}')
-
-    def of(self, number: int) -> tuple[slice, slice]:
-        """Give rows and columns in the frame of this number; for one number, always the same."""
-        if self._middle is not None:
-            return self._middle
-        assert self.window is not None
-        rng = np.random.default_rng((number, *self.window))
-        top, left = (int(rng.integers(0, most - side + 1))
-                     for most, side in zip(self.whole, self.window))
-        return slice(top, top + self.window[0]), slice(left, left + self.window[1])
+        The crop keeps the picture's shape. Its scale is the one at which the node sees the
+        picture, or larger by up to `ZOOM`. Every other crop is flipped.
+        """
+        number = self.numbers[i]
+        rng = np.random.default_rng((*seed, number))
+        image, ids = self.data.read(number)
+        area = self._input_size[0] * self._input_size[1]
+        image, ids = scaled(image, ids, (area / ids.size) ** 0.5 * rng.uniform(1.0, ZOOM))
+        top, left = (int(rng.integers(0, max(0, side - part) + 1))
+                     for side, part in zip(ids.shape, self.size))
+        image, ids = cropped(image, ids, top, left, self.size)
+        if rng.random() < 0.5:
+            image, ids = (np.ascontiguousarray(part[:, ::-1]) for part in (image, ids))
+        return ([self._distorted(image, (*seed, number, view)) for view in views],
+                self._index[ids])
 
 
 def divided(data: LabelledPictures, frames: int, layout_frames: int) -> tuple[
@@ -192,10 +200,3 @@ def class_index(segmenter: PromptedSegmenter) -> np.ndarray:
     for i, label in enumerate(segmenter.config.classes):
         index[label.id] = i
     return index
-
-
-def _distorted(image: np.ndarray, number: int, look: int, distortion: float) -> np.ndarray:
-    rng = np.random.default_rng((number, look) if look else number)
-    if rng.random() < CLEAN_SHARE:
-        return image
-    return distort_photometry(image, rng, distortion)

@@ -3,9 +3,10 @@
 """Train the segmentation head on a frozen, prompted backbone."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict
+from functools import partial
 import math
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,13 @@ from ptdiffseg_ros.model.files import reference
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import source_miou
-from ptdiffseg_ros.train.features import CachedFeatures, LiveFeatures, source_statistics
+from ptdiffseg_ros.train.features import (
+    Batch,
+    CachedFeatures,
+    LiveFeatures,
+    LoadedBatch,
+    source_statistics,
+)
 from ptdiffseg_ros.train.frames import (
     check_pairs,
     ClearFrames,
@@ -32,7 +39,7 @@ from ptdiffseg_ros.train.loop import TrainingLoop
 from ptdiffseg_ros.train.losses import prompt_randomization_loss, segmentation_loss
 from ptdiffseg_ros.train.processes import new_accelerator
 from ptdiffseg_ros.train.scalars import Scalars
-from ptdiffseg_ros.train.settings import Draw, TrainConfig
+from ptdiffseg_ros.train.settings import AugmentedView, TrainConfig
 import torch
 from torch import nn, Tensor
 
@@ -71,9 +78,13 @@ def train_head(
     if config.batch > len(frames):
         raise TrainingError(
             f'batch is {config.batch} but there are only {len(frames)} frames for the head')
-    features = (LiveFeatures(segmenter, frames, config.draws()) if cache is None
-                else CachedFeatures(segmenter, frames, config.draws(), cache))
-    loop = _fit(config, accelerator, divide, segmenter, features, held_out, scalars, checkpoint)
+    pool = config.view_pool()
+    features = (LiveFeatures(segmenter, frames, pool, config.seed, config.workers)
+                if cache is None else CachedFeatures(segmenter, frames, pool, cache))
+    batches = partial(_batches, config, len(frames), divide)
+    loop = _fit(
+        config, accelerator, segmenter, lambda first: features.load(batches(first)), held_out,
+        scalars, checkpoint)
     if accelerator.is_main_process:
         if source:
             _learn(segmenter, config, frames, others)
@@ -91,14 +102,13 @@ def train_head(
         **({'frames_held_out': len(held_out), **loop.facts} if config.evaluate_every else {})}
 
 
-def _fit(config: TrainConfig, accelerator: Accelerator,
-         divide: Callable[[np.ndarray], np.ndarray], segmenter: PromptedSegmenter,
-         features: CachedFeatures | LiveFeatures, held_out: SourceFrames, scalars: Scalars,
+def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegmenter,
+         load: Callable[[int], Iterator[LoadedBatch]], held_out: SourceFrames, scalars: Scalars,
          checkpoint: Path) -> TrainingLoop:
     """
     Take the remaining steps of a head, and leave the best or the last one frozen.
 
-    :param divide: takes the rows of this process, (parts, own), from those of a step.
+    :param load: yields this process's batches, `config.accumulate` a step, from a step on.
     :param held_out: frames that the best head is chosen by.
     """
     head = segmenter.head.float().train().requires_grad_(True)
@@ -112,14 +122,14 @@ def _fit(config: TrainConfig, accelerator: Accelerator,
     loop.resume()
     trained, stepped = accelerator.prepare(head, optimizer)
 
+    batches = load(loop.step)
+
     def take_step(step: int) -> Tensor:
-        rng = np.random.default_rng((config.seed, step))
-        rows = np.sort(rng.choice(len(features), config.batch, replace=False))
-        drawn = _drawn(config.draws(), rng)
         losses = []
-        for part in divide(rows):
+        for _ in range(config.accumulate):
+            pyramids, labels = next(batches)
             with accelerator.accumulate(trained):
-                loss = _loss(trained, features, drawn, part, config)
+                loss = _loss(trained, pyramids, labels, config.consistency_weight)
                 accelerator.backward(loss)
                 stepped.step()
                 stepped.zero_grad()
@@ -142,29 +152,44 @@ def _fit(config: TrainConfig, accelerator: Accelerator,
     return loop
 
 
-def _drawn(draws: Sequence[Draw], rng: np.random.Generator) -> list[int]:
-    """Draw two of the pool, or the only one; under different scene prompts if it has several."""
-    drawn: list[int] = rng.choice(len(draws), min(2, len(draws)), replace=False).tolist()
-    if len({draws[n].scene for n in drawn}) < len(drawn):
-        others = [n for n, draw in enumerate(draws) if draw.scene != draws[drawn[0]].scene]
+def _batches(config: TrainConfig, count: int, divide: Callable[[np.ndarray], np.ndarray],
+             first: int) -> Iterator[Batch]:
+    """
+    Yield the parts of every step's batch from the step `first` on, each step by its own seed.
+
+    :param count: how many frames there are.
+    :param divide: takes the rows of this process, a line for each part, from those of a step.
+    """
+    pool = config.view_pool()
+    for step in range(first, config.steps):
+        rng = np.random.default_rng((config.seed, step))
+        rows = np.sort(rng.choice(count, config.batch, replace=False))
+        drawn = draw_views(pool, rng)
+        for part in divide(rows):
+            yield Batch(step, part, drawn)
+
+
+def draw_views(pool: Sequence[AugmentedView], rng: np.random.Generator) -> tuple[int, ...]:
+    """Draw two of the pool, under different scene prompts if it has several, or the only one."""
+    drawn: list[int] = rng.choice(len(pool), min(2, len(pool)), replace=False).tolist()
+    if len({pool[n].scene for n in drawn}) < len(drawn):
+        others = [n for n, entry in enumerate(pool) if entry.scene != pool[drawn[0]].scene]
         if others:
             drawn[1] = int(rng.choice(others))
-    return drawn
+    return tuple(drawn)
 
 
-def _loss(head: nn.Module, features: CachedFeatures | LiveFeatures, drawn: Sequence[int],
-          rows: np.ndarray, config: TrainConfig) -> Tensor:
-    """Give the loss of frames in two draws of the pool, or in the only one."""
-    labels = features.labels(rows)
-    first, *second = (head(features.pyramid(draw, rows)) for draw in drawn)
+def _loss(head: nn.Module, pyramids: list[list[Tensor]], labels: Tensor, weight: float) -> Tensor:
+    """Return the loss of frames in two augmented views, or in the only one."""
+    first, *second = (head(pyramid) for pyramid in pyramids)
     if not second:
         return segmentation_loss(first, labels)
-    return prompt_randomization_loss(first, second[0], labels, config.consistency_weight)
+    return prompt_randomization_loss(first, second[0], labels, weight)
 
 
 def _own_parts(
         config: TrainConfig, accelerator: Accelerator) -> Callable[[np.ndarray], np.ndarray]:
-    """Give what takes this process's rows (parts, own) from a step's, which all draw alike."""
+    """Return what takes this process's rows, a line for each part, from those of a step."""
     shape = (config.accumulate, accelerator.num_processes, -1)
     if config.batch % (shape[0] * shape[1]):
         raise TrainingError(
@@ -214,7 +239,7 @@ def _undistorted(segmenter: PromptedSegmenter, frames: SourceFrames) -> SourceFr
     """Give some of the same frames as they are, and as adaptation will see them."""
     count = min(len(frames), STATISTICS_FRAMES)
     if isinstance(frames, PictureFrames):
-        return PictureFrames(segmenter, frames.data, frames.rows[:count], middle=True)
+        return PictureFrames(segmenter, frames.data, frames.numbers[:count], middle=True)
     return ClearFrames(segmenter, count, middle=True)
 
 

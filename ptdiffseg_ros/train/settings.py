@@ -9,13 +9,14 @@ Settings of the trainings: the one place that declares name, type, default, rang
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
+import os
 from typing import Any, NamedTuple
 
-from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES, RANDOMIZED_PROMPTS, SCENE_PROMPTS
+from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter_config import OVERLAP
 from ptdiffseg_ros.train.errors import TrainingError
 
-LOOKS = 5  # of a frame, where looks are randomized and prompts are not
+VIEWS = 5  # of a frame, where views are randomized and prompts are not
 
 
 @dataclass(frozen=True)
@@ -66,20 +67,16 @@ class Settings:
                 raise TrainingError(f'{declared.name} is {value!r}; {problem}')
 
 
-class Draw(NamedTuple):
-    """How a frame may be shown to the head: under a scene prompt, in one of its looks."""
+class AugmentedView(NamedTuple):
+    """How the head may see a frame: under a scene prompt, in the view of this number."""
 
     scene: str
-    look: int = 0
+    view: int = 0
 
 
 @dataclass(frozen=True)
 class TrainConfig(Settings):
-    """
-    How a head is trained, the text side included. Rates are per step.
-
-    randomized_prompts: () stands for scene_prompts, as in the paper.
-    """
+    """How a head is trained, the text side included. Rates are per step."""
 
     frames: int = setting(2000, 'labelled frames for the head, at most', low=1)
     distortion: float = setting(
@@ -97,8 +94,8 @@ class TrainConfig(Settings):
     weight_decay: float = setting(1e-3, low=0)
     warmup_steps: int = setting(50, low=1)
     prompt_randomization: bool = setting(True, 'train under the source scene prompt alone')
-    look_randomization: bool = setting(
-        True, 'let the two predictions that a step compares be from one look of the frame')
+    view_randomization: bool = setting(
+        True, 'let the two predictions that a step compares be from one view of the frame')
     consistency_weight: float = setting(
         1.0, 'lambda of the KL term between the two predictions of a frame', low=0)
     category_context: bool = setting(
@@ -106,8 +103,8 @@ class TrainConfig(Settings):
     category_templates: tuple[str, ...] = setting(CATEGORY_TEMPLATES)
     scene_prompts: tuple[str, ...] = setting(SCENE_PROMPTS)
     randomized_prompts: tuple[str, ...] = setting(
-        RANDOMIZED_PROMPTS, 'scene prompts that randomization draws from, with that of the '
-        "source; none given: the segmenter's, one for each weather, as in the paper",
+        (), 'scene prompts that randomization draws from, with that of the source; by default '
+        "the segmenter's, one for each weather, as in the paper",
         metavar='SENTENCE')
     source_scene_prompt: str = setting(SCENE_PROMPTS[0])
     timestep: int = setting(
@@ -138,6 +135,9 @@ class TrainConfig(Settings):
     data_kind: str = setting('', 'cityscapes, gta5 ... (what it looks like)', metavar='KIND')
     evaluate_on: tuple[str, ...] = setting(())
     cached: bool = setting(True, 'compute features anew at every step', option='--no-cache')
+    workers: int = setting(
+        min(4, (os.cpu_count() or 1) - 1), 'processes that read and augment frames where features '
+        'are not cached; 0: none; the head does not depend on it', low=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -171,20 +171,21 @@ class TrainConfig(Settings):
         if self.randomized_prompts and self.source_scene_prompt not in self.randomized_prompts:
             raise TrainingError(
                 'randomized_prompts does not have the source scene prompt '
-                f'{self.source_scene_prompt!r}: give it and others of its weather, or an empty '
-                'list for all of scene_prompts')
+                f'{self.source_scene_prompt!r}: add it, or give an empty list for all of '
+                'scene_prompts')
 
     @property
     def _pool(self) -> tuple[str, ...]:
         """Give the scene prompts that prompt randomization draws from."""
         return self.randomized_prompts or self.scene_prompts
 
-    def draws(self) -> tuple[Draw, ...]:
-        """Give the pool that a step draws from: two of it, or the only one."""
+    def view_pool(self) -> tuple[AugmentedView, ...]:
+        """Return the pool of views; a step compares two of it, or has the only one."""
         scenes = self._pool if self.prompt_randomization else (self.source_scene_prompt,)
-        if not self.look_randomization:
-            return tuple(Draw(scene) for scene in scenes)
-        return tuple(Draw(scenes[n % len(scenes)], n) for n in range(max(LOOKS, len(scenes))))
+        if not self.view_randomization:
+            return tuple(AugmentedView(scene) for scene in scenes)
+        return tuple(AugmentedView(scenes[n % len(scenes)], n)
+                     for n in range(max(VIEWS, len(scenes))))
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from benchmarks.claims.experiment import Experiment
 from benchmarks.claims.results_store import every_cell, read_results, ResultsStore
 from benchmarks.claims.run import MEASURES
 import numpy as np
-from ptdiffseg_ros.model.prompts import RANDOMIZED_PROMPTS, SCENE_PROMPTS
+from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 import pytest
@@ -378,10 +378,11 @@ def test_whole_networks_learn_in_bfloat16_where_the_processor_has_it(
 
 
 def test_without_the_targets_words_no_target_is_named_and_every_word_is_known(segmenter) -> None:
-    sentences = [*RANDOMIZED_PROMPTS, *randomization.THINGS, *randomization.OTHER_TEMPLATES]
+    sentences = [*randomization.SOURCE_WORDS, *randomization.THINGS,
+                 *randomization.OTHER_TEMPLATES]
     assert not [s for s in sentences if any(w in s for w in ('fog', 'night', 'rain', 'snow'))]
     known = PromptedSegmenter.from_pretrained('micro', 'cpu').backbone.tokenizer.get_vocab()
-    for prompt in (*RANDOMIZED_PROMPTS, *randomization.THINGS, *agreement.UNSEEN_PROMPTS):
+    for prompt in (*randomization.SOURCE_WORDS, *randomization.THINGS, *agreement.UNSEEN_PROMPTS):
         assert all(f'{word}</w>' in known for word in prompt.replace(',', ' ,').split()), prompt
 
 
@@ -398,17 +399,17 @@ def test_predictions_are_compared_under_prompts_that_no_pool_has(
         segmenter, folder: Path, tmp_path: Path) -> None:
     experiment = Experiment(segmenter, folder, '3', budget.Budget(), None, tmp_path)
     for of in randomization.variants(experiment.budget, 0).values():
-        drawn = {draw.scene for draw in experiment.config(0, **of).draws()}
+        drawn = {view.scene for view in experiment.config(0, **of).view_pool()}
         assert drawn and not drawn & {*agreement.UNSEEN_PROMPTS}
 
 
 def test_the_papers_pool_is_of_weathers_and_the_usual_one_of_the_source(
         segmenter, folder: Path, tmp_path: Path) -> None:
     experiment = Experiment(segmenter, folder, '3', budget.Budget(), None, tmp_path)
-    drawn = {name: {draw.scene for draw in experiment.config(0, **of).draws()}
+    drawn = {name: {view.scene for view in experiment.config(0, **of).view_pool()}
              for name, of in randomization.variants(experiment.budget, 0).items()}
     assert drawn['off'] == {SCENE_PROMPTS[0]} and drawn['on'] == set(SCENE_PROMPTS)
-    assert drawn['on, words of the source'] == set(RANDOMIZED_PROMPTS)
+    assert drawn['on, words of the source'] == set(randomization.SOURCE_WORDS)
     assert drawn["on, without the targets' words"] == drawn['on, words of the source']
     things = drawn['on, words of things']
     assert len(things) == 5 and all(prompt.startswith(SCENE_PROMPTS[0]) for prompt in things)

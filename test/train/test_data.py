@@ -16,9 +16,14 @@ from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.catalog import LABEL_IDS, open_data
 from ptdiffseg_ros.data.labels import IGNORE
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.features import Batch, LiveFeatures
 from ptdiffseg_ros.train.frames import divided, PictureFrames
+from ptdiffseg_ros.train.head import train_head
+from ptdiffseg_ros.train.loop import TrainingLoop
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
+from ptdiffseg_ros.train.settings import TrainConfig
 import pytest
+import torch
 
 SIZE = (96, 192)
 TO_LABEL_ID = np.zeros(256, np.uint8)
@@ -185,6 +190,60 @@ def test_frames_are_scaled_indexed_and_named_by_what_they_hold(
     assert set(np.unique(labels)) <= {IGNORE_INDEX, *range(19)}
     others = PictureFrames(segmenter, data, [0, 2])
     assert frames.name == PictureFrames(segmenter, data, [0, 1]).name != others.name
+
+
+def test_pictures_are_augmented_anew_in_every_step_whatever_the_number_of_workers(
+        trained: Path, cityscapes: Path) -> None:
+    segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
+    frames = PictureFrames(segmenter, open_data(cityscapes), range(6), distortion=1.0)
+    pool = TrainConfig().view_pool()
+    batches = [Batch(step, np.array([1, 4]), (0, 3)) for step in (5, 6)]
+    one, other = (
+        list(LiveFeatures(segmenter, frames, pool, 7, workers).load(batches))
+        for workers in (0, 2))
+    for (pyramids, labels), (same_pyramids, same_labels) in zip(one, other, strict=True):
+        assert torch.equal(labels, same_labels)
+        assert all(map(torch.equal, sum(pyramids, []), sum(same_pyramids, [])))
+    assert not torch.equal(one[0][1], one[1][1]), 'another step crops elsewhere'
+    reseeded = next(LiveFeatures(segmenter, frames, pool, 8).load(batches))
+    assert not torch.equal(one[0][1], reseeded[1])
+
+
+def test_views_of_a_picture_have_one_crop_that_keeps_its_shape(
+        trained: Path, cityscapes: Path) -> None:
+    segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
+    data = open_data(cityscapes)
+    frames = PictureFrames(segmenter, data, [3], distortion=1.0)
+    plain = PictureFrames(segmenter, data, [3])
+    for step in range(6):
+        (first, second, again), labels = frames.drawn_anew(0, (0, 1, 0), (7, step))
+        assert first.shape == (64, 128, 3) and labels.shape == (64, 128)
+        assert np.array_equal(first, again)
+        (image,), same = plain.drawn_anew(0, (0,), (7, step))
+        assert np.array_equal(labels, same) and (labels != IGNORE_INDEX).any()
+    assert not np.array_equal(first, second) or not np.array_equal(first, image)
+
+
+def test_a_head_trained_on_pictures_without_a_cache_resumes_to_the_same(
+        cityscapes: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)  # a GPU rounds as it likes
+    config = TrainConfig(
+        frames=9, steps=4, batch=2, head_width=16, input_size=(64, 128), warmup_steps=1,
+        save_every=2, layout_steps=0, workers=0)
+    given, data = folder.parent / 'backbone', open_data(cityscapes)
+    train_head(config, given, tmp_path / 'whole', data=data)
+    save = TrainingLoop.save
+
+    def save_and_stop(loop: TrainingLoop) -> None:
+        save(loop)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(TrainingLoop, 'save', save_and_stop)
+        train_head(config, given, tmp_path / 'parts', data=data)
+    train_head(config, given, tmp_path / 'parts', resume=True, data=data)
+    for name in ('head', 'source_statistics'):
+        assert (tmp_path / 'whole' / f'{name}.safetensors').read_bytes() == (
+            tmp_path / 'parts' / f'{name}.safetensors').read_bytes()
 
 
 def test_head_and_layout_share_no_picture(cityscapes: Path) -> None:

@@ -7,7 +7,6 @@ from dataclasses import replace
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ptdiffseg_ros import cli, town
@@ -24,9 +23,14 @@ from ptdiffseg_ros.train.evaluate import (
     source_miou,
     wrong_prompt,
 )
-from ptdiffseg_ros.train.features import CachedFeatures, Draw, LiveFeatures, source_statistics
+from ptdiffseg_ros.train.features import (
+    Batch,
+    CachedFeatures,
+    LiveFeatures,
+    source_statistics,
+)
 from ptdiffseg_ros.train.frames import ClearFrames, FIRST_HEAD_FRAME
-from ptdiffseg_ros.train.head import train_head
+from ptdiffseg_ros.train.head import draw_views, train_head
 from ptdiffseg_ros.train.loop import TrainingLoop
 from ptdiffseg_ros.train.losses import (
     consistency_loss,
@@ -35,7 +39,7 @@ from ptdiffseg_ros.train.losses import (
     prompt_randomization_loss,
     segmentation_loss,
 )
-from ptdiffseg_ros.train.settings import TrainConfig
+from ptdiffseg_ros.train.settings import AugmentedView, TrainConfig
 import pytest
 from safetensors.torch import load_file
 import torch
@@ -114,74 +118,63 @@ def test_dice_counts_classes_not_pixels() -> None:
 
 # -- features ------------------------------------------------------------------------------
 
+CLEAR, FOG = SCENE_PROMPTS[:2]
+
+
 def test_cached_features_equal_live_ones_and_are_computed_once(
         segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames = ClearFrames(segmenter, 5, distortion=1.0)
-    clear, fog = 'a clear driving scene', 'a foggy driving scene'
-    draws = (Draw(clear), Draw(fog), Draw(fog, 3))
-    cached = CachedFeatures(segmenter, frames, draws, tmp_path, batch=2)
-    live = LiveFeatures(segmenter, frames, draws)
-    rows = np.array([1, 4])
-    for draw in range(len(draws)):
-        for ours, theirs in zip(cached.pyramid(draw, rows), live.pyramid(draw, rows)):
+    pool = (AugmentedView(CLEAR), AugmentedView(FOG), AugmentedView(FOG, 3))
+    cached = CachedFeatures(segmenter, frames, pool, tmp_path, batch=2)
+    live = LiveFeatures(segmenter, frames, pool)
+    batches = [Batch(step, np.array([1, 4]), drawn) for step, drawn in enumerate([(0, 1), (2,)])]
+    latents = []
+    for (stored, labels), (computed, same) in zip(
+            cached.load(batches), live.load(batches), strict=True):
+        assert torch.equal(labels, same)
+        for ours, theirs in zip(sum(stored, []), sum(computed, []), strict=True):
             assert torch.allclose(ours, theirs, atol=5e-3, rtol=5e-3)
-    latents = [cached.pyramid(draw, rows)[-1] for draw in range(len(draws))]
+        latents += [pyramid[-1] for pyramid in stored]
     assert torch.equal(latents[0], latents[1]), 'a prompt changes no latents'
-    assert not torch.equal(latents[1], latents[2]), 'another look does'
-    assert torch.equal(cached.labels(rows), live.labels(rows))
+    assert not torch.equal(latents[1], latents[2]), 'another view does'
     monkeypatch.setattr(segmenter, 'encode', lambda images: pytest.fail('computed again'))
-    CachedFeatures(segmenter, frames, draws, tmp_path, batch=2)
-
-
-def test_without_a_cache_a_step_reads_every_frame_once_and_holds_no_others(segmenter) -> None:
-    class Counted(ClearFrames):
-        read: list[int] = []
-
-        def looks(self, i: int, numbers: Any) -> Any:
-            self.read.append(i)
-            return super().looks(i, numbers)
-
-    scene = 'a clear driving scene'
-    live = LiveFeatures(segmenter, Counted(segmenter, 5), (Draw(scene), Draw(scene, 3)))
-    for rows in (np.array([1, 4]), np.array([4, 2]), np.array([1])):
-        live.labels(rows)
-        for draw in range(2):
-            live.pyramid(draw, rows)
-    assert Counted.read == [1, 4, 2, 1]
+    CachedFeatures(segmenter, frames, pool, tmp_path, batch=2)
 
 
 def test_large_frames_go_through_the_backbone_a_few_at_a_time(
         segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    frames, draws = ClearFrames(segmenter, 5), (Draw('a clear driving scene'),)
-    live, rows = LiveFeatures(segmenter, frames, draws), np.arange(5)
-    together, seen, encode = live.pyramid(0, rows), [], segmenter.encode
+    frames, pool = ClearFrames(segmenter, 5), (AugmentedView(CLEAR),)
+    live, batches = LiveFeatures(segmenter, frames, pool), [Batch(0, np.arange(5), (0,))]
+    (together,), _ = next(live.load(batches))
+    counts, encode = [], segmenter.encode
 
     def counted(images: torch.Tensor) -> torch.Tensor:
-        seen.append(len(images))
+        counts.append(len(images))
         return encode(images)
 
     monkeypatch.setattr(segmenter, 'encode', counted)
     monkeypatch.setattr('ptdiffseg_ros.train.features.PIXELS', 2 * math.prod(frames.size) + 1)
-    for level, own in zip(together, live.pyramid(0, rows)):
-        assert torch.allclose(level, own, atol=1e-4)
-    CachedFeatures(segmenter, frames, draws, tmp_path)
+    (few,), _ = next(live.load(batches))
+    for ours, theirs in zip(together, few, strict=True):
+        assert torch.allclose(ours, theirs, atol=1e-4)
+    CachedFeatures(segmenter, frames, pool, tmp_path)
     source_statistics(segmenter, frames)
     source_miou(segmenter, frames)
-    assert len(seen) > 12 and max(seen) == 2
+    assert len(counts) > 12 and max(counts) == 2
 
 
-def test_other_prompts_and_other_looks_have_another_cache(segmenter, tmp_path: Path) -> None:
+def test_other_prompts_and_other_views_have_another_cache(segmenter, tmp_path: Path) -> None:
     frames = ClearFrames(segmenter, 2)
-    folders = {CachedFeatures(segmenter, frames, (draw,), tmp_path).folder for draw in (
-        Draw('a clear driving scene'), Draw('a foggy driving scene'),
-        Draw('a clear driving scene', 1))}
+    folders = {CachedFeatures(segmenter, frames, (view,), tmp_path).folder for view in (
+        AugmentedView(CLEAR), AugmentedView(FOG), AugmentedView(CLEAR, 1))}
     assert len(folders) == 3
 
 
-def test_a_step_draws_from_prompts_and_looks_or_has_nothing_to_draw() -> None:
-    def pool(prompts: bool, looks: bool, of: tuple[str, ...] = ()) -> set[tuple[str, int]]:
-        return set(TrainConfig(prompt_randomization=prompts, look_randomization=looks,
-                               randomized_prompts=of).draws())
+def test_a_step_draws_from_prompts_and_views_or_has_nothing_to_draw() -> None:
+    def pool(
+            prompts: bool, views: bool, sentences: tuple[str, ...] = ()) -> set[tuple[str, int]]:
+        return set(TrainConfig(prompt_randomization=prompts, view_randomization=views,
+                               randomized_prompts=sentences).view_pool())
 
     source, other = pair = SCENE_PROMPTS[:2]
     assert pool(True, True) == {(scene, n) for n, scene in enumerate(SCENE_PROMPTS)}
@@ -194,11 +187,11 @@ def test_a_step_draws_from_prompts_and_looks_or_has_nothing_to_draw() -> None:
 
 
 @pytest.mark.parametrize('scenes', [2, 3, 5])
-def test_two_draws_are_under_different_prompts_and_each_is_drawn(scenes: int) -> None:
-    draws = TrainConfig(randomized_prompts=SCENE_PROMPTS[:scenes]).draws()
-    pairs = [head_module._drawn(draws, np.random.default_rng(seed)) for seed in range(300)]
-    assert all(draws[one].scene != draws[two].scene for one, two in pairs)
-    assert {n for pair in pairs for n in pair} == set(range(len(draws)))
+def test_two_views_are_under_different_prompts_and_each_is_drawn(scenes: int) -> None:
+    pool = TrainConfig(randomized_prompts=SCENE_PROMPTS[:scenes]).view_pool()
+    pairs = [draw_views(pool, np.random.default_rng(seed)) for seed in range(300)]
+    assert all(pool[one].scene != pool[two].scene for one, two in pairs)
+    assert {n for pair in pairs for n in pair} == set(range(len(pool)))
 
 
 def test_the_head_sees_clear_frames_of_the_train_split_alone(segmenter) -> None:
@@ -217,13 +210,13 @@ def test_distortion_changes_photometry_alone_and_always_alike(segmenter) -> None
     for i in range(8):
         (image, labels), (other, same) = plain[i], distorted[i]
         assert np.array_equal(labels, same)
-        (first, second), same = distorted.looks(i, (0, 1))
+        (first, second), same = distorted.views(i, (0, 1))
         assert np.array_equal(labels, same) and np.array_equal(other, first)
-        assert np.array_equal(second, distorted.looks(i, (1,))[0][0])
+        assert np.array_equal(second, distorted.views(i, (1,))[0][0])
         changed += not np.array_equal(image, other)
         different += not np.array_equal(first, second)
     assert 1 <= changed < 8, 'some frames stay as they are'
-    assert different >= 4, 'looks of a frame differ'
+    assert different >= 4, 'views of a frame differ'
 
 
 # -- training ------------------------------------------------------------------------------
@@ -247,7 +240,7 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(
 
 
 @pytest.mark.parametrize('change', [
-    {}, {'prompt_randomization': False, 'look_randomization': False},
+    {}, {'prompt_randomization': False, 'view_randomization': False},
     {'accumulate': 2, 'evaluate_every': 3}], ids=['plain', 'not randomized', 'parts, best'])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change) -> None:
@@ -359,9 +352,9 @@ def test_a_run_can_be_resumed_to_keep_the_best_head_from_there(
     ({'warmup_steps': 0}, 'warmup_steps is 0'),
     ({'batch': 9}, 'batch is 9.*6 frames'), ({'steps': 0}, 'steps is 0'),
     ({'distortion': 1.5}, 'distortion is 1.5; allowed are 0 to 1'),
-    ({'scene_prompts': ('one',), 'randomized_prompts': ()}, 'draws two'),
+    ({'scene_prompts': ('one',)}, 'draws two'),
     ({'randomized_prompts': SCENE_PROMPTS[:1] * 2}, 'pool has 1'),
-    ({'source_scene_prompt': 'a night driving scene'},
+    ({'randomized_prompts': SCENE_PROMPTS[:2], 'source_scene_prompt': 'a night driving scene'},
      'source scene prompt .a night.*empty list')])
 def test_settings_that_cannot_work_are_refused(change, words: str) -> None:
     with pytest.raises(TrainingError, match=words):

@@ -66,10 +66,10 @@ def test_a_flag_wins_over_the_recipe_and_the_recipe_over_the_default(
         trained_with: Any, tmp_path: Path) -> None:
     recipe = tmp_path / 'mine.yaml'
     recipe.write_text('steps: 7\nbatch: 4\ninput_size: [64, 128]\nprompt_randomization: false\n')
-    config = trained_with('--recipe', str(recipe), '--batch', '2', '--no-look-randomization')
+    config = trained_with('--recipe', str(recipe), '--batch', '2', '--no-view-randomization')
     assert (config.steps, config.batch, config.frames) == (7, 2, 2000)
     assert config.input_size == (64, 128)
-    assert not config.prompt_randomization and not config.look_randomization
+    assert not config.prompt_randomization and not config.view_randomization
     # A flag that is given wins even where it says what is the default.
     assert trained_with('--recipe', str(recipe), '--batch', '8').batch == 8
     assert trained_with() == TrainConfig()
@@ -82,9 +82,10 @@ def test_a_flag_wins_over_the_recipe_and_the_recipe_over_the_default(
     ('train', """--accumulate --autoencoder --backbone --batch --cache --consistency-weight --data
      --data-kind --debug --distortion --evaluate-every --frames --head-width --help --input-size
      --json --layout-frames --layout-steps --learning-rate --mixed-precision --no-cache
-     --no-category-prompts --no-look-randomization --no-prompt-randomization
+     --no-category-prompts --no-view-randomization --no-prompt-randomization
      --only-layout --overlap --overwrite --randomized-prompts --recipe --resume
-     --save-every --seed --steps --stop-early --taps --tensorboard --timestep --window"""),
+     --save-every --seed --steps --stop-early --taps --tensorboard --timestep --window
+     --workers"""),
     ('pretrain', """--autoencoder-steps --batch --caption-template --captions --debug --frames
      --help --images --overwrite --resume --save-every --seed --size --steps""")])
 def test_the_options_are_those_of_the_documents(capsys, command: str, names: str) -> None:
