@@ -8,7 +8,7 @@ from dataclasses import fields
 from typing import Any, get_args, get_origin, get_type_hints
 
 from ptdiffseg_ros.commands import image_size, number
-from ptdiffseg_ros.train.settings import Rule, Settings
+from ptdiffseg_ros.train.settings import Rule, rule_for, Settings
 
 
 def add_settings(
@@ -24,7 +24,7 @@ def add_settings(
     group = parser.add_argument_group('settings', description, argument_default=argparse.SUPPRESS)
     kinds = get_type_hints(kind)
     for declared in fields(kind):
-        rule: Rule = declared.metadata['rule']
+        rule = rule_for(declared)
         if not rule.help:
             continue
         dashed = declared.name.replace('_', '-')

@@ -8,7 +8,7 @@ Settings of the trainings: the one place that declares name, type, default, rang
 """
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, Field, field, fields
 import os
 from typing import Any, NamedTuple
 
@@ -56,6 +56,11 @@ def setting(default: Any, help: str = '', **rule: Any) -> Any:
     return field(default=default, metadata={'rule': Rule(help, **rule)})
 
 
+def rule_for(declared: Field) -> Rule:
+    """Return the rule of a field; one that `setting` has not declared may have any value."""
+    return declared.metadata.get('rule', Rule())
+
+
 @dataclass(frozen=True)
 class Settings:
     """Base of settings, checked when they are made: TrainingError names what is allowed."""
@@ -63,7 +68,7 @@ class Settings:
     def __post_init__(self) -> None:
         for declared in fields(self):
             value = getattr(self, declared.name)
-            if problem := declared.metadata['rule'].problem(value):
+            if problem := rule_for(declared).problem(value):
                 raise TrainingError(f'{declared.name} is {value!r}; {problem}')
 
 
@@ -100,13 +105,13 @@ class TrainConfig(Settings):
         1.0, 'lambda of the KL term between the two predictions of a frame', low=0)
     category_context: bool = setting(
         True, 'leave the class names out of the context', option='--no-category-prompts')
-    category_templates: tuple[str, ...] = setting(CATEGORY_TEMPLATES)
-    scene_prompts: tuple[str, ...] = setting(SCENE_PROMPTS)
+    category_templates: tuple[str, ...] = CATEGORY_TEMPLATES
+    scene_prompts: tuple[str, ...] = SCENE_PROMPTS
     randomized_prompts: tuple[str, ...] = setting(
         (), 'scene prompts that randomization draws from, with that of the source; by default '
         "the segmenter's, one for each weather, as in the paper",
         metavar='SENTENCE')
-    source_scene_prompt: str = setting(SCENE_PROMPTS[0])
+    source_scene_prompt: str = SCENE_PROMPTS[0]
     timestep: int = setting(
         100, 'diffusion timestep at which features are taken', low=0, high=999)
     taps: tuple[str, ...] = setting(
@@ -133,7 +138,7 @@ class TrainConfig(Settings):
         'best one; 0: keep the last', low=0, metavar='STEPS')
     seed: int = setting(0, 'on a CPU, the same seed gives the same head', low=0)
     data_kind: str = setting('', 'cityscapes, gta5 ... (what it looks like)', metavar='KIND')
-    evaluate_on: tuple[str, ...] = setting(())
+    evaluate_on: tuple[str, ...] = ()
     cached: bool = setting(True, 'compute features anew at every step', option='--no-cache')
     workers: int = setting(
         min(4, (os.cpu_count() or 1) - 1), 'processes that read and augment frames where features '
@@ -200,7 +205,7 @@ class PretrainConfig(Settings):
     latent_channels: int = setting(8, low=1)
     autoencoder_width: int = setting(24, low=1)
     autoencoder_steps: int = setting(1800, 'training steps of the autoencoder', low=1)
-    unet_channels: tuple[int, ...] = setting((64, 96, 144))
+    unet_channels: tuple[int, ...] = (64, 96, 144)
     unet_heads: int = setting(3, low=1)
     text_width: int = setting(128, low=1)
     text_layers: int = setting(2, low=1)
