@@ -14,10 +14,20 @@ from benchmarks.claims.budget import Budget
 from benchmarks.claims.results_store import alone, Figures, ResultsStore, settings_digest
 from benchmarks.claims.variants import VariantConfig
 from ptdiffseg_ros import town
+from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.model.files import resolved
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.evaluate import condition_frames, evaluate
 from ptdiffseg_ros.train.head import train_head
+
+# The source's weather in other words.
+SOURCE_WORDS = (
+    SCENE_PROMPTS[0],
+    'a photo of a clear driving scene',
+    'a clear street scene',
+    'a clear city street',
+    'a clear road scene',
+)
 
 
 @dataclass
@@ -53,7 +63,8 @@ class Experiment:
         settings: dict[str, Any] = {
             'frames': budget.frames, 'steps': budget.steps, 'batch': budget.batch,
             'warmup_steps': max(1, min(50, budget.steps // 10)),
-            'prompt_randomization': False, 'view_randomization': False,
+            'prompt_randomization': False, 'randomized_prompts': SOURCE_WORDS,
+            'view_randomization': False,
             'category_templates': config.category_templates, 'timestep': config.timestep,
             'head_width': config.head_width, 'input_size': config.input_size,
             'taps': config.taps, 'window': config.window or (), 'overlap': config.overlap,
@@ -126,5 +137,7 @@ def cached_frames(condition: str, numbers: Sequence[int], split: str, size: tupl
 def head_settings(config: VariantConfig) -> Figures:
     """Give the settings of a head that its figures follow from; no folder is among them."""
     settings = {**asdict(config), 'autoencoder': Path(config.autoencoder).name}
-    del settings['workers']  # of this machine
+    del settings['workers']  # differs between machines, and changes no head
+    # The name under which the committed figures know it.
+    settings['look_randomization'] = settings.pop('view_randomization')
     return settings

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.claims.agreement import agreement, UNSEEN_PROMPTS
 from benchmarks.claims.budget import Budget
-from benchmarks.claims.experiment import Experiment, head_settings
+from benchmarks.claims.experiment import Experiment, head_settings, SOURCE_WORDS
 from benchmarks.claims.results_store import Figures
 from benchmarks.claims.variants import VariantConfig
 import numpy as np
@@ -16,14 +16,6 @@ from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.train.head import train_head
 import torch
 
-# The source's weather in other words.
-SOURCE_WORDS = (
-    SCENE_PROMPTS[0],
-    'a photo of a clear driving scene',
-    'a clear street scene',
-    'a clear city street',
-    'a clear road scene',
-)
 # Words of things that are not all in the picture, in place of words of weathers.
 THINGS = (SCENE_PROMPTS[0], *(f'{SCENE_PROMPTS[0]} with {things}' for things in (
     'a bus, a car and a person', 'trees and grass', 'traffic lights and a building',
