@@ -57,8 +57,8 @@ def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) ->
     """Write tensors and JSON-able facts to `path`; an interruption leaves the old file whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
-    own = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    save_file(own, partial, metadata={'facts': json.dumps(facts)})
+    copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(copies, partial, metadata={'facts': json.dumps(facts)})
     with open(partial, 'rb') as handle:
         os.fsync(handle.fileno())
     os.replace(partial, path)

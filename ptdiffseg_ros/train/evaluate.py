@@ -24,7 +24,7 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.features import at_a_time
 from ptdiffseg_ros.train.frames import SourceFrames
-from ptdiffseg_ros.train.processes import gathered, own_batches, processes, total_counts
+from ptdiffseg_ros.train.processes import gather_lines, process_batches, processes, total_counts
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -97,20 +97,20 @@ def evaluate(
     for condition in conditions:
         contexts: dict[str | None, Tensor] = {}
         matrix = ConfusionMatrix(segmenter.config.classes)
-        for own in _bar(own_batches(frames, batch), condition):
-            held = list(source(condition, own, split, segmenter.config.input_size))
-            said = [FROM_WEATHER[scene](f.weather) if scene in FROM_WEATHER else scene
-                    for f in held]
-            for sentence in dict.fromkeys(said):
+        for numbers in _bar(process_batches(frames, batch), condition):
+            batch_frames = list(source(condition, numbers, split, segmenter.config.input_size))
+            sentences = [FROM_WEATHER[scene](f.weather) if scene in FROM_WEATHER else scene
+                         for f in batch_frames]
+            for sentence in dict.fromkeys(sentences):
                 if sentence not in contexts:
                     contexts[sentence] = segmenter.context(sentence)
             answers = segmenter.segment(
-                [f.image for f in held], [contexts[sentence] for sentence in said])
-            for truth, answer in zip(held, answers):
+                [f.image for f in batch_frames], [contexts[sentence] for sentence in sentences])
+            for truth, answer in zip(batch_frames, answers):
                 matrix.update(truth.labels, answer.class_ids)
-        per_condition[condition] = _of_condition(matrix)
+        per_condition[condition] = _condition_figures(matrix)
     return {
-        **_of_all(per_condition), 'frames_per_condition': frames, 'split': split,
+        **_all_figures(per_condition), 'frames_per_condition': frames, 'split': split,
         'scene': scene or segmenter.config.source_scene_prompt}
 
 
@@ -118,7 +118,7 @@ def evaluate_pictures(
         segmenter: PromptedSegmenter, data: LabelledPictures, frames: int = 100,
         scene: str | None = None) -> dict[str, Any]:
     """
-    Return the same figures on labelled pictures, at their own size, for each condition told.
+    Return the same figures on labelled pictures, at their own size, for each condition.
 
     Pixels of classes that the segmenter does not have do not count.
     :param frames: at most so many of each condition, spread over them.
@@ -143,20 +143,20 @@ def evaluate_pictures(
             sentence = FROM_WEATHER[scene](town.Weather.named(condition))
         context = segmenter.context(sentence)
         matrix = ConfusionMatrix(segmenter.config.classes)
-        of = data.only(condition)
-        rows = np.linspace(0, len(of) - 1, min(frames, len(of))).round().astype(int)
-        bar = _bar(own_batches(len(rows), 1), condition or data.kind)
-        own_rows = (int(rows[own.start]) for own in bar)
-        frames_and_truths = ((name, partial(_checked, load)) for name, load in pairs(of, own_rows))
-        for _, (image, truth) in usable(frames_and_truths, skipped):
+        pictures = data.only(condition)
+        rows = np.linspace(0, len(pictures) - 1, min(frames, len(pictures))).round().astype(int)
+        bar = _bar(process_batches(len(rows), 1), condition or data.kind)
+        used_rows = (int(rows[numbers.start]) for numbers in bar)
+        named = ((name, partial(_checked, load)) for name, load in pairs(pictures, used_rows))
+        for _, (image, truth) in usable(named, skipped):
             matrix.update(truth, segmenter.segment([image], context)[0].class_ids)
             used += 1
-        per_condition[condition or 'all'] = _of_condition(matrix)
-    skipped = sorted(gathered(skipped))
+        per_condition[condition or 'all'] = _condition_figures(matrix)
+    skipped = sorted(gather_lines(skipped))
     if not total_counts(used)[0]:
         raise TrainingError(f'{data.root} has no pair that can be used: {skipped[0]}')
     return {
-        **_of_all(per_condition), 'frames_per_condition': frames, 'split': data.split,
+        **_all_figures(per_condition), 'frames_per_condition': frames, 'split': data.split,
         'data': data.kind, 'scene': scene or segmenter.config.source_scene_prompt,
         'skipped': skipped}
 
@@ -168,14 +168,14 @@ def _checked(load: Callable[[], Pair]) -> Pair:
     return image, truth
 
 
-def _of_condition(matrix: ConfusionMatrix) -> dict[str, Any]:
+def _condition_figures(matrix: ConfusionMatrix) -> dict[str, Any]:
     """Give the figures of a condition, of what all processes have counted."""
     matrix.counts = total_counts(matrix.counts)
     return {'miou': _percent(matrix.miou()),
             'iou': {c.name: _percent(v) for c, v in zip(matrix.classes, matrix.iou())}}
 
 
-def _of_all(per_condition: dict[str, Any]) -> dict[str, Any]:
+def _all_figures(per_condition: dict[str, Any]) -> dict[str, Any]:
     """Give the figures of all conditions, and the mean of the adverse ones."""
     adverse = [miou for c in ADVERSE if c in per_condition
                and (miou := per_condition[c]['miou']) is not None]
@@ -188,8 +188,8 @@ def source_miou(segmenter: PromptedSegmenter, frames: SourceFrames, batch: int =
     matrix = ConfusionMatrix(segmenter.config.classes)
     ids = np.array([c.id for c in segmenter.config.classes], np.uint8)
     context = segmenter.context()
-    for own in own_batches(len(frames), at_a_time(frames.size, batch)):
-        images, labels = zip(*(frames[i] for i in own))
+    for numbers in process_batches(len(frames), at_a_time(frames.size, batch)):
+        images, labels = zip(*(frames[i] for i in numbers))
         for truth, answer in zip(labels, segmenter.segment(images, context)):
             matrix.update(np.where(truth < 0, IGNORE, ids[truth]), answer.class_ids)
     matrix.counts = total_counts(matrix.counts)
@@ -224,13 +224,13 @@ def recognise_weather(
     contexts = [segmenter.encode_scene(sentence)[None] for sentence in SCENE_PROMPTS]
     confusion = np.zeros((len(town.WEATHERS),) * 2, int)
     for row, condition in enumerate(_bar(town.WEATHERS, 'weather')):
-        for own in own_batches(per_condition, batch):
+        for numbers in process_batches(per_condition, batch):
             images = np.stack([f.image for f in condition_frames(
-                condition, own, split, segmenter.config.input_size)])
+                condition, numbers, split, segmenter.config.input_size)])
             latents = segmenter.encode(segmenter.preprocess(images))
             total = torch.zeros(len(latents), len(contexts))
             for timestep in timesteps:
-                generator = torch.Generator().manual_seed(timestep + 1000 * own.start)
+                generator = torch.Generator().manual_seed(timestep + 1000 * numbers.start)
                 noise = torch.randn(latents.shape, generator=generator).to(latents)
                 total += backbone.denoising_error(latents, contexts, timestep, noise).cpu()
             for answer in total.argmin(dim=1).tolist():

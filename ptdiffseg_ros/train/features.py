@@ -19,7 +19,7 @@ from ptdiffseg_ros.model.source import (
     SourceStatistics,
 )
 from ptdiffseg_ros.train.frames import SourceFrames
-from ptdiffseg_ros.train.processes import own_batches, processes
+from ptdiffseg_ros.train.processes import process_batches, processes
 from ptdiffseg_ros.train.settings import AugmentedView
 import torch
 from torch import Tensor
@@ -84,7 +84,7 @@ class CachedFeatures:
         labels = self._open('labels', 'r+')
         maps = [self._open(f'level{i}', 'r+') for i in range(self.levels)]
         different = sorted(set(views))
-        for numbers in tqdm(own_batches(len(frames), batch), 'features',
+        for numbers in tqdm(process_batches(len(frames), batch), 'features',
                             disable=not state.is_main_process):
             rows = slice(numbers.start, numbers.stop)
             images, truths = zip(*(frames.views(i, different) for i in numbers))

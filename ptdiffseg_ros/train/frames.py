@@ -14,7 +14,7 @@ from ptdiffseg_ros.data.labelled import cropped, LabelledPictures, resized, scal
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
-from ptdiffseg_ros.train.processes import gathered, own_batches, processes
+from ptdiffseg_ros.train.processes import gather_lines, process_batches, processes
 from tqdm import tqdm
 
 # Clear frames for the head start here in the train split, away from the frames that the
@@ -182,11 +182,11 @@ def check_pairs(data: LabelledPictures, rows: Sequence[int]) -> None:
     :raises TrainingError: pairs that cannot be used, by name and reason.
     """
     failures: list[str] = []
-    own = [rows[batch.start] for batch in own_batches(len(rows), 1)]
-    bar = tqdm(own, 'checking', unit='pair', disable=not processes().is_main_process)
+    checked = [rows[batch.start] for batch in process_batches(len(rows), 1)]
+    bar = tqdm(checked, 'checking', unit='pair', disable=not processes().is_main_process)
     for _ in usable(pairs(data, bar), failures):
         pass
-    if failures := sorted(gathered(failures)):
+    if failures := sorted(gather_lines(failures)):
         more = len(failures) - MOST_NAMED
         raise TrainingError(
             f'{len(failures)} of {len(rows)} pairs cannot be used: '

@@ -69,7 +69,7 @@ def train_head(
         raise TrainingError(
             f'{checkpoint} holds an earlier run; give --resume to go on, or delete it')
     accelerator = new_accelerator(config.mixed_precision, config.accumulate)
-    divide = _own_parts(config, accelerator)
+    divide = _process_parts(config, accelerator)
     scalars = Scalars(tensorboard)  # raises before any work if TensorBoard is missing
     segmenter = new_segmenter(
         config, backbone_folder, out, TOWN if data is None else data.classes, segmenter_type)
@@ -187,7 +187,7 @@ def _loss(head: nn.Module, pyramids: list[list[Tensor]], labels: Tensor, weight:
     return prompt_randomization_loss(first, second[0], labels, weight)
 
 
-def _own_parts(
+def _process_parts(
         config: TrainConfig, accelerator: Accelerator) -> Callable[[np.ndarray], np.ndarray]:
     """Return what takes this process's rows, a line for each part, from those of a step."""
     shape = (config.accumulate, accelerator.num_processes, -1)

@@ -42,9 +42,9 @@ def dice_loss(shares: Tensor, labels: Tensor) -> Tensor:
     valid = (labels != IGNORE_INDEX)[:, None]
     shares = shares * valid
     truth = torch.zeros_like(shares).scatter_(1, labels.clamp(min=0)[:, None], 1.0) * valid
-    overlap, said, area = total(torch.stack([
+    overlap, predicted, area = total(torch.stack([
         part.sum(dim=(0, 2, 3)) for part in (shares * truth, shares, truth)]))  # (3, K)
-    dice = 2.0 * overlap / (said + area).clamp(min=1.0)
+    dice = 2.0 * overlap / (predicted + area).clamp(min=1.0)
     present = area > 0
     return ((1.0 - dice) * present).sum() / present.sum().clamp(min=1)
 

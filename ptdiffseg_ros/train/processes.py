@@ -46,7 +46,7 @@ def new_accelerator(mixed_precision: str = 'no', accumulate: int = 1) -> Acceler
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
 
 
-def own_batches(count: int, batch: int) -> list[range]:
+def process_batches(count: int, batch: int) -> list[range]:
     """
     Divide the numbers below count into batches, and give those of this process.
 
@@ -70,8 +70,8 @@ def total(sums: Tensor) -> Tensor:
         return sums
     everywhere = sums.detach().clone()
     distributed.all_reduce(everywhere)
-    own = distributed.get_world_size() * sums
-    return own - own.detach() + everywhere
+    local = distributed.get_world_size() * sums
+    return local - local.detach() + everywhere
 
 
 def total_counts(counts: np.ndarray) -> np.ndarray:
@@ -81,7 +81,7 @@ def total_counts(counts: np.ndarray) -> np.ndarray:
     return everywhere.cpu().numpy()
 
 
-def gathered(lines: list[str]) -> list[str]:
+def gather_lines(lines: list[str]) -> list[str]:
     """Give the lines of all processes; each process gets them all."""
     found: list[str] = gather_object(lines)
     return found
