@@ -91,15 +91,20 @@ def train_head(
         segmenter.save_pretrained(out)
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
-    assert loop.loss is not None
     return {
         **asdict(config), 'frames_of_head': len(frames), 'frames_of_layout': len(others),
         'data': 'town' if data is None else data.kind,
-        'seconds_per_step': loop.seconds / config.steps,
-        'loss': loop.loss if math.isfinite(loop.loss) else None,
         'processes': accelerator.num_processes, 'device': accelerator.device.type,
         'head_parameters': sum(p.numel() for p in segmenter.head.parameters()),
-        **({'frames_held_out': len(held_out), **loop.facts} if config.evaluate_every else {})}
+        **_loop_figures(loop, config, len(held_out))}
+
+
+def _loop_figures(loop: TrainingLoop, config: TrainConfig, held_out: int) -> dict[str, Any]:
+    """Return time and loss of a finished training, and what the best head was chosen by."""
+    finite = loop.loss is not None and math.isfinite(loop.loss)
+    return {
+        'seconds_per_step': loop.seconds / config.steps, 'loss': loop.loss if finite else None,
+        **({'frames_held_out': held_out, **loop.facts} if config.evaluate_every else {})}
 
 
 def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegmenter,
