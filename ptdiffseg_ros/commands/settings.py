@@ -25,13 +25,13 @@ def add_settings(
     kinds = get_type_hints(kind)
     for declared in fields(kind):
         rule = rule_for(declared)
-        if not rule.help:
+        if not rule.help_text:
             continue
         dashed = declared.name.replace('_', '-')
         option = rule.option or ('--no-' if declared.default is True else '--') + dashed
         shown = _shown(declared.default)
         group.add_argument(
-            option, dest=declared.name, help=f'{rule.help} ({shown})' if shown else rule.help,
+            option, dest=declared.name, help=rule.help_text + (f' ({shown})' if shown else ''),
             **_parsing(kinds[declared.name], declared.default, rule))
 
 

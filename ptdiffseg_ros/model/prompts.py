@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES as CATEGORY_TEMPLATES, SCENE_PROMPTS
+from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES, SCENE_PROMPTS  # noqa: F401
 from ptdiffseg_ros.model.errors import PromptError
 import torch
 from torch import Tensor

@@ -24,12 +24,12 @@ class Rule:
     """
     What is allowed for a setting, and its option on the command line.
 
-    help: of the option; '': there is none, only recipes and Python give the setting. low, high:
-    the least and the greatest number allowed; above: low itself is not. choices: the words
-    allowed. option: its name, if not the setting's with dashes. metavar: of its value.
+    help_text: of the option; '': there is no option, only recipes and Python give the setting.
+    low, high: the least and the greatest number allowed; above: low itself is not. choices: the
+    words allowed. option: its name, if not the setting's with dashes. metavar: of its value.
     """
 
-    help: str = ''
+    help_text: str = ''
     low: float | None = None
     high: float = float('inf')
     above: bool = False
@@ -51,9 +51,9 @@ class Rule:
         return f'it must be {"above" if self.above else "at least"} {self.low:g}'
 
 
-def setting(default: Any, help: str = '', **rule: Any) -> Any:
+def setting(default: Any, help_text: str = '', **rule: Any) -> Any:
     """Declare a field of `Settings`; the rest of the arguments are those of `Rule`."""
-    return field(default=default, metadata={'rule': Rule(help, **rule)})
+    return field(default=default, metadata={'rule': Rule(help_text, **rule)})
 
 
 def rule_for(declared: Field) -> Rule:
