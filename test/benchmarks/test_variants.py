@@ -37,15 +37,13 @@ def test_a_noised_segmenter_reads_features_of_noisy_latents(folder: Path) -> Non
 
 
 def test_a_raw_head_reads_the_cast_over_a_feature_level(folder: Path) -> None:
-    raw = RawSegmenter.from_pretrained(folder, 'cpu')
-    plain = PromptedSegmenter.from_pretrained(folder, 'cpu')
-    assert type(raw.head) is RawHead and type(plain.head) is SegmentationHead
-    latents = torch.randn(1, 4, 8, 16)
-    for segmenter, alike in ((raw, False), (plain, True)):
-        features = segmenter.features(latents, segmenter.context())
-        cast = [3.0 * feature + 1.0 for feature in features]
-        assert torch.allclose(
-            segmenter.head(features), segmenter.head(cast), atol=1e-3) == alike
+    raw = RawSegmenter.from_pretrained(folder, 'cpu').head
+    plain = PromptedSegmenter.from_pretrained(folder, 'cpu').head
+    assert type(raw) is RawHead and type(plain) is SegmentationHead
+    levels = [torch.randn(1, level[0].in_channels, 4, 8) for level in plain.lateral]
+    cast = [level * torch.rand(1, level.shape[1], 1, 1).add(0.5) + 1.0 for level in levels]
+    assert torch.allclose(plain(levels), plain(cast), atol=1e-3)
+    assert not torch.allclose(raw(levels), raw(cast), atol=1e-3)
 
 
 @pytest.mark.parametrize('claim, variant', [
