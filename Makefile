@@ -81,14 +81,14 @@ $(STAMP): setup.py config/constraints.txt $(RELEASE_CONSTRAINTS)
 	@[ -e $(STAMP) ] || $(PYTHON) -m venv --clear $(if $(ROS),--system-site-packages) $(VENV)
 	@echo "Installing into $(VENV) with $(or $(ROS:%=ROS 2 %),ROS 2 $(ROS_RELEASE) from PyPI): some minutes ..."
 	@if [ -n "$(ROS)" ]; then \
-		grep -E '^(torch|diffusers|transformers|tokenizers|huggingface_hub|safetensors|accelerate)=' \
+		grep -E '^(torch|diffusers|transformers|tokenizers|huggingface_hub|safetensors|accelerate|openvino)=' \
 			config/constraints.txt; \
 		$(PYTHON) -c 'import numpy; print(f"numpy=={numpy.__version__}")'; \
 	elif [ -n "$(RELEASE_CONSTRAINTS)" ]; then \
 		grep -v '^ros-' config/constraints.txt; cat $(RELEASE_CONSTRAINTS); \
 	else cat config/constraints.txt; fi > $(VENV)/constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt \
-		-e '.[demo,tensorboard,test,train$(if $(ROS),,$(comma)ros)]'
+		-e '.[demo,openvino,tensorboard,test,train$(if $(ROS),,$(comma)ros)]'
 	@touch $(STAMP)
 
 comma := ,

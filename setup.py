@@ -75,6 +75,7 @@ setup(
                  'zstandard>=0.19'],
         'train': ['tokenizers'],
         'tensorboard': ['tensorboard'],
+        'openvino': ['openvino>=2025.0'],
         # colcon runs the tests only where this extra names pytest.
         'test': [
             'colcon-common-extensions',

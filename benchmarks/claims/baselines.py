@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import json
 from pathlib import Path
 import shutil
+from typing import Any
 
 from benchmarks.claims.experiment import Experiment, head_settings
 from benchmarks.claims.results_store import alone, Figures, settings_digest
@@ -201,7 +202,8 @@ class WholeNetwork(PromptedSegmenter):
 
     network: nn.Module
 
-    def predict(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def predict(self, images: Tensor, context: Tensor, network: Any = None
+                ) -> tuple[Tensor, Tensor]:
         """Predict images (B, 3, h, w); what is given for latents are the images."""
         return images, self.network(images).float()
 

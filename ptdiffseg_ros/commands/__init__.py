@@ -17,6 +17,16 @@ if TYPE_CHECKING:
     from ptdiffseg_ros.data.labelled import LabelledPictures
 
 
+def add_engine(parser: argparse.ArgumentParser) -> None:
+    """Add --engine."""
+    parser.add_argument(
+        '--engine', default='eager',
+        choices=('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast'),
+        help='how the model is executed; openvino computes in float32, openvino_fast in the '
+        'precision that suits the processor, auto takes what suits the device (default: '
+        '%(default)s)')
+
+
 class CommandError(ValueError):
     """An argument that cannot be worked with; the message says what is allowed."""
 

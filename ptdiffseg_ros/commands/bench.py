@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import add_overwrite, image_size, number
+from ptdiffseg_ros.commands import add_engine, add_overwrite, image_size, number
 from ptdiffseg_ros.data.results import markdown_table, write_json
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--model', default='micro', help='"micro", or the folder of another segmenter')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    add_engine(parser)
     parser.add_argument(
         '--dtype', default='auto', choices=('auto', 'float32', 'float16', 'bfloat16'),
         help="the model's number format; the half ones need CUDA")
@@ -40,8 +41,8 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.bench.stages import BenchOptions, run_bench
 
     figures = run_bench(BenchOptions(
-        model=args.model, device=args.device, dtype=args.dtype, size=args.size, batch=args.batch,
-        frames=args.frames, seed=args.seed))
+        model=args.model, device=args.device, dtype=args.dtype, engine=args.engine,
+        size=args.size, batch=args.batch, frames=args.frames, seed=args.seed))
     if args.json:
         write_json(args.json, figures)
     print(tables(figures))
@@ -53,6 +54,7 @@ def tables(figures: dict[str, Any]) -> str:
     height, width = figures['size']
     batches = figures['batches']
     head = (f'{figures["model"]} on {figures["device"]} in {figures["dtype"]}, '
+            f'engine {figures["engine"]}, '
             f'{figures["threads"]} threads, images of {height} x {width}, '
             f'{figures["frames"]} rounds.')
     whole = markdown_table(

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import add_overwrite, CommandError, labelled_inputs, number
+from ptdiffseg_ros.commands import add_engine, add_overwrite, CommandError, labelled_inputs, number
 from ptdiffseg_ros.data.entries import report
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
@@ -45,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--no-layout', dest='layout', action='store_false',
         help='measure the head alone, without the layout denoiser')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    add_engine(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures to a file')
     add_overwrite(parser)
 
@@ -68,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
 
     state = processes()
     device = str(state.device) if args.device == 'auto' else args.device  # a GPU for each
-    segmenter = PromptedSegmenter.from_pretrained(args.model, device)
+    segmenter = PromptedSegmenter.from_pretrained(args.model, device, engine=args.engine)
     if not args.layout:
-        segmenter.layout = None
+        segmenter.layout, segmenter.engine = None, None  # engines run what was loaded
     if data is not None:
         figures = evaluate_pictures(segmenter, data, args.frames, args.scene_prompt)
     else:
@@ -86,7 +87,8 @@ def run(args: argparse.Namespace) -> int:
                 'command': 'evaluate', 'model': segmenter.name, 'commit': commit(),
                 'machine': machine(accelerator(segmenter.device)),
                 'processes': state.num_processes,
-                'layout': segmenter.layout is not None, **figures})
+                'engine': segmenter.engine_name, 'layout': segmenter.layout is not None,
+                **figures})
     skipped = figures.get('skipped', [])
     status = report(skipped, 'pairs') if state.is_main_process else int(bool(skipped))
     state.destroy_process_group()

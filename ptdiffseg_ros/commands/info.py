@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import add_overwrite
+from ptdiffseg_ros.commands import add_engine, add_overwrite
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 
@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'model', nargs='?', default='micro', metavar='MODEL',
         help='"micro", or the folder of another segmenter')
+    add_engine(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write it all to a file, too')
     add_overwrite(parser)
 
@@ -27,7 +28,8 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.model.info import describe
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
-    found = describe(PromptedSegmenter.from_pretrained(args.model, 'cpu'))
+    found = describe(PromptedSegmenter.from_pretrained(
+        args.model, 'cpu', engine=args.engine))
     print(_words(found))
     if args.json:
         write_json(args.json, found)
@@ -37,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
 def _words(found: dict[str, Any]) -> str:
     height, width = found['input_size']
     lines = [
-        f'{found["name"]}, fingerprint {found["fingerprint"]}',
+        f'{found["name"]}, fingerprint {found["fingerprint"]}, engine {found["engine"]}',
         f'frames of {height} x {width} pixels, timestep {found["timestep"]}, '
         f'taps {", ".join(found["taps"])}',
         f'backbone {found["backbone"]}, autoencoder '

@@ -13,7 +13,7 @@ from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
-from ptdiffseg_ros.commands import add_overwrite, CommandError
+from ptdiffseg_ros.commands import add_engine, add_overwrite, CommandError
 from ptdiffseg_ros.commands.inputs import Entry, Input, load_frame, open_input
 from ptdiffseg_ros.data.entries import report, usable
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='what the scene looks like, such as "a foggy driving scene"; by default the '
         "model's own sentence")
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    add_engine(parser)
     parser.add_argument('--topic', help='the image topic, where a bag has several')
     parser.add_argument(
         '--json', type=Path, metavar='FILE', help='write class shares and timing to this file')
@@ -61,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
         _check_outputs(args, frames)
         from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
-        segmenter = PromptedSegmenter.from_pretrained(args.model, device=args.device)
+        segmenter = PromptedSegmenter.from_pretrained(
+            args.model, device=args.device, engine=args.engine)
         images, figures = _segment(frames, segmenter, args, failures)
     if not images:
         raise CommandError(f'{args.input} has no frame that can be read'
@@ -72,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.json, {
             'input': str(args.input), 'model': segmenter.name,
             'scene_prompt': args.scene_prompt or segmenter.config.source_scene_prompt,
-            'device': str(segmenter.device), 'commit': commit(), 'frames': len(images),
+            'device': str(segmenter.device), 'engine': segmenter.engine_name,
+            'commit': commit(), 'frames': len(images),
             'skipped': failures, **figures, 'images': images})
     times = figures['processing_ms']
     print(f'{args.out}: frames segmented: {len(images)}, {times["p50"]:g} ms each '

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
+import numpy as np
 from ptdiffseg_ros.data.labels import IGNORE, LabelClass
 import torch
 from torch import nn, Tensor
@@ -37,12 +39,33 @@ class Classifier(nn.Module):
         :param size: (H, W) of the frame.
         :param confidence: whether confidences are computed; without, None stands for them.
         """
+        if logits.device.type == 'cpu' and not confidence:
+            return torch.stack([
+                self.decide_by_class(crop_padding(part.contiguous(), padded, working)[0], size)
+                for part in logits.split(1)]), None
         # One frame at a time: allocating larger blocks of memory is slow.
         parts = [
             self.decide(resize_scores(part.contiguous(), padded, working, size)[0], confidence)
             for part in logits.split(1)]
         return (torch.stack([ids for ids, _ in parts]),
                 torch.stack([c for _, c in parts if c is not None]) if confidence else None)
+
+    def decide_by_class(self, scores: Tensor, size: Sequence[int]) -> Tensor:
+        """
+        Map scores (K, h, w) to ids (H, W) uint8 on a CPU, scaling one class at a time.
+
+        A class's scores stay in the processor's cache, which makes it more than twice as fast as
+        `decide` on scaled scores; the ids are the same.
+        """
+        largest = np.full(size, -np.inf, np.float32)
+        rank = np.zeros(size, np.uint8)
+        for number, plane in enumerate(scores.numpy()):
+            if plane.shape != tuple(size):
+                plane = cv2.resize(plane, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
+            np.copyto(rank, len(scores) - number, where=plane > largest)
+            np.maximum(largest, plane, out=largest)  # a NaN stays
+        rank[np.isnan(largest)] = 0
+        return self.ids[torch.from_numpy(rank).int()]
 
     def decide(self, scores: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
         """Map scores (K, H, W) to ids and confidences, (H, W) uint8."""
@@ -61,10 +84,16 @@ def resize_scores(
         scores: Tensor, padded: Sequence[int], working: Sequence[int], size: Sequence[int]
 ) -> Tensor:
     """Scale scores (B, K, h', w') to the padded image, crop the padding, scale to the frame."""
+    scores = crop_padding(scores, padded, working)
+    if tuple(scores.shape[-2:]) != tuple(size):
+        scores = F.interpolate(scores, size=size, mode='bilinear', align_corners=False)
+    return scores
+
+
+def crop_padding(scores: Tensor, padded: Sequence[int], working: Sequence[int]) -> Tensor:
+    """Scale scores (B, K, h', w') to the padded image and crop the padding, if there is any."""
     if tuple(working) != tuple(padded):
         # Scaled to whole pixels first, so that the padding is cropped to the pixel.
         scores = F.interpolate(scores, size=padded, mode='bilinear', align_corners=False)
         scores = scores[..., :working[0], :working[1]]
-    if tuple(scores.shape[-2:]) != tuple(size):
-        scores = F.interpolate(scores, size=size, mode='bilinear', align_corners=False)
     return scores

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import hashlib
 import json
@@ -18,6 +18,7 @@ from diffusers import AutoencoderKL
 import numpy as np
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.classify import Classifier
+from ptdiffseg_ros.model.engine import EagerEngine, make_engine, Warn, warn_once
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.files import resolved
 from ptdiffseg_ros.model.frames import group_frames
@@ -38,6 +39,7 @@ MICRO_FOLDER = Path(__file__).resolve().parents[1] / 'assets' / 'micro' / 'segme
 # Stable Diffusion's autoencoder attends to every latent cell of a picture and was trained on 512
 # pixels; above this side its latents have been seen to break.
 LARGEST_SIDE = 1500
+Network = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,21 @@ class PromptedSegmenter:
         self.statistics = statistics  # adaptation needs them; nothing else does
         self.layout = layout  # None: what the head says is the answer
         self.device = torch.device('cpu')
+        self.folder: Path | None = None  # where it was loaded from
+        self.engine: EagerEngine | None = None  # None: eager
         self._fingerprint: str | None = None
         self.classifier = Classifier(config.classes)
         self._categories = self._encode_categories()
+
+    @property
+    def engine_name(self) -> str:
+        """The engine that executes `segment`."""
+        return EagerEngine.name if self.engine is None else self.engine.name
+
+    def wait_for_engine(self) -> None:
+        """Wait until the engine is ready for the sizes that it has seen."""
+        if self.engine is not None:
+            self.engine.wait()
 
     @property
     def fingerprint(self) -> str:
@@ -104,10 +118,14 @@ class PromptedSegmenter:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path = MICRO, device: str = 'auto', dtype: str = 'auto'
+        cls, folder: str | Path = MICRO, device: str = 'auto', dtype: str = 'auto',
+        engine: str = 'eager', warn: Warn = warn_once,
     ) -> PromptedSegmenter:
         """
         Load a segmenter folder, or the embedded model for 'micro'.
+
+        :param engine: how `segment` executes it: one of `engine.ENGINES`.
+        :param warn: called when the engine cannot run and another one is used.
 
         Raises SegmenterError with the reason and the remedy when the folder is missing, damaged
         or does not fit together, or the device is not there.
@@ -131,7 +149,10 @@ class PromptedSegmenter:
             segmenter.context()
         except PromptError as error:
             raise SegmenterError(f'{path / FILE}: {error}') from error
-        return segmenter.to(chosen, number_format)
+        segmenter.folder = path
+        segmenter.to(chosen, number_format)
+        segmenter.engine = make_engine(engine, segmenter, warn)
+        return segmenter
 
     def save_pretrained(self, folder: str | Path) -> None:
         """
@@ -257,9 +278,11 @@ class PromptedSegmenter:
         return (max(SMALLEST_SIDE, round(height * scale)),
                 max(SMALLEST_SIDE, round(width * scale)))
 
-    def preprocess(self, frames: np.ndarray) -> Tensor:
+    def preprocess(self, frames: np.ndarray | Tensor) -> Tensor:
         """Scale (B, H, W, 3) uint8 RGB to the working size: (B, 3, h, w) in [-1, 1]."""
-        images = torch.from_numpy(np.ascontiguousarray(frames)).to(self.device)
+        if isinstance(frames, np.ndarray):
+            frames = torch.from_numpy(np.ascontiguousarray(frames))
+        images = frames.to(self.device)
         images = images.permute(0, 3, 1, 2)  # channels last already, as a view
         size = self.working_size(*images.shape[-2:])
         if images.shape[-2:] != size:
@@ -275,12 +298,13 @@ class PromptedSegmenter:
 
     def _padded(self, images: Tensor) -> Tensor:
         down, right = (padded - side for padded, side in zip(
-            self._padded_size(images.shape[-2:]), images.shape[-2:]))
+            self.padded_size(images.shape[-2:]), images.shape[-2:]))
         if down or right:
             images = F.pad(images, (0, right, 0, down), mode='replicate')
         return images
 
-    def _padded_size(self, size: Sequence[int]) -> tuple[int, int]:
+    def padded_size(self, size: Sequence[int]) -> tuple[int, int]:
+        """Round a size (h, w) up to whole strides of the backbone."""
         height, width = (side + -side % self.backbone.stride for side in size)
         return height, width
 
@@ -292,7 +316,7 @@ class PromptedSegmenter:
         pixels in every window. Without a `window` there is one, the frame itself.
         """
         stride = self.backbone.stride
-        size = self._padded_size((height, width))
+        size = self.padded_size((height, width))
         window = self.config.window or size
         return Windows.cover(
             (size[0] // stride, size[1] // stride), (window[0] // stride, window[1] // stride),
@@ -328,43 +352,33 @@ class PromptedSegmenter:
         """Map latents (B, c, h, w) under a context (B or 1, T, d) to what the head reads."""
         return self.backbone.features(latents, context, self.config.timestep, self.config.taps)
 
-    def predict(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    def run_network(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Map padded images (B, 3, h, w) under a context (B or 1, T, d) to latents and scores."""
+        latents = self.backbone.encode(images)
+        return latents, self.logits(latents, context).float()
+
+    def predict(
+        self, images: Tensor, context: Tensor, network: Network | None = None
+    ) -> tuple[Tensor, Tensor]:
         """
         Predict images (B, 3, h, w) under a context (B or 1, T, d), whole or by windows.
 
         Windows go through the model one at a time, so that memory is that of one window and of
         the scores, which are blended on the head's own grid.
 
+        :param network: what an engine runs in place of `run_network`.
         :returns: latents (B, c, h'', w''), of the window in the middle where there are several,
             and scores (B, K, h', w') float32.
         """
-        windows = self.windows(*images.shape[-2:])
+        network, windows = network or self.run_network, self.windows(*images.shape[-2:])
+        images = self._padded(images)
         if len(windows) == 1:
-            latents = self.encode(images)
-            return latents, self.logits(latents, context).float()
+            return network(images, context)
         contexts = context.expand(len(images), -1, -1).split(1)
-        parts = [self._predict_windows(image, windows, own)
-                 for image, own in zip(self._padded(images).split(1), contexts)]
+        parts = [_predict_windows(image, own, windows, self.backbone.stride, network)
+                 for image, own in zip(images.split(1), contexts)]
         return (torch.cat([latents for latents, _ in parts]),
                 torch.cat([scores for _, scores in parts]))
-
-    def _predict_windows(
-            self, image: Tensor, windows: Windows, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Predict a padded image (1, 3, h, w); the latents are those of the middle window."""
-        total, middle = None, None
-        for window in windows:
-            latents = self.backbone.encode(windows.cut(image, window, self.backbone.stride))
-            logits = self.logits(latents, context).float()
-            scale = logits.shape[-1] // windows.columns.window
-            if total is None:
-                total = logits.new_zeros(
-                    1, logits.shape[1], windows.rows.length * scale,
-                    windows.columns.length * scale)
-            windows.blend(total, logits, window, scale)
-            if window == windows.middle:
-                middle = latents
-        assert total is not None and middle is not None
-        return middle, total
 
     @torch.no_grad()
     def segment(
@@ -386,27 +400,49 @@ class PromptedSegmenter:
         """
         contexts = prompt.context if isinstance(prompt, ScenePrompt) else prompt
         answers: dict[int, Segmentation] = {}
+        engine = self.engine or EagerEngine(self)
         for batch in group_frames(frames, contexts):
-            images = self.preprocess(batch.frames)
-            latents, scores = self.predict(images, batch.context)
-            ids, confidences = self.classify(
-                scores, images.shape[-2:], batch.frames.shape[1:3], confidence)
+            ids, confidences, latents = engine.run(batch.frames, batch.context, confidence)
             for row, number in enumerate(batch.numbers):
                 answers[number] = Segmentation(
                     ids[row], None if confidences is None else confidences[row], latents[row])
         return [answers[number] for number in range(len(frames))]
 
-    def classify(
+    def decide(
         self, scores: Tensor, working: Sequence[int], size: Sequence[int],
         confidence: bool = True,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """
-        Map scores (B, K, h', w') to class ids and confidences, (B, H, W) uint8 each.
+        Map scores (B, K, h', w') to class ids and confidences, (B, H, W) uint8, on the device.
 
         :param working: the size (h, w) that the frames were scaled to.
         :param size: the frames' size (H, W).
         :param confidence: whether confidences are computed; without, None stands for them.
         """
-        ids, confidences = self.classifier(
-            scores, self._padded_size(working), working, size, confidence)
+        return self.classifier(scores, self.padded_size(working), working, size, confidence)
+
+    def classify(
+        self, scores: Tensor, working: Sequence[int], size: Sequence[int],
+        confidence: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Do as `decide` does; the arrays are in main memory."""
+        ids, confidences = self.decide(scores, working, size, confidence)
         return ids.cpu().numpy(), None if confidences is None else confidences.cpu().numpy()
+
+
+def _predict_windows(
+        image: Tensor, context: Tensor, windows: Windows, stride: int, network: Network
+) -> tuple[Tensor, Tensor]:
+    """Predict a padded image (1, 3, h, w); the latents are those of the middle window."""
+    total, middle = None, None
+    for window in windows:
+        latents, scores = network(windows.cut(image, window, stride), context)
+        scale = scores.shape[-1] // windows.columns.window
+        if total is None:
+            total = scores.new_zeros(
+                1, scores.shape[1], windows.rows.length * scale, windows.columns.length * scale)
+        windows.blend(total, scores, window, scale)
+        if window == windows.middle:
+            middle = latents
+    assert total is not None and middle is not None
+    return middle, total

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 import math
 
 import torch
@@ -88,12 +89,19 @@ class Windows:
     def blend(self, total: Tensor, scores: Tensor, which: tuple[int, int], scale: int) -> None:
         """Add the scores (B, K, h, w) of a window, weighted, to the frame's total in its place."""
         rows, columns = self.place(which, scale)
-        i, j = which
-        weights = (self.rows.weights(scale)[i, :, None] * self.columns.weights(scale)[j])
-        total[..., rows, columns] += scores * weights.to(scores)
+        total[..., rows, columns] += scores * _blend_weights(
+            self, which, scale, scores.device, scores.dtype)
 
     def place(self, which: tuple[int, int], cell: int) -> tuple[slice, slice]:
         """Give the rows and columns of a window, a cell being so many pixels."""
         top, left = self.rows.starts[which[0]] * cell, self.columns.starts[which[1]] * cell
         return (slice(top, top + self.rows.window * cell),
                 slice(left, left + self.columns.window * cell))
+
+
+@lru_cache(maxsize=64)
+def _blend_weights(windows: Windows, window: tuple[int, int], scale: int, device: torch.device,
+                   dtype: torch.dtype) -> Tensor:
+    """Return the weights (h, w) of a window's scores; cached, so that no frame copies them."""
+    rows, columns = windows.rows.weights(scale), windows.columns.weights(scale)
+    return (rows[window[0], :, None] * columns[window[1]]).to(device, dtype)

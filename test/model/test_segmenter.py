@@ -225,6 +225,7 @@ def test_the_class_of_the_largest_score_wins_the_first_of_equals_and_none_withou
     assert np.array_equal(ids, expected)
     assert (ids[0, 0] == TOWN[3].id).all() and (confidences[0, 0] == 128).all()
     assert confidences[1, 7, 15] == 0
+    assert np.array_equal(segmenter.classify(scores, size, size, confidence=False)[0], expected)
 
 
 def test_confidence_is_the_largest_softmax(segmenter) -> None:

@@ -1,0 +1,176 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""How a segmenter is executed: eagerly, as captured CUDA graphs, or by OpenVINO."""
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+import warnings
+
+import numpy as np
+from ptdiffseg_ros.model.errors import SegmenterError
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+
+ENGINES = ('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast')
+MOST_GRAPHS = 8  # captured at a time; each holds the memory of its batch
+WARM_UP = 3  # passes before a capture, in which libraries choose their kernels
+
+Warn = Callable[[str], None]
+Output = tuple[np.ndarray, np.ndarray | None, Tensor]
+
+
+def warn_once(message: str) -> None:
+    """Warn as Python does; a node gives its logger instead."""
+    warnings.warn(message, stacklevel=3)
+
+
+class EagerEngine:
+    """Run the segmenter's modules one after another: the reference for the other engines."""
+
+    name = 'eager'
+
+    def __init__(self, segmenter: PromptedSegmenter) -> None:
+        self.segmenter = segmenter
+
+    def run(self, frames: np.ndarray, context: Tensor, confidence: bool) -> Output:
+        """
+        Segment frames (B, H, W, 3) uint8 of one size under a context (1 or B, T, d).
+
+        :returns: class ids (B, H, W) uint8, confidences alike or None, latents (B, c, h, w).
+        """
+        ids, confidences, latents = run_on_device(
+            self.segmenter, torch.from_numpy(np.ascontiguousarray(frames)), context, confidence,
+            self.network)
+        return (ids.cpu().numpy(), None if confidences is None else confidences.cpu().numpy(),
+                latents)
+
+    def wait(self) -> None:
+        """Wait until the engine is ready for the sizes that it has seen, or has failed."""
+
+    def network(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Map padded images (B, 3, h, w) under a context to latents and scores."""
+        return self.segmenter.run_network(images, context)
+
+
+def run_on_device(
+        segmenter: PromptedSegmenter, frames: Tensor, context: Tensor, confidence: bool,
+        network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Map frames (B, H, W, 3) uint8 to ids, confidences and latents, all on the device."""
+    images = segmenter.preprocess(frames)
+    latents, scores = segmenter.predict(images, context, network)
+    ids, confidences = segmenter.decide(
+        scores, images.shape[-2:], frames.shape[1:3], confidence)
+    return ids, confidences, latents
+
+
+class CudaGraphEngine(EagerEngine):
+    """
+    Replay captured CUDA graphs, one for each batch shape and context shape.
+
+    The least recently used graphs are dropped. The context is copied into a static buffer, so a
+    new scene prompt of the same length needs no new capture.
+    """
+
+    name = 'cuda_graph'
+
+    def __init__(self, segmenter: PromptedSegmenter, warn: Warn = warn_once) -> None:
+        super().__init__(segmenter)
+        self.warn = warn
+        self.graphs: OrderedDict[tuple[object, ...], Graph] = OrderedDict()
+        self.failed = False
+        torch.backends.cudnn.benchmark = True  # shapes are static
+
+    def run(self, frames: np.ndarray, context: Tensor, confidence: bool) -> Output:
+        """Segment frames as EagerEngine does; eagerly once a capture or replay has failed."""
+        if not self.failed:
+            try:
+                return self._graph(frames.shape, context, confidence).replay(frames, context)
+            except Exception as error:  # torch raises several kinds, also when memory is short
+                self.failed = True
+                self.graphs.clear()
+                self.warn(f'no CUDA graph for frames {frames.shape}: {error}. The segmenter runs '
+                          'eagerly from now on')
+        return super().run(frames, context, confidence)
+
+    def _graph(self, shape: tuple[int, ...], context: Tensor, confidence: bool) -> Graph:
+        key = (shape, tuple(context.shape), confidence)
+        if key not in self.graphs:
+            while len(self.graphs) >= MOST_GRAPHS:
+                self.graphs.popitem(last=False)
+            self.graphs[key] = Graph(self.segmenter, shape, context, confidence)
+        self.graphs.move_to_end(key)
+        return self.graphs[key]
+
+
+class Graph:
+    """A captured graph with its static buffers on the device and pinned ones on the host."""
+
+    def __init__(self, segmenter: PromptedSegmenter, shape: tuple[int, ...], context: Tensor,
+                 confidence: bool) -> None:
+        device = segmenter.device
+        self.sent = torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
+        self.frames = torch.zeros(shape, dtype=torch.uint8, device=device)
+        self.context = context.detach().clone()
+        stream = torch.cuda.Stream(device)
+        stream.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(stream):
+            for _ in range(WARM_UP):
+                run_on_device(segmenter, self.frames, self.context, confidence)
+        torch.cuda.current_stream(device).wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            ids, confidences, self.latents = run_on_device(
+                segmenter, self.frames, self.context, confidence)
+            # One tensor: one copy to the host.
+            self.masks = torch.stack([ids] if confidences is None else [ids, confidences])
+        self.received = torch.empty(self.masks.shape, dtype=torch.uint8, pin_memory=True)
+
+    def replay(self, frames: np.ndarray, context: Tensor) -> Output:
+        """Run the graph on frames and a context of the captured shapes."""
+        self.sent.copy_(torch.from_numpy(np.ascontiguousarray(frames)))
+        self.frames.copy_(self.sent, non_blocking=True)
+        self.context.copy_(context)
+        self.graph.replay()
+        self.received.copy_(self.masks, non_blocking=True)
+        latents = self.latents.clone()
+        torch.cuda.current_stream(self.frames.device).synchronize()
+        masks = self.received.numpy().copy()
+        return masks[0], masks[1] if len(masks) > 1 else None, latents
+
+
+def make_engine(name: str, segmenter: PromptedSegmenter, warn: Warn = warn_once) -> EagerEngine:
+    """
+    Make the engine of a segmenter that has been loaded from a folder.
+
+    :param name: one of ENGINES. `auto` is cuda_graph on CUDA, and openvino on a CPU if it is
+        installed; OpenVINO then serves only sizes for which it is faster. `openvino` computes in
+        float32, `openvino_fast` in the precision that OpenVINO chooses for the processor.
+    :raises SegmenterError: the name is unknown, or the engine does not run on this device.
+    """
+    if name not in ENGINES:
+        raise SegmenterError(f'engine is {name!r}; allowed are {", ".join(ENGINES)}')
+    cuda, installed = segmenter.device.type == 'cuda', find_spec('openvino') is not None
+    chosen = name
+    if name == 'auto':
+        chosen = 'cuda_graph' if cuda else 'openvino' if installed else 'eager'
+    if chosen == 'cuda_graph':
+        if not cuda:
+            raise SegmenterError(f'engine cuda_graph needs a CUDA device, not '
+                                 f'{segmenter.device}; use auto, eager or openvino')
+        return CudaGraphEngine(segmenter, warn)
+    if chosen.startswith('openvino'):
+        if cuda or not installed:
+            raise SegmenterError(
+                'engine openvino needs the device cpu; use auto, eager or cuda_graph' if cuda else
+                'engine openvino needs the package openvino: pip install openvino, or use eager')
+        from ptdiffseg_ros.model.openvino_engine import OpenVinoEngine
+        return OpenVinoEngine(
+            segmenter, chosen == 'openvino_fast', warn, only_if_faster=name == 'auto')
+    return EagerEngine(segmenter)

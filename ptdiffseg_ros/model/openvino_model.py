@@ -1,0 +1,115 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+OpenVINO models of a segmenter's network: converted from its modules, and cached on disk.
+
+``python -m ptdiffseg_ros.model.openvino_model SEGMENTER HEIGHT WIDTH FINGERPRINT`` converts one.
+"""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+import secrets
+import shutil
+import sys
+import warnings
+
+import openvino
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+import torch
+from torch import nn, Tensor
+
+VERSION = 1  # of what the cached files hold
+MODEL, WEIGHTS, MANIFEST = 'model.xml', 'model.bin', 'manifest.json'
+MOST_TOKENS = 1024  # of a context
+Size = tuple[int, int]
+
+
+class Network(nn.Module):
+    """The part of a segmenter that is converted: a padded image to latents and scores."""
+
+    def __init__(self, segmenter: PromptedSegmenter) -> None:
+        super().__init__()
+        self.segmenter = segmenter
+        # Registered, so that the export finds their weights.
+        self.backbone, self.head, self.layout = (
+            segmenter.backbone, segmenter.head, segmenter.layout)
+
+    def forward(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Map images (1, 3, h, w) under a context (1, T, d) to latents and scores."""
+        return self.segmenter.run_network(images, context)
+
+
+def cached_path(fingerprint: str, size: Size) -> Path:
+    """Return the cache folder of the model of a segmenter for padded images (h, w)."""
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    return cache / 'ptdiffseg_ros' / 'openvino' / fingerprint / f'{size[0]}x{size[1]}'
+
+
+@torch.no_grad()
+def convert(segmenter: PromptedSegmenter, size: Size, folder: Path) -> None:
+    """Convert a segmenter for padded images (h, w); the folder appears whole or not at all."""
+    context = segmenter.context()
+    images = torch.zeros(1, 3, *size)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # remarks of the libraries on their own code
+        tokens = torch.export.Dim('tokens', min=2, max=MOST_TOKENS)
+        program = torch.export.export(
+            Network(segmenter).eval(), (images, context), dynamic_shapes=({}, {1: tokens}))
+        model = openvino.convert_model(program)
+    model.reshape({0: list(images.shape), 1: [1, -1, context.shape[2]]})
+    partial = folder.with_name(f'.{secrets.token_hex(8)}.partial')
+    partial.mkdir(parents=True)
+    try:
+        openvino.save_model(model, partial / MODEL, compress_to_fp16=False)
+        (partial / MANIFEST).write_text(json.dumps(
+            {**_versions(segmenter.fingerprint), **_digests(partial)}, indent=2) + '\n')
+        shutil.rmtree(folder, ignore_errors=True)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load(folder: Path, fingerprint: str) -> openvino.Model:
+    """
+    Read a cached model.
+
+    :raises FileNotFoundError: there is none.
+    :raises ValueError: it is damaged, or of another segmenter or release.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(folder)
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        for name, value in {**_versions(fingerprint), **_digests(folder)}.items():
+            if manifest[name] != value:
+                raise ValueError(f'{name} is {manifest[name]}, expected {value}')
+        return openvino.Core().read_model(folder / MODEL)
+    except Exception as error:  # OpenVINO raises kinds of its own
+        raise ValueError(f'{folder}: {error!r}') from error
+
+
+def _versions(fingerprint: str) -> dict[str, object]:
+    return {'version': VERSION, 'fingerprint': fingerprint, 'openvino': openvino.__version__,
+            'torch': torch.__version__}
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
+            for name in (MODEL, WEIGHTS)}
+
+
+def main(folder: str, height: str, width: str, fingerprint: str) -> None:
+    """Convert the segmenter in a folder into the cache."""
+    os.nice(10)  # masks come first
+    segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    if segmenter.fingerprint != fingerprint:
+        raise SystemExit(f'{folder} has changed since it was loaded')
+    size = int(height), int(width)
+    convert(segmenter, size, cached_path(fingerprint, size))
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
