@@ -3,12 +3,15 @@
 """Files of models: found in a folder or in the Hugging Face cache, offline; read and written."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 import json
 import os
 from pathlib import Path
 import re
+import secrets
+import shutil
 
 from huggingface_hub import constants, try_to_load_from_cache
 from ptdiffseg_ros.model.errors import SegmenterError
@@ -142,6 +145,30 @@ def write_weights(path: Path, module: nn.Module) -> None:
     """Write the weights of a module, in float16, to a safetensors file."""
     save_file({name: value.detach().half().cpu().contiguous()
                for name, value in module.state_dict().items()}, path)
+
+
+@contextmanager
+def whole_folder(folder: Path, optional: Sequence[str] = ()) -> Iterator[Path]:
+    """
+    Give a temporary folder to fill; its files then appear in `folder`, each whole or not at all.
+
+    A folder that exists keeps its other files, except `optional` ones that were not written.
+    """
+    # A name that no other folder has: nothing foreign is removed.
+    partial = folder.with_name(f'.{secrets.token_hex(8)}.partial')
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        if not folder.exists():
+            os.replace(partial, folder)
+            return
+        for name in optional:
+            if not (partial / name).exists():
+                (folder / name).unlink(missing_ok=True)
+        for path in partial.iterdir():
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _snapshot(name: str, components: Sequence[Component]) -> Path | None:

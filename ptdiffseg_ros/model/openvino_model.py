@@ -11,12 +11,11 @@ import hashlib
 import json
 import os
 from pathlib import Path
-import secrets
-import shutil
 import sys
 import warnings
 
 import openvino
+from ptdiffseg_ros.model.files import whole_folder
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 from torch import nn, Tensor
@@ -50,7 +49,7 @@ def cached_path(fingerprint: str, size: Size) -> Path:
 
 @torch.no_grad()
 def convert(segmenter: PromptedSegmenter, size: Size, folder: Path) -> None:
-    """Convert a segmenter for padded images (h, w); the folder appears whole or not at all."""
+    """Convert a segmenter for padded images (h, w); a file appears whole or not at all."""
     context = segmenter.context()
     images = torch.zeros(1, 3, *size)
     with warnings.catch_warnings():
@@ -60,16 +59,10 @@ def convert(segmenter: PromptedSegmenter, size: Size, folder: Path) -> None:
             Network(segmenter).eval(), (images, context), dynamic_shapes=({}, {1: tokens}))
         model = openvino.convert_model(program)
     model.reshape({0: list(images.shape), 1: [1, -1, context.shape[2]]})
-    partial = folder.with_name(f'.{secrets.token_hex(8)}.partial')
-    partial.mkdir(parents=True)
-    try:
+    with whole_folder(folder) as partial:
         openvino.save_model(model, partial / MODEL, compress_to_fp16=False)
         (partial / MANIFEST).write_text(json.dumps(
             {**_versions(segmenter.fingerprint), **_digests(partial)}, indent=2) + '\n')
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def load(folder: Path, fingerprint: str) -> openvino.Model:

@@ -8,10 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import hashlib
 import json
-import os
 from pathlib import Path
-import secrets
-import shutil
 import warnings
 
 from diffusers import AutoencoderKL
@@ -20,7 +17,7 @@ from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.classify import Classifier
 from ptdiffseg_ros.model.engine import EagerEngine, make_engine, Warn, warn_once
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
-from ptdiffseg_ros.model.files import resolved
+from ptdiffseg_ros.model.files import resolved, whole_folder
 from ptdiffseg_ros.model.frames import group_frames
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.layout import LayoutDenoiser, NAME as LAYOUT
@@ -39,6 +36,7 @@ MICRO_FOLDER = Path(__file__).resolve().parents[1] / 'assets' / 'micro' / 'segme
 # Stable Diffusion's autoencoder attends to every latent cell of a picture and was trained on 512
 # pixels; above this side its latents have been seen to break.
 LARGEST_SIDE = 1500
+OPTIONAL_FILES = (LAYOUT, STATISTICS)  # of a segmenter's folder
 Network = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -155,38 +153,12 @@ class PromptedSegmenter:
         return segmenter
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """
-        Write config, head and layout (float16) and statistics; the backbone stays where it is.
-
-        The folder appears whole or not at all; an old one of the same name is replaced.
-        """
-        folder = Path(folder)
-        # A name that no other folder has: nothing foreign is removed.
-        partial = folder.with_name(f'.{secrets.token_hex(8)}.partial')
-        partial.mkdir(parents=True)
-        try:
-            self._save_parts(partial)
-            self._put_in_place(partial, folder)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-
-    def _save_parts(self, partial: Path) -> None:
-        (partial / FILE).write_text(self.config.to_json())
-        self.head.save(partial)
-        if self.statistics is not None:
-            self.statistics.save(partial)
-        if self.layout is not None:
-            self.layout.save(partial)
-
-    def _put_in_place(self, partial: Path, folder: Path) -> None:
-        if folder.exists():
-            for part, name in ((self.statistics, STATISTICS), (self.layout, LAYOUT)):
-                if part is None:  # an older segmenter's does not belong to this one
-                    (folder / name).unlink(missing_ok=True)
-            for path in partial.iterdir():
-                os.replace(path, folder / path.name)
-        else:
-            os.replace(partial, folder)
+        """Write config, head, layout and statistics, not the backbone; replaces an older folder."""
+        with whole_folder(Path(folder), OPTIONAL_FILES) as partial:
+            (partial / FILE).write_text(self.config.to_json())
+            for part in (self.head, self.statistics, self.layout):
+                if part is not None:
+                    part.save(partial)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PromptedSegmenter:
         """Move to a device; the autoencoder stays in float32 where the rest is float16."""
