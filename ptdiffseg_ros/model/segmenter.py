@@ -153,7 +153,7 @@ class PromptedSegmenter:
         return segmenter
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config, head, layout and statistics, not the backbone; replaces an older folder."""
+        """Write config, head, layout and statistics, without the backbone, to a folder."""
         with whole_folder(Path(folder), OPTIONAL_FILES) as partial:
             (partial / FILE).write_text(self.config.to_json())
             for part in (self.head, self.statistics, self.layout):
