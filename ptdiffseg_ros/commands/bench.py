@@ -54,9 +54,9 @@ def tables(figures: dict[str, Any]) -> str:
     height, width = figures['size']
     batches = figures['batches']
     head = (f'{figures["model"]} on {figures["device"]} in {figures["dtype"]}, '
-            f'engine {figures["engine"]}, '
             f'{figures["threads"]} threads, images of {height} x {width}, '
-            f'{figures["frames"]} rounds.')
+            f'{figures["frames"]} rounds'
+            + (f', engine {figures["engine"]}.' if 'engine' in figures else '.'))
     whole = markdown_table(
         ['batch', 'p50 (ms)', 'p95 (ms)', 'frames/s', 'cost against single frames',
          'peak memory (MiB)'],

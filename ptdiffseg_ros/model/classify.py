@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 from ptdiffseg_ros.data.labels import IGNORE, LabelClass
 import torch
@@ -57,6 +56,8 @@ class Classifier(nn.Module):
         A class's scores stay in the processor's cache, which makes it more than twice as fast as
         `decide` on scaled scores; the ids are the same.
         """
+        import cv2  # elsewhere this room does without
+
         largest = np.full(size, -np.inf, np.float32)
         rank = np.zeros(size, np.uint8)
         for number, plane in enumerate(scores.numpy()):

@@ -88,7 +88,7 @@ class PromptedSegmenter:
 
     @property
     def engine_name(self) -> str:
-        """The engine that executes `segment`."""
+        """Name the engine that executes `segment`."""
         return EagerEngine.name if self.engine is None else self.engine.name
 
     def wait_for_engine(self) -> None:
@@ -372,7 +372,9 @@ class PromptedSegmenter:
         """
         contexts = prompt.context if isinstance(prompt, ScenePrompt) else prompt
         answers: dict[int, Segmentation] = {}
-        engine = self.engine or EagerEngine(self)
+        engine = self.engine
+        if engine is None or engine.segmenter is not self:  # in a copy: it has other modules
+            engine = EagerEngine(self)
         for batch in group_frames(frames, contexts):
             ids, confidences, latents = engine.run(batch.frames, batch.context, confidence)
             for row, number in enumerate(batch.numbers):

@@ -107,7 +107,7 @@ def test_a_conversion_that_fails_is_warned_of_once_and_masks_go_on(
     accelerated.engine.warn, accelerated.folder = warned.append, Path('/nonexistent')
     frames = [picture(96, 160), picture(160, 96)]
     prepare(accelerated, *frames)
-    assert len(warned) == 1 and 'runs eagerly' in warned[0]
+    assert len([words for words in warned if 'runs eagerly' in words]) == 1
     context = segmenter.context()
     assert_alike(segmenter.segment(frames, context), accelerated.segment(frames, context))
 
