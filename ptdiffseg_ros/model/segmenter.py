@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 import hashlib
 import json
@@ -26,7 +26,7 @@ from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
 from ptdiffseg_ros.model.scene_prompt import Origin, ScenePrompt
 from ptdiffseg_ros.model.segmenter_config import FILE, SegmenterConfig, SMALLEST_SIDE
 from ptdiffseg_ros.model.source import NAME as STATISTICS, SourceStatistics
-from ptdiffseg_ros.model.windows import Windows
+from ptdiffseg_ros.model.windows import Network, predict_windows, Windows
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -37,7 +37,6 @@ MICRO_FOLDER = Path(__file__).resolve().parents[1] / 'assets' / 'micro' / 'segme
 # pixels; above this side its latents have been seen to break.
 LARGEST_SIDE = 1500
 OPTIONAL_FILES = (LAYOUT, STATISTICS)  # of a segmenter's folder
-Network = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -347,7 +346,7 @@ class PromptedSegmenter:
         if len(windows) == 1:
             return network(images, context)
         contexts = context.expand(len(images), -1, -1).split(1)
-        parts = [_predict_windows(image, own, windows, self.backbone.stride, network)
+        parts = [predict_windows(image, own, windows, self.backbone.stride, network)
                  for image, own in zip(images.split(1), contexts)]
         return (torch.cat([latents for latents, _ in parts]),
                 torch.cat([scores for _, scores in parts]))
@@ -402,21 +401,3 @@ class PromptedSegmenter:
         """Do as `decide` does; the arrays are in main memory."""
         ids, confidences = self.decide(scores, working, size, confidence)
         return ids.cpu().numpy(), None if confidences is None else confidences.cpu().numpy()
-
-
-def _predict_windows(
-        image: Tensor, context: Tensor, windows: Windows, stride: int, network: Network
-) -> tuple[Tensor, Tensor]:
-    """Predict a padded image (1, 3, h, w); the latents are those of the middle window."""
-    total, middle = None, None
-    for window in windows:
-        latents, scores = network(windows.cut(image, window, stride), context)
-        scale = scores.shape[-1] // windows.columns.window
-        if total is None:
-            total = scores.new_zeros(
-                1, scores.shape[1], windows.rows.length * scale, windows.columns.length * scale)
-        windows.blend(total, scores, window, scale)
-        if window == windows.middle:
-            middle = latents
-    assert total is not None and middle is not None
-    return middle, total

@@ -3,13 +3,15 @@
 """Overlapping windows over a frame, and the weights that blend what is predicted in them."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 import math
 
 import torch
 from torch import Tensor
+
+Network = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -105,3 +107,21 @@ def _blend_weights(windows: Windows, window: tuple[int, int], scale: int, device
     """Return the weights (h, w) of a window's scores; cached, so that no frame copies them."""
     rows, columns = windows.rows.weights(scale), windows.columns.weights(scale)
     return (rows[window[0], :, None] * columns[window[1]]).to(device, dtype)
+
+
+def predict_windows(
+        image: Tensor, context: Tensor, windows: Windows, stride: int, network: Network
+) -> tuple[Tensor, Tensor]:
+    """Predict a padded image (1, 3, h, w); the latents are those of the middle window."""
+    total, middle = None, None
+    for window in windows:
+        latents, scores = network(windows.cut(image, window, stride), context)
+        scale = scores.shape[-1] // windows.columns.window
+        if total is None:
+            total = scores.new_zeros(
+                1, scores.shape[1], windows.rows.length * scale, windows.columns.length * scale)
+        windows.blend(total, scores, window, scale)
+        if window == windows.middle:
+            middle = latents
+    assert total is not None and middle is not None
+    return middle, total
