@@ -92,8 +92,7 @@ class PromptedSegmenter:
 
     def wait_for_engine(self) -> None:
         """Wait until the engine is ready for the sizes that it has seen."""
-        if self.engine is not None:
-            self.engine.wait()
+        (self.engine or EagerEngine(self)).wait()
 
     @property
     def fingerprint(self) -> str:
@@ -360,8 +359,7 @@ class PromptedSegmenter:
         Segment RGB uint8 frames (H, W, 3), of any sizes from 16 pixels, under a scene prompt.
 
         Frames of one size, under contexts of one length, go through the model as one batch; each
-        answer has the size of its frame. no_grad, not inference_mode: the latents may later be
-        tuned on.
+        answer has the size of its frame. Latents may be tuned on: no_grad, not inference_mode.
 
         :param prompt: of all frames; or contexts as `context` builds them: one (1, T, d) for all
             frames, or one for each, (B, T, d) or a sequence whose token counts T may differ.
