@@ -146,8 +146,7 @@ class PromptedSegmenter:
         except PromptError as error:
             raise SegmenterError(f'{path / FILE}: {error}') from error
         segmenter.folder = path
-        segmenter.to(chosen, number_format)
-        segmenter.engine = make_engine(engine, segmenter, warn)
+        segmenter.engine = make_engine(engine, segmenter.to(chosen, number_format), warn)
         return segmenter
 
     def save_pretrained(self, folder: str | Path) -> None:
