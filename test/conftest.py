@@ -17,7 +17,9 @@ import pytest
 TEST = Path(__file__).resolve().parent
 # A file's tests run in one worker. The files that take longest start first, so that at the end
 # no worker is left alone with one of them.
-LONGEST_FIRST = ('demo/test_demo.py',)
+LONGEST_FIRST = (
+    'ros/test_faults.py', 'demo/test_demo.py', 'train/test_processes.py', 'model/test_files.py',
+    'ros/test_adaptation.py')
 MOST_WORKERS = 8
 
 
