@@ -86,7 +86,7 @@ def settings(name: str) -> Figures:
 
 
 def measure_method(experiment: Experiment, name: str, scenes: CachedScenes, seed: int,
-              tuned: dict[str, OnlineMethod] | None = None) -> Figures:
+                   tuned: dict[str, OnlineMethod] | None = None) -> Figures:
     """
     Adapt to each condition by one method, and measure it on other frames.
 

@@ -89,7 +89,7 @@ def measure(experiment: Experiment) -> None:
         rate = best_rate(experiment, row)
         for variant, (part, seeds, changes) in changed.items():
             experiment.cells(part, variant, partial(_figures, experiment, row, rate, **changes),
-                        partial(_settings, experiment, row, rate, **changes), seeds)
+                             partial(_settings, experiment, row, rate, **changes), seeds)
     experiment.clear_features()
 
 

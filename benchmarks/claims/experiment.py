@@ -128,7 +128,7 @@ def _frame(condition: str, number: int, split: str, size: tuple[int, int]) -> to
 
 
 def cached_frames(condition: str, numbers: Sequence[int], split: str, size: tuple[int, int]
-                      ) -> Iterator[town.Frame]:
+                  ) -> Iterator[town.Frame]:
     """Do as `condition_frames` does, and keep what it gives."""
     for number in numbers:
         yield _frame(condition, number, split, size)

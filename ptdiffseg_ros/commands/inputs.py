@@ -73,7 +73,7 @@ def _pictures(files: list[Path]) -> Input:
     names = picture_names(files)
     depth = Depth()  # one for all, as frames of one camera: as bright in each
     return Input(zip(names, (partial(read_picture, f, depth) for f in files)), len(files),
-                  names=tuple(names))
+                 names=tuple(names))
 
 
 def picture_names(files: list[Path]) -> list[str]:

@@ -48,12 +48,12 @@ def _mean_adverse(miou: Mapping[str, float | None]) -> float | None:
 
 def _picture_rows(examples: Mapping[str, Moment]) -> list[tuple[str, float, str, str, str]]:
     """Return (weather, time, image, truth, overlay) of each example, pictures as data URIs."""
-    return [(
-        name, moment.time_s,
-        _data_uri('image/jpeg', encode_picture(moment.image, '.jpg')),
-        _data_uri('image/png', encode_picture(COLORS[moment.truth], '.png')),
-        _data_uri('image/jpeg', encode_picture(
-            overlay(moment.image, moment.mask, COLORS), '.jpg')))
+    return [
+        (name, moment.time_s,
+         _data_uri('image/jpeg', encode_picture(moment.image, '.jpg')),
+         _data_uri('image/png', encode_picture(COLORS[moment.truth], '.png')),
+         _data_uri('image/jpeg', encode_picture(
+             overlay(moment.image, moment.mask, COLORS), '.jpg')))
         for name, moment in examples.items()]
 
 

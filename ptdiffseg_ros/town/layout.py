@@ -107,7 +107,7 @@ def _wall_quads(x: float, z0: np.ndarray, z1: np.ndarray, y0: np.ndarray,
 
 
 def draw_building(rng: np.random.Generator, style: Style, sign: int, front: float,
-              start: float) -> Building:
+                  start: float) -> Building:
     near = start + rng.uniform(0., 1.5) * (rng.random() < 0.5)
     far = start + CELL - rng.uniform(0., 1.5) * (rng.random() < 0.5)
     x = sign * (front + rng.uniform(0., 1.2) * (rng.random() < 0.4))
@@ -196,7 +196,7 @@ def draw_post(rng: np.random.Generator, side: int, x: float, z: float, junction:
 
 
 def draw_vehicle(rng: np.random.Generator, kind: str, x: float, near: float, rear: bool,
-             moving: bool) -> Vehicle:
+                 moving: bool) -> Vehicle:
     if kind == 'bus':
         return Vehicle('bus', x, near, rng.uniform(9, 12), 2.55, rng.uniform(2.9, 3.4),
                        pick_color(rng, _BUSES), rear, moving, (.1, .1))

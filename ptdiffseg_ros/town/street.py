@@ -81,7 +81,7 @@ class Street:
         elif not junction:
             for step in range(3):
                 things.append(draw_tree(rng, sign * (side.front + rng.uniform(1.5, 7)),
-                                    start + 2 + 5 * step, 1.25))
+                                        start + 2 + 5 * step, 1.25))
             if rng.random() < .6:
                 things.append(Hedge(sign, sign * (side.edge + .8), start + .5, start + CELL - .5,
                                     rng.uniform(.8, 1.6), pick_color(rng, GREENS)))
@@ -109,7 +109,7 @@ class Street:
         if rng.random() < .94:
             at = 1. if junction else rng.uniform(1, 15)
             things.append(draw_post(rng, sign, sign * (side.road + rng.uniform(.45, .7)),
-                                start + at, junction))
+                                    start + at, junction))
         return self._cache(key, tuple(things))
 
     def _lane(self, key: tuple[int, ...], draw: _Place, length: float, drift: float, near: float,
@@ -158,7 +158,7 @@ class Street:
                 if ego_lane and near < z + 9.:  # room for the camera's car
                     return
                 yield draw_vehicle(rng, kind, sign * (1.7 + 3.2 * lane) + rng.uniform(-.25, .25),
-                               near, right == 1, True)
+                                   near, right == 1, True)
 
             yield from self._lane((2, right, lane), draw, 23., drift, z - 14., z + min(far, 115.))
 
