@@ -13,6 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ptdiffseg_ros.model.defaults import ENGINES
+
 if TYPE_CHECKING:
     from ptdiffseg_ros.data.labelled import LabelledPictures
 
@@ -20,8 +22,7 @@ if TYPE_CHECKING:
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add --engine."""
     parser.add_argument(
-        '--engine', default='eager',
-        choices=('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast'),
+        '--engine', default='eager', choices=ENGINES,
         help='how the model is executed; openvino computes in float32, openvino_fast in the '
         'precision that suits the processor, auto takes what suits the device (default: '
         '%(default)s)')

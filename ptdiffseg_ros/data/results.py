@@ -13,7 +13,6 @@ import platform
 import subprocess
 from typing import Any
 
-import numpy as np
 from ptdiffseg_ros.data.writing import write_whole
 
 
@@ -90,6 +89,8 @@ def _finite(figures: Any) -> Any:
 
 def percentiles(values: Sequence[float]) -> dict[str, float | None]:
     """Return the median and the 95th percentile, to two digits; None of no values."""
+    import numpy as np  # here, so that command help is instant
+
     return {
         f'p{q}': round(float(np.percentile(values, q)), 2) if values else None for q in (50, 95)}
 

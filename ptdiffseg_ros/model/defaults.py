@@ -1,8 +1,10 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Default prompts of a segmenter. Imports nothing, so that command help is instant."""
+"""Defaults and names that commands share with the model. Imports nothing: help is instant."""
 from __future__ import annotations
 
+ENGINES = ('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast')
+OVERLAP = 0.25  # of windows: a quarter is enough for the seams to vanish
 CATEGORY_TEMPLATES = (
     'a photo of a {}',
     'a driving scene with a {}',

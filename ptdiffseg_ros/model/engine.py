@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import warnings
 
 import numpy as np
+from ptdiffseg_ros.model.defaults import ENGINES
 from ptdiffseg_ros.model.errors import SegmenterError
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ from torch import Tensor
 if TYPE_CHECKING:
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
-ENGINES = ('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast')
 MOST_GRAPHS = 8  # captured at a time; each holds the memory of its batch
 WARM_UP = 3  # passes before a capture, in which libraries choose their kernels
 

@@ -120,7 +120,7 @@ class PromptedSegmenter:
         """
         Load a segmenter folder, or the embedded model for 'micro'.
 
-        :param engine: how `segment` executes it: one of `engine.ENGINES`.
+        :param engine: how `segment` executes it: one of `defaults.ENGINES`.
         :param warn: called when the engine cannot run and another one is used.
 
         Raises SegmenterError with the reason and the remedy when the folder is missing, damaged

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from ptdiffseg_ros.data.labels import LabelClass
+from ptdiffseg_ros.model.defaults import OVERLAP
 from ptdiffseg_ros.model.errors import SegmenterError
 
 FILE = 'segmenter.json'
 SMALLEST_SIDE = 16
-OVERLAP = 0.25  # of windows: a quarter is enough for the seams to vanish
 REMOVED = ('noised', 'raw_features')  # entries of earlier files; only false can be read
 
 

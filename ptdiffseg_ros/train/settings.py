@@ -4,7 +4,7 @@
 Settings of the trainings: the one place that declares name, type, default, range and help.
 
 `ptdiffseg_ros.commands.settings` makes command-line options of them, and
-`ptdiffseg_ros.train.recipe` checks YAML files against them. Imports neither torch nor diffusers.
+`ptdiffseg_ros.train.recipe` checks YAML files against them. Imports neither torch nor numpy.
 """
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from dataclasses import dataclass, Field, field, fields
 import os
 from typing import Any, NamedTuple
 
-from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES, SCENE_PROMPTS
-from ptdiffseg_ros.model.segmenter_config import OVERLAP
+from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES, OVERLAP, SCENE_PROMPTS
 from ptdiffseg_ros.train.errors import TrainingError
 
 VIEWS = 5  # of a frame, where views are randomized and prompts are not
