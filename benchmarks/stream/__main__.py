@@ -15,6 +15,7 @@ from ptdiffseg_ros.commands import add_overwrite, labelled_inputs, number
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 if TYPE_CHECKING:
+    from benchmarks.stream.frames import PictureScenes
     from ptdiffseg_ros.data.labelled import LabelledPictures
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
@@ -75,11 +76,13 @@ def run(args: argparse.Namespace) -> int:
     seeds = range(args.first_seed, args.first_seed + args.seeds)
     protocols.check(chosen, split, args.methods or (), pictures is None, seeds)
 
+    from benchmarks.stream.frames import Encoder, PictureScenes
     from benchmarks.stream.methods import METHODS
     from benchmarks.stream.sweep import sweep
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
     segmenter = PromptedSegmenter.from_pretrained(args.model, args.device)
+    scenes = None if pictures is None else PictureScenes(Encoder(segmenter), pictures)
     figures = _new_figures(segmenter, split, pictures)
     if resumes:
         figures = _earlier_figures(args.json, figures)
@@ -89,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
         _save(args.json, figures)
     for name in chosen:
         for seed in seeds:
-            _measure(name, seed, segmenter, pictures, figures, args)
+            _measure(name, seed, segmenter, scenes, figures, args)
     print(report.tables(figures))
     if args.plot:
         report.plot(figures, args.plot)
@@ -97,10 +100,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(
-        name: str, seed: int, segmenter: PromptedSegmenter, pictures: LabelledPictures | None,
+        name: str, seed: int, segmenter: PromptedSegmenter, scenes: PictureScenes | None,
         figures: dict[str, Any], args: argparse.Namespace) -> None:
     """Add what the figures lack of a protocol and seed, and save them."""
-    from benchmarks.stream.frames import Encoder, PictureScenes
     from benchmarks.stream.protocols import PROTOCOLS
     from ptdiffseg_ros.data.results import commit
 
@@ -108,8 +110,8 @@ def _measure(
     settings = _settings(name, seed, by_seed.get(str(seed)), args)
     if settings is None:
         return
-    if pictures is not None:
-        settings['scenes'] = PictureScenes(Encoder(segmenter), pictures)
+    if scenes is not None:
+        settings['scenes'] = scenes
     by_seed[str(seed)] = PROTOCOLS[name](segmenter, figures['split'], seed, **settings)
     # Several versions may fill a file: each figure has its commit.
     commits = figures.setdefault('commits', {}).setdefault(name, {})

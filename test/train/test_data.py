@@ -260,9 +260,9 @@ def test_adaptation_is_measured_on_pictures_of_each_condition(
     on_acdc = [*arguments, '--data', str(acdc)]
     assert stream([*on_acdc, '--protocol', 'one-pass', '--methods', 'source', 'TENT']) == 0
     figures = json.loads(out.read_text())
-    of = figures['protocols']['one-pass']['0']
+    adapted = figures['protocols']['one-pass']['0']['TENT']
     assert figures['data'] == 'acdc' and figures['split'] == 'val'
-    assert {c for c in of['TENT'] if isinstance(of['TENT'][c], dict)} == {'fog', 'night'}
+    assert {c for c in adapted if isinstance(adapted[c], dict)} == {'fog', 'night'}
     assert '| one pass | numbers | seeds | fog | night | mean | gain |' in capsys.readouterr().out
     assert stream([*on_acdc, '--protocol', 'drives']) == 2
     assert 'allowed with pictures of a data set are all, one-pass' in capsys.readouterr().err
