@@ -82,7 +82,11 @@ def settings(name: str) -> Figures:
     rate = LEARNING_RATES.get(name)
     if name != 'prompt':
         return {'rate': rate}
-    return {'rate': rate, **asdict(AdaptationConfig())}
+    config = asdict(AdaptationConfig())
+    # The names under which the committed figures know them, and the values of two that went.
+    config['review_every'] = config.pop('validate_every')
+    config['look_period_s'] = config.pop('query_period_s')
+    return {'rate': rate, **config, 'period_s': 0.0, 'sensitivity': 1.0}
 
 
 def measure_method(experiment: Experiment, name: str, scenes: CachedScenes, seed: int,

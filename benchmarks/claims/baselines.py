@@ -35,7 +35,8 @@ from transformers import SegformerConfig, SegformerForSemanticSegmentation
 MASKED = 0.6  # of the patches, as SimMIM (Xie et al., 2022) has it for networks that see all cells
 PATCH = 4  # latent cells a side
 PRETRAINING = 'pretraining.json'  # beside a backbone that `ptdiffseg pretrain` has made
-LEARNED_IN = 'learned_in.json'  # beside a backbone that learned here: its precision
+LEARNED_IN = 'learned_in.json'  # beside a backbone that learned here: precision and schedule
+SCHEDULE = 'warm-up and cosine decay'  # of the masked autoencoder's learning rate
 SAVE_EVERY = 100  # steps of a whole network between checkpoints
 GRADIENT_CLIP = 1.0
 ENCODED = 16  # frames at a time
@@ -127,7 +128,8 @@ def masked_backbone(experiment: Experiment, seed: int) -> Path:
         return backbone.eval().requires_grad_(False)
 
     precision = precision_name(experiment.model.device)
-    return _written(experiment, 'masked', make, {'precision': precision})
+    name = f'masked-{settings_digest(masked_settings(experiment))}'
+    return _written(experiment, name, make, {'precision': precision, 'schedule': SCHEDULE})
 
 
 def masked_settings(experiment: Experiment) -> Figures:

@@ -39,6 +39,7 @@ ROW_TITLES = {
     'end to end': 'the same UNet, end to end with labels',
     'SegFormer-B0': 'SegFormer-B0, end to end with labels'}
 ONCE = (*NOT_MIOU, LONGER, *(f'{row}, {what}' for row in ROWS for what in ABLATIONS))  # one seed
+EARLIER_SCHEDULE = 'a plateau and linear decay'  # of a masked autoencoder that names none
 _TIMESTEP = f't = {TrainConfig.timestep}'
 
 
@@ -97,6 +98,12 @@ def _precisions(figures: Figures) -> str:
         + '; '.join(parts) if parts else '') + '.')
 
 
+def _schedules(figures: Figures) -> str:
+    """Name the schedules that the masked autoencoder has learned by."""
+    cells = figures['cells']['1'].get('masked autoencoder', {}).values()
+    return ' or '.join(sorted({cell.get('schedule', EARLIER_SCHEDULE) for cell in cells}))
+
+
 def _backbones(figures: Figures) -> str:
     table = _table(figures, '1', {
         'drop from clear': ('.1f', lambda cell: cell['miou']['clear'] - cell['adverse_mean']),
@@ -105,20 +112,19 @@ def _backbones(figures: Figures) -> str:
     budget = figures['budget']
     table += (
         f'\n\nThe masked autoencoder had {budget["masked_steps"]} steps of '
-        f'{budget["masked_batch"]} on {budget["masked_frames"]} frames; networks trained whole '
-        f'begin from nothing, and had {budget["end_to_end_steps"]} steps. '
-        f'{_precisions(figures)} Before the labels, the diffusion model and the '
-        'masked autoencoder have seen unlabelled frames in every weather, the '
-        'former with captions that name it; and so has the autoencoder whose latents all rows but '
-        'SegFormer-B0 see. Adverse weather is thus new to SegFormer-B0 alone, and without labels '
-        'for all; so are mixtures, a tenth of those frames; the style is new '
-        'for all. Rows with random weights have other ones with each seed; diffusion model and '
-        'masked autoencoder are one pretraining each. Learning rates are chosen by the mean of '
-        'all conditions, targets included, of the validation split, in trainings of another seed; '
+        f'{budget["masked_batch"]} on {budget["masked_frames"]} frames, at a learning rate with '
+        f'{_schedules(figures)}; networks trained whole begin from nothing, and had '
+        f'{budget["end_to_end_steps"]} steps. {_precisions(figures)} Before the labels, the '
+        'diffusion model and the masked autoencoder have seen unlabelled frames in every weather, '
+        'the former with captions that name it; and so has the autoencoder whose latents all rows '
+        'but SegFormer-B0 see. Adverse weather is thus new to SegFormer-B0 alone, and without '
+        'labels for all; so are mixtures, a tenth of those frames; the style is new for all. Rows '
+        'with random weights have other ones with each seed; diffusion model and masked '
+        'autoencoder are one pretraining each. Learning rates are chosen by the mean of all '
+        'conditions, targets included, of the validation split, in trainings of another seed; '
         f'those of networks trained whole had {budget["sweep_share"]:g} of the steps. Where the '
-        'best rate is the least or the greatest of those tried, another beyond it was '
-        'tried, twice at '
-        'most.')
+        'best rate is the least or the greatest of those tried, another beyond it was tried, '
+        'twice at most.')
     if figures['preset'] == 'quick':
         table += (' The diffusion model comes with its whole pretraining: in a quick run these '
                   'rows are weaker than they should be.')
