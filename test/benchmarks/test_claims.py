@@ -24,7 +24,12 @@ from benchmarks.claims import (
 )
 from benchmarks.claims.__main__ import main
 from benchmarks.claims.experiment import Experiment
-from benchmarks.claims.results_store import every_cell, read_results, ResultsStore
+from benchmarks.claims.results_store import (
+    every_cell,
+    read_results,
+    ResultsStore,
+    settings_digest,
+)
 from benchmarks.claims.run import MEASURES
 import numpy as np
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
@@ -33,6 +38,7 @@ from ptdiffseg_ros.train.errors import TrainingError
 import pytest
 import torch
 
+ROOT = Path(__file__).resolve().parents[2]
 QUICK = budget.BUDGETS['quick']
 TINY = replace(
     QUICK, frames=4, steps=2, batch=2, conditions=('clear', 'night', 'style'),
@@ -85,7 +91,8 @@ def test_a_quick_run_is_complete_and_finite(results: Path) -> None:
     found = json.loads((results / 'claims.json').read_text())
     assert found['preset'] == 'quick' and found['machine'] and found['commit']
     cells = found['cells']
-    assert set(cells['1']) == set(cells['1 rates']) == set(backbones.ROWS) == set(report.WHAT)
+    assert set(cells['1']) == set(cells['1 rates']) == set(backbones.ROWS)
+    assert set(backbones.ROWS) == set(report.ROW_TITLES)
     assert set(cells['1 longer']) == {'SegFormer-B0, longer'}
     assert set(cells['1 ablations']) == {
         f'{row}, {what}' for row in ('diffusion', 'random weights')
@@ -111,6 +118,7 @@ def test_a_quick_run_is_complete_and_finite(results: Path) -> None:
             assert 0 <= cell['adverse_mean'] <= 100
     assert {row for row, of in cells['1'].items() if 'precision' in of['0']} == {
         'masked autoencoder', 'end to end', 'SegFormer-B0'}
+    assert cells['1']['masked autoencoder']['0']['schedule'] == baselines.SCHEDULE
     assert cells['3']['caching']['0']['ratio'] > 0
     assert not list(results.glob('work/*/features*')), 'gigabytes in a run of real size'
     assert cells['1 longer']['SegFormer-B0, longer']['0']['clear_val']
@@ -621,3 +629,10 @@ def test_the_document_shows_the_figures_of_the_file_and_what_did_not_hold(
     assert report.verdict_tables(found) in text
     rows = (document.parent / 'images' / 'claim4_rows.png').read_bytes()
     assert rows == (results / 'rows.png').read_bytes()
+
+
+def test_the_committed_figures_of_adaptation_are_of_its_present_settings() -> None:
+    cells = read_results(ROOT / 'benchmarks' / 'results' / 'claims.json')['cells']['4']
+    for name in budget.BUDGETS['micro'].methods:
+        digest = settings_digest(adaptation.settings(name))
+        assert {cell['settings'] for cell in cells[name].values()} == {digest}, name
