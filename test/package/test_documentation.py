@@ -40,6 +40,13 @@ def test_every_relative_link_leads_somewhere(document: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.stem)
+def test_every_module_that_a_document_names_exists(document: Path) -> None:
+    names = re.findall(r'`((?:\w+/)+\w+\.py)\b', document.read_text())
+    folders = (ROOT, ROOT / 'ptdiffseg_ros', ROOT / 'test')
+    assert [name for name in names if not any((at / name).exists() for at in folders)] == []
+
+
 def _as_shown(default: object) -> str:
     if isinstance(default, bool):
         return str(default).lower()
