@@ -133,7 +133,7 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
     device, context = segmenter.device, segmenter.context()
     messages = camera_messages(options.size, options.batch, options.seed)
     segment_whole(segmenter, messages[:1], context)
-    segmenter.wait_for_engine()
+    segmenter.engine.wait()
     sizes = range(1, options.batch + 1)
     spent_ms: dict[int, dict[str, list[float]]] = {n: defaultdict(list) for n in sizes}
     memory_mb = dict.fromkeys(sizes, 0.0)
@@ -151,7 +151,7 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
         'command': 'bench', 'model': options.model, 'size': list(options.size),
         'working_size': list(segmenter.working_size(*options.size)), 'encoding': ENCODING,
         'frames': options.frames, 'warm_up': WARM_UP, 'seed': options.seed,
-        'device': accelerator(device) or str(device), 'engine': segmenter.engine_name,
+        'device': accelerator(device) or str(device), 'engine': segmenter.engine.name,
         'dtype': str(segmenter.backbone.unet.dtype)[6:], 'threads': torch.get_num_threads(),
         'commit': commit(), 'machine': machine(),
         'batches': [{

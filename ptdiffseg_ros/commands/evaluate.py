@@ -69,9 +69,11 @@ def run(args: argparse.Namespace) -> int:
 
     state = processes()
     device = str(state.device) if args.device == 'auto' else args.device  # a GPU for each
-    segmenter = PromptedSegmenter.from_pretrained(args.model, device, engine=args.engine)
+    segmenter = PromptedSegmenter.from_pretrained(
+        args.model, device,
+        engine=args.engine if args.layout else 'eager')  # the others run what was loaded
     if not args.layout:
-        segmenter.layout, segmenter.engine = None, None  # engines run what was loaded
+        segmenter.layout = None
     if data is not None:
         figures = evaluate_pictures(segmenter, data, args.frames, args.scene_prompt)
     else:
@@ -87,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
                 'command': 'evaluate', 'model': segmenter.name, 'commit': commit(),
                 'machine': machine(accelerator(segmenter.device)),
                 'processes': state.num_processes,
-                'engine': segmenter.engine_name, 'layout': segmenter.layout is not None,
+                'engine': segmenter.engine.name, 'layout': segmenter.layout is not None,
                 **figures})
     skipped = figures.get('skipped', [])
     status = report(skipped, 'pairs') if state.is_main_process else int(bool(skipped))

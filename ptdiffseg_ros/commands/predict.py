@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.json, {
             'input': str(args.input), 'model': segmenter.name,
             'scene_prompt': args.scene_prompt or segmenter.config.source_scene_prompt,
-            'device': str(segmenter.device), 'engine': segmenter.engine_name,
+            'device': str(segmenter.device), 'engine': segmenter.engine.name,
             'commit': commit(), 'frames': len(images),
             'skipped': failures, **figures, 'images': images})
     times = figures['processing_ms']

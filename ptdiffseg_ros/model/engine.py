@@ -12,6 +12,7 @@ import warnings
 import numpy as np
 from ptdiffseg_ros.model.defaults import ENGINES
 from ptdiffseg_ros.model.errors import SegmenterError
+from ptdiffseg_ros.model.runtime import release_memory
 import torch
 from torch import Tensor
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
 MOST_GRAPHS = 8  # captured at a time; each holds the memory of its batch
+LEAST_ALIKE = 0.99  # share of pixels, of a new graph's masks and eager ones
 WARM_UP = 3  # passes before a capture, in which libraries choose their kernels
 
 Warn = Callable[[str], None]
@@ -50,8 +52,16 @@ class EagerEngine:
         return (ids.cpu().numpy(), None if confidences is None else confidences.cpu().numpy(),
                 latents)
 
+    @property
+    def state(self) -> str:
+        """Name what serves now."""
+        return self.name
+
     def wait(self) -> None:
         """Wait until the engine is ready for the sizes that it has seen, or has failed."""
+
+    def close(self) -> None:
+        """Stop what the engine does in the background; it can still be run."""
 
     def network(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Map padded images (B, 3, h, w) under a context to latents and scores."""
@@ -75,7 +85,9 @@ class CudaGraphEngine(EagerEngine):
     Replay captured CUDA graphs, one for each batch shape and context shape.
 
     The least recently used graphs are dropped. The context is copied into a static buffer, so a
-    new scene prompt of the same length needs no new capture.
+    new scene prompt of the same length needs no new capture. The first masks of a new graph are
+    compared with eager ones. After any failure the engine runs eagerly, with one warning; what
+    then fails, for example because memory is short, is raised.
     """
 
     name = 'cuda_graph'
@@ -87,26 +99,39 @@ class CudaGraphEngine(EagerEngine):
         self.failed = False
         torch.backends.cudnn.benchmark = True  # shapes are static
 
+    @property
+    def state(self) -> str:
+        """Name what serves now."""
+        return 'eager (cuda_graph failed, see the log)' if self.failed else self.name
+
     def run(self, frames: np.ndarray, context: Tensor, confidence: bool) -> Output:
         """Segment frames as EagerEngine does; eagerly once a capture or replay has failed."""
         if not self.failed:
             try:
-                return self._graph(frames.shape, context, confidence).replay(frames, context)
+                return self._replay(frames, context, confidence)
             except Exception as error:  # torch raises several kinds, also when memory is short
                 self.failed = True
-                self.graphs.clear()
                 self.warn(f'no CUDA graph for frames {frames.shape}: {error}. The segmenter runs '
                           'eagerly from now on')
+            # After the handler: the error's traceback holds what is freed here.
+            self.graphs.clear()
+            release_memory()
         return super().run(frames, context, confidence)
 
-    def _graph(self, shape: tuple[int, ...], context: Tensor, confidence: bool) -> Graph:
-        key = (shape, tuple(context.shape), confidence)
-        if key not in self.graphs:
-            while len(self.graphs) >= MOST_GRAPHS:
-                self.graphs.popitem(last=False)
-            self.graphs[key] = Graph(self.segmenter, shape, context, confidence)
-        self.graphs.move_to_end(key)
-        return self.graphs[key]
+    def _replay(self, frames: np.ndarray, context: Tensor, confidence: bool) -> Output:
+        key = (frames.shape, tuple(context.shape), confidence)
+        if key in self.graphs:
+            self.graphs.move_to_end(key)
+            return self.graphs[key].replay(frames, context)
+        while len(self.graphs) >= MOST_GRAPHS:
+            self.graphs.popitem(last=False)
+        graph = Graph(self.segmenter, frames.shape, context, confidence)
+        output, expected = graph.replay(frames, context), super().run(frames, context, confidence)
+        alike = float((output[0] == expected[0]).mean())
+        if alike < LEAST_ALIKE:
+            raise RuntimeError(f'only {alike:.1%} of the pixels are as without it')
+        self.graphs[key] = graph
+        return output
 
 
 class Graph:
@@ -120,16 +145,19 @@ class Graph:
         self.context = context.detach().clone()
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
+        # The outer contexts: a capture is made on the current device, and one that fails leaves
+        # its stream the current one.
+        with torch.cuda.device(device), torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 run_on_device(segmenter, self.frames, self.context, confidence)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(
+                    self.graph, stream=stream, capture_error_mode='thread_local'):
+                ids, confidences, self.latents = run_on_device(
+                    segmenter, self.frames, self.context, confidence)
+                # One tensor: one copy to the host.
+                self.masks = torch.stack([ids] if confidences is None else [ids, confidences])
         torch.cuda.current_stream(device).wait_stream(stream)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            ids, confidences, self.latents = run_on_device(
-                segmenter, self.frames, self.context, confidence)
-            # One tensor: one copy to the host.
-            self.masks = torch.stack([ids] if confidences is None else [ids, confidences])
         self.received = torch.empty(self.masks.shape, dtype=torch.uint8, pin_memory=True)
 
     def replay(self, frames: np.ndarray, context: Tensor) -> Output:
@@ -149,8 +177,9 @@ def make_engine(name: str, segmenter: PromptedSegmenter, warn: Warn = warn_once)
     """
     Make the engine of a segmenter that has been loaded from a folder.
 
-    :param name: one of ENGINES. `auto` is cuda_graph on CUDA, and openvino on a CPU if it is
-        installed; OpenVINO then serves only sizes for which it is faster. `openvino` computes in
+    :param name: one of ENGINES. `auto` is cuda_graph on CUDA, which falls back to eager, and
+        openvino on a CPU if it is installed and is otherwise eager. `auto` lets OpenVINO serve
+        only sizes for which it is faster. `openvino` computes in
         float32, `openvino_fast` in the precision that OpenVINO chooses for the processor.
     :raises SegmenterError: the name is unknown, or the engine does not run on this device.
     """

@@ -25,7 +25,7 @@ def describe(segmenter: PromptedSegmenter) -> dict[str, Any]:
         'autoencoder': backbone.vae, 'UNet': backbone.unet, 'text encoder': backbone.text_encoder,
         'head': segmenter.head, 'layout denoiser': layout}
     return {
-        'name': segmenter.name, 'engine': segmenter.engine_name,
+        'name': segmenter.name, 'engine': segmenter.engine.name,
         'fingerprint': segmenter.fingerprint,
         'can_adapt': segmenter.statistics is not None,
         'parameters': {name: sum(p.numel() for p in part.parameters())

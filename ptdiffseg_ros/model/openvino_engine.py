@@ -5,15 +5,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-import subprocess
-import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import openvino
 from ptdiffseg_ros.model import openvino_model
 from ptdiffseg_ros.model.engine import EagerEngine, Warn, warn_once
+from ptdiffseg_ros.model.openvino_convert import ConversionStopped, Converter
 from ptdiffseg_ros.model.openvino_model import Size
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
@@ -29,10 +29,9 @@ class OpenVinoEngine(EagerEngine):
     Run a model for each padded image size; eagerly for a size that has none yet.
 
     Models are loaded from the cache, or converted, in the background, one at a time. The token
-    axis is dynamic, so a new scene prompt needs no other model.
+    axis is dynamic, so a new scene prompt needs no other model. A conversion ends with `close`,
+    with the engine, and with this process, whichever comes first.
     """
-
-    name = 'openvino'
 
     def __init__(self, segmenter: PromptedSegmenter, fast: bool = False, warn: Warn = warn_once,
                  only_if_faster: bool = False) -> None:
@@ -44,67 +43,73 @@ class OpenVinoEngine(EagerEngine):
         :param only_if_faster: serve a size eagerly if its model is not faster.
         """
         super().__init__(segmenter)
+        self.name = 'openvino_fast' if fast else 'openvino'
         self.fast, self.warn, self.only_if_faster = fast, warn, only_if_faster
-        self.failed = False
-        self._fingerprint = segmenter.fingerprint
         self._models: dict[Size, Infer | None] = {}  # None: this size is served eagerly
+        self._converter = Converter(segmenter.folder, segmenter.fingerprint)
+        self._ends = False  # no other model is prepared: one failed, or the engine is closed
         self._work: threading.Thread | None = None
+        self._stop = weakref.finalize(self, self._converter.stop)
+
+    @property
+    def state(self) -> str:
+        """Name what serves now, for the sizes seen so far."""
+        busy = self._work is not None and self._work.is_alive()
+        ready = [infer is not None for infer in list(self._models.values())]
+        if ready and all(ready) and not busy:
+            return f'{self.name} (eager for new sizes)' if self._ends else self.name
+        if busy or not (ready or self._ends):
+            return f'{self.name} (eager until its model is ready)'
+        if any(ready):
+            return f'{self.name} (eager for some sizes)'
+        return 'eager (no OpenVINO model, see the log)' if self._ends else (
+            'eager (faster than OpenVINO here)')
 
     def network(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Map padded images (B, 3, h, w) under a context to latents and scores."""
         size: Size = (images.shape[2], images.shape[3])
         busy = self._work is not None and self._work.is_alive()
-        if not (busy or self.failed or size in self._models or len(self._models) >= MOST_SIZES):
-            self._work = threading.Thread(target=self._load, args=(size,), daemon=True)
+        if not (busy or self._ends or size in self._models or len(self._models) >= MOST_SIZES):
+            # The thread does not keep the engine alive while it converts.
+            self._work = threading.Thread(
+                target=_prepare, args=(weakref.ref(self), self._converter, self.warn, size),
+                daemon=True)
             self._work.start()
         infer = self._models.get(size)
-        if infer is None:
-            return super().network(images, context)
-        contexts = context.expand(len(images), -1, -1)
-        latents, scores = zip(*(
-            infer([image.contiguous().numpy(), own.detach().contiguous().numpy()])
-            for image, own in zip(images.split(1), contexts.split(1))))
-        return (torch.from_numpy(np.concatenate(latents)),
-                torch.from_numpy(np.concatenate(scores)))
+        if infer is not None:
+            try:
+                return _run(infer, images, context)
+            except Exception as error:  # OpenVINO's own, also when memory is short
+                self._models[size] = None
+                self.warn(f'OpenVINO failed for images of {size[0]} x {size[1]}: {error}. They '
+                          'are segmented eagerly from now on')
+        return super().network(images, context)
 
     def wait(self) -> None:
         """Wait until the model in preparation is ready, or has failed."""
         if self._work is not None:
             self._work.join()
 
+    def close(self) -> None:
+        """Stop what prepares a model; sizes without one are served eagerly from now on."""
+        self._ends = True
+        self._stop()
+
     def serves(self, size: Size) -> bool:
         """Return whether padded images (h, w) are run by OpenVINO now."""
         return self._models.get(size) is not None
 
-    def _load(self, size: Size) -> None:
-        """Load or convert the model for a size, and use it from the next image on."""
-        try:
-            infer = self._compile(self._read(size))
-            if self.only_if_faster and not self._is_faster(infer, size):
-                self._models[size] = None
-            else:
-                self._models[size] = infer
-        except Exception as error:  # also OpenVINO's and the converter's
-            self.failed = True
-            self.warn(f'no OpenVINO model for images of {size[0]} x {size[1]}: {error}. '
-                      'The segmenter runs eagerly')
+    def use(self, size: Size, model: openvino.Model) -> None:
+        """Compile a model for padded images (h, w), and use it from the next image on."""
+        infer = self._compile(model)
+        slower = self.only_if_faster and not self._is_faster(infer, size)
+        self._models[size] = None if slower else infer
 
-    def _read(self, size: Size) -> openvino.Model:
-        path = openvino_model.cached_path(self._fingerprint, size)
-        try:
-            return openvino_model.load(path, self._fingerprint)
-        except FileNotFoundError:
-            pass
-        except ValueError as error:
-            self.warn(f'the cached OpenVINO model is damaged or foreign, and made anew: {error}')
-        # In a process of its own: tracing would hold the interpreter's lock for seconds.
-        done = subprocess.run(
-            [sys.executable, '-m', 'ptdiffseg_ros.model.openvino_model',
-             str(self.segmenter.folder), *map(str, size), self._fingerprint],
-            capture_output=True, text=True)
-        if done.returncode:
-            raise RuntimeError(f'conversion failed: {done.stderr.strip()[-500:]}')
-        return openvino_model.load(path, self._fingerprint)
+    def give_up(self, size: Size, error: Exception) -> None:
+        """Prepare no more models, because one for padded images (h, w) failed."""
+        self._ends = True
+        self.warn(f'no OpenVINO model for images of {size[0]} x {size[1]}: {error}. '
+                  'The segmenter runs eagerly')
 
     def _compile(self, model: openvino.Model) -> Infer:
         settings: dict[str, object] = {
@@ -120,6 +125,40 @@ class OpenVinoEngine(EagerEngine):
         arrays = [images.numpy(), context.numpy()]
         return _fastest(partial(infer, arrays)) < _fastest(
             partial(self.segmenter.run_network, images, context))
+
+
+def _prepare(reference: weakref.ref[OpenVinoEngine], converter: Converter, warn: Warn, size: Size
+             ) -> None:
+    """Load or convert the model for padded images (h, w), and give it to the engine."""
+    try:
+        model = _read(converter, warn, size)
+        if engine := reference():
+            engine.use(size, model)
+    except ConversionStopped:
+        return
+    except Exception as error:  # also OpenVINO's and the converter's
+        if engine := reference():
+            engine.give_up(size, error)
+
+
+def _read(converter: Converter, warn: Warn, size: Size) -> openvino.Model:
+    path = openvino_model.cached_path(converter.fingerprint, size)
+    try:
+        return openvino_model.load(path, converter.fingerprint)
+    except FileNotFoundError:
+        pass
+    except ValueError as error:
+        warn(f'the cached OpenVINO model is damaged or foreign, and made anew: {error}')
+    converter.convert(size)
+    return openvino_model.load(path, converter.fingerprint)
+
+
+def _run(infer: Infer, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    contexts = context.expand(len(images), -1, -1)
+    latents, scores = zip(*(
+        infer([image.contiguous().numpy(), tokens.detach().contiguous().numpy()])
+        for image, tokens in zip(images.split(1), contexts.split(1))))
+    return torch.from_numpy(np.concatenate(latents)), torch.from_numpy(np.concatenate(scores))
 
 
 def _infer(request: openvino.InferRequest, arrays: list[np.ndarray]) -> list[np.ndarray]:

@@ -1,17 +1,12 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""
-OpenVINO models of a segmenter's network: converted from its modules, and cached on disk.
-
-``python -m ptdiffseg_ros.model.openvino_model SEGMENTER HEIGHT WIDTH FINGERPRINT`` converts one.
-"""
+"""OpenVINO models of a segmenter's network: converted from its modules, and cached on disk."""
 from __future__ import annotations
 
 import hashlib
 import json
 import os
 from pathlib import Path
-import sys
 import warnings
 
 import openvino
@@ -92,17 +87,3 @@ def _versions(fingerprint: str) -> dict[str, object]:
 def _digests(folder: Path) -> dict[str, str]:
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest()
             for name in (MODEL, WEIGHTS)}
-
-
-def main(folder: str, height: str, width: str, fingerprint: str) -> None:
-    """Convert the segmenter in a folder into the cache."""
-    os.nice(10)  # masks come first
-    segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
-    if segmenter.fingerprint != fingerprint:
-        raise SystemExit(f'{folder} has changed since it was loaded')
-    size = int(height), int(width)
-    convert(segmenter, size, cached_path(fingerprint, size))
-
-
-if __name__ == '__main__':
-    main(*sys.argv[1:])

@@ -80,19 +80,17 @@ class PromptedSegmenter:
         self.layout = layout  # None: what the head says is the answer
         self.device = torch.device('cpu')
         self.folder: Path | None = None  # where it was loaded from
-        self.engine: EagerEngine | None = None  # None: eager
+        self._engine: EagerEngine | None = None  # None: eager
         self._fingerprint: str | None = None
         self.classifier = Classifier(config.classes)
         self._categories = self._encode_categories()
 
     @property
-    def engine_name(self) -> str:
-        """Name the engine that executes `segment`."""
-        return EagerEngine.name if self.engine is None else self.engine.name
-
-    def wait_for_engine(self) -> None:
-        """Wait until the engine is ready for the sizes that it has seen."""
-        (self.engine or EagerEngine(self)).wait()
+    def engine(self) -> EagerEngine:
+        """Return what executes `segment`; eager in a copy, because its modules are others."""
+        if self._engine is None or self._engine.segmenter is not self:
+            return EagerEngine(self)
+        return self._engine
 
     @property
     def fingerprint(self) -> str:
@@ -146,7 +144,7 @@ class PromptedSegmenter:
         except PromptError as error:
             raise SegmenterError(f'{path / FILE}: {error}') from error
         segmenter.folder = path
-        segmenter.engine = make_engine(engine, segmenter.to(chosen, number_format), warn)
+        segmenter._engine = make_engine(engine, segmenter.to(chosen, number_format), warn)
         return segmenter
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -369,8 +367,6 @@ class PromptedSegmenter:
         contexts = prompt.context if isinstance(prompt, ScenePrompt) else prompt
         answers: dict[int, Segmentation] = {}
         engine = self.engine
-        if engine is None or engine.segmenter is not self:  # in a copy: it has other modules
-            engine = EagerEngine(self)
         for batch in group_frames(frames, contexts):
             ids, confidences, latents = engine.run(batch.frames, batch.context, confidence)
             for row, number in enumerate(batch.numbers):

@@ -162,7 +162,8 @@ class SegmenterNode(LifecycleNode):
         self.adaptation.advertise()
         self.problem = ''
         self.get_logger().info(
-            f'model {segmenter.name} is ready on {segmenter.device}, {len(classes)} classes')
+            f'model {segmenter.name} is ready on {segmenter.device}, engine '
+            f'{segmenter.engine.state}, {len(classes)} classes')
 
     def _load(self) -> None:
         from ptdiffseg_ros.model.segmenter import PromptedSegmenter  # torch: seconds to import
@@ -170,12 +171,13 @@ class SegmenterNode(LifecycleNode):
         self.get_logger().info(f'loading model {settings.model!r}')
         try:
             segmenter = PromptedSegmenter.from_pretrained(
-                settings.model, device=settings.device, dtype=settings.dtype)
+                settings.model, device=settings.device, dtype=settings.dtype,
+                engine=settings.engine, warn=self.get_logger().warning)
             self.adaptation.load(segmenter)
         except SegmenterError as error:
             raise TransitionFailure(
-                f'{error} (parameters model, device and dtype can be set, then configure again)'
-            ) from error
+                f'{error} (parameters model, device, dtype and engine can be set, then configure '
+                'again)') from error
         except PromptError as error:
             raise TransitionFailure(f'scene_prompt: {error}') from error
         except Exception as error:
@@ -247,6 +249,8 @@ class SegmenterNode(LifecycleNode):
             self._labels = None
 
     def _free(self) -> None:
+        if self._pipeline.segmenter is not None:
+            self._pipeline.segmenter.engine.close()
         self._pipeline.segmenter = None
         self.adaptation.free()
         if 'torch' in sys.modules:  # otherwise there is nothing to free
@@ -360,6 +364,7 @@ class SegmenterNode(LifecycleNode):
             for name, camera in self._inputs.items()]
         values: dict[str, Any] = {'model': settings.model}
         if segmenter is not None:
+            values['engine'] = segmenter.engine.state
             values['scene prompt'] = settings.scene_prompt or segmenter.config.source_scene_prompt
             values.update(memory(segmenter.device))
         values.update(self.adaptation.values())

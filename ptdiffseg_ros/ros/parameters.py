@@ -66,6 +66,11 @@ class Settings:
     dtype: str = _parameter(
         'auto', "The model's number format; 'auto' picks what suits the device.",
         choices=('auto', 'float32', 'float16', 'bfloat16'), late=True)
+    engine: str = _parameter(  # the choices are model.engine.ENGINES; a test holds them equal
+        'eager', "How the model is executed: 'eager'; on CUDA 'cuda_graph'; on a CPU 'openvino' "
+        "(float32) or 'openvino_fast' (the processor's own precision); 'auto' takes what suits "
+        'the device. One that fails is replaced by eager, with a warning.',
+        choices=('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast'), late=True)
     cameras: tuple[str, ...] = _parameter(
         ('',), 'Names of the cameras: NAME is read from NAME/image_raw and its mask goes to '
         '~/NAME/mask. One empty name: one camera, image_raw to ~/mask.', late=True)

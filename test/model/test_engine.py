@@ -3,19 +3,40 @@
 """Engines: the same masks as eager, whatever the size, the prompt and the state of the cache."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+import os
 from pathlib import Path
+import select
+import subprocess
+import sys
+import time
 import warnings
 
 from hypothesis import given, HealthCheck, settings, strategies as st
 import numpy as np
-from ptdiffseg_ros.model.engine import CudaGraphEngine, EagerEngine, make_engine
+from ptdiffseg_ros.model.engine import CudaGraphEngine, EagerEngine, ENGINES, make_engine
 from ptdiffseg_ros.model.errors import SegmenterError
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
+from ptdiffseg_ros.ros.parameters import PARAMETERS
 import pytest
 import torch
 
 pytest.importorskip('openvino')
+
+SIZE = 64, 128
+UNSEEN = 160, 96  # no test waits for a model of this size
+PATIENCE_S = 240.0  # a deadline for a loaded machine, not an expectation
+# Segments a frame of a size without a model, then lives on or ends.
+PROGRAM = """
+import sys
+import numpy as np
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+segmenter = PromptedSegmenter.from_pretrained(sys.argv[1], 'cpu', engine='openvino')
+segmenter.segment([np.zeros((160, 96, 3), np.uint8)], segmenter.context())
+print('segmented', flush=True)
+sys.stdin.read()
+"""
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -23,12 +44,19 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 @pytest.fixture(scope='module', autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Keep the cache of the tests to themselves."""
     path = tmp_path_factory.mktemp('cache')
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('XDG_CACHE_HOME', str(path))
         yield path
+
+
+@pytest.fixture(scope='module')
+def converted(segmenter: PromptedSegmenter, cache: Path) -> None:
+    """Put the model that several tests use into the cache."""
+    from ptdiffseg_ros.model.openvino_model import cached_path, convert
+    convert(segmenter, SIZE, cached_path(segmenter.fingerprint, SIZE))
 
 
 @pytest.fixture
@@ -49,14 +77,39 @@ def assert_alike(one: list[Segmentation], two: list[Segmentation]) -> None:
         assert torch.allclose(eager.latents, other.latents, atol=1e-4)
 
 
-def manifest_paths(cache: Path) -> list[Path]:
-    return sorted(cache.glob('ptdiffseg_ros/openvino/*/*/manifest.json'))
+def conversion(folder: Path) -> int:
+    """Return the process that converts a folder, once there is one."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        for path in Path('/proc').glob('[0-9]*/cmdline'):
+            try:
+                words = path.read_bytes().split(b'\0')
+            except OSError:  # it has ended
+                continue
+            if b'ptdiffseg_ros.model.openvino_convert' in words and str(folder).encode() in words:
+                return int(path.parent.name)
+        time.sleep(0.01)
+    raise AssertionError('no conversion begins')
 
 
+def ends(process: int) -> bool:
+    """Wait for the end of a process that need not be a child."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], PATIENCE_S)[0])
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('converted')
 @settings(max_examples=10, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    sides=st.lists(st.sampled_from(((64, 128), (61, 120), (128, 256))), min_size=1, max_size=3),
+    sides=st.lists(st.sampled_from((SIZE, (61, 120), (128, 256))), min_size=1, max_size=3),
     sentence=st.text('abcdef ', min_size=1, max_size=40).filter(str.strip))
 def test_openvino_gives_the_masks_and_latents_of_eager(
         segmenter, accelerated, sides: list[tuple[int, int]], sentence: str) -> None:
@@ -66,50 +119,109 @@ def test_openvino_gives_the_masks_and_latents_of_eager(
     for frame in frames:
         padded = accelerated.padded_size(accelerated.working_size(*frame.shape[:2]))
         assert accelerated.engine.serves(padded)
+    assert accelerated.engine.state == 'openvino'
     assert_alike(segmenter.segment(frames, context), accelerated.segment(frames, context))
 
 
+@pytest.mark.usefixtures('converted')
 def test_openvino_serves_windows_and_one_context_a_frame(segmenter, accelerated) -> None:
+    config = segmenter.config
     for each in (segmenter, accelerated):
-        each.config = replace(each.config, window=(32, 32))
+        each.config = replace(config, input_size=(96, 128), window=SIZE)
     try:
-        frames = [picture(64, 128), picture(64, 128, 1)]
+        frames = [picture(96, 128), picture(96, 128, 1)]
+        assert len(accelerated.windows(96, 128)) > 1
         contexts = [segmenter.context('wet'), segmenter.context('fog')]
         prepare(accelerated, frames[0])
-        assert accelerated.engine.serves((32, 32))
+        assert accelerated.engine.serves(SIZE)
         assert_alike(segmenter.segment(frames, contexts), accelerated.segment(frames, contexts))
     finally:
-        segmenter.config = replace(segmenter.config, window=None)
+        segmenter.config = config
 
 
+@pytest.mark.usefixtures('converted')
+def test_the_fast_precision_says_that_it_is(segmenter, folder: Path) -> None:
+    fast = PromptedSegmenter.from_pretrained(folder, 'cpu', engine='openvino_fast')
+    assert fast.engine.state == 'openvino_fast (eager until its model is ready)'
+    prepare(fast, picture(*SIZE))
+    assert fast.engine.name == fast.engine.state == 'openvino_fast'
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('converted')
 @pytest.mark.parametrize('damage', ['cut', 'foreign'])
 def test_a_cached_model_that_is_damaged_or_foreign_is_made_anew(
         segmenter, folder: Path, cache: Path, damage: str) -> None:
-    frame = picture(64, 128)
-    warned: list[str] = []
-    prepare(PromptedSegmenter.from_pretrained(folder, 'cpu', engine='openvino'), frame)
-    for path in manifest_paths(cache):
+    for path in cache.glob(f'ptdiffseg_ros/openvino/*/{SIZE[0]}x{SIZE[1]}/manifest.json'):
         if damage == 'cut':
             path.with_name('model.bin').write_bytes(b'')
         else:
             path.write_text(path.read_text().replace(segmenter.fingerprint, 'f' * 12))
+    frame, warned = picture(*SIZE), []
     again = PromptedSegmenter.from_pretrained(
         folder, 'cpu', engine='openvino', warn=warned.append)
     prepare(again, frame)
     assert len(warned) == 1 and 'made anew' in warned[0]
+    assert again.engine.serves(SIZE)
     context = segmenter.context()
     assert_alike(segmenter.segment([frame], context), again.segment([frame], context))
 
 
 def test_a_conversion_that_fails_is_warned_of_once_and_masks_go_on(
-        segmenter, accelerated) -> None:
+        segmenter, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / 'backbone').symlink_to(folder.parent / 'backbone')
+    (tmp_path / 'segmenter').symlink_to(folder)
     warned: list[str] = []
-    accelerated.engine.warn, accelerated.folder = warned.append, Path('/nonexistent')
-    frames = [picture(96, 160), picture(160, 96)]
-    prepare(accelerated, *frames)
-    assert len([words for words in warned if 'runs eagerly' in words]) == 1
+    other = PromptedSegmenter.from_pretrained(
+        tmp_path / 'segmenter', 'cpu', engine='openvino', warn=warned.append)
+    (tmp_path / 'segmenter').unlink()
+    frames = [picture(*UNSEEN), picture(96, 96)]
+    prepare(other, *frames)
+    assert len(warned) == 1 and 'runs eagerly' in warned[0]
+    assert other.engine.state == 'eager (no OpenVINO model, see the log)'
     context = segmenter.context()
-    assert_alike(segmenter.segment(frames, context), accelerated.segment(frames, context))
+    assert_alike(segmenter.segment(frames, context), other.segment(frames, context))
+
+
+def test_a_conversion_ends_when_the_engine_closes_and_masks_go_on(
+        segmenter, accelerated, folder: Path) -> None:
+    frame, context = picture(*UNSEEN), segmenter.context()
+    accelerated.segment([frame], context)
+    process = conversion(folder)
+    assert accelerated.engine.state == 'openvino (eager until its model is ready)'
+    accelerated.engine.close()
+    accelerated.engine.wait()
+    assert ends(process)
+    assert_alike(segmenter.segment([frame], context), accelerated.segment([frame], context))
+
+
+def test_a_conversion_ends_when_the_segmenter_is_freed(folder: Path) -> None:
+    import gc
+    accelerated = PromptedSegmenter.from_pretrained(folder, 'cpu', engine='openvino')
+    accelerated.segment([picture(*UNSEEN)], accelerated.context())
+    process = conversion(folder)
+    del accelerated
+    gc.collect()
+    assert ends(process)
+
+
+@pytest.mark.parametrize('end', ['killed', 'by itself'])
+def test_a_conversion_ends_with_the_process_that_began_it(folder: Path, end: str) -> None:
+    with subprocess.Popen([sys.executable, '-c', PROGRAM, str(folder)], stdin=subprocess.PIPE,
+                          stdout=subprocess.PIPE) as program:
+        try:
+            assert program.stdout.readline() == b'segmented\n'
+            process = conversion(folder)
+            begun_s = time.monotonic()
+            if end == 'by itself':
+                program.stdin.close()
+                assert program.wait(PATIENCE_S) == 0
+            else:
+                program.kill()
+            assert ends(process)
+            assert time.monotonic() - begun_s < 10.0  # a conversion takes longer under load only
+        finally:
+            program.kill()
 
 
 def test_a_graph_that_cannot_be_captured_is_warned_of_once_and_masks_go_on(segmenter) -> None:
@@ -117,12 +229,25 @@ def test_a_graph_that_cannot_be_captured_is_warned_of_once_and_masks_go_on(segme
     engine = CudaGraphEngine(segmenter, warned.append)  # on a CPU every capture fails
     context = segmenter.context()
     for seed in range(3):
-        frames = picture(64, 128, seed)[None]
+        frames = picture(*SIZE, seed)[None]
         ids, confidence, latents = engine.run(frames, context, True)
         expected = EagerEngine(segmenter).run(frames, context, True)
         assert np.array_equal(ids, expected[0]) and np.array_equal(confidence, expected[1])
         assert torch.equal(latents, expected[2])
     assert len(warned) == 1 and 'runs eagerly' in warned[0]
+    assert engine.state == 'eager (cuda_graph failed, see the log)'
+
+
+def test_memory_that_is_short_for_eager_too_is_raised_as_such(segmenter, monkeypatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.cuda.OutOfMemoryError('CUDA out of memory')
+
+    warned: list[str] = []
+    engine = CudaGraphEngine(segmenter, warned.append)
+    monkeypatch.setattr(segmenter, 'predict', fail)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        engine.run(picture(*SIZE)[None], segmenter.context(), True)
+    assert len(warned) == 1
 
 
 @pytest.mark.parametrize('name, words', [
@@ -133,6 +258,7 @@ def test_an_engine_that_cannot_be_is_refused(segmenter, name: str, words: str) -
 
 
 def test_eager_is_the_default_and_auto_prefers_openvino_on_a_cpu(folder: Path) -> None:
+    assert PARAMETERS['engine'].metadata['choices'] == ENGINES
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert PromptedSegmenter.from_pretrained(folder, 'cpu').engine.name == 'eager'

@@ -1,0 +1,86 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""
+Convert a segmenter for OpenVINO in a process of its own, which never outlives its parent.
+
+``python -m ptdiffseg_ros.model.openvino_convert SEGMENTER HEIGHT WIDTH FINGERPRINT`` is that
+process. Tracing in the parent would hold the interpreter's lock for seconds.
+"""
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+import threading
+
+LAST_WORDS = 500  # characters of what a failed conversion wrote
+
+
+class ConversionStopped(Exception):
+    """The converter was stopped, so there is no model."""
+
+
+class Converter:
+    """Convert a segmenter's folder, for one size at a time, until it is stopped."""
+
+    def __init__(self, folder: Path | None, fingerprint: str) -> None:
+        self.folder, self.fingerprint = folder, fingerprint
+        self._lock = threading.Lock()  # of the fields below
+        self._process: subprocess.Popen[str] | None = None
+        self._stopped = False
+
+    def convert(self, size: tuple[int, int]) -> None:
+        """
+        Convert for padded images (h, w) into the cache.
+
+        :raises ConversionStopped: `stop` was called.
+        :raises RuntimeError: the conversion failed.
+        """
+        with self._lock:
+            if self._stopped:
+                raise ConversionStopped
+            self._process = subprocess.Popen(
+                [sys.executable, '-m', __name__, str(self.folder), *map(str, size),
+                 self.fingerprint],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+                text=True)
+        with self._process as process:
+            assert process.stderr is not None
+            words = process.stderr.read()
+        if self._stopped:
+            raise ConversionStopped
+        if process.returncode:
+            raise RuntimeError(f'conversion failed: {words.strip()[-LAST_WORDS:]}')
+
+    def stop(self) -> None:
+        """Kill the conversion in progress, and begin no other one."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+
+def _end_with_parent() -> None:
+    """End this process once the parent, however it ended, no longer holds our standard input."""
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def main(folder: str, height: str, width: str, fingerprint: str) -> None:
+    """Convert the segmenter in a folder into the cache."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    os.nice(10)  # masks come first
+    # After the thread has started: these take seconds.
+    from ptdiffseg_ros.model.openvino_model import cached_path, convert
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+    segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    if segmenter.fingerprint != fingerprint:
+        raise SystemExit(f'{folder} has changed since it was loaded')
+    size = int(height), int(width)
+    convert(segmenter, size, cached_path(fingerprint, size))
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
