@@ -1,0 +1,39 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Processes that convert a segmenter for OpenVINO: what tests of their end share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+import select
+import time
+
+PATIENCE_S = 240.0  # a deadline for a loaded machine, not an expectation
+
+
+def conversion(folder: Path) -> int:
+    """Return the process that converts a folder, once there is one."""
+    deadline = time.monotonic() + PATIENCE_S
+    while time.monotonic() < deadline:
+        for path in Path('/proc').glob('[0-9]*/cmdline'):
+            try:
+                words = path.read_bytes().split(b'\0')
+            except OSError:  # it has ended
+                continue
+            if b'ptdiffseg_ros.model.openvino_convert' in words and str(folder).encode() in words:
+                return int(path.parent.name)
+        time.sleep(0.01)
+    raise AssertionError('no conversion begins')
+
+
+def ends(process: int) -> bool:
+    """Wait for the end of a process that need not be a child."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], PATIENCE_S)[0])
+    finally:
+        os.close(descriptor)
