@@ -48,13 +48,13 @@ class OpenVinoEngine(EagerEngine):
         self._models: dict[Size, Infer | None] = {}  # None: this size is served eagerly
         self._converter = Converter(segmenter.folder, segmenter.fingerprint)
         self._ends = False  # no other model is prepared: one failed, or the engine is closed
-        self._work: threading.Thread | None = None
-        self._stop = weakref.finalize(self, self._converter.stop)
+        self._threads: list[threading.Thread] = []  # at most one, which prepares a model
+        weakref.finalize(self, _end, self._converter, self._threads)
 
     @property
     def state(self) -> str:
         """Name what serves now, for the sizes seen so far."""
-        busy = self._work is not None and self._work.is_alive()
+        busy = self._is_busy()
         ready = [infer is not None for infer in list(self._models.values())]
         if ready and all(ready) and not busy:
             return f'{self.name} (eager for new sizes)' if self._ends else self.name
@@ -68,13 +68,14 @@ class OpenVinoEngine(EagerEngine):
     def network(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Map padded images (B, 3, h, w) under a context to latents and scores."""
         size: Size = (images.shape[2], images.shape[3])
-        busy = self._work is not None and self._work.is_alive()
-        if not (busy or self._ends or size in self._models or len(self._models) >= MOST_SIZES):
+        full = len(self._models) >= MOST_SIZES
+        if not (full or size in self._models or self._ends or self._is_busy()):
             # The thread does not keep the engine alive while it converts.
-            self._work = threading.Thread(
+            thread = threading.Thread(
                 target=_prepare, args=(weakref.ref(self), self._converter, self.warn, size),
                 daemon=True)
-            self._work.start()
+            self._threads[:] = [thread]
+            thread.start()
         infer = self._models.get(size)
         if infer is not None:
             try:
@@ -87,13 +88,16 @@ class OpenVinoEngine(EagerEngine):
 
     def wait(self) -> None:
         """Wait until the model in preparation is ready, or has failed."""
-        if self._work is not None:
-            self._work.join()
+        for thread in self._threads:
+            thread.join()
 
     def close(self) -> None:
         """Stop what prepares a model; sizes without one are served eagerly from now on."""
         self._ends = True
-        self._stop()
+        self._converter.stop()
+
+    def _is_busy(self) -> bool:
+        return any(thread.is_alive() for thread in self._threads)
 
     def serves(self, size: Size) -> bool:
         """Return whether padded images (h, w) are run by OpenVINO now."""
@@ -139,6 +143,18 @@ def _prepare(reference: weakref.ref[OpenVinoEngine], converter: Converter, warn:
     except Exception as error:  # also OpenVINO's and the converter's
         if engine := reference():
             engine.give_up(size, error)
+
+
+def _end(converter: Converter, threads: list[threading.Thread]) -> None:
+    """
+    Stop a conversion, and wait until its thread has left OpenVINO.
+
+    An interpreter that ends while a thread is in there aborts the process.
+    """
+    converter.stop()
+    for thread in threads:
+        if thread is not threading.current_thread():
+            thread.join()
 
 
 def _read(converter: Converter, warn: Warn, size: Size) -> openvino.Model:

@@ -25,13 +25,13 @@ pytest.importorskip('openvino')
 
 SIZE = 64, 128
 UNSEEN = 160, 96  # no test waits for a model of this size
-# Segments a frame of a size without a model, then lives on or ends.
+# Segments a frame of a size, then lives on until its input ends.
 PROGRAM = """
 import sys
 import numpy as np
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 segmenter = PromptedSegmenter.from_pretrained(sys.argv[1], 'cpu', engine='openvino')
-segmenter.segment([np.zeros((160, 96, 3), np.uint8)], segmenter.context())
+segmenter.segment([np.zeros((*map(int, sys.argv[2:]), 3), np.uint8)], segmenter.context())
 print('segmented', flush=True)
 sys.stdin.read()
 """
@@ -185,11 +185,25 @@ def test_a_conversion_ends_when_the_segmenter_is_freed(folder: Path) -> None:
     assert ends(process)
 
 
+def segmenting_process(folder: Path, size: tuple[int, int]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, '-c', PROGRAM, str(folder), *map(str, size)],
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+@pytest.mark.usefixtures('converted')
+def test_a_process_may_end_while_it_loads_a_model(folder: Path) -> None:
+    with segmenting_process(folder, SIZE) as program:
+        try:
+            program.stdin.close()
+            assert program.wait(PATIENCE_S) == 0
+        finally:
+            program.kill()
+
+
 @pytest.mark.usefixtures('unfinished')
 @pytest.mark.parametrize('end', ['killed', 'by itself'])
 def test_a_conversion_ends_with_the_process_that_began_it(folder: Path, end: str) -> None:
-    with subprocess.Popen([sys.executable, '-c', PROGRAM, str(folder)], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE) as program:
+    with segmenting_process(folder, UNSEEN) as program:
         try:
             assert program.stdout.readline() == b'segmented\n'
             process = conversion(folder)
