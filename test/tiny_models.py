@@ -13,7 +13,7 @@ from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
-from ptdiffseg_ros.model.source import BANDS, GRID, LOOK_TIMESTEPS, SourceStatistics
+from ptdiffseg_ros.model.source import BANDS, GRID, QUERY_TIMESTEPS, SourceStatistics
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -38,7 +38,7 @@ def tiny_segmenter(folder: str | Path, kind: str = 'micro', seed: int = 0) -> Pa
     statistics = SourceStatistics(
         torch.rand(len(TOWN), *GRID).softmax(dim=0), torch.full((len(TOWN), *GRID), 1e-4),
         torch.zeros(numbers), torch.ones(numbers),
-        torch.full((len(LOOK_TIMESTEPS),), 10.0))
+        torch.full((len(QUERY_TIMESTEPS),), 10.0))
     PromptedSegmenter(
         config, backbone.eval(), head, statistics=statistics).save_pretrained(folder / 'segmenter')
     return folder / 'segmenter'

@@ -10,7 +10,7 @@ import re
 
 from ptdiffseg_ros.adapt.cooperative import run_steps, Steps
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.source import LOOK_TIMESTEPS as QUERY_TIMESTEPS, SourceStatistics
+from ptdiffseg_ros.model.source import QUERY_TIMESTEPS, SourceStatistics
 import torch
 from torch import Tensor
 

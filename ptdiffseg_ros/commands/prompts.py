@@ -34,30 +34,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help='show where an error comes from')
         return action
 
-    def add_segmenter(action: argparse.ArgumentParser) -> None:
-        action.add_argument(
-            '--segmenter', metavar='FINGERPRINT',
-            help='whose prompt, where several segmenters have one for the domain')
-
-    def add_json(action: argparse.ArgumentParser) -> None:
-        action.add_argument(
-            '--json', type=Path, metavar='FILE', help='write what is shown to this file, too')
-        add_overwrite(action)
-
     listing = add('list', 'all prompts in the bank, of any segmenter')
-    add_json(listing)
+    _add_json(listing)
     listing.set_defaults(act=_list)
 
     show = add('show', 'all that is known about one prompt')
     show.add_argument('prompt', metavar='PROMPT', help="a prompt's file, or a domain in the bank")
-    add_segmenter(show)
-    add_json(show)
+    _add_segmenter(show)
+    _add_json(show)
     show.set_defaults(act=_show)
 
     export = add('export', 'copy a prompt from the bank to a file')
     export.add_argument('domain', metavar='DOMAIN', help='a domain in the bank')
     export.add_argument('file', type=Path, metavar='FILE', help='the new file')
-    add_segmenter(export)
+    _add_segmenter(export)
     add_overwrite(export, '--force', 'replace FILE if it is there')
     export.set_defaults(act=_export)
 
@@ -68,6 +58,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='"micro", or the folder of another segmenter: refuse a prompt that is not its own')
     add_overwrite(taking, '--force', 'replace the prompt that the bank has in its place')
     taking.set_defaults(act=_import)
+
+
+def _add_segmenter(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        '--segmenter', metavar='FINGERPRINT',
+        help='whose prompt, where several segmenters have one for the domain')
+
+
+def _add_json(action: argparse.ArgumentParser) -> None:
+    action.add_argument(
+        '--json', type=Path, metavar='FILE', help='write what is shown to this file, too')
+    add_overwrite(action)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 GRID = (8, 4)  # rows and columns of the class prior: fine enough to tell sky from road
 BANDS = 4  # of the latents, top to bottom
 # Noise levels at which sentences tell weathers apart; each sees something else (night at 400).
-LOOK_TIMESTEPS = (50, 200, 400)
+QUERY_TIMESTEPS = (50, 200, 400)
 NAME = 'source_statistics.safetensors'
 
 
@@ -28,7 +28,7 @@ class SourceStatistics:
     cell's shares sum to 1. Streets have a layout (sky above, road below) that weather hardly
     changes. class_variance (K, R, C): how these shares vary from street to street. latent_mean,
     latent_std (2 c BANDS,): of `describe_latents`, over frames.
-    denoising_error (3,): the mean error of the backbone under the source prompt at LOOK_TIMESTEPS.
+    denoising_error (3,): the backbone's mean error at QUERY_TIMESTEPS under the source prompt.
     """
 
     class_prior: Tensor
@@ -49,10 +49,10 @@ class SourceStatistics:
                 or not torch.isfinite(self.latent_mean).all() or not (self.latent_std > 0).all()):
             raise SegmenterError('latent_mean and latent_std must be vectors of one length, '
                                  'finite, and latent_std above 0')
-        if self.denoising_error.shape != (len(LOOK_TIMESTEPS),) or not (
+        if self.denoising_error.shape != (len(QUERY_TIMESTEPS),) or not (
                 self.denoising_error > 0).all():
             raise SegmenterError(
-                f'denoising_error must be {len(LOOK_TIMESTEPS)} numbers above 0')
+                f'denoising_error must be {len(QUERY_TIMESTEPS)} numbers above 0')
 
     def save(self, folder: Path) -> None:
         """Write the file into a segmenter's folder."""

@@ -15,7 +15,7 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import (
     class_shares,
     describe_latents,
-    LOOK_TIMESTEPS,
+    QUERY_TIMESTEPS,
     SourceStatistics,
 )
 from ptdiffseg_ros.train.frames import SourceFrames
@@ -209,7 +209,7 @@ def source_statistics(
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         errors.append(torch.stack([
             segmenter.backbone.denoising_error(latents, sentence, t, noise).sum()
-            for t in LOOK_TIMESTEPS]).cpu())
+            for t in QUERY_TIMESTEPS]).cpu())
     described, layout = torch.cat(descriptions), torch.cat(layouts)
     return SourceStatistics(
         layout.mean(dim=0), layout.var(dim=0), described.mean(dim=0),

@@ -14,7 +14,7 @@ from ptdiffseg_ros.adapt.domain import (
 )
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.source import describe_latents, LOOK_TIMESTEPS
+from ptdiffseg_ros.model.source import describe_latents, QUERY_TIMESTEPS
 import pytest
 import torch
 
@@ -245,5 +245,5 @@ def test_noise_is_explained_by_no_sentence(micro) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1, 128, 256, 3), np.uint8)
     with torch.no_grad():
         latents = micro.encode(micro.preprocess(noise))[0]
-    for _ in LOOK_TIMESTEPS:
+    for _ in QUERY_TIMESTEPS:
         assert recognizer.query(latents) is None and not recognizer.explained
