@@ -74,7 +74,7 @@ def caching(experiment: Experiment) -> Figures:
     for name, cache in (('cached', experiment.features), ('live', None)):
         config = experiment.config(
             0, steps=steps, warmup_steps=1, prompt_randomization=True, randomized_prompts=(),
-            save_every=10 * steps)
+            save_every=10 * steps, workers=0)  # else their start is timed as well
         figures = train_head(
             config, experiment.backbone, experiment.work / 'heads' / f'timed-{name}', cache,
             resume=True, source=False)
