@@ -158,7 +158,8 @@ def test_an_error_in_adaptation_switches_it_off_and_masks_go_on(start, folder, c
     assert (values['adaptation'], values['adaptation errors']) == ('off', '1')
     assert values['errors'] == '0'
     assert status.level == DiagnosticStatus.WARN and 'poisoned' in status.message
-    assert 'poisoned' in consumer.adaptation['problem'] and not consumer.adaptation['enabled']
+    assert consumer.spin_until(lambda: 'poisoned' in consumer.adaptation['problem'])
+    assert not consumer.adaptation['enabled']
 
     assert consumer.set_adaptation(True).message.startswith('off -> on')
     assert consumer.drive_until(lambda: consumer.values()['adaptation errors'] == '2')

@@ -146,13 +146,13 @@ def test_large_frames_go_through_the_backbone_a_few_at_a_time(
     frames, pool = ClearFrames(segmenter, 5), (AugmentedView(CLEAR),)
     live, batches = LiveFeatures(segmenter, frames, pool), [Batch(0, np.arange(5), (0,))]
     (together,), _ = next(live.load(batches))
-    counts, encode = [], segmenter.encode
+    counts, encode = [], segmenter.backbone.encode
 
     def counted(images: torch.Tensor) -> torch.Tensor:
         counts.append(len(images))
         return encode(images)
 
-    monkeypatch.setattr(segmenter, 'encode', counted)
+    monkeypatch.setattr(segmenter.backbone, 'encode', counted)
     monkeypatch.setattr('ptdiffseg_ros.train.features.PIXELS', 2 * math.prod(frames.size) + 1)
     (few,), _ = next(live.load(batches))
     for ours, theirs in zip(together, few, strict=True):
