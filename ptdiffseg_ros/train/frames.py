@@ -3,6 +3,7 @@
 """Labelled source frames to train on: of the town, or of a data set on disk."""
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 import hashlib
 
@@ -27,7 +28,7 @@ MOST_NAMED = 5  # pairs that an error lists
 LAYOUT_SHARE = 0.25  # of a data set, kept from the head for the layout denoiser
 
 
-class SourceFrames:
+class SourceFrames(ABC):
     """
     Labelled frames of the source domain, all of one size (h, w).
 
@@ -81,9 +82,9 @@ class SourceFrames:
         """Return the same as `views`; pictures are cropped, flipped and distorted by the seed."""
         return self.views(i, views)
 
+    @abstractmethod
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a frame (H, W, 3) uint8 at the segmenter's input size, and class ids (H, W)."""
-        raise NotImplementedError
 
     def _place(self, number: int) -> tuple[slice, slice]:
         """Return the rows and columns of a frame's window; the whole frame without windows."""
