@@ -93,10 +93,11 @@ def masked_backbone(experiment: Experiment, seed: int) -> Path:
 
     It is one for all seeds, as the diffusion model is.
 
-    The same network sees the same unlabelled frames, in every weather, in as many steps, by the
-    same optimiser and EMA as the diffusion model: latents of which MASKED patches are blank,
-    under the context and at the timestep that the head uses, and it learns to fill them in. The
-    diffusion model was trained in float32, this one is in `precision`.
+    The same network sees the same unlabelled frames, in every weather, in as many steps, with
+    the optimiser and EMA of pretraining. A share MASKED of the patches of its latents is blank,
+    and it learns to fill them in, under the context and at the timestep that the head uses. The
+    diffusion model was trained in float32, with a plateau and linear decay of the learning rate;
+    this one is trained in `precision`, with the schedule of `train.loop`.
     """
     def make(state: Path) -> DiffusionBackbone:
         device = experiment.model.device

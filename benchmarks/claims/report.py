@@ -337,7 +337,7 @@ def tables(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
 
 def render(figures: Figures, origin: Path, document: Path) -> None:
     """
-    Write a document with every table, and its plots into images/ beside it.
+    Write a document with every table, and its plots into its folder images/.
 
     :param origin: the JSON file of the figures.
     """
