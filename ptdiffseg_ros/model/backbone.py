@@ -4,8 +4,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import repeat
 import json
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from diffusers.utils import logging as diffusers_logging
 from ptdiffseg_ros.model import files
-from ptdiffseg_ros.model.errors import SegmenterError
+from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 import torch
 from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint
@@ -136,6 +137,17 @@ class DiffusionBackbone(nn.Module):
         """Width d of a text token (768 for SD 1.5, 1024 for SD 2.1)."""
         return int(self.text_encoder.config.hidden_size)
 
+    @property
+    def cross_attention_layers(self) -> int:
+        """
+        Number L of cross-attention layers, in the order of the UNet: down, mid, up.
+
+        It is 7 in the embedded model and 16 in Stable Diffusion. A layer is one `attentions.j` of
+        a block, however many transformer blocks it has.
+        """
+        blocks = (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks)
+        return sum(len(_attentions(block)) for block in blocks)
+
     def default_taps(self, stop_early: bool = False) -> tuple[str, ...]:
         """
         Name the last feature map of every decoder level, coarse to fine, and the latents.
@@ -146,7 +158,7 @@ class DiffusionBackbone(nn.Module):
         taps = []
         for i, block in enumerate(self.unet.up_blocks):
             last = len(block.resnets) - 1
-            kind = 'attentions' if getattr(block, 'attentions', None) else 'resnets'
+            kind = 'attentions' if _attentions(block) else 'resnets'
             taps.append(f'up_blocks.{i}.{kind}.{last}')
         return (*taps[:-1 if stop_early else None], 'latents')
 
@@ -157,7 +169,7 @@ class DiffusionBackbone(nn.Module):
         for i, block in enumerate(self.unet.up_blocks):
             for j, resnet in enumerate(block.resnets):
                 channels[f'up_blocks.{i}.resnets.{j}'] = resnet.out_channels
-                if getattr(block, 'attentions', None):
+                if _attentions(block):
                     channels[f'up_blocks.{i}.attentions.{j}'] = resnet.out_channels
         unknown = [tap for tap in taps if tap not in channels]
         if unknown or not taps:
@@ -186,64 +198,87 @@ class DiffusionBackbone(nn.Module):
         unscaled = latents.to(self.vae.dtype) / self.vae.config.scaling_factor + shift
         return self.vae.decode(unscaled).sample.clamp(-1, 1)
 
-    def features(  # noqa: C901 (one walk, which is to be read from top to bottom)
+    def layer_contexts(self, context: Tensor) -> Tensor:
+        """
+        Expand a context (B, T, d) to (B, L, T, d), one for each of the cross-attention layers.
+
+        A context that has this form already is returned as it is.
+
+        :raises PromptError: the context has neither form, or another number of layers.
+        """
+        layers, width = self.cross_attention_layers, self.text_width
+        shape = tuple(context.shape)
+        if context.ndim == 3:
+            context = context[:, None].expand(-1, layers, -1, -1)
+        if context.ndim != 4 or (context.shape[1], context.shape[3]) != (layers, width):
+            raise PromptError(
+                f'a context has the shape {shape}; this model takes (B, T, {width}), shared by '
+                f'all cross-attention layers, or (B, {layers}, T, {width}), one for each')
+        return context
+
+    def features(
         self, latents: Tensor, context: Tensor, timestep: int, taps: Sequence[str]
     ) -> list[Tensor]:
         """
         Walk the UNet once and return the feature maps named by `taps`, in their order.
 
-        latents (B, c, h, w), scaled, no noise added; context (B or 1, tokens, d); timestep in
-        [0, 999]. The walk is written out, rather than hooked, so that it compiles, can be read,
-        and ends at the last tap. It gives what diffusers' own forward gives.
+        The walk ends at the last tap.
+
+        :param latents: (B, c, h, w), scaled, no noise added.
+        :param context: (B or 1, T, d), the same in every cross-attention layer, or
+            (B or 1, L, T, d), one for each of the L layers (extended textual inversion, Voynov et
+            al. 2023, section 3).
+        :param timestep: in [0, 999].
         """
         taken: dict[str, Tensor] = {}
-        left = set(taps)
-
-        def take(name: str, value: Tensor) -> bool:
-            if name in left:
+        for name, value in self._walk(latents, context, timestep):
+            if name in taps:
                 taken[name] = value
-                left.discard(name)
-            return not left
+            if len(taken) == len(set(taps)):
+                return [taken[tap] for tap in taps]
+        raise SegmenterError(f'taps {sorted(set(taps) - set(taken))} are not in this UNet')
 
+    def _walk(
+        self, latents: Tensor, context: Tensor, timestep: int
+    ) -> Iterator[tuple[str, Tensor]]:
+        """
+        Yield the feature maps by name, in the order in which the UNet computes them.
+
+        The walk is written out, rather than hooked, so that it can be read and stopped, and takes
+        a context for each layer. It gives what diffusers' own forward gives.
+        """
         unet = self.unet
-        context = context.to(latents.dtype).expand(len(latents), -1, -1)
+        context = context.to(latents.dtype).expand(len(latents), *context.shape[1:])
+        contexts = (repeat(context) if context.ndim == 3
+                    else iter(self.layer_contexts(context).unbind(1)))  # L times (B, T, d)
         steps = torch.full((len(latents),), timestep, device=latents.device)
         temb = unet.time_embedding(unet.time_proj(steps).to(latents.dtype))
-        if take('latents', latents):
-            return [taken[tap] for tap in taps]
+        yield 'latents', latents
 
         hidden = unet.conv_in(latents)
         skips = [hidden]
-        for block in unet.down_blocks:
-            if getattr(block, 'has_cross_attention', False):
-                hidden, outputs = block(hidden, temb, encoder_hidden_states=context)
-            else:
-                hidden, outputs = block(hidden, temb)
-            skips.extend(outputs)
+        for i, block in enumerate(unet.down_blocks):
+            for j in range(len(block.resnets)):
+                hidden = yield from _run_layer(
+                    f'down_blocks.{i}', block, j, hidden, temb, contexts)
+                skips.append(hidden)
+            if block.downsamplers:
+                hidden = block.downsamplers[0](hidden)
+                skips.append(hidden)
 
-        hidden = unet.mid_block(hidden, temb, encoder_hidden_states=context)
-        if take('mid_block', hidden):
-            return [taken[tap] for tap in taps]
+        for j in range(len(unet.mid_block.resnets)):
+            hidden = yield from _run_layer(
+                'mid_block', unet.mid_block, j, hidden, temb, contexts)
+        yield 'mid_block', hidden
 
         for i, block in enumerate(unet.up_blocks):
-            attentions = getattr(block, 'attentions', None)
-            # As the other blocks do for themselves; attentions do so here, too.
-            saving = block.gradient_checkpointing and torch.is_grad_enabled()
-            for j, resnet in enumerate(block.resnets):
+            for j in range(len(block.resnets)):
                 hidden = torch.cat([hidden, skips.pop()], dim=1)
-                hidden = (checkpoint(resnet, hidden, temb, use_reentrant=False) if saving
-                          else resnet(hidden, temb))
-                if take(f'up_blocks.{i}.resnets.{j}', hidden):
-                    return [taken[tap] for tap in taps]
-                if attentions:
-                    hidden = attentions[j](
-                        hidden, encoder_hidden_states=context, return_dict=False)[0]
-                    if take(f'up_blocks.{i}.attentions.{j}', hidden):
-                        return [taken[tap] for tap in taps]
+                hidden = yield from _run_layer(
+                    f'up_blocks.{i}', block, j, hidden, temb, contexts)
             if block.upsamplers:
                 # The size of the next skip, not a factor of two: odd sizes stay exact.
                 hidden = block.upsamplers[0](hidden, skips[-1].shape[-2:])
-        raise SegmenterError(f'taps {sorted(left)} are not in this UNet')
 
     def denoising_error(
         self, latents: Tensor, contexts: Sequence[Tensor], timestep: int, noise: Tensor
@@ -251,7 +286,7 @@ class DiffusionBackbone(nn.Module):
         """
         Measure how well each context explains each frame: lower is better.
 
-        latents and noise (B, c, h, w), contexts P times (1, tokens, d) -> mean squared error
+        latents and noise (B, c, h, w), contexts P times (1, T, d) -> mean squared error
         (B, P) of the UNet's prediction at `timestep`, the same noise for every context.
         """
         steps = torch.full((len(latents),), timestep, device=latents.device)
@@ -266,6 +301,32 @@ class DiffusionBackbone(nn.Module):
             prediction = self.unet(noisy, steps, tokens).sample
             errors.append((prediction - target).float().pow(2).mean(dim=(1, 2, 3)))
         return torch.stack(errors, dim=1)
+
+
+def _attentions(block: Any) -> Sequence[nn.Module]:
+    """Return the cross-attention layers of a block of the UNet."""
+    return getattr(block, 'attentions', None) or ()
+
+
+def _run_layer(
+        name: str, block: Any, j: int, hidden: Tensor, temb: Tensor, contexts: Iterator[Tensor]
+) -> Generator[tuple[str, Tensor], None, Tensor]:
+    """
+    Run resnet j of a block, and the cross-attention that follows it, if any.
+
+    Each result is yielded by its name, and the last one is returned.
+    """
+    resnet, attentions = block.resnets[j], _attentions(block)
+    # Attentions do so by themselves.
+    saving_memory = block.gradient_checkpointing and torch.is_grad_enabled()
+    hidden = (checkpoint(resnet, hidden, temb, use_reentrant=False) if saving_memory
+              else resnet(hidden, temb))
+    yield f'{name}.resnets.{j}', hidden
+    if j < len(attentions):
+        hidden = attentions[j](
+            hidden, encoder_hidden_states=next(contexts), return_dict=False)[0]
+        yield f'{name}.attentions.{j}', hidden
+    return hidden
 
 
 @contextmanager

@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+import re
 import shutil
 
+from diffusers import UNet2DConditionModel
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
-from ptdiffseg_ros.model.errors import SegmenterError
+from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 import pytest
 from tiny_models import KINDS, tiny_backbone
 import torch
@@ -20,9 +22,24 @@ def backbone(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return tiny_backbone(tmp_path_factory.mktemp(request.param), request.param)
 
 
+def attention_names(backbone: DiffusionBackbone) -> list[str]:
+    """Return the names of the cross-attention layers, in the order in which they run."""
+    names = [name for name, _ in backbone.unet.named_modules()
+             if re.fullmatch(r'(down|mid|up)_blocks?(\.\d+)?\.attentions\.\d+', name)]
+    return sorted(names, key=lambda name: ('down', 'mid', 'up').index(name.split('_')[0]))
+
+
 def hooked_features(backbone: DiffusionBackbone, latents, context, timestep, taps):
-    """Read the same maps out of diffusers' own forward."""
+    """Read the same maps out of diffusers' own forward; a context may differ by layer."""
     found, handles = {}, []
+    if context.ndim == 4:
+        for name, layer in zip(attention_names(backbone), context.unbind(1), strict=True):
+            def replace(module, inputs, named, layer=layer):
+                layer = layer.expand(len(latents), -1, -1)
+                return inputs, {**named, 'encoder_hidden_states': layer}
+            handles.append(backbone.unet.get_submodule(name).register_forward_pre_hook(
+                replace, with_kwargs=True))
+        context = context[:, 0]
     for tap in taps:
         def keep(module, inputs, output, tap=tap):
             found[tap] = output if torch.is_tensor(output) else output[0]
@@ -44,6 +61,81 @@ def test_the_walk_equals_the_forward_of_diffusers(backbone: DiffusionBackbone, s
     for tap, ours, theirs in zip(taps, walked, hooked):
         assert ours.shape == theirs.shape, tap
         assert (ours - theirs).abs().max() <= 1e-5, tap
+
+
+@pytest.mark.parametrize('batch', [1, 2])
+def test_contexts_of_their_own_reach_each_layer_in_the_order_of_the_unet(
+        backbone: DiffusionBackbone, batch: int) -> None:
+    torch.manual_seed(2)
+    latents = torch.randn(2, 4, 9, 13)
+    context = torch.randn(batch, backbone.cross_attention_layers, 5, backbone.text_width)
+    taps = ('mid_block', *backbone.default_taps()[:-1])
+    walked = backbone.features(latents, context, 77, taps)
+    hooked, _ = hooked_features(backbone, latents, context, 77, taps)
+    for tap, ours, theirs in zip(taps, walked, hooked):
+        assert (ours - theirs).abs().max() <= 1e-5, tap
+
+
+def test_equal_contexts_for_all_layers_give_what_a_shared_one_gives(
+        backbone: DiffusionBackbone) -> None:
+    latents = torch.randn(2, 4, 8, 16)
+    for shared in (torch.randn(1, 5, backbone.text_width), torch.randn(2, 5, backbone.text_width)):
+        copies = torch.stack([shared] * backbone.cross_attention_layers, dim=1)
+        assert torch.equal(backbone.layer_contexts(shared), copies)
+        assert backbone.layer_contexts(copies) is copies
+        taps = (*backbone.default_taps(), 'mid_block')
+        for one, two in zip(backbone.features(latents, shared, 77, taps),
+                            backbone.features(latents, copies, 77, taps), strict=True):
+            assert torch.equal(one, two)
+
+
+def test_the_context_of_a_layer_changes_features_from_that_layer_on(
+        backbone: DiffusionBackbone) -> None:
+    names = attention_names(backbone)
+    latents = torch.randn(1, 4, 8, 16)
+    context = torch.randn(1, len(names), 5, backbone.text_width)
+    before = backbone.features(latents, context, 77, names)
+    for i in range(len(names)):
+        other = context.clone()
+        other[:, i] += 1.0
+        after = backbone.features(latents, other, 77, names)
+        same = [torch.equal(one, two) for one, two in zip(before, after)]
+        assert same == [True] * i + [False] * (len(names) - i), names[i]
+
+
+def test_every_layer_gives_its_context_a_gradient(backbone: DiffusionBackbone) -> None:
+    context = torch.randn(
+        1, backbone.cross_attention_layers, 5, backbone.text_width, requires_grad=True)
+    taps = backbone.default_taps()[-2:-1]
+    maps = backbone.features(torch.randn(2, 4, 8, 16), context, 77, taps)
+    gradient, = torch.autograd.grad(maps[0].square().mean(), context)
+    assert (gradient.abs().amax(dim=(0, 2, 3)) > 0).all()
+
+
+def test_a_layer_may_have_several_transformer_blocks(tmp_path: Path) -> None:
+    backbone = tiny_backbone(tmp_path, 'micro')
+    assert backbone.cross_attention_layers == 7
+    backbone.unet = UNet2DConditionModel.from_config(
+        backbone.unet.config, transformer_layers_per_block=2).eval()
+    assert backbone.cross_attention_layers == 7
+    latents, context = torch.randn(1, 4, 8, 16), torch.randn(1, 7, 5, backbone.text_width)
+    taps = backbone.default_taps()[:-1]
+    hooked, _ = hooked_features(backbone, latents, context, 77, taps)
+    for ours, theirs in zip(backbone.features(latents, context, 77, taps), hooked):
+        assert (ours - theirs).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize('shape', [(1, 3, 5, 32), (1, 7, 5, 16), (5, 32), (1, 1, 7, 5, 32)])
+def test_a_context_of_another_shape_is_refused_with_those_allowed(
+        tmp_path: Path, shape: tuple[int, ...]) -> None:
+    backbone = tiny_backbone(tmp_path, 'micro')
+    with pytest.raises(PromptError) as refused:
+        backbone.layer_contexts(torch.zeros(shape))
+    assert str(shape) in str(refused.value)
+    assert '(B, T, 32)' in str(refused.value) and '(B, 7, T, 32)' in str(refused.value)
+    if len(shape) == 4:
+        with pytest.raises(PromptError, match='has the shape'):
+            backbone.features(torch.randn(1, 4, 8, 16), torch.zeros(shape), 77, ('mid_block',))
 
 
 def test_taps_come_in_the_order_asked_and_say_their_channels(backbone: DiffusionBackbone) -> None:
