@@ -42,8 +42,9 @@ class EagerEngine:
 
     def run(self, frames: np.ndarray, context: Tensor, confidence: bool) -> Output:
         """
-        Segment frames (B, H, W, 3) uint8 of one size under a context (1 or B, T, d).
+        Segment frames (B, H, W, 3) uint8 of one size under a context.
 
+        :param context: (B or 1, T, d), or (B or 1, L, T, d), one for each cross-attention layer.
         :returns: class ids (B, H, W) uint8, confidences alike or None, latents (B, c, h, w).
         """
         ids, confidences, latents = run_on_device(
@@ -82,12 +83,13 @@ def run_on_device(
 
 class CudaGraphEngine(EagerEngine):
     """
-    Replay captured CUDA graphs, one for each batch shape and context shape.
+    Replay captured CUDA graphs, one for each batch shape and token count.
 
-    The least recently used graphs are dropped. The context is copied into a static buffer, so a
-    new scene prompt of the same length needs no new capture. The first masks of a new graph are
-    compared with eager ones. After any failure the engine runs eagerly, with one warning; what
-    then fails, for example because memory is short, is raised.
+    The least recently used graphs are dropped. The contexts of the cross-attention layers are
+    copied into a static buffer, so a new scene prompt of the same length, shared by the layers or
+    not, needs no new capture. The first masks of a new graph are compared with eager ones. After
+    any failure the engine runs eagerly, with one warning; what then fails, for example because
+    memory is short, is raised.
     """
 
     name = 'cuda_graph'
@@ -107,8 +109,9 @@ class CudaGraphEngine(EagerEngine):
     def run(self, frames: np.ndarray, context: Tensor, confidence: bool) -> Output:
         """Segment frames as EagerEngine does; eagerly once a capture or replay has failed."""
         if not self.failed:
+            contexts = self.segmenter.backbone.layer_contexts(context)
             try:
-                return self._replay(frames, context, confidence)
+                return self._replay(frames, contexts, confidence)
             except Exception as error:  # torch raises several kinds, also when memory is short
                 self.failed = True
                 self.warn(f'no CUDA graph for frames {frames.shape}: {error}. The segmenter runs '

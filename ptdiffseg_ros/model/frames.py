@@ -15,7 +15,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Batch:
-    """Frames (B, H, W, 3) of one size, their numbers, and their context (1 or B, T, d)."""
+    """
+    Frames (B, H, W, 3) of one size, their numbers, and their context.
+
+    The context is (B or 1, T, d), or (B or 1, L, T, d), one for each cross-attention layer.
+    """
 
     numbers: tuple[int, ...]
     frames: np.ndarray
@@ -25,18 +29,18 @@ class Batch:
 def group_frames(
         frames: Sequence[np.ndarray], context: Tensor | Sequence[Tensor]) -> Iterator[Batch]:
     """
-    Group frames of one size, under contexts of one length, to batches.
+    Group frames of one size, under contexts of one shape, to batches.
 
-    :param context: (1, T, d) for all frames, or one for each: (B, T, d), or a sequence of
-        (1, T, d) whose token counts T may differ.
+    :param context: one for all frames, (1, T, d) or (1, L, T, d); or one for each, as a tensor,
+        (B, T, d) or (B, L, T, d), or as a sequence of contexts whose shapes may differ.
     :raises ValueError: contexts are neither one nor one each.
     :raises FrameError: a frame has another form than (H, W, 3) uint8.
     """
     contexts = _context_per_frame(context, len(frames))
-    groups: dict[tuple[tuple[int, int], int], list[int]] = {}
+    groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for number, frame in enumerate(frames):
         check_frame(frame)
-        groups.setdefault((frame.shape[:2], contexts[number].shape[1]), []).append(number)
+        groups.setdefault((frame.shape[:2], contexts[number].shape[1:]), []).append(number)
     for numbers in groups.values():
         yield Batch(tuple(numbers), np.stack([frames[n] for n in numbers]),
                     _join([contexts[n] for n in numbers]))
@@ -59,7 +63,7 @@ def check_frame(frame: np.ndarray) -> None:
 
 
 def _context_per_frame(context: Tensor | Sequence[Tensor], count: int) -> Sequence[Tensor]:
-    """Return the context (1, T, d) of each of `count` frames."""
+    """Return the context of each of `count` frames, with a batch of one."""
     if isinstance(context, Tensor):
         context = [context] * count if len(context) == 1 else context.split(1)
     if len(context) != count:
@@ -69,6 +73,6 @@ def _context_per_frame(context: Tensor | Sequence[Tensor], count: int) -> Sequen
 
 
 def _join(contexts: Sequence[Tensor]) -> Tensor:
-    """Join contexts (1, T, d) to (B, T, d); one that all frames share stays (1, T, d)."""
+    """Join contexts along the batch; one that all frames share stays a batch of one."""
     first = contexts[0]
     return first if all(c is first for c in contexts) else torch.cat(list(contexts))

@@ -28,9 +28,10 @@ class OpenVinoEngine(EagerEngine):
     """
     Run a model for each padded image size; eagerly for a size that has none yet.
 
-    Models are loaded from the cache, or converted, in the background, one at a time. The token
-    axis is dynamic, so a new scene prompt needs no other model. A conversion ends with `close`,
-    with the engine, and with this process, whichever comes first.
+    Models are loaded from the cache, or converted, in the background, one at a time. They take a
+    context for each cross-attention layer, in which the token axis is dynamic, so a new scene
+    prompt needs no other model, whether layers share its tokens or not. A conversion ends with
+    `close`, with the engine, and with this process, whichever comes first.
     """
 
     def __init__(self, segmenter: PromptedSegmenter, fast: bool = False, warn: Warn = warn_once,
@@ -78,8 +79,9 @@ class OpenVinoEngine(EagerEngine):
             thread.start()
         infer = self._models.get(size)
         if infer is not None:
+            contexts = self.segmenter.backbone.layer_contexts(context)
             try:
-                return _run(infer, images, context)
+                return _run(infer, images, contexts)
             except Exception as error:  # OpenVINO's own, also when memory is short
                 self._models[size] = None
                 self.warn(f'OpenVINO failed for images of {size[0]} x {size[1]}: {error}. They '
@@ -126,8 +128,8 @@ class OpenVinoEngine(EagerEngine):
     @torch.no_grad()
     def _is_faster(self, infer: Infer, size: Size) -> bool:
         images, context = torch.zeros(1, 3, *size), self.segmenter.context()
-        arrays = [images.numpy(), context.numpy()]
-        return _fastest(partial(infer, arrays)) < _fastest(
+        contexts = self.segmenter.backbone.layer_contexts(context)
+        return _fastest(partial(_run, infer, images, contexts)) < _fastest(
             partial(self.segmenter.run_network, images, context))
 
 
@@ -169,8 +171,9 @@ def _read(converter: Converter, warn: Warn, size: Size) -> openvino.Model:
     return openvino_model.load(path, converter.fingerprint)
 
 
-def _run(infer: Infer, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    contexts = context.expand(len(images), -1, -1)
+def _run(infer: Infer, images: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:
+    """Map padded images (B, 3, h, w) under contexts (B or 1, L, T, d) to latents and scores."""
+    contexts = contexts.expand(len(images), -1, -1, -1)
     latents, scores = zip(*(
         infer([image.contiguous().numpy(), tokens.detach().contiguous().numpy()])
         for image, tokens in zip(images.split(1), contexts.split(1))))

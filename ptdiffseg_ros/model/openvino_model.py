@@ -15,7 +15,7 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 from torch import nn, Tensor
 
-VERSION = 1  # of what the cached files hold
+VERSION = 2  # of what the cached files hold; 1: models take a context shared by all layers
 MODEL, WEIGHTS, MANIFEST = 'model.xml', 'model.bin', 'manifest.json'
 MOST_TOKENS = 1024  # of a context
 Size = tuple[int, int]
@@ -32,7 +32,7 @@ class Network(nn.Module):
             segmenter.backbone, segmenter.head, segmenter.layout)
 
     def forward(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Map images (1, 3, h, w) under a context (1, T, d) to latents and scores."""
+        """Map images (1, 3, h, w) under a context (1, L, T, d) to latents and scores."""
         return self.segmenter.run_network(images, context)
 
 
@@ -45,15 +45,15 @@ def cached_path(fingerprint: str, size: Size) -> Path:
 @torch.no_grad()
 def convert(segmenter: PromptedSegmenter, size: Size, folder: Path) -> None:
     """Convert a segmenter for padded images (h, w); a file appears whole or not at all."""
-    context = segmenter.context()
+    context = segmenter.backbone.layer_contexts(segmenter.context())
     images = torch.zeros(1, 3, *size)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # remarks of the libraries on their own code
         tokens = torch.export.Dim('tokens', min=2, max=MOST_TOKENS)
         program = torch.export.export(
-            Network(segmenter).eval(), (images, context), dynamic_shapes=({}, {1: tokens}))
+            Network(segmenter).eval(), (images, context), dynamic_shapes=({}, {2: tokens}))
         model = openvino.convert_model(program)
-    model.reshape({0: list(images.shape), 1: [1, -1, context.shape[2]]})
+    model.reshape({0: list(images.shape), 1: [*context.shape[:2], -1, context.shape[3]]})
     with whole_folder(folder) as partial:
         openvino.save_model(model, partial / MODEL, compress_to_fp16=False)
         (partial / MANIFEST).write_text(json.dumps(

@@ -65,3 +65,22 @@ def category_prompts(
         ]
         rows.append(torch.stack(ends).mean(dim=0))
     return torch.stack(rows)
+
+
+def join_prompts(categories: Tensor, scene: Tensor, layers: int) -> Tensor:
+    """
+    Join category tokens (K, d) and scene tokens to the context [C ; s].
+
+    :param scene: (S, d), shared by all cross-attention layers, or (L, S, d), a set for each.
+    :param layers: the number L of cross-attention layers.
+    :returns: (1, K+S, d) or (1, L, K+S, d), on the device and in the number format of the
+        categories.
+    :raises PromptError: the scene tokens have another shape.
+    """
+    width = categories.shape[1]
+    if scene.ndim < 2 or scene.shape[-1] != width or scene.shape[:-2] not in ((), (layers,)):
+        raise PromptError(
+            f'scene tokens have the shape {tuple(scene.shape)}; this model takes (S, {width}), '
+            f'shared by all cross-attention layers, or ({layers}, S, {width}), a set for each')
+    repeated = categories.expand(*scene.shape[:-2], -1, -1)  # (K, d) or (L, K, d)
+    return torch.cat([repeated, scene.to(categories)], dim=-2)[None]

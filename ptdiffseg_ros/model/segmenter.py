@@ -13,6 +13,7 @@ import warnings
 
 from diffusers import AutoencoderKL
 import numpy as np
+from ptdiffseg_ros.model import prompts
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.classify import Classifier
 from ptdiffseg_ros.model.engine import EagerEngine, make_engine, Warn, warn_once
@@ -21,7 +22,6 @@ from ptdiffseg_ros.model.files import resolved, whole_folder
 from ptdiffseg_ros.model.frames import group_frames
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.layout import LayoutDenoiser, NAME as LAYOUT
-from ptdiffseg_ros.model.prompts import category_prompts, empty_caption, encode_sentence
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
 from ptdiffseg_ros.model.scene_prompt import Origin, ScenePrompt
 from ptdiffseg_ros.model.segmenter_config import FILE, SegmenterConfig, SMALLEST_SIDE
@@ -179,56 +179,58 @@ class PromptedSegmenter:
     def _encode_categories(self) -> Tensor:
         if not self.config.category_context:
             return torch.empty(0, self.backbone.text_width)
-        return category_prompts(
+        return prompts.category_prompts(
             [c.name for c in self.config.classes], self.config.category_templates,
             self.backbone.tokenizer, self.backbone.text_encoder)
 
     def encode_scene(self, sentence: str) -> Tensor:
         """Encode a scene sentence to its tokens (S, d). Raises PromptError if it is too long."""
-        return encode_sentence(sentence, self.backbone.tokenizer, self.backbone.text_encoder)
+        return prompts.encode_sentence(
+            sentence, self.backbone.tokenizer, self.backbone.text_encoder)
 
     def scene_prompt(
             self, scene: str | Tensor | None = None, origin: Origin | None = None, name: str = ''
     ) -> ScenePrompt:
         """
-        Make a scene prompt from a sentence or scene tokens (S, d), as `context` takes them.
+        Make a scene prompt from a sentence or scene tokens, as `context` takes them.
 
         :param origin: by default 'source' where `scene` is None, and 'sentence' elsewhere.
         :param name: by default the sentence.
         """
         if origin is None:
             origin = 'source' if scene is None else 'sentence'
-        sentence = self.config.source_scene_prompt if scene is None else scene
-        if isinstance(sentence, str):
-            tokens = self.encode_scene(sentence) if sentence else self._categories[:0]
-            name = name or sentence
-        else:
-            tokens = sentence
-        tokens = tokens.detach().to(self.device, torch.float32)
+        if scene is None:
+            scene = self.config.source_scene_prompt
+        if isinstance(scene, str):
+            name = name or scene
+        tokens = self._scene_tokens(scene).detach().to(self.device, torch.float32)
         return ScenePrompt(tokens, self.context(tokens), origin, name)
 
     def context(self, scene: str | Tensor | None = None) -> Tensor:
         """
-        Build the context [C ; s], (1, K+S, d), from a sentence or scene tokens (S, d).
+        Build the context [C ; s] from a sentence or scene tokens.
 
-        None stands for the source scene prompt, '' for none: categories alone or, where there are
-        no category prompts either, the empty caption, because the UNet attends to something.
+        Tokens (S, d), and those of a sentence, give (1, K+S, d); tokens (L, S, d), a set for each
+        cross-attention layer, give (1, L, K+S, d). None stands for the source scene prompt, '' for
+        none: categories alone or, where there are no category prompts either, the empty caption,
+        because the UNet attends to something.
+
+        :raises PromptError: the sentence is too long, or the tokens have another shape.
         """
+        tokens, layers = self._scene_tokens(scene), self.backbone.cross_attention_layers
+        context = prompts.join_prompts(self._categories, tokens, layers)
+        if not context.shape[-2]:
+            caption = prompts.empty_caption(self.backbone.tokenizer, self.backbone.text_encoder)
+            context = prompts.join_prompts(caption.to(context), tokens, layers)
+        return context
+
+    def _scene_tokens(self, scene: str | Tensor | None) -> Tensor:
+        """Return scene tokens, (S, d) for a sentence; they are none for ''."""
         if scene is None:
             scene = self.config.source_scene_prompt
         if isinstance(scene, str):
-            tokens = self.encode_scene(scene) if scene else self._categories[:0]
-        else:
-            tokens = scene
-        if tokens.ndim != 2 or tokens.shape[1] != self.backbone.text_width:
-            raise PromptError(
-                f'scene tokens have the shape {tuple(tokens.shape)}; this model takes '
-                f'(S, {self.backbone.text_width})')
-        context = torch.cat([self._categories, tokens.to(self._categories)])
-        if not len(context):
-            context = empty_caption(
-                self.backbone.tokenizer, self.backbone.text_encoder).to(context)
-        return context[None]  # (1, K+S, d)
+            return self.encode_scene(scene) if scene else self._categories[:0]
+        return scene
 
     # -- images ----------------------------------------------------------------------------
 
@@ -301,9 +303,10 @@ class PromptedSegmenter:
 
     def logits(self, latents: Tensor, context: Tensor) -> Tensor:
         """
-        Map latents (B, c, h, w) under a context (B or 1, T, d) to scores (B, K, h', w').
+        Map latents (B, c, h, w) under a context to scores (B, K, h', w').
 
-        These are the head's, corrected by the layout denoiser where the segmenter has one.
+        A context is (B or 1, T, d), or (B or 1, L, T, d), as `context` builds it. Scores are the
+        head's, corrected by the layout denoiser where the segmenter has one.
         """
         return self.correct(self.head_logits(latents, context))
 
@@ -312,15 +315,15 @@ class PromptedSegmenter:
         return logits if self.layout is None else self.layout.correct(logits)
 
     def head_logits(self, latents: Tensor, context: Tensor) -> Tensor:
-        """Map latents (B, c, h, w) under a context (B or 1, T, d) to the head's own scores."""
+        """Map latents (B, c, h, w) under a context to the head's own scores."""
         return self.head(self.features(latents, context))
 
     def features(self, latents: Tensor, context: Tensor) -> list[Tensor]:
-        """Map latents (B, c, h, w) under a context (B or 1, T, d) to what the head reads."""
+        """Map latents (B, c, h, w) under a context to what the head reads."""
         return self.backbone.features(latents, context, self.config.timestep, self.config.taps)
 
     def run_network(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Map padded images (B, 3, h, w) under a context (B or 1, T, d) to latents and scores."""
+        """Map padded images (B, 3, h, w) under a context to latents and scores."""
         latents = self.backbone.encode(images)
         return latents, self.logits(latents, context).float()
 
@@ -328,7 +331,7 @@ class PromptedSegmenter:
         self, images: Tensor, context: Tensor, network: Network | None = None
     ) -> tuple[Tensor, Tensor]:
         """
-        Predict images (B, 3, h, w) under a context (B or 1, T, d), whole or by windows.
+        Predict images (B, 3, h, w) under a context, whole or by windows.
 
         Windows go through the model one at a time, so that memory is that of one window and of
         the scores, which are blended on the head's own grid.
@@ -341,9 +344,9 @@ class PromptedSegmenter:
         images = self._padded(images)
         if len(windows) == 1:
             return network(images, context)
-        contexts = context.expand(len(images), -1, -1).split(1)
-        parts = [predict_windows(image, own, windows, self.backbone.stride, network)
-                 for image, own in zip(images.split(1), contexts)]
+        contexts = context.expand(len(images), *context.shape[1:]).split(1)
+        parts = [predict_windows(image, each, windows, self.backbone.stride, network)
+                 for image, each in zip(images.split(1), contexts)]
         return (torch.cat([latents for latents, _ in parts]),
                 torch.cat([scores for _, scores in parts]))
 
@@ -355,11 +358,11 @@ class PromptedSegmenter:
         """
         Segment RGB uint8 frames (H, W, 3), of any sizes from 16 pixels, under a scene prompt.
 
-        Frames of one size, under contexts of one length, go through the model as one batch; each
+        Frames of one size, under contexts of one shape, go through the model as one batch; each
         answer has the size of its frame. Latents may be tuned on: no_grad, not inference_mode.
 
-        :param prompt: of all frames; or contexts as `context` builds them: one (1, T, d) for all
-            frames, or one for each, (B, T, d) or a sequence whose token counts T may differ.
+        :param prompt: of all frames; or contexts as `context` builds them: one for all frames, or
+            one for each, in one tensor or in a sequence, in which shapes may differ.
         :param confidence: whether confidences are computed; on a CPU they take time.
         :raises ValueError: contexts are neither one nor one each; a frame has another form
             (FrameError).

@@ -5,8 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 import gc
+import json
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 import warnings
@@ -15,7 +18,7 @@ from conversions import conversion, ends, PATIENCE_S
 from hypothesis import given, HealthCheck, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros.model.engine import CudaGraphEngine, EagerEngine, ENGINES, make_engine
-from ptdiffseg_ros.model.errors import SegmenterError
+from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
 from ptdiffseg_ros.ros.parameters import PARAMETERS
 import pytest
@@ -62,6 +65,13 @@ def accelerated(folder: Path) -> PromptedSegmenter:
     return PromptedSegmenter.from_pretrained(folder, 'cpu', engine='openvino')
 
 
+def context_by_layer(segmenter: PromptedSegmenter, sentence: str) -> torch.Tensor:
+    """Return a context (1, L, T, d), other in each cross-attention layer."""
+    tokens = segmenter.encode_scene(sentence)
+    layers = segmenter.backbone.cross_attention_layers
+    return segmenter.context(torch.stack([tokens.roll(i, dims=1) for i in range(layers)]))
+
+
 def prepare(segmenter: PromptedSegmenter, *frames: np.ndarray) -> None:
     """Segment frames, and wait for the model of each."""
     for frame in frames:
@@ -89,12 +99,13 @@ def unfinished(cache: Path) -> Iterator[None]:
           suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     sides=st.lists(st.sampled_from((SIZE, (61, 120), (128, 256))), min_size=1, max_size=3),
-    sentence=st.text('abcdef ', min_size=1, max_size=40).filter(str.strip))
+    sentence=st.text('abcdef ', min_size=1, max_size=40).filter(str.strip), shared=st.booleans())
 def test_openvino_gives_the_masks_and_latents_of_eager(
-        segmenter, accelerated, sides: list[tuple[int, int]], sentence: str) -> None:
+        segmenter, accelerated, sides: list[tuple[int, int]], sentence: str, shared: bool
+) -> None:
     frames = [picture(*side, seed) for seed, side in enumerate(sides)]
     prepare(accelerated, *frames)
-    context = segmenter.context(sentence)
+    context = (segmenter.context if shared else partial(context_by_layer, segmenter))(sentence)
     for frame in frames:
         padded = accelerated.padded_size(accelerated.working_size(*frame.shape[:2]))
         assert accelerated.engine.serves(padded)
@@ -110,10 +121,15 @@ def test_openvino_serves_windows_and_one_context_a_frame(segmenter, accelerated)
     try:
         frames = [picture(96, 128), picture(96, 128, 1)]
         assert len(accelerated.windows(96, 128)) > 1
-        contexts = [segmenter.context('wet'), segmenter.context('fog')]
         prepare(accelerated, frames[0])
         assert accelerated.engine.serves(SIZE)
-        assert_alike(segmenter.segment(frames, contexts), accelerated.segment(frames, contexts))
+        for contexts in (
+                [segmenter.context('wet'), segmenter.context('fog')],
+                [context_by_layer(segmenter, 'wet'), context_by_layer(segmenter, 'fog')],
+                [segmenter.context('wet'), context_by_layer(segmenter, 'fog')]):
+            assert_alike(
+                segmenter.segment(frames, contexts), accelerated.segment(frames, contexts))
+        assert accelerated.engine.state == 'openvino'
     finally:
         segmenter.config = config
 
@@ -144,6 +160,21 @@ def test_a_cached_model_that_is_damaged_or_foreign_is_made_anew(
     assert again.engine.serves(SIZE)
     context = segmenter.context()
     assert_alike(segmenter.segment([frame], context), again.segment([frame], context))
+
+
+@pytest.mark.usefixtures('converted')
+def test_a_model_that_an_earlier_release_converted_is_not_taken(
+        segmenter, tmp_path: Path) -> None:
+    from ptdiffseg_ros.model.openvino_model import cached_path, load, VERSION
+    folder = tmp_path / 'model'
+    shutil.copytree(cached_path(segmenter.fingerprint, SIZE), folder)
+    shape = load(folder, segmenter.fingerprint).inputs[1].get_partial_shape()
+    assert str(shape) == f'[1,{segmenter.backbone.cross_attention_layers},?,32]'
+    manifest = json.loads((folder / 'manifest.json').read_text())
+    assert manifest['version'] == VERSION
+    (folder / 'manifest.json').write_text(json.dumps({**manifest, 'version': 1}))
+    with pytest.raises(ValueError, match=f'version is 1, expected {VERSION}'):
+        load(folder, segmenter.fingerprint)
 
 
 def test_a_conversion_that_fails_is_warned_of_once_and_masks_go_on(
@@ -229,6 +260,34 @@ def test_a_graph_that_cannot_be_captured_is_warned_of_once_and_masks_go_on(segme
         assert torch.equal(latents, expected[2])
     assert len(warned) == 1 and 'runs eagerly' in warned[0]
     assert engine.state == 'eager (cuda_graph failed, see the log)'
+
+
+def test_one_graph_serves_a_shared_prompt_and_one_by_layer(segmenter, monkeypatch) -> None:
+    class Eager:
+        """Stands in for a captured graph, which a CPU does not have."""
+
+        def __init__(self, segmenter, shape, context, confidence):
+            self.shape, self.confidence = context.shape, confidence
+
+        def replay(self, frames, context):
+            assert context.shape == self.shape
+            return EagerEngine(segmenter).run(frames, context, self.confidence)
+
+    monkeypatch.setattr('ptdiffseg_ros.model.engine.Graph', Eager)
+    engine, frames = CudaGraphEngine(segmenter, pytest.fail), picture(*SIZE)[None]
+    for context in (segmenter.context('fog'), context_by_layer(segmenter, 'fog')):
+        ids, _, _ = engine.run(frames, context, True)
+        assert np.array_equal(ids, EagerEngine(segmenter).run(frames, context, True)[0])
+    assert len(engine.graphs) == 1 and engine.state == 'cuda_graph'
+    engine.run(frames, segmenter.context('a foggy night'), True)
+    assert len(engine.graphs) == 2, 'of another token count'
+
+
+def test_a_context_that_does_not_fit_is_no_fault_of_the_engine(segmenter) -> None:
+    engine = CudaGraphEngine(segmenter, pytest.fail)
+    with pytest.raises(PromptError, match='has the shape'):
+        engine.run(picture(*SIZE)[None], torch.zeros(1, 3, 5, 32), True)
+    assert engine.state == 'cuda_graph'
 
 
 def test_memory_that_is_short_for_eager_too_is_raised_as_such(segmenter, monkeypatch) -> None:

@@ -114,11 +114,14 @@ def test_one_window_over_the_whole_frame_is_the_plain_way(segmenter) -> None:
         assert torch.equal(plain.latents, by_window.latents)
 
 
-def test_a_window_alone_is_predicted_as_it_is_within_the_frame(segmenter) -> None:
+@pytest.mark.parametrize('shared', [True, False])
+def test_a_window_alone_is_predicted_as_it_is_within_the_frame(segmenter, shared: bool) -> None:
     """The corner that only one window sees, to the pixel, under a context for each frame."""
     by_windows = windowed(segmenter, (32, 64), 0.0)
     frames = [picture(64, 128), picture(64, 128, 1)]
     contexts = [segmenter.context('wet'), segmenter.context('fog')]
+    if not shared:
+        contexts = [segmenter.backbone.layer_contexts(context) for context in contexts]
     _, scores = by_windows.predict(
         by_windows.preprocess(np.stack(frames)), torch.cat(contexts))
     for row, (frame, context) in enumerate(zip(frames, contexts)):
