@@ -21,8 +21,10 @@ from torch import Tensor
 SUFFIX = '.safetensors'
 PARTIAL = '.partial'  # of a file that is being written
 ORPHANED_S = 3600.0  # age at which a partial file belongs to no running process
-FORMAT = 'ptdiffseg scene prompt 1'
-LARGEST_FILE = 2**20  # bytes; a prompt of Stable Diffusion with 77 tokens takes 300 KiB
+KIND = 'ptdiffseg scene prompt '  # of every version
+FORMAT = f'{KIND}2'  # of the files; 1 had tokens (S, d) only
+# Bytes; 77 tokens for each of the 16 layers of Stable Diffusion 2.1 take 5 MB.
+LARGEST_FILE = 2**23
 # Types of the entries of a file's header.
 KINDS: dict[str, type | tuple[type, ...]] = {
     'domain': str, 'model': str, 'facts': dict, 'saved_s': (int, float)}
@@ -35,8 +37,9 @@ class LearnedPrompt:
     """
     A tuned scene prompt and its provenance.
 
-    tokens (S, d) float32; domain: the recognised name; model: the fingerprint of the segmenter
-    it was tuned with; facts: figures of the tuning (JSON-able); saved_s: seconds since 1970.
+    tokens: float32, (S, d), shared by all cross-attention layers, or (L, S, d), a set for each;
+    domain: the recognised name; model: the fingerprint of the segmenter it was tuned with; facts:
+    figures of the tuning (JSON-able); saved_s: seconds since 1970.
     """
 
     tokens: Tensor
@@ -44,6 +47,11 @@ class LearnedPrompt:
     model: str
     facts: dict[str, Any] = field(default_factory=dict)
     saved_s: float = field(default_factory=time.time)
+
+    @property
+    def kind(self) -> str:
+        """Return whether cross-attention layers share the tokens: 'shared' or 'per layer'."""
+        return 'shared' if self.tokens.ndim == 2 else 'per layer'
 
     @property
     def automatic(self) -> bool:
@@ -86,13 +94,15 @@ class LearnedPrompt:
 
     @classmethod
     def load(
-            cls, path: Path, model: str | None = None, width: int | None = None
+            cls, path: Path, model: str | None = None, width: int | None = None,
+            layers: int | None = None,
     ) -> LearnedPrompt:
         """
         Read a file that `save` wrote; never a pickle.
 
         :param model: refuse a prompt that was tuned with another segmenter.
         :param width: refuse tokens of another width.
+        :param layers: refuse tokens for another number of cross-attention layers.
         :raises AdaptationError: the file is missing, damaged or does not fit.
         """
         try:
@@ -100,13 +110,12 @@ class LearnedPrompt:
                 raise ValueError(f'it is larger than {LARGEST_FILE} bytes')
             with safe_open(str(path), framework='pt') as handle:
                 metadata = handle.metadata() or {}
-                if metadata.get('format') != FORMAT:
-                    raise ValueError('it is no scene prompt of this package')
+                _check_format(metadata.get('format', ''))
                 header = json.loads(metadata['prompt'])
                 _check(header)
                 # A copy: the tensor is a view of the file, which may be overwritten.
                 prompt = cls(handle.get_tensor('tokens').clone(), **header)
-            if prompt.tokens.ndim != 2 or not prompt.tokens.is_floating_point():
+            if prompt.tokens.ndim not in (2, 3) or not prompt.tokens.is_floating_point():
                 raise ValueError(f'its tokens have the shape {tuple(prompt.tokens.shape)}')
             if not _is_sound(prompt.tokens):
                 raise ValueError('its numbers are none, all zero, not finite or too large')
@@ -114,28 +123,35 @@ class LearnedPrompt:
             raise AdaptationError(
                 f'{path} cannot be used as a scene prompt: {error}. Delete it, or put a file of '
                 '`ptdiffseg adapt` or `ptdiffseg prompts export` in its place') from error
-        if width is not None and prompt.tokens.shape[1] != width:
-            raise AdaptationError(
-                f'{path} has tokens of width {prompt.tokens.shape[1]}, this model takes {width}: '
-                'it is a prompt of another model')
-        if model is not None and prompt.model != model:
-            raise AdaptationError(
-                f'{path} was tuned with the segmenter {prompt.model}, this one is {model}: '
-                'a prompt fits only the model it was tuned with')
+        misfit = prompt.misfit(model, width, layers)
+        if misfit:
+            raise AdaptationError(f'{path} {misfit}')
         return prompt
 
+    def misfit(self, model: str | None, width: int | None, layers: int | None) -> str:
+        """Return why the prompt does not fit a segmenter, or ''; None leaves a check out."""
+        shape = self.tokens.shape
+        if width is not None and shape[-1] != width:
+            return (f'has tokens of width {shape[-1]}, this model takes {width}: it is a prompt '
+                    'of another model')
+        if layers is not None and shape[:-2] not in ((), (layers,)):
+            return (f'has tokens for {shape[0]} cross-attention layers, this model has {layers}: '
+                    'it is a prompt of another model')
+        if model is not None and self.model != model:
+            return (f'was tuned with the segmenter {self.model}, this one is {model}: a prompt '
+                    'fits only the model it was tuned with')
+        return ''
+
     def describe(self) -> dict[str, Any]:
-        """Return all entries as JSON-able values, the tokens by their shape."""
-        entries = asdict(self)
-        entries['tokens'] = list(self.tokens.shape)
-        return entries
+        """Return all entries as JSON-able values, the tokens by their shape and kind."""
+        return {**asdict(self), 'tokens': list(self.tokens.shape), 'kind': self.kind}
 
 
 def _is_prompt(path: Path) -> bool:
-    """Return whether a file is a scene prompt of this package, by its header."""
+    """Return whether a file is a scene prompt of this package, of any version, by its header."""
     try:
         with safe_open(str(path), framework='pt') as handle:
-            return (handle.metadata() or {}).get('format') == FORMAT
+            return (handle.metadata() or {}).get('format', '').startswith(KIND)
     except Exception:  # safetensors has its own exceptions
         return False
 
@@ -151,22 +167,26 @@ class PromptBank:
     :param model: the fingerprint of the segmenter.
     :param width: the width d of its text tokens.
     :param limit: the largest number of domains; the least recently used one is forgotten.
+    :param layers: the number L of its cross-attention layers; None leaves it unchecked.
     """
 
-    def __init__(self, folder: Path | None, model: str, width: int, limit: int = 32) -> None:
+    def __init__(
+            self, folder: Path | None, model: str, width: int, limit: int = 32,
+            layers: int | None = None) -> None:
         if limit < 1:
             raise ValueError(f'limit is {limit}; it must be at least 1')
         self.folder = folder
         self.model = model
         self.width = width
         self.limit = limit
+        self.layers = layers
         self.problems: list[str] = []
         self._prompts: dict[str, LearnedPrompt] = {}  # the least recently used first
         if folder is not None and folder.is_dir():
             self._load(folder)
 
     def _load(self, folder: Path) -> None:
-        found, self.problems = read_prompts(folder, self.model, self.width)
+        found, self.problems = read_prompts(folder, self.model, self.width, self.layers)
         for prompt in sorted(found.values(), key=lambda p: p.saved_s)[-self.limit:]:
             self._prompts[prompt.domain] = prompt
         if len(found) > self.limit:
@@ -195,10 +215,9 @@ class PromptBank:
         :raises AdaptationError: it belongs to another model, or cannot be written; in the latter
             case it is kept in memory.
         """
-        if prompt.model != self.model or prompt.tokens.shape[-1] != self.width:
-            raise AdaptationError(
-                f'the prompt is of the segmenter {prompt.model}, width '
-                f'{prompt.tokens.shape[-1]}; this bank is of {self.model}, width {self.width}')
+        misfit = prompt.misfit(self.model, self.width, self.layers)
+        if misfit:
+            raise AdaptationError(f'the prompt for {prompt.domain!r} {misfit}')
         if not _is_sound(prompt.tokens):
             raise AdaptationError(
                 "the prompt's numbers are none, all zero, not finite or too large: what the bank "
@@ -244,7 +263,8 @@ def prompt_path(folder: Path, model: str, domain: str) -> Path:
 
 
 def read_prompts(
-        folder: Path, model: str | None = None, width: int | None = None
+        folder: Path, model: str | None = None, width: int | None = None,
+        layers: int | None = None,
 ) -> tuple[dict[Path, LearnedPrompt], list[str]]:
     """
     Read a bank's folder: its prompts by file, and the problems of files that cannot be used.
@@ -254,6 +274,7 @@ def read_prompts(
 
     :param model: read the files of this segmenter only; None reads all.
     :param width: refuse tokens of another width.
+    :param layers: refuse tokens for another number of cross-attention layers.
     """
     prompts: dict[Path, LearnedPrompt] = {}
     problems = []
@@ -262,7 +283,7 @@ def read_prompts(
     for path in sorted(p for p in paths
                        if p.name.startswith(prefix) and p.name.endswith(SUFFIX)):
         try:
-            prompt = LearnedPrompt.load(path, model, width)
+            prompt = LearnedPrompt.load(path, model, width, layers)
         except AdaptationError as error:
             problems.append(str(error))
             continue
@@ -291,6 +312,16 @@ def _sweep(folder: Path) -> None:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > ORPHANED_S:
                 path.unlink()
+
+
+def _check_format(found: str) -> None:
+    """Refuse files of another format, or of another version of this one."""
+    if not found.startswith(KIND):
+        raise ValueError('it is no scene prompt of this package')
+    if found != FORMAT:
+        raise ValueError(
+            f'its format is {found!r}, of another version of this package, and this one reads '
+            f'{FORMAT!r}: learn it again with `ptdiffseg adapt`, or let the node do so')
 
 
 def _check(header: dict[str, Any]) -> None:

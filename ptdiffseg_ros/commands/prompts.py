@@ -94,8 +94,8 @@ def _list(args: argparse.Namespace) -> None:
         print(problem, file=sys.stderr)
     entries = [
         {'domain': prompt.domain, 'segmenter': prompt.model, 'tokens': list(prompt.tokens.shape),
-         'steps': prompt.facts.get('steps'), 'saved': _local_time(prompt.saved_s),
-         'bytes': path.stat().st_size, 'file': str(path)}
+         'kind': prompt.kind, 'steps': prompt.facts.get('steps'),
+         'saved': _local_time(prompt.saved_s), 'bytes': path.stat().st_size, 'file': str(path)}
         for path, prompt in sorted(prompts.items(), key=lambda i: (i[1].domain, i[1].model))]
     print(_table(entries) if entries else _nothing(args.bank))
     if args.json:
@@ -117,7 +117,7 @@ def _show(args: argparse.Namespace) -> None:
         'bytes': path.stat().st_size, 'file': str(path)}
     lines = {
         'domain': prompt.domain, 'segmenter': prompt.model, 'tokens': _size(entries['tokens']),
-        'norm': entries['norm'], 'saved': _local_time(prompt.saved_s),
+        'kind': prompt.kind, 'norm': entries['norm'], 'saved': _local_time(prompt.saved_s),
         'file': f'{path}, {entries["bytes"]} bytes',
         **{f'facts: {name}': value for name, value in prompt.facts.items()}}
     width = max(map(len, map(_shown, lines)))
@@ -150,7 +150,9 @@ def _import(args: argparse.Namespace) -> None:
 
         # On the CPU: it is asked who it is, and computes nothing.
         segmenter = PromptedSegmenter.from_pretrained(args.model, 'cpu')
-        LearnedPrompt.load(args.file, segmenter.fingerprint, segmenter.backbone.text_width)
+        backbone = segmenter.backbone
+        LearnedPrompt.load(args.file, segmenter.fingerprint, backbone.text_width,
+                           backbone.cross_attention_layers)
     prompt.save(path, over_anything=args.overwrite)
     print(f'{path}: the {what}' + (', in place of the one that was there' if there else ''))
 
@@ -193,9 +195,9 @@ def _nothing(folder: Path) -> str:
 
 
 def _table(entries: list[dict[str, Any]]) -> str:
-    rows = [('domain', 'segmenter', 'tokens', 'steps', 'saved', 'bytes')]
+    rows = [('domain', 'segmenter', 'tokens', 'kind', 'steps', 'saved', 'bytes')]
     rows += [
-        (_shown(e['domain']), _shown(e['segmenter']), _size(e['tokens']),
+        (_shown(e['domain']), _shown(e['segmenter']), _size(e['tokens']), e['kind'],
          '-' if e['steps'] is None else _shown(e['steps']), e['saved'], str(e['bytes']))
         for e in entries]
     widths = [max(map(len, column)) for column in zip(*rows)]

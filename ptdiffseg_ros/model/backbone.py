@@ -226,8 +226,8 @@ class DiffusionBackbone(nn.Module):
 
         :param latents: (B, c, h, w), scaled, no noise added.
         :param context: (B or 1, T, d), the same in every cross-attention layer, or
-            (B or 1, L, T, d), one for each of the L layers (extended textual inversion, Voynov et
-            al. 2023, section 3).
+            (B or 1, L, T, d), one for each of the L layers (P+, Voynov et al. 2023, arXiv
+            2303.09522).
         :param timestep: in [0, 999].
         """
         taken: dict[str, Tensor] = {}

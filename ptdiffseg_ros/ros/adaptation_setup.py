@@ -51,7 +51,8 @@ def _open_bank(segmenter: PromptedSegmenter, settings: Settings) -> PromptBank:
     from ptdiffseg_ros.adapt.bank import PromptBank
     try:
         return PromptBank(bank_folder(settings.adaptation_bank), segmenter.fingerprint,
-                          segmenter.backbone.text_width)
+                          segmenter.backbone.text_width,
+                          layers=segmenter.backbone.cross_attention_layers)
     except (RuntimeError, OSError) as error:
         raise AdaptationError(
             f'adaptation.bank: {error}. Mend that, or set it to nothing to keep prompts in '

@@ -3,6 +3,7 @@
 """The prompt bank remembers, survives what happens to files, and refuses what does not fit."""
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 import pickle
@@ -18,7 +19,7 @@ import pytest
 from safetensors.torch import save_file
 import torch
 
-MODEL, WIDTH = '0123abcd', 8
+MODEL, WIDTH, LAYERS = '0123abcd', 8, 7
 
 
 def prompt(domain: str = 'fog', seed: int = 0, saved_s: float = 1.0, **changes) -> LearnedPrompt:
@@ -28,12 +29,24 @@ def prompt(domain: str = 'fog', seed: int = 0, saved_s: float = 1.0, **changes) 
         'saved_s': saved_s, **changes})
 
 
-def test_a_prompt_comes_back_bit_for_bit(tmp_path: Path) -> None:
-    PromptBank(tmp_path, MODEL, WIDTH).remember(prompt())
-    back = PromptBank(tmp_path, MODEL, WIDTH).recall('fog')
-    assert back is not None and torch.equal(back.tokens, prompt().tokens)
-    assert back.describe() == {**prompt().describe(), 'tokens': [5, WIDTH]}
-    assert back.facts == {'steps': 50}
+@pytest.mark.parametrize(('shape', 'kind'), [
+    ((5, WIDTH), 'shared'), ((LAYERS, 5, WIDTH), 'per layer')])
+def test_a_prompt_comes_back_bit_for_bit(
+        tmp_path: Path, shape: tuple[int, ...], kind: str) -> None:
+    kept = prompt(tokens=torch.randn(shape))
+    PromptBank(tmp_path, MODEL, WIDTH, layers=LAYERS).remember(kept)
+    back = PromptBank(tmp_path, MODEL, WIDTH, layers=LAYERS).recall('fog')
+    assert back is not None and torch.equal(back.tokens, kept.tokens)
+    assert back.describe() == {**kept.describe(), 'tokens': list(shape), 'kind': kind}
+    assert back.facts == {'steps': 50} and back.kind == kind
+
+
+@pytest.mark.parametrize(('tokens', 'size'), [
+    ((16, 77, 768), 4e6), ((16, 77, 1024), 6e6), ((6, 768), 2e4), ((7, 6, 128), 64 * 2**10)])
+def test_prompts_of_every_backbone_fit_the_largest_file(
+        tmp_path: Path, tokens: tuple[int, ...], size: float) -> None:
+    path = prompt(tokens=torch.randn(tokens)).save(tmp_path / 'prompt.safetensors')
+    assert LearnedPrompt.load(path).tokens.shape == tokens and path.stat().st_size < size
 
 
 def test_a_prompt_is_carried_to_another_vehicle_as_a_file(tmp_path: Path) -> None:
@@ -69,14 +82,15 @@ def test_prompts_of_other_models_lie_in_the_same_folder_unharmed(tmp_path: Path)
 
 
 @pytest.mark.parametrize(('change', 'words'), [
-    ({'model': 'other'}, 'of the segmenter other'),
-    ({'tokens': torch.zeros(5, 9)}, 'width 9'),
+    ({'model': 'other'}, 'with the segmenter other, this one is 0123abcd'),
+    ({'tokens': torch.zeros(5, 9)}, 'width 9, this model takes 8'),
+    ({'tokens': torch.ones(3, 5, WIDTH)}, 'for 3 cross-attention layers, this model has 7'),
     ({'tokens': torch.full((5, WIDTH), float('nan'))}, 'not finite'),
     ({'tokens': torch.zeros(0, WIDTH)}, 'none'), ({'tokens': torch.zeros(5, WIDTH)}, 'all zero'),
     ({'tokens': torch.full((5, WIDTH), 1e38)}, 'too large')])
 def test_what_does_not_fit_is_refused_and_the_old_one_stays(
         tmp_path: Path, change, words: str) -> None:
-    bank = PromptBank(tmp_path, MODEL, WIDTH)
+    bank = PromptBank(tmp_path, MODEL, WIDTH, layers=LAYERS)
     bank.remember(prompt())
     with pytest.raises(AdaptationError, match=words):
         bank.remember(prompt(seed=1, **change))
@@ -85,7 +99,7 @@ def test_what_does_not_fit_is_refused_and_the_old_one_stays(
 
 
 @pytest.mark.parametrize('harm', ['cut', 'noise', 'pickle', 'foreign', 'nan', 'large', 'absent',
-                                  'header', 'empty', 'huge'])
+                                  'header', 'empty', 'huge', 'vector', 'batch'])
 def test_a_damaged_file_is_refused_with_its_name(  # noqa: C901 (a branch for each kind of harm)
         tmp_path: Path, harm: str) -> None:
     path = tmp_path / 'fog.safetensors'
@@ -101,9 +115,13 @@ def test_a_damaged_file_is_refused_with_its_name(  # noqa: C901 (a branch for ea
     elif harm == 'nan':
         prompt(tokens=torch.full((5, WIDTH), float('nan'))).save(path)
     elif harm == 'large':
-        prompt(tokens=torch.zeros(2**18 + 1, 1)).save(path)
+        prompt(tokens=torch.zeros(2**21 + 1, 1)).save(path)
     elif harm == 'empty':
         prompt(tokens=torch.zeros(0, WIDTH)).save(path)
+    elif harm == 'vector':
+        prompt(tokens=torch.ones(WIDTH)).save(path)
+    elif harm == 'batch':
+        prompt(tokens=torch.ones(1, LAYERS, 5, WIDTH)).save(path)
     elif harm == 'huge':
         prompt(tokens=torch.full((5, WIDTH), 1e38)).save(path)
     elif harm == 'absent':
@@ -121,6 +139,38 @@ def test_a_file_of_another_width_or_model_is_refused(tmp_path: Path) -> None:
         LearnedPrompt.load(path, width=768)
     with pytest.raises(AdaptationError, match='tuned with the segmenter 0123abcd, this one is x'):
         LearnedPrompt.load(path, model='x')
+    LearnedPrompt.load(path, layers=16)  # shared tokens fit any number of layers
+
+
+def test_tokens_for_another_number_of_layers_are_refused(tmp_path: Path) -> None:
+    other = prompt(tokens=torch.randn(LAYERS, 5, WIDTH))
+    bank = PromptBank(tmp_path, MODEL, WIDTH, layers=LAYERS)
+    bank.remember(other)
+    words = f'tokens for {LAYERS} cross-attention layers, this model has 16'
+    with pytest.raises(AdaptationError, match=words):
+        LearnedPrompt.load(bank.path('fog'), layers=16)
+    again = PromptBank(tmp_path, MODEL, WIDTH, layers=16)
+    assert not again.domains() and words in again.problems[0]
+    with pytest.raises(AdaptationError, match=words):
+        again.remember(other)
+
+
+def test_a_file_of_the_former_format_is_refused_with_the_remedy_and_may_be_replaced(
+        tmp_path: Path) -> None:
+    bank = PromptBank(tmp_path, MODEL, WIDTH)
+    path = bank.path('fog')
+    assert path is not None
+    header = {name: value for name, value in vars(prompt()).items() if name != 'tokens'}
+    save_file({'tokens': prompt().tokens}, path, metadata={
+        'format': 'ptdiffseg scene prompt 1', 'prompt': json.dumps(header)})
+    with pytest.raises(AdaptationError) as refused:
+        LearnedPrompt.load(path)
+    for words in (str(path), "'ptdiffseg scene prompt 1'", repr(FORMAT), '`ptdiffseg adapt`'):
+        assert words in str(refused.value)
+    again = PromptBank(tmp_path, MODEL, WIDTH)
+    assert not again.domains() and again.problems == [str(refused.value)]
+    prompt().save(path)
+    assert PromptBank(tmp_path, MODEL, WIDTH).domains() == ['fog']
 
 
 def test_one_damaged_file_does_not_hide_the_others(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 """``ptdiffseg prompts`` shows the bank as it is, and carries prompts without losing any."""
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 import json
 from pathlib import Path
+import re
 from types import SimpleNamespace
 
 from ptdiffseg_ros.adapt import bank as bank_module
@@ -37,6 +39,10 @@ def prompt(
         domain: str = 'fog', model: str = OURS, value: float = 0.5, saved_s: float = 1e9,
         **facts: object) -> LearnedPrompt:
     return LearnedPrompt(torch.full((2, WIDTH), value), domain, model, facts, saved_s)
+
+
+def per_layer(domain: str) -> LearnedPrompt:
+    return replace(prompt(domain), tokens=torch.full((7, 2, WIDTH), 0.5))
 
 
 def put(folder: Path, learned: LearnedPrompt) -> Path:
@@ -81,22 +87,22 @@ def test_list_shows_the_prompts_of_every_segmenter(
         bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     night = put(bank, prompt('night', steps=40))
     put(bank, prompt('fog', OTHER))
-    put(bank, prompt('fog'))
+    put(bank, per_layer('fog'))
     file = tmp_path / 'new' / 'list.json'
     assert main(['prompts', 'list', '--json', str(file)]) == 0
     said = capsys.readouterr()
     saved = datetime.fromtimestamp(1e9).astimezone().isoformat()
     size = str(night.stat().st_size)
-    rows = [line.split() for line in said.out.splitlines()]
-    assert rows[0] == ['domain', 'segmenter', 'tokens', 'steps', 'saved', 'bytes']
+    rows = [re.split('  +', line) for line in said.out.splitlines()]
+    assert rows[0] == ['domain', 'segmenter', 'tokens', 'kind', 'steps', 'saved', 'bytes']
     assert [row[:2] for row in rows[1:]] == [['fog', OURS], ['fog', OTHER], ['night', OURS]]
-    assert rows[3] == ['night', OURS, '2', 'x', '8', '40', saved, size]
-    assert rows[1][5] == '-' and said.err == ''
+    assert rows[3] == ['night', OURS, '2 x 8', 'shared', '40', saved, size]
+    assert rows[1][2:5] == ['7 x 2 x 8', 'per layer', '-'] and said.err == ''
     written = json.loads(file.read_text())
     assert written['bank'] == str(bank) and written['problems'] == []
     assert written['prompts'][2] == {
-        'domain': 'night', 'segmenter': OURS, 'tokens': [2, 8], 'steps': 40, 'saved': saved,
-        'bytes': int(size), 'file': str(night)}
+        'domain': 'night', 'segmenter': OURS, 'tokens': [2, 8], 'kind': 'shared', 'steps': 40,
+        'saved': saved, 'bytes': int(size), 'file': str(night)}
 
 
 def test_list_takes_another_bank(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +188,7 @@ def test_show_tells_all_of_a_domain_or_a_file(
     rows = dict(line.split('  ', 1) for line in said.splitlines())
     rows = {name.strip(): value.strip() for name, value in rows.items()}
     assert rows == {
-        'domain': 'light fog', 'segmenter': OURS, 'tokens': '2 x 8', 'norm': '2',
+        'domain': 'light fog', 'segmenter': OURS, 'tokens': '2 x 8', 'kind': 'shared', 'norm': '2',
         'saved': datetime.fromtimestamp(1e9).astimezone().isoformat(),
         'file': f'{path}, {path.stat().st_size} bytes', 'facts: steps': '40',
         'facts: loss': 'nan', 'facts: frames': '{"seen": 7}'}
@@ -191,6 +197,17 @@ def test_show_tells_all_of_a_domain_or_a_file(
         'norm': 2.0, 'bytes': path.stat().st_size, 'file': str(path)}
     assert main(['prompts', 'show', str(path), '--bank', str(tmp_path / 'none')]) == 0
     assert capsys.readouterr().out == said
+
+
+def test_show_tells_tokens_of_a_set_for_each_layer(
+        bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    put(bank, per_layer('fog'))
+    file = tmp_path / 'show.json'
+    assert main(['prompts', 'show', 'fog', '--json', str(file)]) == 0
+    rows = [re.split('  +', line) for line in capsys.readouterr().out.splitlines()]
+    assert ['tokens', '7 x 2 x 8'] in rows and ['kind', 'per layer'] in rows
+    written = json.loads(file.read_text())
+    assert (written['tokens'], written['kind']) == ([7, 2, 8], 'per layer')
 
 
 def test_an_unknown_domain_is_answered_with_those_there_are(
@@ -227,9 +244,11 @@ def test_a_domain_of_several_segmenters_needs_one_named(
 # -- export and import -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize('learned', [prompt('fog', steps=40), per_layer('fog')])
 def test_a_prompt_is_carried_from_bank_to_bank(
-        bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put(bank, prompt('fog', steps=40))
+        bank: Path, tmp_path: Path, learned: LearnedPrompt,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    put(bank, learned)
     file, there = tmp_path / 'stick' / 'fog.safetensors', tmp_path / 'there'
     assert main(['prompts', 'export', 'fog', str(file)]) == 0
     assert str(file) in capsys.readouterr().out
@@ -237,8 +256,8 @@ def test_a_prompt_is_carried_from_bank_to_bank(
     said = capsys.readouterr().out
     assert str(there / f'{OURS}.fog.safetensors') in said and 'in place of' not in said
     carried = PromptBank(there, OURS, WIDTH).recall('fog')
-    assert carried is not None and carried.describe() == prompt('fog', steps=40).describe()
-    assert torch.equal(carried.tokens, prompt().tokens)
+    assert carried is not None and carried.describe() == learned.describe()
+    assert torch.equal(carried.tokens, learned.tokens)
 
 
 def test_what_is_imported_counts_as_saved_by_hand(bank: Path, tmp_path: Path) -> None:
@@ -291,19 +310,21 @@ def test_import_refuses_what_is_no_prompt(
     assert not bank.exists()
 
 
-@pytest.mark.parametrize(('fingerprint', 'width', 'words'), [
-    (OURS, WIDTH, None),
-    (OTHER, WIDTH, f'tuned with the segmenter {OURS}, this one is {OTHER}'),
-    (OURS, 768, 'width 8, this model takes 768')])
+@pytest.mark.parametrize(('fingerprint', 'width', 'layers', 'words'), [
+    (OURS, WIDTH, 7, None),
+    (OTHER, WIDTH, 7, f'tuned with the segmenter {OURS}, this one is {OTHER}'),
+    (OURS, 768, 7, 'width 8, this model takes 768'),
+    (OURS, WIDTH, 16, 'for 7 cross-attention layers, this model has 16')])
 def test_import_for_a_model_takes_only_its_own_prompts(
         bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fingerprint: str, width: int,
-        words: str | None, capsys: pytest.CaptureFixture[str]) -> None:
+        layers: int, words: str | None, capsys: pytest.CaptureFixture[str]) -> None:
     def load(model: str, device: str) -> SimpleNamespace:
         assert (model, device) == ('my_head', 'cpu')
         return SimpleNamespace(
-            fingerprint=fingerprint, backbone=SimpleNamespace(text_width=width))
+            fingerprint=fingerprint,
+            backbone=SimpleNamespace(text_width=width, cross_attention_layers=layers))
     monkeypatch.setattr(PromptedSegmenter, 'from_pretrained', load)
-    file = prompt().save(tmp_path / 'fog.safetensors')
+    file = per_layer('fog').save(tmp_path / 'fog.safetensors')
     if words is None:
         assert main(['prompts', 'import', str(file), '--model', 'my_head']) == 0
         assert prompt_path(bank, OURS, 'fog').is_file()
