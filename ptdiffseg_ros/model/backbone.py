@@ -140,10 +140,10 @@ class DiffusionBackbone(nn.Module):
     @property
     def cross_attention_layers(self) -> int:
         """
-        Number L of cross-attention layers, in the order of the UNet: down, mid, up.
+        Count the cross-attention layers; contexts have their order, that of the UNet's walk.
 
-        It is 7 in the embedded model and 16 in Stable Diffusion. A layer is one `attentions.j` of
-        a block, however many transformer blocks it has.
+        There are L = 7 in the embedded model and 16 in Stable Diffusion. A layer is one
+        `attentions.j` of a block, however many transformer blocks it has.
         """
         blocks = (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks)
         return sum(len(_attentions(block)) for block in blocks)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from diffusers import AutoencoderTiny, UNet2DConditionModel
@@ -55,15 +54,14 @@ def test_the_weights_are_those_of_the_parts(parts: dict[str, Any]) -> None:
 
 
 def walk(
-        unet: UNet2DConditionModel, height: int, width: int, stop_early: bool
+        backbone: DiffusionBackbone, height: int, width: int, stop_early: bool
 ) -> tuple[float, float]:
     """Give the GFLOP of a walk for a frame, and the MiB of its features in float16."""
-    backbone: Any = SimpleNamespace(unet=unet)
     latents = torch.empty(1, 4, height // 8, width // 8, device='meta')
     context = torch.empty(1, 20, 768, device='meta')
-    taps = DiffusionBackbone.default_taps(backbone, stop_early)
+    taps = backbone.default_taps(stop_early)
     with FlopCounterMode(display=False) as counter:
-        maps = DiffusionBackbone.features(backbone, latents, context, 100, taps)
+        maps = backbone.features(latents, context, 100, taps)
     return (counter.get_total_flops() / 1e9,
             sum(2 * level.numel() for level in maps) / 2 ** 20)
 
@@ -71,9 +69,12 @@ def walk(
 @torch.no_grad()
 def test_the_cost_and_the_cache_are_those_of_the_walk(parts: dict[str, Any]) -> None:
     gflop: dict[str, list[int]] = {}
+    nothing: Any = None  # the walk takes neither a tokenizer nor a scheduler
+    backbone = DiffusionBackbone(
+        parts['own'], parts['unet 1.5'], parts['text 1.5'], nothing, nothing)
     for height, width in SIZES:
         (whole, mib), (early, early_mib) = (
-            walk(parts['unet 1.5'], height, width, stop_early) for stop_early in (False, True))
+            walk(backbone, height, width, stop_early) for stop_early in (False, True))
         gflop.setdefault('UNet of Stable Diffusion 1.5', []).append(round(whole))
         gflop.setdefault('of it what an early stop leaves out', []).append(round(whole - early))
         for name, kind in (("its autoencoder's encoder", 'own'), ("TAESD's encoder", 'taesd')):
