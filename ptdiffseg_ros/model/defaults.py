@@ -1,8 +1,12 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Defaults and names that commands share with the model. Imports nothing: help is instant."""
+"""Defaults and names that commands share with the model. Imports no libraries: help is instant."""
 from __future__ import annotations
 
+from pathlib import Path
+
+EMBEDDED = ('micro',)  # the models in this package, by the names of their folders in assets/
+MICRO = EMBEDDED[0]  # the default
 ENGINES = ('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast')
 OVERLAP = 0.25  # of windows: a quarter is enough for the seams to vanish
 CATEGORY_TEMPLATES = (
@@ -22,3 +26,27 @@ SCENE_PROMPTS = (
     'a rainy driving scene',
     'a snowy driving scene',
 )
+
+
+def embedded_folder(name: str | Path) -> Path | None:
+    """Return the folder of an embedded model, with `backbone` and `segmenter`; None: no such."""
+    if str(name) not in EMBEDDED:
+        return None
+    return Path(__file__).resolve().parents[1] / 'assets' / name
+
+
+def segmenter_folder(model: str | Path) -> Path:
+    """Return the folder of a segmenter that is given by it, or by an embedded model's name."""
+    embedded = embedded_folder(model)
+    return Path(model).expanduser() if embedded is None else embedded / 'segmenter'
+
+
+def backbone_source(model: str | Path) -> str | Path:
+    """Return where to load a backbone from: an embedded model's folder, or what is given."""
+    embedded = embedded_folder(model)
+    return model if embedded is None else embedded / 'backbone'
+
+
+def embedded_names() -> str:
+    """Return the names of the embedded models as help texts and errors list them."""
+    return ' or '.join(f"'{name}'" for name in EMBEDDED)

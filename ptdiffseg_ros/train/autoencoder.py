@@ -29,17 +29,22 @@ def to_tensor(images: np.ndarray) -> Tensor:
     return tensor.float().div_(127.5).sub_(1.0)
 
 
-def train_autoencoder(
-    config: PretrainConfig, images: np.ndarray, state: Path
-) -> tuple[AutoencoderTiny, float]:
-    """Train the stride-4 autoencoder on crops of the frames; return it, and its seconds."""
+def build_autoencoder(config: PretrainConfig) -> AutoencoderTiny:
+    """Build an untrained autoencoder with a stride of 4 pixels."""
     torch.manual_seed(config.seed)
     width, stages = config.autoencoder_width, 3
-    vae = AutoencoderTiny(
+    return AutoencoderTiny(
         encoder_block_out_channels=(width,) * stages, decoder_block_out_channels=(width,) * stages,
         num_encoder_blocks=(1, 2, 3), num_decoder_blocks=(3, 2, 1),
         latent_channels=config.latent_channels, upsampling_scaling_factor=2, scaling_factor=1.0)
-    vae = vae.to(memory_format=torch.channels_last)
+
+
+def train_autoencoder(
+    config: PretrainConfig, vae: AutoencoderTiny, images: np.ndarray, state: Path
+) -> float:
+    """Train an autoencoder in place on crops of the frames; return the seconds it took."""
+    vae.requires_grad_(True).train()
+    vae.to(memory_format=torch.channels_last)
     parameters = list(vae.parameters())
     optimizer = adamw(parameters, LEARNING_RATE)
     height, breadth = (min(sides) for sides in zip(CROP, config.image_size))
@@ -64,7 +69,7 @@ def train_autoencoder(
     vae.eval().requires_grad_(False)
     sample = encode_frames(vae, images[:: max(1, len(images) // 256)])
     vae.register_to_config(scaling_factor=1.0 / float(sample.std()))
-    return vae, loop.seconds
+    return loop.seconds
 
 
 def adamw(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.AdamW:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.data.labels import TOWN
@@ -42,19 +43,36 @@ def train_tokenizer(
     corpus = [line for lines in captions for line in lines] + list(SCENE_PROMPTS)
     corpus += [t.format(c.name) for t in CATEGORY_TEMPLATES for c in TOWN]
     bpe.train_from_iterator(corpus, trainer)
-    merges = [m if isinstance(m, str) else ' '.join(m)
-              for m in json.loads(bpe.to_str())['model']['merges']]
+    merges = _merges(json.loads(bpe.to_str()))
     tokens = alphabet + [a + '</w>' for a in alphabet] + [m.replace(' ', '') for m in merges]
     tokens += ['<|startoftext|>', '<|endoftext|>']
     vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / 'vocab.json').write_text(json.dumps(vocabulary))
-    (folder / 'merges.txt').write_text('\n'.join(['#version: 0.2', *merges]) + '\n')
+    _write_vocabulary(vocabulary, merges, folder)
     (folder / 'tokenizer_config.json').write_text(json.dumps({
         'tokenizer_class': 'CLIPTokenizer', 'model_max_length': MAX_TOKENS,
         'bos_token': '<|startoftext|>', 'eos_token': '<|endoftext|>',
         'unk_token': '<|endoftext|>', 'pad_token': '<|endoftext|>'}, indent=2))
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def copy_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> CLIPTokenizer:
+    """Save a tokenizer in the files that every version of transformers reads; return it."""
+    tokenizer.save_pretrained(folder)
+    if not (folder / 'vocab.json').exists():  # transformers 5 writes tokenizer.json alone
+        saved = json.loads((folder / 'tokenizer.json').read_text())
+        _write_vocabulary(saved['model']['vocab'], _merges(saved), folder)
+    return tokenizer
+
+
+def _merges(tokenizer: dict[str, Any]) -> list[str]:
+    """Return the merges of what `tokenizers` saves; its versions differ in their form."""
+    return [m if isinstance(m, str) else ' '.join(m) for m in tokenizer['model']['merges']]
+
+
+def _write_vocabulary(vocabulary: dict[str, int], merges: list[str], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / 'vocab.json').write_text(json.dumps(vocabulary))
+    (folder / 'merges.txt').write_text('\n'.join(['#version: 0.2', *merges]) + '\n')
 
 
 def check_lengths(

@@ -20,6 +20,7 @@ from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.train.autoencoder import (
     adamw,
+    build_autoencoder,
     draw_reconstructions,
     encode_frames,
     train_autoencoder,
@@ -31,10 +32,17 @@ from ptdiffseg_ros.train.captioned_frames import (
     PictureCrops,
     TownFrames,
 )
-from ptdiffseg_ros.train.captions import Captions, check_lengths, MAX_TOKENS, train_tokenizer
+from ptdiffseg_ros.train.captions import (
+    Captions,
+    check_lengths,
+    copy_tokenizer,
+    MAX_TOKENS,
+    train_tokenizer,
+)
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.loop import TrainingLoop
 from ptdiffseg_ros.train.settings import PretrainConfig
+from ptdiffseg_ros.train.start import adopt_form, check_start, weights_digest
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -43,32 +51,41 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 
 def pretrain(
-    config: PretrainConfig, out: Path, resume: bool = False, data: CaptionedPictures | None = None
+    config: PretrainConfig, out: Path, resume: bool = False, data: CaptionedPictures | None = None,
+    start: DiffusionBackbone | None = None
 ) -> Path:
     """
     Train the whole backbone into `out`, in the diffusers layout, and return that folder.
 
-    data: pictures with captions; None: frames of the town in every weather. `resume` continues
-    from the checkpoints in `out`/state. A step draws from a seed of its number, so an interrupted
-    run ends as an uninterrupted one.
+    :param data: pictures with captions; None: frames of the town in every weather.
+    :param resume: continue from the checkpoints in `out`/state. A step draws from a seed of its
+        number, so an interrupted run ends as an uninterrupted one.
+    :param start: a backbone of the embedded kind, whose networks are trained further in place;
+        its form and its tokenizer stay. None: a new one is trained from nothing.
     """
+    digest = None
+    if start is not None:
+        config, digest = adopt_form(config, start), weights_digest(start)
     state = out / 'state'
     if state.exists() and not resume:
         raise TrainingError(
             f'{state} holds an earlier run; give --resume to go on, or another folder')
     source = _source(config, data)
     state.mkdir(parents=True, exist_ok=True)
+    check_start(digest, state)
     images, captions = draw_frames(source, config.workers, state)
-    tokenizer = train_tokenizer(config, captions, out / 'tokenizer')
+    tokenizer = (train_tokenizer(config, captions, out / 'tokenizer') if start is None
+                 else copy_tokenizer(start.tokenizer, out / 'tokenizer'))
     check_lengths(source, captions, tokenizer)
-    vae, autoencoder_seconds = train_autoencoder(config, images, state)
+    vae = build_autoencoder(config) if start is None else start.vae
+    autoencoder_seconds = train_autoencoder(config, vae, images, state)
     draw_reconstructions(vae, images, out / 'reconstructions.png')
     latents = encode_frames(vae, images)
-    backbone = build_backbone(config, vae, tokenizer)
+    backbone = build_backbone(config, vae, tokenizer) if start is None else start
     report = train_diffusion(config, backbone, latents, captions, state)
     backbone.half().save_pretrained(out)
     backbone.float()
-    facts = {**dataclasses.asdict(config), **source.facts,
+    facts = {**dataclasses.asdict(config), **source.facts, 'started_from': digest,
              'autoencoder_minutes': autoencoder_seconds / 60, **report}
     (out / 'pretraining.json').write_text(json.dumps(facts, indent=2) + '\n')
     return out
@@ -118,8 +135,8 @@ def train_diffusion(
     state: Path,
 ) -> dict[str, Any]:
     """Train UNet and text encoder together (v-prediction); leaves the EMA weights in place."""
-    unet = backbone.unet.to(memory_format=torch.channels_last).train()
-    text = backbone.text_encoder.train()
+    unet = backbone.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
+    text = backbone.text_encoder.train().requires_grad_(True)
     scheduler, tokenized = backbone.scheduler, Captions(captions, backbone.tokenizer)
 
     def diffusion_loss(rng: np.random.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 from hypothesis import given, settings, strategies as st
 import numpy as np
-from ptdiffseg_ros import town
+from ptdiffseg_ros import cli, town
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.train import autoencoder as autoencoder_module
 from ptdiffseg_ros.train.autoencoder import reconstruction_loss, whitening_loss
@@ -22,6 +22,7 @@ from ptdiffseg_ros.train.loop import warm_cosine
 from ptdiffseg_ros.train.pretrain import draw_sample_grid, pretrain, PretrainConfig
 import pytest
 from safetensors.torch import load_file
+from tiny_models import tiny_backbone
 import torch
 from transformers import CLIPTokenizer
 
@@ -65,6 +66,75 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     pretrain(TINY, tmp_path / 'b', resume=True)
     whole, parts = unet_of(folder), unet_of(tmp_path / 'b')
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def start_from(folder: Path) -> DiffusionBackbone:
+    return DiffusionBackbone.from_pretrained(folder)
+
+
+def test_a_backbone_is_trained_further_at_another_size(folder: Path, tmp_path: Path) -> None:
+    config = replace(TINY, image_size=(64, 64), unet_channels=(32, 32), text_width=32, seed=5)
+    further = pretrain(config, tmp_path / 'b', start=start_from(folder))
+    before, after = unet_of(folder), unet_of(further)
+    assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
+    assert not all(torch.equal(before[k], after[k]) for k in before), 'it has learned'
+    assert all((before[k] - after[k]).abs().max() < 0.1 for k in before), 'not from nothing'
+    for name in ('vocab.json', 'merges.txt'):
+        was, now = ((f / 'tokenizer' / name).read_text() for f in (folder, further))
+        assert json.loads(was) == json.loads(now) if name == 'vocab.json' else was == now
+    facts = json.loads((further / 'pretraining.json').read_text())
+    assert facts['unet_channels'] == list(TINY.unet_channels)
+    assert facts['text_width'] == TINY.text_width and facts['started_from']
+    latents = DiffusionBackbone.from_pretrained(further).encode(torch.zeros(1, 3, 64, 64))
+    assert torch.isfinite(latents).all()
+
+
+def test_an_interrupted_run_from_a_backbone_ends_as_an_uninterrupted_one(
+        folder: Path, tmp_path: Path, interrupted) -> None:
+    interrupted(TINY, tmp_path / 'b', start=start_from(folder))
+    whole = pretrain(TINY, tmp_path / 'a', start=start_from(folder))
+    other = DiffusionBackbone.from_pretrained(whole)
+    with pytest.raises(TrainingError, match='begun from a backbone .* starts from nothing'):
+        pretrain(TINY, tmp_path / 'b', resume=True)
+    with pytest.raises(TrainingError, match='begun from a backbone .* from a backbone with'):
+        pretrain(TINY, tmp_path / 'b', resume=True, start=other)
+    parts = unet_of(pretrain(TINY, tmp_path / 'b', resume=True, start=start_from(folder)))
+    assert all(torch.equal(value, parts[k]) for k, value in unet_of(whole).items())
+
+
+def test_a_run_from_nothing_is_not_resumed_from_a_backbone(
+        folder: Path, tmp_path: Path, interrupted) -> None:
+    interrupted(TINY, tmp_path / 'b')
+    with pytest.raises(TrainingError, match='begun from nothing.*--start-from'):
+        pretrain(TINY, tmp_path / 'b', resume=True, start=start_from(folder))
+
+
+@pytest.mark.parametrize('kind', ['sd15', 'sd21'])
+def test_only_a_backbone_of_the_embedded_kind_is_trained_further(
+        tmp_path: Path, kind: str) -> None:
+    with pytest.raises(TrainingError, match='AutoencoderKL of stride 8.*start from an embedded'):
+        pretrain(TINY, tmp_path / 'b', start=tiny_backbone(tmp_path, kind))
+    assert not (tmp_path / 'b').exists()
+
+
+def test_an_image_size_that_does_not_fit_the_given_unet_is_refused(
+        folder: Path, tmp_path: Path) -> None:
+    config = replace(TINY, image_size=(40, 64), unet_channels=(16, 16))
+    with pytest.raises(TrainingError, match=r'\(40, 64\).*multiples of 16'):
+        pretrain(config, tmp_path / 'b', start=start_from(folder))
+
+
+def test_the_command_starts_from_a_folder(
+        folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ['--frames', '4', '--size', '32x64', '--steps', '1', '--autoencoder-steps', '1',
+             '--batch', '2']
+    out = tmp_path / 'out'
+    assert cli.main(['pretrain', str(out), '--start-from', str(tmp_path / 'none'), *sizes]) == 2
+    assert f'{tmp_path / "none"}' in capsys.readouterr().err and not out.exists()
+    assert cli.main(['pretrain', str(out), '--start-from', str(folder), *sizes]) == 0
+    assert json.loads((out / 'pretraining.json').read_text())['started_from']
+    assert cli.main(['pretrain', str(folder), '--start-from', str(folder), *sizes,
+                     '--overwrite']) == 2
 
 
 @settings(max_examples=100, deadline=None)
