@@ -17,7 +17,7 @@ from ptdiffseg_ros.data.pictures import write_png
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-BENCHMARKS = ('claims', 'soak', 'stream')
+BENCHMARKS = ('claims', 'soak', 'stream', 'street')
 # Each would write a file of the fixture; and the model that it needs does not exist.
 COMMANDS = {
     'adapt': 'adapt data/images mine.txt --model nowhere',
@@ -38,6 +38,7 @@ COMMANDS = {
     'claims --render, a plot': 'claims --out page --render page/new.md',
     'soak': 'soak --json mine.txt --model nowhere',
     'soak --log': 'soak --log mine.txt --model nowhere',
+    'street': 'street nowhere data',
     'stream': 'stream --json mine.txt --model nowhere',
     'stream, other JSON': 'stream --json other.json --model nowhere',
     'stream --plot': 'stream --plot mine.png --model nowhere',

@@ -1,0 +1,132 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""What the embedded model for photographs is trained on, made of a few synthetic pictures."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from benchmarks.street.__main__ import main
+from benchmarks.street.prepare import ASPECT, caption, CLASSES, HEIGHT, random_view
+from benchmarks.street.weather import make_fog, make_night, make_rain, WEATHERS
+import numpy as np
+from PIL import Image as Picture
+from ptdiffseg_ros.data.captioned import open_captioned
+from ptdiffseg_ros.data.catalog import open_data
+from ptdiffseg_ros.data.labels import IGNORE
+import pytest
+import yaml
+
+CAMVID = {'sky': 0, 'road': 3, 'vegetation': 5, 'person': 9}
+KITTI = {'road': 0, 'sky': 10, 'truck': 14, 'train': 16}
+
+
+def write_split(root: Path, split: str, count: int, size: tuple[int, int],
+                values: tuple[int, int] | None) -> None:
+    """Write noisy pictures; their masks have a value in each half, from top to bottom."""
+    rng = np.random.default_rng(len(split))
+    for kind in ('images', 'masks'):
+        (root / kind / split).mkdir(parents=True)
+    for i in range(count):
+        Picture.fromarray(rng.integers(80, 160, (*size, 3), np.uint8)).save(
+            root / 'images' / split / f'{i}.jpg')
+        if values is not None:
+            mask = np.repeat(values, size[0] // 2).astype(np.uint8)[:, None]
+            Picture.fromarray(np.repeat(mask, size[1], axis=1)).save(
+                root / 'masks' / split / f'{i}.png')
+
+
+@pytest.fixture
+def street(tmp_path: Path) -> Path:
+    root = tmp_path / 'street'
+    write_split(root / 'camvid', 'train', 2, (60, 80), (0, 3))
+    write_split(root / 'camvid', 'dusk_unlabelled', 1, (60, 80), None)
+    write_split(root / 'camvid', 'val', 1, (60, 80), (0, 3))
+    write_split(root / 'kitti', 'train', 1, (40, 120), (14, 16))
+    for name, classes, ignore in (('camvid', CAMVID, 11), ('kitti', KITTI, 255)):
+        (root / name / 'dataset.yaml').write_text(yaml.safe_dump({
+            'images': 'images/{split}', 'masks': 'masks/{split}', 'classes': classes,
+            'ignore': ignore}))
+    return root
+
+
+def test_pictures_get_captions_that_name_light_and_classes(street: Path, tmp_path: Path) -> None:
+    assert main([str(street), str(tmp_path / 'out')]) == 0
+    data = open_captioned(tmp_path / 'out' / 'pictures', tmp_path / 'out' / 'captions.json')
+    captions = dict(zip(data.names, data.captions))
+    assert len(captions) == 2 * (4 + 3) + 24 + 4 + 3, 'val is not read'
+    assert {line.split()[1] for lines in captions.values() for line in lines} == {
+        'clear', 'dusk', *WEATHERS}
+    for name, lines in captions.items():
+        assert len(lines) == 4
+        assert ('-dusk_' in name) == all(' dusk ' in line for line in lines)
+        with Picture.open(tmp_path / 'out' / 'pictures' / name) as picture:
+            assert picture.size == (round(HEIGHT * ASPECT), HEIGHT)
+    text = json.dumps(captions)
+    assert 'sky' in text and 'car' in text and 'trees' not in text and 'person' not in text
+
+
+def test_labels_of_both_sources_become_one_data_set(street: Path, tmp_path: Path) -> None:
+    assert main([str(street), str(tmp_path / 'out')]) == 0
+    data = open_data(tmp_path / 'out' / 'labelled', 'train')
+    found = {pair.image.name: data.read(i) for i, pair in enumerate(data.pairs)}
+    assert sorted(found) == ['camvid-train-0-0.jpg', 'camvid-train-1-0.jpg',
+                             'kitti-train-0-0.jpg', 'kitti-train-0-1.jpg']
+    image, ids = found['camvid-train-0-0.jpg']
+    assert image.shape == (60, 80, 3) and set(ids[:30].flat) == {CLASSES['sky']}
+    assert set(ids[30:].flat) == {CLASSES['road']}
+    image, ids = found['kitti-train-0-1.jpg']
+    assert image.shape == (40, 53, 3), 'a wide picture becomes two'
+    assert set(ids[:20].flat) == {CLASSES['car']}, 'a truck counts as a car'
+    assert set(ids[20:].flat) == {IGNORE}, 'a train is no class of both'
+
+
+def test_the_same_seed_gives_the_same_pictures(street: Path, tmp_path: Path) -> None:
+    for name, seed in (('a', '0'), ('b', '0'), ('c', '1')):
+        assert main([str(street), str(tmp_path / name), '--seed', seed]) == 0
+    a, b, c = ((tmp_path / name / 'captions.json').read_bytes() for name in 'abc')
+    assert a == b != c
+    for path in (tmp_path / 'a' / 'pictures').iterdir():
+        assert path.read_bytes() == (tmp_path / 'b' / 'pictures' / path.name).read_bytes()
+
+
+def test_what_is_missing_is_named(
+        street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (street / 'camvid' / 'images' / 'dusk_unlabelled' / '0.jpg').unlink()
+    assert main([str(street), str(tmp_path / 'a')]) == 2
+    assert 'dusk_unlabelled has no pictures' in capsys.readouterr().err
+    assert main([str(tmp_path / 'nothing'), str(tmp_path / 'b')]) == 2
+    assert 'camvid does not exist' in capsys.readouterr().err
+
+
+def test_a_view_keeps_its_labels_in_place() -> None:
+    image = np.zeros((60, 120, 3), np.uint8)
+    image[:, 60:] = 255
+    mask = (image[..., 0] > 0).astype(np.uint8)
+    for seed in range(10):
+        view, labels = random_view(image, mask, np.random.default_rng(seed))
+        assert labels is not None
+        if labels.any() and not labels.all():  # white lies on the same side in both
+            white = view[..., 0].mean(axis=0)
+            assert (white[0] > white[-1]) == (labels[0, 0] > labels[0, -1])
+
+
+def test_a_caption_names_no_class_that_is_hardly_seen() -> None:
+    mask = np.zeros((100, 100), np.uint8)
+    mask[0, :10] = CLASSES['person']
+    lines = {caption('clear', mask, np.random.default_rng(i)) for i in range(50)}
+    assert any('road' in line.partition(' with ')[2] for line in lines)
+    assert not any('person' in line or 'people' in line for line in lines)
+
+
+def test_weather_is_made_as_it_is_called() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(60, 200, (80, 120, 3), np.uint8)
+    for make in WEATHERS.values():
+        changed = make(image, np.random.default_rng(1))
+        assert changed.shape == image.shape and changed.dtype == np.uint8
+        assert np.array_equal(changed, make(image, np.random.default_rng(1)))
+    assert make_night(image, rng).mean() < 0.6 * image.mean()
+    fog = make_fog(image, rng)
+    assert fog[:30].std() < fog[-10:].std(), 'what is far has less contrast'
+    assert make_rain(image, rng).std(axis=2).mean() < image.std(axis=2).mean(), 'greyer'
