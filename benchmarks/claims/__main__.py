@@ -9,8 +9,9 @@ from pathlib import Path
 import sys
 
 from benchmarks.command import run_benchmark
-from ptdiffseg_ros.commands import add_overwrite, number
+from ptdiffseg_ros.commands import add_overwrite, MODEL_HELP, number
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
+from ptdiffseg_ros.model.defaults import MICRO
 
 DOCUMENT = Path('docs', 'results.md')
 
@@ -37,9 +38,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='folder of claims.json and of the working files of runs (work/); resumes from '
         'claims.json if it exists')
     parser.add_argument(
-        '--model', default='micro',
-        help='"micro" (embedded) or the folder of a segmenter: claim 4 adapts it, the others '
-        'train heads on its backbone')
+        '--model', default=MICRO,
+        help=f'{MODEL_HELP}: claim 4 adapts it, the others train heads on its backbone')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument(
         '--render', nargs='?', type=Path, const=DOCUMENT, metavar='FILE',

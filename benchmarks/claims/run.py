@@ -12,8 +12,9 @@ from benchmarks.claims.budget import Budget, BUDGETS
 from benchmarks.claims.experiment import Experiment
 from benchmarks.claims.results_store import Figures, ResultsStore, settings_digest
 from ptdiffseg_ros.data.results import commit, machine
+from ptdiffseg_ros.model.defaults import MICRO, segmenter_folder
 from ptdiffseg_ros.model.runtime import accelerator
-from ptdiffseg_ros.model.segmenter import MICRO, MICRO_FOLDER, PromptedSegmenter
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 import torch
 
@@ -50,7 +51,7 @@ def reproduce(
     """
     budget = BUDGETS[preset]
     check_variants(only, claims, budget)
-    folder = MICRO_FOLDER if model == MICRO else Path(model).expanduser()
+    folder = segmenter_folder(model)
     # In one number format everywhere, so that rows and machines can be compared.
     segmenter = PromptedSegmenter.from_pretrained(model, device, 'float32')
     store = ResultsStore(out / NAME, {

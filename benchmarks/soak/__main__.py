@@ -10,7 +10,7 @@ import sys
 
 from benchmarks.command import run_benchmark
 from benchmarks.soak.report import tables
-from ptdiffseg_ros.commands import add_overwrite, image_size, number
+from ptdiffseg_ros.commands import add_model, add_overwrite, image_size, number
 from ptdiffseg_ros.data.results import write_json
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'frames and that every camera gets its share of masks')
     parser.add_argument(
         '--seed', type=number(0, kind=int), default=0, help='seed of the faults')
-    parser.add_argument(
-        '--model', default='micro', help='"micro" (embedded) or the folder of a segmenter')
+    add_model(parser)
     parser.add_argument(
         '--log', type=Path, metavar='FILE', help='write the log of the node to a file')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures to a file')

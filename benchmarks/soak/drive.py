@@ -52,6 +52,7 @@ from ptdiffseg_ros.demo.node_process import (
     free_domain_id,
     NodeProcess,
 )
+from ptdiffseg_ros.model.defaults import MICRO
 from ptdiffseg_ros.ros.camera_output import image_message
 from ptdiffseg_ros.ros.spin import spinning
 import rclpy
@@ -89,7 +90,7 @@ class SoakOptions:
     calm_s: float = 5.0
     overload: bool = False
     seed: int = 0
-    model: str = 'micro'
+    model: str = MICRO
 
 
 @dataclass

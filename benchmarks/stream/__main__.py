@@ -11,7 +11,7 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 from benchmarks.command import run_benchmark
-from ptdiffseg_ros.commands import add_overwrite, labelled_inputs, number
+from ptdiffseg_ros.commands import add_model, add_overwrite, labelled_inputs, number
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 if TYPE_CHECKING:
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     whole = number(1, kind=int)
-    parser.add_argument(
-        '--model', default='micro', help="'micro' (embedded) or the folder of a segmenter")
+    add_model(parser)
     parser.add_argument(
         '--data', type=Path, metavar='PATH',
         help='labelled pictures with conditions, such as ACDC, for one-pass and continual; by '

@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.data.results import commit, machine, percentiles
+from ptdiffseg_ros.model.defaults import MICRO
 from ptdiffseg_ros.model.runtime import accelerator
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.ros.camera_output import image_message
@@ -55,7 +56,7 @@ class BenchOptions:
     the rounds that count, each with one batch of each size.
     """
 
-    model: str = 'micro'
+    model: str = MICRO
     device: str = 'auto'
     dtype: str = 'auto'
     engine: str = 'eager'

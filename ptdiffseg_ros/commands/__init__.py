@@ -13,10 +13,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.model.defaults import ENGINES
+from ptdiffseg_ros.model.defaults import embedded_names, ENGINES, MICRO
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.data.labelled import LabelledPictures
+
+
+MODEL_HELP = f'{embedded_names()}, or the folder of another segmenter'
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add --model."""
+    parser.add_argument('--model', default=MICRO, help=MODEL_HELP)
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.commands import add_overwrite, CommandError, number
+from ptdiffseg_ros.commands import add_model, add_overwrite, CommandError, number
 from ptdiffseg_ros.data.entries import report, usable
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
@@ -31,8 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'out', type=Path, metavar='PROMPT', nargs='?',
         help='the file to write, such as fog.safetensors; by default the bank of the node')
     parser.add_argument('--bank', type=Path, metavar='FOLDER', help='another bank')
-    parser.add_argument(
-        '--model', default='micro', help="'micro' (embedded) or the folder of a segmenter")
+    add_model(parser)
     parser.add_argument(
         '--scene-prompt', metavar='SENTENCE',
         help='start from this sentence; by default from that of the recognised domain')

@@ -7,15 +7,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import add_engine, add_overwrite, image_size, number
+from ptdiffseg_ros.commands import add_engine, add_model, add_overwrite, image_size, number
 from ptdiffseg_ros.data.results import markdown_table, write_json
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    parser.add_argument(
-        '--model', default='micro', help='"micro", or the folder of another segmenter')
+    add_model(parser)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     add_engine(parser)
     parser.add_argument(

@@ -7,7 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
-from ptdiffseg_ros.commands import add_overwrite, number
+from ptdiffseg_ros.commands import add_model, add_overwrite, number
 from ptdiffseg_ros.data.writing import check_bag, check_outputs, folders_below
 
 REPORT = ('summary.json', 'index.html', 'strip.png', 'overlay.mp4', 'overlay.webm', 'node.log')
@@ -26,8 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='frames per second of the recording, from 3 to 30')
     parser.add_argument(
         '--seed', type=number(0, kind=int), default=0, help='the same seed, the same drive')
-    parser.add_argument(
-        '--model', default='micro', help='"micro", or the folder of another segmenter')
+    add_model(parser)
     parser.add_argument(
         '--no-adaptation', dest='adaptation', action='store_false',
         help='leave the source prompt in use; otherwise the node adapts it, with a bank of its '

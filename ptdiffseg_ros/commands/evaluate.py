@@ -7,7 +7,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import add_engine, add_overwrite, CommandError, labelled_inputs, number
+from ptdiffseg_ros.commands import (
+    add_engine,
+    add_model,
+    add_overwrite,
+    CommandError,
+    labelled_inputs,
+    number,
+)
 from ptdiffseg_ros.data.entries import report
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
@@ -15,8 +22,7 @@ from ptdiffseg_ros.data.writing import check_outputs, folders_below
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     whole = number(1, kind=int)
-    parser.add_argument(
-        '--model', default='micro', help='"micro", or the folder of another segmenter')
+    add_model(parser)
     parser.add_argument(
         '--data', type=Path, metavar='PATH',
         help='labelled pictures, at their own size: the folder of a data set, or a dataset.yaml; '

@@ -7,15 +7,15 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import add_engine, add_overwrite
+from ptdiffseg_ros.commands import add_engine, add_overwrite, MODEL_HELP
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
+from ptdiffseg_ros.model.defaults import MICRO
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument(
-        'model', nargs='?', default='micro', metavar='MODEL',
-        help='"micro", or the folder of another segmenter')
+        'model', nargs='?', default=MICRO, metavar='MODEL', help=MODEL_HELP)
     add_engine(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write it all to a file, too')
     add_overwrite(parser)

@@ -13,7 +13,7 @@ from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
-from ptdiffseg_ros.commands import add_engine, add_overwrite, CommandError
+from ptdiffseg_ros.commands import add_engine, add_model, add_overwrite, CommandError
 from ptdiffseg_ros.commands.inputs import Entry, Input, load_frame, open_input
 from ptdiffseg_ros.data.entries import report, usable
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
@@ -32,8 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'out', type=Path, metavar='OUT',
         help='folder for masks/ (PNG, class ids, 255 = none) and overlays/, and for videos and '
         'bags overlay.mp4')
-    parser.add_argument(
-        '--model', default='micro', help='"micro", or the folder of another segmenter')
+    add_model(parser)
     parser.add_argument(
         '--scene-prompt', metavar='SENTENCE',
         help='what the scene looks like, such as "a foggy driving scene"; by default the '

@@ -10,7 +10,7 @@ from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
 
-from ptdiffseg_ros.commands import add_overwrite, CommandError
+from ptdiffseg_ros.commands import add_overwrite, CommandError, MODEL_HELP
 from ptdiffseg_ros.data.writing import check_outputs
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     taking.add_argument('file', type=Path, metavar='FILE', help='what export wrote')
     taking.add_argument(
         '--model', metavar='MODEL',
-        help='"micro", or the folder of another segmenter: refuse a prompt that is not its own')
+        help=f'{MODEL_HELP}: refuse a prompt that is not its own')
     add_overwrite(taking, '--force', 'replace the prompt that the bank has in its place')
     taking.set_defaults(act=_import)
 

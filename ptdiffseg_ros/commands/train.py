@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ptdiffseg_ros.commands import add_overwrite, CommandError, labelled_inputs
 from ptdiffseg_ros.commands.settings import add_settings, given_settings
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
+from ptdiffseg_ros.model.defaults import backbone_source, embedded_names, MICRO
 from ptdiffseg_ros.train.settings import TrainConfig
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--backbone', metavar='FOLDER_OR_NAME',
         help='diffusion model: a folder in the diffusers layout, or the name of one in the '
-        'Hugging Face cache; by default the embedded one')
+        f'Hugging Face cache, or the embedded {embedded_names()} (default: {MICRO})')
     parser.add_argument(
         '--data', type=Path, metavar='PATH',
         help='labelled pictures: the folder of a data set, or a dataset.yaml; by default clear '
@@ -53,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         _check(args, None)
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.results import commit, write_json
-    from ptdiffseg_ros.model.segmenter import MICRO_FOLDER, PromptedSegmenter
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     from ptdiffseg_ros.train.head import learn_source, train_head
     from ptdiffseg_ros.train.processes import processes
     from ptdiffseg_ros.train.recipe import FILE, find_recipe, load_recipe, save_recipe
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             print(f'{args.out}: its source is learned anew')
         processes().destroy_process_group()
         return 0
-    backbone = args.backbone or MICRO_FOLDER.with_name('backbone')
+    backbone = backbone_source(args.backbone or MICRO)
     cache = (args.cache or args.out.with_name('features')) if config.cached else None
     figures = train_head(config, backbone, args.out, cache, args.resume, data, args.tensorboard)
     if processes().is_main_process:

@@ -31,6 +31,7 @@ from ptdiffseg_ros.demo.pace import CALIBRATION_FRAMES, Pace
 from ptdiffseg_ros.demo.pictures import film_frame
 from ptdiffseg_ros.demo.report import write_report
 from ptdiffseg_ros.demo.scoring import Score, total
+from ptdiffseg_ros.model.defaults import MICRO
 from ptdiffseg_ros.ros.replay import Player
 from ptdiffseg_ros.ros.spin import spinning
 from ptdiffseg_ros.town.record import FRAME_ID, IMAGE_TOPIC, record_drive
@@ -61,7 +62,7 @@ class DemoOptions:
     seconds: float = 80.0
     fps: float = 5.0
     seed: int = 0
-    model: str = 'micro'
+    model: str = MICRO
     json: Path | None = None
     adaptation: bool = True
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-EMBEDDED = ('micro',)  # the models in this package, by the names of their folders in assets/
-MICRO = EMBEDDED[0]  # the default
+MICRO = 'micro'  # the default model
+EMBEDDED = (MICRO,)  # the models in this package, by the names of their folders in assets/
 ENGINES = ('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast')
 OVERLAP = 0.25  # of windows: a quarter is enough for the seams to vanish
 CATEGORY_TEMPLATES = (

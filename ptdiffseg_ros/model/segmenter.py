@@ -16,6 +16,7 @@ import numpy as np
 from ptdiffseg_ros.model import prompts
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.classify import Classifier
+from ptdiffseg_ros.model.defaults import embedded_names, MICRO, segmenter_folder
 from ptdiffseg_ros.model.engine import EagerEngine, make_engine, Warn, warn_once
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.files import resolved, whole_folder
@@ -31,8 +32,6 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-MICRO = 'micro'
-MICRO_FOLDER = Path(__file__).resolve().parents[1] / 'assets' / 'micro' / 'segmenter'
 # Stable Diffusion's autoencoder attends to every latent cell of a picture and was trained on 512
 # pixels; above this side its latents have been seen to break.
 LARGEST_SIDE = 1500
@@ -116,7 +115,7 @@ class PromptedSegmenter:
         engine: str = 'eager', warn: Warn = warn_once,
     ) -> PromptedSegmenter:
         """
-        Load a segmenter folder, or the embedded model for 'micro'.
+        Load a segmenter from its folder, or an embedded one by its name.
 
         :param engine: how `segment` executes it: one of `defaults.ENGINES`.
         :param warn: called when the engine cannot run and another one is used.
@@ -127,8 +126,8 @@ class PromptedSegmenter:
         chosen = choose_device(device)
         number_format = choose_dtype(dtype, chosen)
         name = Path(folder).name or str(folder)
-        path = MICRO_FOLDER if str(folder) == MICRO else Path(folder).expanduser()
-        config = SegmenterConfig.load(path, f', or {MICRO!r} for the embedded model')
+        path = segmenter_folder(folder)
+        config = SegmenterConfig.load(path, f', or the embedded {embedded_names()}')
         backbone = DiffusionBackbone.from_pretrained(
             resolved(config.backbone, path),
             None if config.autoencoder is None else resolved(config.autoencoder, path))

@@ -16,6 +16,7 @@ import difflib
 import re
 from typing import Any
 
+from ptdiffseg_ros.model.defaults import embedded_names, MICRO
 from ptdiffseg_ros.ros.compatibility import given_parameters
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -59,7 +60,8 @@ class Settings:
     """Values of all parameters; raises ValueError, with what is allowed, if one does not fit."""
 
     model: str = _parameter(
-        'micro', "The segmenter: 'micro' (embedded) or the path of a segmenter folder.", late=True)
+        MICRO, f'The segmenter: the embedded {embedded_names()}, or the path of a segmenter '
+        'folder.', late=True)
     device: str = _parameter(
         'auto', "Where the model runs: 'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1'.",
         late=True)

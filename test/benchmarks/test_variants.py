@@ -10,8 +10,9 @@ from benchmarks.claims import backbones, budget, prompts
 from benchmarks.claims.experiment import Experiment, head_settings
 from benchmarks.claims.results_store import settings_digest
 from benchmarks.claims.variants import add_noise, NoisedSegmenter, RawHead, RawSegmenter
+from ptdiffseg_ros.model.defaults import segmenter_folder
 from ptdiffseg_ros.model.head import SegmentationHead
-from ptdiffseg_ros.model.segmenter import MICRO_FOLDER, PromptedSegmenter
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
 import torch
 
@@ -54,7 +55,7 @@ def test_settings_are_those_of_the_committed_figures(
     cell = json.loads(CLAIMS.read_text())['cells'][claim][variant]['0']
     segmenter = PromptedSegmenter.from_pretrained('micro', 'cpu')
     experiment = Experiment(
-        segmenter, MICRO_FOLDER, claim[0], budget.BUDGETS['micro'], None, tmp_path)
+        segmenter, segmenter_folder('micro'), claim[0], budget.BUDGETS['micro'], None, tmp_path)
     if claim == '2':
         chosen = prompts.variants(experiment.budget)[variant]
         config = experiment.config(0, **chosen.changes)

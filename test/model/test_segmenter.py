@@ -13,6 +13,8 @@ from typing import Any
 from hypothesis import given, HealthCheck, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros.data.labels import TOWN
+from ptdiffseg_ros.model.backbone import DiffusionBackbone
+from ptdiffseg_ros.model.defaults import backbone_source, EMBEDDED, segmenter_folder
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.prompts import category_prompts, encode_sentence, tokenize
@@ -392,3 +394,17 @@ def test_the_gradient_of_the_prompt_is_that_of_finite_differences(segmenter) -> 
     with torch.no_grad():
         slope = (value(start + 1e-4 * direction) - value(start - 1e-4 * direction)) / 2e-4
     assert slope.item() == pytest.approx(gradient.norm().item(), rel=1e-3)
+
+
+@pytest.mark.parametrize('name', EMBEDDED)
+def test_an_embedded_model_is_loaded_by_its_name(name: str) -> None:
+    segmenter = PromptedSegmenter.from_pretrained(name, 'cpu')
+    assert segmenter.name == name and segmenter.statistics is not None
+    assert segmenter.folder == segmenter_folder(name)
+    backbone = DiffusionBackbone.from_pretrained(backbone_source(name))
+    assert backbone.text_width == segmenter.backbone.text_width
+
+
+def test_a_folder_that_is_no_segmenter_is_refused_with_the_embedded_names(tmp_path: Path) -> None:
+    with pytest.raises(SegmenterError, match="is no segmenter.*or the embedded 'micro'"):
+        PromptedSegmenter.from_pretrained(tmp_path / 'none', 'cpu')
