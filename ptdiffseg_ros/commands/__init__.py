@@ -84,7 +84,7 @@ def labelled_inputs(data: LabelledPictures | None) -> list[Path]:
     if data is None:
         return []
     folders = {path.parent for pair in data.pairs for path in (pair.image, pair.mask)}
-    return [data.root / 'dataset.yaml', *folders]
+    return [*data.files, *folders]
 
 
 def image_size(text: str) -> tuple[int, int]:

@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument(
         '--kind', help='cityscapes, acdc, dark_zurich, gta5, synthia, bdd100k or folders; by '
         'default found from the tree')
-    check.add_argument('--split', default='train', help='train, val ...')
+    check.add_argument('--split', default='train', help='train, val ...; several are joined by +')
     check.add_argument(
         '--limit', type=number(1, kind=int), metavar='PAIRS',
         help='read so many, spread over the data set; by default all')

@@ -32,14 +32,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--conditions', nargs='+', metavar='NAME',
         help='of clear, fog, night, rain, snow, mixture (two of them at once) and style (clear, '
-        'but drawn in another way); by default the first five')
+        'but drawn in another way); by default the first five; of a data set those that it has, '
+        'by default all')
     parser.add_argument(
         '--frames', type=whole, default=100,
         help='frames per condition, at most; those of a data set are spread over it')
     parser.add_argument(
         '--split', default='val',
-        help='scenes to measure on: train, val or test, or a split of the data set; settings are '
-        'chosen on val, figures are quoted from test (default: %(default)s)')
+        help='scenes to measure on: train, val or test, or a split of the data set, or several '
+        'joined by +; settings are chosen on val, figures are quoted from test (default: '
+        '%(default)s)')
     parser.add_argument(
         '--scene-prompt', metavar='SENTENCE',
         help='the scene prompt for every frame, or "matching" for the one that names its '
@@ -81,7 +83,8 @@ def run(args: argparse.Namespace) -> int:
     if not args.layout:
         segmenter.layout = None
     if data is not None:
-        figures = evaluate_pictures(segmenter, data, args.frames, args.scene_prompt)
+        figures = evaluate_pictures(
+            segmenter, data, args.frames, args.scene_prompt, args.conditions)
     else:
         figures = evaluate(
             segmenter, tuple(args.conditions or WEATHERS), args.frames, args.split,
@@ -107,13 +110,14 @@ def _table(figures: dict[str, Any]) -> str:
     conditions = figures['conditions']
     names = list(next(iter(conditions.values()))['iou'])
     width = max(map(len, [*names, 'adverse mean']))
-    lines = [' ' * width + ''.join(f'{c:>8}' for c in conditions)]
+    column = max(8, *(len(c) + 2 for c in conditions))
+    lines = [' ' * width + ''.join(f'{c:>{column}}' for c in conditions)]
     rows = [('mIoU', [c['miou'] for c in conditions.values()])]
     rows += [(name, [c['iou'][name] for c in conditions.values()]) for name in names]
     lines += [f'{name:<{width}}' + ''.join(
-        f'{"-" if v is None else f"{v:.1f}":>8}' for v in row) for name, row in rows]
+        f'{"-" if v is None else f"{v:.1f}":>{column}}' for v in row) for name, row in rows]
     if figures['adverse_mean'] is not None:
-        lines.append(f'{"adverse mean":<{width}}{figures["adverse_mean"]:8.1f}')
+        lines.append(f'{"adverse mean":<{width}}{figures["adverse_mean"]:{column}.1f}')
     if 'recognition' in figures:
         lines.append(f'weather named right: {figures["recognition"]["accuracy"]:.1f} %')
     return '\n'.join(lines)

@@ -11,6 +11,7 @@ import re
 from typing import Any
 
 import numpy as np
+from ptdiffseg_ros.data.conditions import Conditions, read_conditions
 from ptdiffseg_ros.data.labelled import (
     ColorMapping,
     DataError,
@@ -35,6 +36,7 @@ SYNTHIA_IDS = {number: IGNORE for number in range(23)} | {
     12: 17, 11: 18}
 SYNTHIA_CLASSES = tuple(c for c in CITYSCAPES if c.id in set(SYNTHIA_IDS.values()))
 DESCRIPTION = 'dataset.yaml'
+ENTRIES = {'images', 'masks', 'mask_suffix', 'classes', 'ignore', 'conditions'}
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,10 @@ KINDS: Mapping[str, Kind] = {
 
 def open_data(root: Path, split: str = 'train', kind: str | None = None) -> LabelledPictures:
     """
-    Find the pictures of one split, and their masks.
+    Find the pictures of a split, or of several, and their masks.
 
     :param root: the data set's folder, or the dataset.yaml of a pair of folders.
+    :param split: its name; several are joined by a plus sign, such as val+dusk_val.
     :param kind: a name of KINDS or 'folders'; None: recognised by the files in the folder.
     :raises DataError: what is missing, with the tree that is expected.
     """
@@ -132,14 +135,22 @@ def open_data(root: Path, split: str = 'train', kind: str | None = None) -> Labe
         raise DataError(f'kind is {kind!r}; allowed are {", ".join(KINDS)} and folders')
     kind = kind or _recognise(root)
     layout = KINDS[kind]
-    if split not in layout.splits:
-        raise DataError(
-            f'{kind} has no labelled split {split!r}; it has {", ".join(layout.splits)}')
-    images = sorted(_find_images(root, layout, split))
-    if not images:
-        raise DataError(_expected(root, kind, f'the split {split!r} has no pictures', split))
+    images: list[Path] = []
+    for part in _parts(split):
+        if part not in layout.splits:
+            raise DataError(
+                f'{kind} has no labelled split {part!r}; it has {", ".join(layout.splits)}')
+        found = sorted(_find_images(root, layout, part))
+        if not found:
+            raise DataError(_expected(root, kind, f'the split {part!r} has no pictures', part))
+        images += found
     pairs, mapping = _pairs(root, kind, images)
     return LabelledPictures(kind, root, split, pairs, layout.classes, mapping)
+
+
+def _parts(split: str) -> tuple[str, ...]:
+    """Return the splits that are joined by plus signs, each once."""
+    return tuple(dict.fromkeys(split.split('+')))
 
 
 def _find_images(root: Path, kind: Kind, split: str) -> Iterator[Path]:
@@ -197,27 +208,49 @@ def _open_folders(path: Path, split: str) -> LabelledPictures:
         description = yaml.safe_load(path.read_text())
         if not isinstance(description, dict):
             raise TypeError('it is no mapping')
-        unknown = set(description) - {'images', 'masks', 'mask_suffix', 'classes', 'ignore'}
+        unknown = set(description) - ENTRIES
         if unknown:
             raise KeyError(f'{sorted(unknown)[0]!r} is not an entry')
         classes, mapping = _classes(description['classes'], description.get('ignore', []))
-        images = path.parent / str(description['images']).format(split=split)
-        masks = path.parent / str(description['masks']).format(split=split)
+        images, masks = str(description['images']), str(description['masks'])
+        folders = {part: (path.parent / images.format(split=part),
+                          path.parent / masks.format(split=part)) for part in _parts(split)}
+        conditions = read_conditions(
+            description.get('conditions', {}), path.parent,
+            lambda part: path.parent / images.format(split=part))
         suffix = str(description.get('mask_suffix', '.png'))
+    except DataError as error:
+        raise DataError(f'{path}: {error}') from error
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         raise DataError(
-            f'{path}: {reason}. Entries are images, masks, classes, and if need be mask_suffix '
-            'and ignore') from error
+            f'{path}: {reason}. Entries are images, masks, classes, and if need be mask_suffix, '
+            'ignore and conditions') from error
+    if len({*folders.values()}) < len(folders):
+        raise DataError(
+            f'{path}: images and masks have no {{split}}, so {split!r} names the same pictures '
+            'twice. Name one split')
+    pairs: list[Pair] = []
+    for part, (image_folder, mask_folder) in folders.items():
+        pairs += _folder_pairs(path, part, image_folder, mask_folder, suffix, conditions)
+    return LabelledPictures(
+        'folders', path.parent, split, tuple(pairs), classes, mapping, (path, *conditions.lists))
+
+
+def _folder_pairs(
+        path: Path, split: str, images: Path, masks: Path, suffix: str, conditions: Conditions
+) -> list[Pair]:
+    """Return the pairs of a split; raise DataError if it has no picture or no mask."""
     found = picture_files(images)
     if not found:
         raise DataError(f'{images} has no pictures ({", ".join(SUFFIXES)}): the split {split!r} '
                         f'of {path} is empty')
-    pairs = tuple(Pair(image, masks / f'{image.stem}{suffix}') for image in found)
+    pairs = [Pair(image, masks / f'{image.stem}{suffix}', conditions.name(image))
+             for image in found]
     if not any(os.path.lexists(pair.mask) for pair in pairs):
         raise DataError(f'none of the {len(pairs)} pictures in {images} has a mask; the first '
                         f'would be {pairs[0].mask} (mask_suffix is {suffix!r})')
-    return LabelledPictures('folders', path.parent, split, pairs, classes, mapping)
+    return pairs
 
 
 def _classes(description: Any, ignore: Any) -> tuple[tuple[LabelClass, ...], LabelMapping]:

@@ -170,9 +170,10 @@ class Pair:
 @dataclass(frozen=True)
 class LabelledPictures:
     """
-    One split of a data set on disk.
+    One split of a data set on disk, or several.
 
     :param classes: the classes of its masks; ids are those of `read`.
+    :param files: what describes the data set beside pictures and masks.
     """
 
     kind: str
@@ -181,6 +182,7 @@ class LabelledPictures:
     pairs: tuple[Pair, ...]
     classes: tuple[LabelClass, ...]
     label_mapping: LabelMapping
+    files: tuple[Path, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -116,7 +116,7 @@ def evaluate(
 
 def evaluate_pictures(
         segmenter: PromptedSegmenter, data: LabelledPictures, frames: int = 100,
-        scene: str | None = None) -> dict[str, Any]:
+        scene: str | None = None, conditions: Sequence[str] | None = None) -> dict[str, Any]:
     """
     Return the same figures on labelled pictures, at their own size, for each condition.
 
@@ -124,16 +124,23 @@ def evaluate_pictures(
     :param frames: at most so many of each condition, spread over them.
     :param scene: as in `evaluate`; 'matching' and 'wrong' need conditions named as the town's
         weathers.
+    :param conditions: those to measure; None: all that the pictures have.
     :returns: also 'skipped': a line for each pair that cannot be used.
-    :raises TrainingError: no class in common, no such prompt, or no pair that can be used.
+    :raises TrainingError: no class or condition in common, no such prompt, or no pair that can
+        be used.
     """
     if not {c.id for c in segmenter.config.classes} & {c.id for c in data.classes}:
         raise TrainingError(
             f'{data.root} and the segmenter {segmenter.name} have no class in common')
+    unknown = sorted({*(conditions or ())} - {*data.conditions})
+    if unknown:
+        raise TrainingError(
+            f'conditions {unknown}; {data.root} has '
+            f'{", ".join(filter(None, data.conditions)) or "none"} in the split {data.split!r}')
     per_condition: dict[str, Any] = {}
     skipped: list[str] = []
     used = np.zeros(1, np.int64)
-    for condition in data.conditions:
+    for condition in conditions or data.conditions:
         sentence = scene
         if scene in FROM_WEATHER:
             if condition not in town.WEATHERS:

@@ -330,6 +330,73 @@ def test_a_wrong_description_is_refused(tmp_path: Path, yaml: str, reason: str) 
     assert 'dataset.yaml' in str(refusal.value)
 
 
+def splits(root: Path, conditions: str, **counts: int) -> Path:
+    """Write splits of so many pictures, and a dataset.yaml with these conditions."""
+    for split, count in counts.items():
+        for i in range(count):
+            write(root / 'photos' / split / f'{i}.png', np.full((*SIZE, 3), 50, np.uint8))
+            write(root / 'truth' / split / f'{i}.png', np.ones(SIZE, np.uint8))
+    (root / 'dataset.yaml').write_text(
+        'images: photos/{split}\nmasks: truth/{split}\nclasses: {road: 1}\n' + conditions)
+    return root
+
+
+def test_conditions_are_given_by_splits(tmp_path: Path, capsys) -> None:
+    root = splits(tmp_path, 'conditions: {day: [train, val], dusk: [dusk_val]}\n',
+                  train=1, val=2, dusk_val=3, snow=1)
+    data = open_data(root, 'val+dusk_val')
+    assert [p.condition for p in data.pairs] == ['day'] * 2 + ['dusk'] * 3
+    assert (len(data.only('dusk')), data.split) == (3, 'val+dusk_val')
+    assert data.read(4)[1].tolist() == np.zeros(SIZE).tolist()
+    assert open_data(root, 'snow').conditions == ('other',)
+    assert len(open_data(root, 'val+val')) == 2
+    assert main(['data', 'check', str(root), '--split', 'val+dusk_val']) == 0
+    assert 'conditions: day 2, dusk 3\n' in capsys.readouterr().out
+
+
+def test_conditions_are_given_by_lists_of_pictures(tmp_path: Path) -> None:
+    root = splits(tmp_path, 'conditions: {night: night.txt, rain: lists/rain.txt}\n',
+                  train=3, val=2)
+    (root / 'lists').mkdir()
+    (root / 'night.txt').write_text('photos/train/0.png\n\n photos/val/1.png \n')
+    (root / 'lists/rain.txt').write_text('./photos/train/2.png\n')
+    data = open_data(root, 'train')
+    assert [p.condition for p in data.pairs] == ['night', 'other', 'rain']
+    assert [p.condition for p in open_data(root, 'val').pairs] == ['other', 'night']
+    assert set(data.files) == {root / 'dataset.yaml', root / 'night.txt', root / 'lists/rain.txt'}
+
+
+@pytest.mark.parametrize(('conditions', 'reason'), [
+    ('{dusk: [dusk_vla]}', "'dusk' names the split 'dusk_vla', but .*dusk_vla has no pictures"),
+    ('{dusk: [val], day: [train, val]}', "val/0.png is in two conditions, 'dusk' and 'day'"),
+    ('{dusk: [val], night: night.txt}', "val/0.png is in two conditions, 'dusk' and 'night'"),
+    ('{dusk: []}', "'dusk' has no pictures"),
+    ('{dusk: empty.txt}', "'dusk' has no pictures"),
+    ('{dusk: missing.txt}', 'cannot be read from .*missing.txt'),
+    ('{dusk: wrong.txt}', 'wrong.txt names .*photos/9.png, which does not exist'),
+    ('{dusk: 3}', "'dusk' is 3; give a list of splits"),
+    ('[dusk]', 'conditions is to be a mapping'),
+])
+def test_wrong_conditions_are_refused(tmp_path: Path, conditions: str, reason: str) -> None:
+    root = splits(tmp_path, f'conditions: {conditions}\n', train=1, val=1)
+    for name, line in (('night', 'photos/val/0.png'), ('empty', ''), ('wrong', 'photos/9.png')):
+        (root / f'{name}.txt').write_text(line)
+    with pytest.raises(DataError, match=reason) as refusal:
+        open_data(root, 'train')
+    assert 'dataset.yaml' in str(refusal.value)
+
+
+def test_several_splits_need_pictures_in_each(tmp_path: Path) -> None:
+    root = splits(tmp_path, '', train=1, val=1)
+    with pytest.raises(DataError, match="the split 'vla' .* is empty"):
+        open_data(root, 'train+vla')
+    (root / 'dataset.yaml').write_text('images: photos/val\nmasks: truth/val\nclasses: {road: 1}')
+    with pytest.raises(DataError, match='names the same pictures twice'):
+        open_data(root, 'train+val')
+    with pytest.raises(DataError, match="no labelled split 'west'; it has train, val"):
+        open_data(make(tmp_path / 'tree', 'cityscapes'), 'train+west')
+
+
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.integers(1, 40))
 def test_scaling_invents_no_class(height: int, width: int, rows: int, columns: int) -> None:
     ids = np.random.default_rng(0).choice(

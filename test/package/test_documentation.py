@@ -117,14 +117,20 @@ def test_reliability_points_to_tests_that_exist_and_the_limits_that_are_checked(
 def test_the_descriptions_of_folders_in_the_documents_are_understood(tmp_path: Path) -> None:
     blocks = re.findall(
         r'```yaml\n(images:.*?)```', TRAINING.read_text(), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     for block in blocks:
         told = yaml.safe_load(block)
-        images, masks = (
-            tmp_path / told[name].format(split='train') for name in ('images', 'masks'))
-        for folder, name in ((images, 'a.png'), (masks, f'a{told.get("mask_suffix", ".png")}')):
-            folder.mkdir(parents=True, exist_ok=True)
-            write_png(folder / name, np.zeros((4, 4, 3), np.uint8))
+        splits = ['train']
+        for given in told.get('conditions', {}).values():
+            splits += given if isinstance(given, list) else ['listed']
+            if isinstance(given, str):
+                (tmp_path / given).write_text('images/listed/a.png')
+        for split in splits:
+            images, masks = (tmp_path / told[k].format(split=split) for k in ('images', 'masks'))
+            mask = f'a{told.get("mask_suffix", ".png")}'
+            for folder, name in ((images, 'a.png'), (masks, mask)):
+                folder.mkdir(parents=True, exist_ok=True)
+                write_png(folder / name, np.zeros((4, 4, 3), np.uint8))
         (tmp_path / 'dataset.yaml').write_text(block)
         data = open_data(tmp_path)
         assert [c.name for c in data.classes] == list(told['classes'])

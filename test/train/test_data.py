@@ -14,7 +14,7 @@ from PIL import Image as Picture
 from ptdiffseg_ros import town
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.catalog import LABEL_IDS, open_data
-from ptdiffseg_ros.data.labels import IGNORE
+from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.features import Batch, LiveFeatures
 from ptdiffseg_ros.train.frames import divided, PictureFrames
@@ -24,6 +24,7 @@ from ptdiffseg_ros.train.losses import IGNORE_INDEX
 from ptdiffseg_ros.train.settings import TrainConfig
 import pytest
 import torch
+import yaml
 
 SIZE = (96, 192)
 TO_LABEL_ID = np.zeros(256, np.uint8)
@@ -98,6 +99,40 @@ def test_it_is_evaluated_at_the_pictures_own_size_and_per_condition(
         [figures['conditions'][c]['miou'] for c in ('fog', 'night')]), abs=0.01)
     assert main([*arguments, '--data', str(acdc), '--split', 'train']) == 2
     assert 'rgb_anon/CONDITION/train' in capsys.readouterr().err
+
+
+@pytest.fixture(scope='module')
+def own_conditions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make a data set in two folders, whose dataset.yaml names the condition of each split."""
+    root = tmp_path_factory.mktemp('own')
+    for split, weather in (('val', town.Weather()), ('dusk', town.Weather.named('night', 0.5))):
+        for i in range(15):
+            frame = town.sample(town.SPLITS['val'] + i, weather, SIZE)
+            write(root / f'images/{split}/{i}.png', frame.image)
+            write(root / f'masks/{split}/{i}.png', TO_LABEL_ID[frame.labels])
+    classes = {c.name: int(TO_LABEL_ID[c.id]) for c in CITYSCAPES}
+    (root / 'dataset.yaml').write_text(yaml.safe_dump({
+        'images': 'images/{split}', 'masks': 'masks/{split}', 'classes': classes, 'ignore': 0,
+        'conditions': {'broad daylight': ['val'], 'night': ['dusk']}}))
+    return root
+
+
+def test_conditions_of_ones_own_are_measured_each_for_itself(
+        trained: Path, own_conditions: Path, tmp_path: Path, capsys) -> None:
+    out = tmp_path / 'figures.json'
+    arguments = ['evaluate', '--model', str(trained), '--data', str(own_conditions), '--split',
+                 'val+dusk', '--frames', '2', '--json', str(out), '--overwrite']
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split() == ['broad', 'daylight', 'night']
+    assert len(printed[0]) == len(printed[1]), 'columns fit the names'
+    whole = json.loads(out.read_text())
+    assert set(whole['conditions']) == {'broad daylight', 'night'}
+    assert whole['adverse_mean'] == whole['conditions']['night']['miou']
+    assert main([*arguments, '--conditions', 'night']) == 0
+    assert json.loads(out.read_text())['conditions'] == {'night': whole['conditions']['night']}
+    assert main([*arguments, '--conditions', 'fog']) == 2
+    assert "conditions ['fog']" in capsys.readouterr().err
 
 
 def test_pairs_that_are_no_use_are_named_and_the_others_are_measured(
@@ -254,7 +289,8 @@ def test_head_and_layout_share_no_picture(cityscapes: Path) -> None:
 
 
 def test_adaptation_is_measured_on_pictures_of_each_condition(
-        trained: Path, acdc: Path, cityscapes: Path, tmp_path: Path, capsys) -> None:
+        trained: Path, acdc: Path, cityscapes: Path, own_conditions: Path, tmp_path: Path, capsys
+) -> None:
     out = tmp_path / 'stream.json'
     arguments = ['--model', str(trained), '--seeds', '1', '--json', str(out)]
     on_acdc = [*arguments, '--data', str(acdc)]
@@ -264,6 +300,10 @@ def test_adaptation_is_measured_on_pictures_of_each_condition(
     assert figures['data'] == 'acdc' and figures['split'] == 'val'
     assert {c for c in adapted if isinstance(adapted[c], dict)} == {'fog', 'night'}
     assert '| one pass | numbers | seeds | fog | night | mean | gain |' in capsys.readouterr().out
+    assert stream([*arguments, '--data', str(own_conditions), '--split', 'val+dusk', '--protocol',
+                   'one-pass', '--methods', 'source', '--overwrite']) == 0
+    adapted = json.loads(out.read_text())['protocols']['one-pass']['0']['source']
+    assert {'broad daylight', 'night'} < set(adapted)
     assert stream([*on_acdc, '--protocol', 'drives']) == 2
     assert 'allowed with pictures of a data set are all, one-pass' in capsys.readouterr().err
     assert stream([*arguments, '--data', str(cityscapes), '--methods', 'source']) == 2
