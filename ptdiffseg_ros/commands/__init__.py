@@ -11,12 +11,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+import sys
 from typing import TYPE_CHECKING
 
 from ptdiffseg_ros.model.defaults import embedded_names, ENGINES, MICRO
 
 if TYPE_CHECKING:
+    from ptdiffseg_ros.adapt.learned import LearnedPrompts
     from ptdiffseg_ros.data.labelled import LabelledPictures
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
 
 MODEL_HELP = f'{embedded_names()}, or the folder of another segmenter'
@@ -77,6 +80,18 @@ def add_overwrite(
     if old_name is not None:
         parser.add_argument(
             old_name, dest='overwrite', action='store_true', help=argparse.SUPPRESS)
+
+
+def open_prompts(path: Path | None, segmenter: PromptedSegmenter) -> LearnedPrompts | None:
+    """Open what --prompts names, and print which files of a bank cannot be used."""
+    from ptdiffseg_ros.adapt.learned import LearnedPrompts
+
+    if path is None:
+        return None
+    prompts = LearnedPrompts(path, segmenter)
+    for problem in prompts.problems:
+        print(problem, file=sys.stderr)
+    return prompts
 
 
 def labelled_inputs(data: LabelledPictures | None) -> list[Path]:

@@ -11,12 +11,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.commands import add_model, add_overwrite, CommandError, number
+from ptdiffseg_ros.commands import (
+    add_model,
+    add_overwrite,
+    CommandError,
+    labelled_inputs,
+    number,
+)
 from ptdiffseg_ros.data.entries import report, usable
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.commands.inputs import Entry, Input
+    from ptdiffseg_ros.data.labelled import LabelledPictures
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     from torch import Tensor
 
@@ -44,6 +51,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--learning-rate', type=number(0, above=True), default=0.2, help='per step')
     parser.add_argument(
         '--gradient-checkpointing', action='store_true', help='take less memory and more time')
+    parser.add_argument(
+        '--labelled', type=Path, metavar='PATH',
+        help='labelled pictures of the same domain, which measure the prompt afterwards: the '
+        'folder of a data set, or a dataset.yaml')
+    parser.add_argument(
+        '--split', default='val', help='of these: train, val ...; several are joined by +')
     parser.add_argument('--topic', help='the image topic, where a bag has several')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument(
@@ -56,13 +69,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Adapt, and save the prompt; the exit status is 1 if a frame cannot be used."""
     from ptdiffseg_ros.commands.inputs import open_input
+    from ptdiffseg_ros.data.catalog import open_data
 
     if args.out is not None and args.bank is not None:
         raise CommandError('give PROMPT, a file, or --bank, a folder, not both')
+    labelled = None if args.labelled is None else open_data(args.labelled, args.split)
     failures: list[str] = []
     with ExitStack() as stack:
         source = open_input(args.input, args.topic, stack)
-        _check(args, args.out, args.json)
+        _check(args, labelled, args.out, args.json)
         from ptdiffseg_ros.adapt.bank import prompt_path
         from ptdiffseg_ros.adapt.folders import default_bank_folder
         from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -75,27 +90,32 @@ def run(args: argparse.Namespace) -> int:
                 return Path(args.out)
             path = prompt_path(
                 args.bank or default_bank_folder(), segmenter.fingerprint, domain)
-            _check(args, path)
+            _check(args, labelled, path)
             return path
 
         if args.domain is not None:
             place(args.domain)
         frames = _latents(source, args, segmenter, failures)
     try:
-        _adapt(args, segmenter, frames, place, failures)
+        _adapt(args, segmenter, frames, place, failures, labelled)
     finally:  # what is left out may be why it fails
         status = report(failures, 'frames')
     return status
 
 
-def _check(args: argparse.Namespace, *outputs: Path | None) -> None:
+def _check(
+        args: argparse.Namespace, labelled: LabelledPictures | None, *outputs: Path | None
+) -> None:
     """Refuse to replace files."""
-    check_outputs(outputs, [args.input, *folders_below(args.model)], args.overwrite)
+    check_outputs(
+        outputs, [args.input, *folders_below(args.model), *labelled_inputs(labelled)],
+        args.overwrite)
 
 
 def _adapt(
         args: argparse.Namespace, segmenter: PromptedSegmenter, frames: list[Tensor],
-        place: Callable[[str], Path], failures: list[str]) -> None:
+        place: Callable[[str], Path], failures: list[str],
+        labelled: LabelledPictures | None) -> None:
     """Tune the prompt, save it where `place` says for its domain, and print what came of it."""
     from ptdiffseg_ros.adapt.offline import adapt_to
     from ptdiffseg_ros.adapt.tuner import TunerConfig
@@ -111,10 +131,15 @@ def _adapt(
     stays = not facts['steps'] and path.exists()  # what was learned before is no worse
     if not stays:
         prompt.save(path, over_anything=args.overwrite)
+    measured = ({} if labelled is None
+                else _measure(path, segmenter, labelled, args.max_frames, failures))
     if args.json:
         write_json(args.json, {
             'command': 'adapt', 'input': str(args.input), 'prompt': str(path),
-            'commit': commit(), 'seed': args.seed, 'skipped': failures, **prompt.describe()})
+            'commit': commit(), 'seed': args.seed, 'skipped': failures, 'labelled': measured,
+            **prompt.describe()})
+    for condition, (before, after) in measured.items():
+        print(f'{condition}: {before} mIoU under the source prompt, {after} under this one')
     if not facts['steps']:
         print(f'{path}: nothing better than the source prompt was found on {len(frames)} frames '
               f'({facts["recognised"]}); '
@@ -123,6 +148,25 @@ def _adapt(
     print(f'{path}: the prompt for {prompt.domain!r} after {facts["steps"]} steps on '
           f'{len(frames)} frames; score {facts["score"]} (source {facts["score_source"]}, less '
           'is better)')
+
+
+def _measure(
+        path: Path, segmenter: PromptedSegmenter, labelled: LabelledPictures, frames: int,
+        failures: list[str]) -> dict[str, tuple[float | None, float | None]]:
+    """
+    Return the mIoU of each condition under the source prompt, and under a learned one.
+
+    :param failures: gets a line for each pair that cannot be used.
+    """
+    from ptdiffseg_ros.adapt.learned import LearnedPrompts
+    from ptdiffseg_ros.train.evaluate import evaluate_pictures
+
+    source, tuned = (
+        evaluate_pictures(segmenter, labelled, frames, prompts=prompts)
+        for prompts in (None, LearnedPrompts(path, segmenter)))
+    failures += source['skipped']
+    return {condition: (figures['miou'], tuned['conditions'][condition]['miou'])
+            for condition, figures in source['conditions'].items()}
 
 
 def _latents(

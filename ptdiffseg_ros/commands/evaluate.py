@@ -14,6 +14,7 @@ from ptdiffseg_ros.commands import (
     CommandError,
     labelled_inputs,
     number,
+    open_prompts,
 )
 from ptdiffseg_ros.data.entries import report
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
@@ -47,6 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='the scene prompt for every frame, or "matching" for the one that names its '
         'weather, or "wrong" for one that names another; by default the source prompt')
     parser.add_argument(
+        '--prompts', type=Path, metavar='BANK_OR_FILE',
+        help='learned prompts in place of the source prompt: a file for every frame, or a bank, '
+        'each of its prompts for the frames of the condition that it was learned in')
+    parser.add_argument(
         '--recognition', type=number(0, kind=int), default=0, metavar='FRAMES',
         help='also name the weather of so many frames of the town by denoising error')
     parser.add_argument(
@@ -64,9 +69,12 @@ def run(args: argparse.Namespace) -> int:
 
     if args.data is not None and args.recognition:
         raise CommandError('--recognition is of the weathers of the town: leave out --data')
+    if args.prompts is not None and args.scene_prompt is not None:
+        raise CommandError('give --prompts or --scene-prompt, not both')
     data = None if args.data is None else open_data(args.data, args.split, args.data_kind)
     check_outputs(
-        [args.json], [*folders_below(args.model), *labelled_inputs(data)], args.overwrite)
+        [args.json], [*folders_below(args.model, args.prompts), *labelled_inputs(data)],
+        args.overwrite)
 
     from ptdiffseg_ros.data.results import commit, machine, write_json
     from ptdiffseg_ros.model.runtime import accelerator
@@ -82,13 +90,14 @@ def run(args: argparse.Namespace) -> int:
         engine=args.engine if args.layout else 'eager')  # the others run what was loaded
     if not args.layout:
         segmenter.layout = None
+    prompts = open_prompts(args.prompts, segmenter)
     if data is not None:
         figures = evaluate_pictures(
-            segmenter, data, args.frames, args.scene_prompt, args.conditions)
+            segmenter, data, args.frames, args.scene_prompt, args.conditions, prompts)
     else:
         figures = evaluate(
             segmenter, tuple(args.conditions or WEATHERS), args.frames, args.split,
-            args.scene_prompt)
+            args.scene_prompt, prompts=prompts)
     if args.recognition:
         figures['recognition'] = recognise_weather(segmenter, args.recognition, args.split)
     if state.is_main_process:
@@ -118,6 +127,9 @@ def _table(figures: dict[str, Any]) -> str:
         f'{"-" if v is None else f"{v:.1f}":>{column}}' for v in row) for name, row in rows]
     if figures['adverse_mean'] is not None:
         lines.append(f'{"adverse mean":<{width}}{figures["adverse_mean"]:{column}.1f}')
+    for condition, used in figures['prompts'].items():
+        lines.append(f'{condition}: ' + (
+            'the source prompt' if used is None else f'{used["file"]}, {used["digest"]}'))
     if 'recognition' in figures:
         lines.append(f'weather named right: {figures["recognition"]["accuracy"]:.1f} %')
     return '\n'.join(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, nullcontext
 from functools import partial
 import os
@@ -13,7 +13,13 @@ from pathlib import Path
 import time
 from typing import Any, TYPE_CHECKING
 
-from ptdiffseg_ros.commands import add_engine, add_model, add_overwrite, CommandError
+from ptdiffseg_ros.commands import (
+    add_engine,
+    add_model,
+    add_overwrite,
+    CommandError,
+    open_prompts,
+)
 from ptdiffseg_ros.commands.inputs import Entry, Input, load_frame, open_input
 from ptdiffseg_ros.data.entries import report, usable
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
@@ -21,6 +27,7 @@ from ptdiffseg_ros.data.writing import check_outputs, folders_below
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from ptdiffseg_ros.adapt.learned import ChosenPrompt
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
 
@@ -37,6 +44,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--scene-prompt', metavar='SENTENCE',
         help='what the scene looks like, such as "a foggy driving scene"; by default the '
         "model's own sentence")
+    parser.add_argument(
+        '--prompts', type=Path, metavar='BANK_OR_FILE',
+        help='learned prompts in place of the sentence: a file for every frame, or a bank, each '
+        'of its prompts for the frames whose domain is recognised as its own')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     add_engine(parser)
     parser.add_argument('--topic', help='the image topic, where a bag has several')
@@ -55,6 +66,8 @@ def distinct(entries: Iterator[Entry]) -> Iterator[Entry]:
 
 def run(args: argparse.Namespace) -> int:
     """Predict every frame of the input; the exit status is 1 if one cannot be used."""
+    if args.prompts is not None and args.scene_prompt is not None:
+        raise CommandError('give --prompts or --scene-prompt, not both')
     failures: list[str] = []
     with ExitStack() as stack:
         frames = open_input(args.input, args.topic, stack)
@@ -94,7 +107,21 @@ def _check_outputs(args: argparse.Namespace, frames: Input) -> None:
         outputs += [folder / f'{name}.png' for name in sorted(names)]
     if frames.fps is not None:
         outputs += [args.out / 'overlay.mp4', args.out / 'overlay.webm']
-    check_outputs(outputs, [args.input, *folders_below(args.model)], args.overwrite)
+    check_outputs(outputs, [args.input, *folders_below(args.model, args.prompts)], args.overwrite)
+
+
+def _prompt_choice(
+        args: argparse.Namespace, segmenter: PromptedSegmenter
+) -> Callable[[NDArray[np.uint8]], ChosenPrompt]:
+    """Return what gives the prompt for a frame."""
+    from ptdiffseg_ros.adapt.learned import ChosenPrompt, RecognisedPrompts
+
+    prompts = open_prompts(args.prompts, segmenter)
+    if prompts is not None and prompts.is_bank:
+        return RecognisedPrompts(segmenter, prompts).choose
+    chosen = (ChosenPrompt(segmenter.scene_prompt(args.scene_prompt)) if prompts is None
+              else prompts.choose())
+    return lambda image: chosen
 
 
 def _segment(
@@ -108,7 +135,7 @@ def _segment(
     from ptdiffseg_ros.data.video import VideoWriter
     from tqdm import tqdm
 
-    context, classes = segmenter.context(args.scene_prompt), segmenter.config.classes
+    choose, classes = _prompt_choice(args, segmenter), segmenter.config.classes
     colors = palette(classes)
     masks, overlays = args.out / 'masks', args.out / 'overlays'
     for folder in (masks, overlays):
@@ -124,8 +151,9 @@ def _segment(
                 failures.append(f'{name}: {masks / name}.png has been written since the start; '
                                 'names may differ by case alone')
                 continue
+            prompt = choose(image)
             started = time.perf_counter()
-            ids = segmenter.segment([image], context)[0].class_ids
+            ids = segmenter.segment([image], prompt.scene)[0].class_ids
             milliseconds = (time.perf_counter() - started) * 1000
             write_png(masks / f'{name}.png', ids)
             shown = overlay(image, ids, colors)
@@ -136,7 +164,7 @@ def _segment(
             pixels += counts
             images.append({
                 'name': name, 'processing_ms': round(milliseconds, 2),
-                'class_shares': _shares(counts, classes)})
+                'prompt': prompt.facts, 'class_shares': _shares(counts, classes)})
     times = [image['processing_ms'] for image in images] or [0.0]
     return images, {
         'class_shares': _shares(pixels, classes),

@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 from ptdiffseg_ros import town
+from ptdiffseg_ros.adapt.domain import domain_name
+from ptdiffseg_ros.adapt.learned import LearnedPrompts
 from ptdiffseg_ros.data.entries import pairs, usable
 from ptdiffseg_ros.data.labelled import LabelledPictures
 from ptdiffseg_ros.data.labels import IGNORE
@@ -52,6 +54,32 @@ FROM_WEATHER: dict[str, Callable[[town.Weather], str]] = {
     MATCHING: matching_prompt, WRONG: wrong_prompt}
 
 
+def condition_sentence(condition: str, scene: str | None) -> str | None:
+    """Return the scene prompt of all frames of a condition; `scene` as in `evaluate`."""
+    if scene not in FROM_WEATHER:
+        return scene
+    if condition not in town.WEATHERS:
+        raise TrainingError(
+            f'no scene prompt matches the condition {condition!r}; there are those of '
+            f'{", ".join(town.WEATHERS)}')
+    return FROM_WEATHER[scene](town.Weather.named(condition))
+
+
+def condition_domains(condition: str) -> tuple[str, ...]:
+    """Return the names that the domain of a condition may have: 'fog' and 'foggy'."""
+    if condition not in town.WEATHERS:
+        return (condition,)
+    return condition, domain_name(matching_prompt(town.Weather.named(condition)))
+
+
+def prompt_facts(prompts: LearnedPrompts | None, conditions: Sequence[str]) -> dict[str, Any]:
+    """Say which learned prompt the frames of each condition have; None: the source prompt."""
+    if prompts is None:
+        return {}
+    return {condition or 'all': prompts.choose(*condition_domains(condition)).facts
+            for condition in conditions}
+
+
 def check_split(split: str) -> None:
     """Raise TrainingError, with what is allowed, for a split that the town does not have."""
     if split not in town.SPLITS:
@@ -79,14 +107,16 @@ FrameSource = Callable[[str, Sequence[int], str, tuple[int, int]], Iterable[town
 def evaluate(
         segmenter: PromptedSegmenter, conditions: Sequence[str] = town.WEATHERS,
         frames: int = 100, split: str = 'val', scene: str | None = None, batch: int = 8,
-        source: FrameSource = condition_frames) -> dict[str, Any]:
+        source: FrameSource = condition_frames, prompts: LearnedPrompts | None = None
+) -> dict[str, Any]:
     """
     Return mIoU and IoU per class, in percent, for each condition, and the adverse mean.
 
     conditions: of town.CONDITIONS; the adverse mean is over the single weathers alone.
     scene: the scene prompt for every frame (None: the segmenter's source prompt), or 'matching'
     for the prompt that names each frame's weather, or 'wrong' for one that names another.
-    source: where frames come from.
+    source: where frames come from. prompts: in place of `scene`, learned prompts, each for the
+    frames of the condition that it was learned in.
     """
     check_split(split)
     unknown = [c for c in conditions if c not in town.CONDITIONS]
@@ -96,6 +126,8 @@ def evaluate(
     batch = at_a_time(segmenter.config.input_size, batch)
     for condition in conditions:
         contexts: dict[str | None, Tensor] = {}
+        if prompts is not None:
+            contexts[None] = prompts.choose(*condition_domains(condition)).scene.context
         matrix = ConfusionMatrix(segmenter.config.classes)
         for numbers in _bar(process_batches(frames, batch), condition):
             batch_frames = list(source(condition, numbers, split, segmenter.config.input_size))
@@ -111,12 +143,14 @@ def evaluate(
         per_condition[condition] = _condition_figures(matrix)
     return {
         **_all_figures(per_condition), 'frames_per_condition': frames, 'split': split,
-        'scene': scene or segmenter.config.source_scene_prompt}
+        'scene': scene or segmenter.config.source_scene_prompt,
+        'prompts': prompt_facts(prompts, conditions)}
 
 
 def evaluate_pictures(
         segmenter: PromptedSegmenter, data: LabelledPictures, frames: int = 100,
-        scene: str | None = None, conditions: Sequence[str] | None = None) -> dict[str, Any]:
+        scene: str | None = None, conditions: Sequence[str] | None = None,
+        prompts: LearnedPrompts | None = None) -> dict[str, Any]:
     """
     Return the same figures on labelled pictures, at their own size, for each condition.
 
@@ -125,6 +159,7 @@ def evaluate_pictures(
     :param scene: as in `evaluate`; 'matching' and 'wrong' need conditions named as the town's
         weathers.
     :param conditions: those to measure; None: all that the pictures have.
+    :param prompts: in place of `scene`, as in `evaluate`.
     :returns: also 'skipped': a line for each pair that cannot be used.
     :raises TrainingError: no class or condition in common, no such prompt, or no pair that can
         be used.
@@ -132,23 +167,14 @@ def evaluate_pictures(
     if not {c.id for c in segmenter.config.classes} & {c.id for c in data.classes}:
         raise TrainingError(
             f'{data.root} and the segmenter {segmenter.name} have no class in common')
-    unknown = sorted({*(conditions or ())} - {*data.conditions})
-    if unknown:
-        raise TrainingError(
-            f'conditions {unknown}; {data.root} has '
-            f'{", ".join(filter(None, data.conditions)) or "none"} in the split {data.split!r}')
+    conditions = data.conditions if conditions is None else conditions
+    _check_conditions(conditions, data)
     per_condition: dict[str, Any] = {}
     skipped: list[str] = []
     used = np.zeros(1, np.int64)
-    for condition in conditions or data.conditions:
-        sentence = scene
-        if scene in FROM_WEATHER:
-            if condition not in town.WEATHERS:
-                raise TrainingError(
-                    f'no scene prompt matches the condition {condition!r}; there are those of '
-                    f'{", ".join(town.WEATHERS)}')
-            sentence = FROM_WEATHER[scene](town.Weather.named(condition))
-        context = segmenter.context(sentence)
+    for condition in conditions:
+        context = (segmenter.context(condition_sentence(condition, scene)) if prompts is None
+                   else prompts.choose(*condition_domains(condition)).scene.context)
         matrix = ConfusionMatrix(segmenter.config.classes)
         pictures = data.only(condition)
         rows = np.linspace(0, len(pictures) - 1, min(frames, len(pictures))).round().astype(int)
@@ -165,7 +191,15 @@ def evaluate_pictures(
     return {
         **_all_figures(per_condition), 'frames_per_condition': frames, 'split': data.split,
         'data': data.kind, 'scene': scene or segmenter.config.source_scene_prompt,
-        'skipped': skipped}
+        'prompts': prompt_facts(prompts, conditions), 'skipped': skipped}
+
+
+def _check_conditions(conditions: Sequence[str], data: LabelledPictures) -> None:
+    unknown = sorted({*conditions} - {*data.conditions})
+    if unknown:
+        raise TrainingError(
+            f'conditions {unknown}; {data.root} has '
+            f'{", ".join(filter(None, data.conditions)) or "none"} in the split {data.split!r}')
 
 
 def _checked(load: Callable[[], Pair]) -> Pair:

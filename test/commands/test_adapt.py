@@ -56,6 +56,39 @@ def test_it_goes_to_the_bank_under_its_domain(
     assert bank.domains() == ['garage']
 
 
+def test_labelled_pictures_say_what_the_prompt_gains(
+        folder: Path, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    def better(self, latents):  # a random model has nothing to find
+        self.scores = (1.0, 1.0, 0.5)
+        return Outcome.ACCEPT
+
+    monkeypatch.setattr(PromptValidation, 'add', better)
+    for kind in ('images', 'masks'):
+        (tmp_path / kind / 'val').mkdir(parents=True)
+    for i in range(3):
+        frame = town.sample(20 + i, town.Weather(night=0.8), (64, 128))
+        write_png(tmp_path / 'images' / 'val' / f'{i}.png', frame.image)
+        write_png(tmp_path / 'masks' / 'val' / f'{i}.png', frame.labels)
+    (tmp_path / 'images' / 'val' / '2.png').write_bytes(b'')
+    (tmp_path / 'dataset.yaml').write_text(
+        'images: images/{split}\nmasks: masks/{split}\nclasses: {road: 0, sky: 10}\n'
+        f'ignore: {[i for i in range(256) if i not in (0, 10)]}\n'
+        'conditions: {night: [val]}\n')
+    prompt, figures = tmp_path / 'night.safetensors', tmp_path / 'figures.json'
+    arguments = ['--model', str(folder), '--device', 'cpu']
+    assert main([
+        'adapt', str(pictures), str(prompt), *arguments, '--epochs', '1', '--labelled',
+        str(tmp_path), '--json', str(figures)]) == 1, 'a pair is damaged'
+    printed = capsys.readouterr()
+    assert '2.png' in printed.err
+    before, after = json.loads(figures.read_text())['labelled']['night']
+    assert f'night: {before} mIoU under the source prompt, {after} under this one' in printed.out
+    for expected, more in ((before, []), (after, ['--prompts', str(prompt)])):
+        assert main(['evaluate', *arguments, *more, '--data', str(tmp_path), '--json',
+                     str(figures), '--overwrite']) == 1
+        assert json.loads(figures.read_text())['conditions']['night']['miou'] == expected
+
+
 def test_when_nothing_is_better_the_source_prompt_is_saved(
         folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     def worse(self, latents):
