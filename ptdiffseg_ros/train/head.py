@@ -224,7 +224,8 @@ def _source(
         return (ClearFrames(segmenter, config.frames, distortion=config.distortion),
                 ClearFrames(segmenter, config.layout_frames, config.frames, 1.0),
                 ClearFrames(segmenter, HELD_OUT if config.evaluate_every else 0, after))
-    rows, others = divided(data, config.frames, config.layout_frames)
+    rows, others = divided(
+        data, config.frames, config.layout_frames if config.layout_steps else 0)
     check_pairs(data, [*rows, *others])
     count = max(1, min(HELD_OUT, len(rows) // 10)) if config.evaluate_every else 0
     return (PictureFrames(segmenter, data, rows[count:], config.distortion),
