@@ -3,20 +3,22 @@
 """A drive that shows frames to an adaptation loop, with a scripted recognizer."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ptdiffseg_ros.adapt.bank import PromptBank
 from ptdiffseg_ros.adapt.cooperative import Steps
 from ptdiffseg_ros.adapt.domain import Recognition
 from ptdiffseg_ros.adapt.loop import AdaptationLoop
-from ptdiffseg_ros.adapt.state import AdaptationConfig, HOLD_OUT, MIN_HELD_OUT
-from ptdiffseg_ros.adapt.tuner import TunerConfig
+from ptdiffseg_ros.adapt.state import AdaptationConfig, HOLD_OUT, VALIDATION_FRAMES
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
+from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
 import torch
 
 FOG = Recognition('foggy', 'a foggy driving scene', 0.1, True)
 CLEAR = Recognition('clear', 'a clear driving scene', 0.1, True)
-ENOUGH = HOLD_OUT * MIN_HELD_OUT  # frames that tuning and validation need
+ENOUGH = HOLD_OUT * VALIDATION_FRAMES  # frames that tuning and validation need
 
 
 class Clock:
@@ -35,8 +37,7 @@ class Drive:
     def __init__(self, segmenter: PromptedSegmenter, bank: PromptBank | None = None,
                  **settings) -> None:
         self.events: list[tuple[str, str]] = []
-        settings = {'steps': 4, 'validate_every': 2, 'tuner': TunerConfig(batch=2),
-                    'min_confident': 0.0, **settings}
+        settings = {'steps': 8, 'validate_every': 4, **settings}
         self.clock = Clock()
         self.loop = AdaptationLoop(
             segmenter, AdaptationConfig(**settings), bank, clock=self.clock,
@@ -90,11 +91,12 @@ class Drive:
 
 
 def find(monkeypatch: pytest.MonkeyPatch, *verdicts: Outcome) -> None:
-    """Let reviews find this in turn, the last one for ever, each after one frame."""
+    """Let validations find this in turn, the last one for ever, each in one pass."""
     left = list(verdicts)
 
-    def add(self: PromptValidation, latents: torch.Tensor) -> Steps[Outcome]:
+    def judge(self: PromptValidation, candidate: ScenePrompt, frames: Sequence[torch.Tensor]
+              ) -> Steps[Outcome]:
         yield
         return left.pop(0) if len(left) > 1 else left[0]
 
-    monkeypatch.setattr(PromptValidation, 'add_in_steps', add)
+    monkeypatch.setattr(PromptValidation, 'judge_in_steps', judge)

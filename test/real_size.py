@@ -164,16 +164,15 @@ def tune(folder: Path) -> dict[str, Any]:
     before = [float(weight.sum()) for weight in frozen]
     tuner = PromptTuner(
         segmenter, segmenter.encode_scene('a foggy driving scene'), segmenter.scene_prompt(),
-        segmenter.statistics, TunerConfig(batch=1, gradient_checkpointing=True))
+        segmenter.statistics, TunerConfig(gradient_checkpointing=True))
     begun = time.monotonic()
-    steps = [tuner.add(latents[i % 2]) for i in range(TUNING_STEPS)]
+    losses = [tuner.add(latents[i % 2]) for i in range(TUNING_STEPS)]
     seconds = time.monotonic() - begun
+    prompt = segmenter.scene_prompt(tuner.published)
     assert tuner.tokens.requires_grad
     return {'size': list(TUNING_SIZE), 'steps': TUNING_STEPS,
             'seconds_per_step': round(seconds / TUNING_STEPS, 1),
-            'losses': [step.loss for step in steps if step], 'taken': [
-                bool(step and step.applied) for step in steps],
-            'distances': [step.distance for step in steps if step],
+            'losses': losses, 'distance': prompt.distance(tuner.anchor),
             'others_with_gradient': sum(w.requires_grad or w.grad is not None for w in frozen),
             'others_moved': sum(float(w.sum()) != b for w, b in zip(frozen, before))}
 

@@ -12,11 +12,11 @@ from types import TracebackType
 
 from benchmarks.claims.budget import Budget
 from benchmarks.claims.experiment import Experiment
-from benchmarks.claims.results_store import Figures
+from benchmarks.claims.results_store import Figures, settings_digest
 from benchmarks.stream.baselines import HeadMethod, OnlineMethod, Source
 from benchmarks.stream.cost import cost
 from benchmarks.stream.frames import ADVERSE, Encoder, StreamFrame, TownScenes
-from benchmarks.stream.methods import LEARNING_RATES, make_method
+from benchmarks.stream.methods import LEARNING_RATES, make_method, METHODS
 from benchmarks.stream.protocols import one_pass
 from benchmarks.stream.scoring import online_miou
 import numpy as np
@@ -79,14 +79,17 @@ def names(budget: Budget) -> list[str]:
 
 def settings(name: str) -> Figures:
     """Give what a method's figures follow from, beside the budget."""
-    rate = LEARNING_RATES.get(name)
-    if name != 'prompt':
-        return {'rate': rate}
-    config = asdict(AdaptationConfig())
-    # The names under which the committed figures know them, and the values of two that went.
-    config['review_every'] = config.pop('validate_every')
-    config['look_period_s'] = config.pop('query_period_s')
-    return {'rate': rate, **config, 'period_s': 0.0, 'sensitivity': 1.0}
+    found: Figures = {'rate': LEARNING_RATES.get(name)}
+    if name in ('prompt', 'pseudo labels', 'labelled prompt'):
+        found['tokens'] = 'per layer'
+    return {**found, **asdict(AdaptationConfig())} if name == 'prompt' else found
+
+
+def earlier(cells: Figures) -> list[str]:
+    """Name the methods whose figures, by method and seed, are not of the present settings."""
+    return [name for name in METHODS if any(
+        cell['settings'] != settings_digest(settings(name))
+        for cell in cells.get(name, {}).values())]
 
 
 def measure_method(experiment: Experiment, name: str, scenes: CachedScenes, seed: int,

@@ -10,7 +10,7 @@ import re
 import shutil
 
 from benchmarks.claims import verdicts
-from benchmarks.claims.adaptation import TIMED
+from benchmarks.claims.adaptation import earlier, TIMED
 from benchmarks.claims.backbones import (
     ABLATIONS,
     at_edge,
@@ -225,7 +225,7 @@ def _adaptation(figures: Figures) -> str:
         'predicted before it is learned from, mean of the conditions. Kept: what a method holds '
         'between frames beside the model, its latest frames included. For a step: what is held '
         'for the gradient. Learning: a frame of the stream beside its prediction, in the mean of '
-        f'frames {TIMED} to {2 * TIMED}.', table, _gains(figures)]
+        f'frames {TIMED} to {2 * TIMED}.', *_earlier(figures), table, _gains(figures)]
     cost = figures['cells']['4'].get('cost', {}).get('0')
     if cost:
         parts.append(markdown_table(
@@ -233,6 +233,13 @@ def _adaptation(figures: Figures) -> str:
             [[cost['step_in_forward_passes'], f'{cost["prompt_file_bytes"]} bytes',
               f'{cost["buffer_bytes_per_frame"]} bytes']]))
     return '\n\n'.join(parts)
+
+
+def _earlier(figures: Figures) -> list[str]:
+    """Say which methods were measured before their present settings."""
+    names = earlier(figures['cells']['4'])
+    return [f'**Of earlier settings, and not measured anew since: {", ".join(names)}.** Then the '
+            'scene prompt was one set of tokens for all layers.'] if names else []
 
 
 def _gains(figures: Figures) -> str:

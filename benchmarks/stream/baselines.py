@@ -11,7 +11,6 @@ from typing import Protocol
 
 from ptdiffseg_ros.adapt.loop import AdaptationLoop
 from ptdiffseg_ros.adapt.state import AdaptationConfig
-from ptdiffseg_ros.adapt.tuner import TunerConfig
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.losses import segmentation_loss
 import torch
@@ -22,6 +21,8 @@ CONFIDENCE = 0.69  # of a pseudo label; the default of published methods for dri
 MIN_CONFIDENCE = 0.5  # of a pseudo label of a class that is seldom more certain
 BATCH = 4  # frames per step, the last ones
 EVERY = 2  # frames between steps
+GRADIENT_CLIP = 1.0  # the largest norm
+AVERAGE = 0.8  # weight of the past in an averaged prompt, per step
 BYTES_PER_PARAMETER = 16  # parameter, gradient and two moments of Adam
 
 
@@ -74,7 +75,8 @@ class PromptLoop:
 
     def __init__(self, loop: AdaptationLoop) -> None:
         self.loop = loop
-        self.trainable = loop.publisher.learned().tokens.numel()
+        self.trainable = (loop.segmenter.backbone.cross_attention_layers
+                          * loop.base.tokens.shape[-2:].numel())
         loop.enable(True)
 
     @property
@@ -134,15 +136,17 @@ class LabelledPrompt(_Batched):
     """
     The ceiling: the scene prompt tuned with labels, by the same optimiser in as many steps.
 
-    It starts from the source prompt. It has a learning rate, no average and no validation.
+    It starts from the source prompt, with tokens for each cross-attention layer. It has a learning
+    rate, no average and no validation.
     """
 
-    most_steps = AdaptationConfig.steps
+    most_steps = AdaptationConfig.steps // BATCH
 
     def __init__(self, segmenter: PromptedSegmenter, learning_rate: float) -> None:
         super().__init__()
         self.segmenter = segmenter
         tokens = segmenter.encode_scene(segmenter.config.source_scene_prompt).float()
+        tokens = tokens.expand(segmenter.backbone.cross_attention_layers, -1, -1)
         self.start = tokens.clone()
         self.tokens = tokens.clone().requires_grad_(True)
         self.trainable = tokens.numel()
@@ -162,8 +166,7 @@ class LabelledPrompt(_Batched):
         """Take one step."""
         logits = self.segmenter.logits(latents, self.segmenter.context(self.tokens))
         gradient, = torch.autograd.grad(self.loss(logits, labels), self.tokens)
-        clip = TunerConfig.gradient_clip
-        self.tokens.grad = gradient * (clip / gradient.norm()).clamp(max=1.0)
+        self.tokens.grad = gradient * (GRADIENT_CLIP / gradient.norm()).clamp(max=1.0)
         self.optimizer.step()
 
 
@@ -197,7 +200,7 @@ class PseudoLabelPrompt(LabelledPrompt):
         """Take one step, and let the average follow."""
         super().step(latents, labels)
         with torch.no_grad():
-            self.average.lerp_(self.tokens, 1.0 - TunerConfig.ema_decay)
+            self.average.lerp_(self.tokens, 1.0 - AVERAGE)
 
 
 class HeadMethod(_Batched):

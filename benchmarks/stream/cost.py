@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.stream.frames import Encoder, TownScenes
 from benchmarks.stream.methods import make_loop
 import numpy as np
+from ptdiffseg_ros.adapt.bank import LearnedPrompt
 from ptdiffseg_ros.adapt.tuner import PromptTuner
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
@@ -27,8 +28,7 @@ def cost(
     scenes = TownScenes(Encoder(segmenter), split, ('night',))
     frame = scenes.stream('night', seed, 90, 1)[0].latents
     loop = make_loop(segmenter, seed=seed)
-    tuner = PromptTuner(
-        segmenter, loop.publisher.learned().tokens, loop.base, loop.statistics)
+    tuner = PromptTuner(segmenter, loop.base.tokens, loop.base, loop.statistics)
     forward_s, step_s = [], []
 
     def timed(work: Callable[[], object]) -> float:
@@ -43,10 +43,11 @@ def cost(
         forward_s.append(timed(predict))
         step_s.append(timed(lambda: tuner.add(frame[0])))
     with tempfile.TemporaryDirectory() as folder:
-        size = loop.publisher.learned().save(Path(folder) / 'prompt.safetensors').stat().st_size
+        prompt = LearnedPrompt(tuner.published, 'night', segmenter.fingerprint)
+        size = prompt.save(Path(folder) / 'prompt.safetensors').stat().st_size
     return {
         'forward_ms': round(1e3 * float(np.median(forward_s)), 1),
         'step_ms_per_frame': round(1e3 * float(np.median(step_s)), 1),
         'step_in_forward_passes': round(float(np.median(step_s) / np.median(forward_s)), 2),
-        'prompt_parameters': loop.publisher.learned().tokens.numel(), 'prompt_file_bytes': size,
+        'prompt_parameters': tuner.published.numel(), 'prompt_file_bytes': size,
         'buffer_bytes_per_frame': 2 * frame.numel(), 'threads': torch.get_num_threads()}

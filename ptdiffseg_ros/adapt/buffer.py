@@ -6,17 +6,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 
 import numpy as np
 import torch
 from torch import Tensor
-import torch.nn.functional as F
 
 DEFAULT_BYTES = 32 * 2**20
 EARLY = 0.9  # least share of the spacing: stamps jitter, and 0.6 - 0.4 is less than 0.2
-RECENT = 64  # frames of a camera that the sample diversity is of
-FEWEST = 4  # frames below which the sample diversity is 0
-CELLS = (4, 8)  # rows and columns that latents are pooled to for it
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,7 @@ class FrameBuffer:
     :param horizon_s: frames older than this, against the newest of their camera, are dropped.
     :param change: the least mean squared difference of the latents to those last buffered,
         relative to their variance. A standing vehicle and a frozen camera stay below it.
-    :param hold_out: one frame of so many of a camera is held out: `held_out` draws it, `batch`
+    :param hold_out: one frame of so many of a camera is held out: `held_out` returns it, `draw`
         never does. 0: none is.
     """
 
@@ -95,41 +92,22 @@ class FrameBuffer:
         before, now = last.latents.float(), new.latents.float()
         return bool((now - before).square().mean() >= self.change * before.var())
 
-    def batch(self, count: int, rng: np.random.Generator) -> Tensor:
+    def draw(self, rng: np.random.Generator) -> Tensor | None:
         """
-        Draw up to `count` frames of one camera and size to tune on, spread evenly over time.
+        Draw a frame to tune on, latents (c, h, w) float32; None: there is none.
 
-        :returns: latents (B, c, h, w) float32, B from 0 (no frame is buffered) to `count`.
+        Frames of an earlier size of their camera are not drawn.
         """
-        cameras = [latents for frames in self._frames.values()
-                   if (latents := [frame.latents for frame in frames if not frame.held_out])]
-        if not cameras:
-            return torch.empty(0, 0, 0, 0)
-        sizes = np.array([len(frames) for frames in cameras])
-        chosen = cameras[int(rng.choice(len(sizes), p=sizes / sizes.sum()))]
-        # A camera whose resolution changed: only what fits its newest frame.
-        fitting = [latents for latents in chosen if latents.shape == chosen[-1].shape]
-        count = min(count, len(fitting))
-        # One from each of `count` stretches of equal length.
-        edges = np.arange(count + 1) * len(fitting) // count
-        return torch.stack([
-            fitting[int(rng.integers(a, b))] for a, b in zip(edges, edges[1:])]).float()
+        frames = [frame.latents for camera in self._frames.values() for frame in camera
+                  if not frame.held_out and frame.latents.shape == camera[-1].latents.shape]
+        return frames[int(rng.integers(len(frames)))].float() if frames else None
 
-    def held_out(self, count: int, rng: np.random.Generator) -> list[Tensor]:
-        """Draw up to `count` different frames that are held out, each (c, h, w) float32."""
-        frames = [frame.latents for frames in self._frames.values() for frame in frames
-                  if frame.held_out]
-        chosen = rng.choice(len(frames), min(count, len(frames)), replace=False)
-        return [frames[i].float() for i in chosen]
-
-    def sample_diversity(self) -> float:
-        """Return the `sample_diversity` of the newest frames, the mean over the cameras."""
-        values = []
-        for frames in filter(None, self._frames.values()):
-            newest = [frame.latents for frame in frames[-RECENT:]]
-            values.append(sample_diversity(torch.stack([
-                latents for latents in newest if latents.shape == newest[-1].shape])))
-        return sum(values) / len(values) if values else 0.0
+    def held_out(self, count: int) -> list[Tensor]:
+        """Return the newest frames that are held out, at most `count`, each (c, h, w) float16."""
+        newest_first = ([frame.latents for frame in reversed(frames) if frame.held_out]
+                        for frames in self._frames.values())
+        in_turn = (frame for row in zip_longest(*newest_first) for frame in row)
+        return [frame for frame in in_turn if frame is not None][:count]
 
     def keep_latest(self, seconds: float, newest: Mapping[str, float]) -> None:
         """
@@ -149,11 +127,6 @@ class FrameBuffer:
         else:
             self._frames.pop(camera, None)
 
-    @property
-    def held_out_count(self) -> int:
-        """Return the number of frames that are held out."""
-        return sum(frame.held_out for frames in self._frames.values() for frame in frames)
-
     def __len__(self) -> int:
         """Return the number of frames of all cameras."""
         return sum(map(len, self._frames.values()))
@@ -166,19 +139,3 @@ class FrameBuffer:
 
 def _count_bytes(frames: list[_BufferedFrame]) -> int:
     return sum(frame.latents.nbytes for frame in frames)
-
-
-def sample_diversity(frames: Tensor) -> float:
-    """
-    Return how much frames (N, c, h, w) in the order of time differ from one to the next.
-
-    It is the squared difference of neighbouring frames over that of any two frames, from 0 to 1: 1
-    for random scenes, about a third for four seconds of a drive at 5 frames per second, a tenth
-    for eight seconds of a uniform one; 0 for fewer than four frames.
-    """
-    if len(frames) < FEWEST:
-        return 0.0
-    coarse = F.adaptive_avg_pool2d(frames.float(), CELLS).flatten(1)
-    spread = 2.0 * coarse.var(dim=0).sum()
-    steps = (coarse[1:] - coarse[:-1]).square().sum(dim=1).mean()
-    return float((steps / spread.clamp(min=1e-12)).clamp(0.0, 1.0))

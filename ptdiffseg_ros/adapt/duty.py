@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The share of the device's time that adaptation may take."""
+"""The share of the device's time that frames may wait for adaptation."""
 from __future__ import annotations
 
 
@@ -33,7 +33,8 @@ class DutyBudget:
             self._spent_s = 0.0
         return self._credit_s > 0.0 or self.duty >= 1.0
 
-    def spend(self, seconds: float) -> None:
-        """Book the duration of a step."""
-        self._credit_s -= seconds
+    def spend(self, seconds: float, free: bool = False) -> None:
+        """Book the duration of a step; a free one only counts as `busy`."""
         self._spent_s += seconds
+        if not free:
+            self._credit_s -= seconds

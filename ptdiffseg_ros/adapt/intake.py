@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import math
 
 from ptdiffseg_ros.adapt.buffer import FrameBuffer
-from ptdiffseg_ros.adapt.state import AdaptationState, HOLD_OUT, MIN_HELD_OUT, OnEvent
+from ptdiffseg_ros.adapt.state import AdaptationState, HOLD_OUT, OnEvent, VALIDATION_FRAMES
 from ptdiffseg_ros.model.source import SourceStatistics
 from torch import Tensor
 
@@ -115,7 +115,7 @@ class FrameIntake:
     def _check_room(self, latents: Tensor) -> None:
         """Report a buffer that cannot hold the frames that a validation needs."""
         self._frame_bytes = max(self._frame_bytes, FLOAT16_BYTES * latents.numel())
-        frames = HOLD_OUT * MIN_HELD_OUT
+        frames = HOLD_OUT * VALIDATION_FRAMES
         needed, room = frames * self._frame_bytes, self.buffer.max_bytes
         problem = (
             f'the buffer of {room / MIB:.3g} MiB holds {room // self._frame_bytes} frames, a '

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import math
 import time
 
 import numpy as np
@@ -19,10 +20,10 @@ from ptdiffseg_ros.adapt.state import (
     AdaptationConfig,
     AdaptationState,
     HOLD_OUT,
-    MIN_HELD_OUT,
     OnEvent,
+    VALIDATION_FRAMES,
 )
-from ptdiffseg_ros.adapt.tuner import PromptTuner, TuneStep
+from ptdiffseg_ros.adapt.tuner import PromptTuner
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -83,10 +84,9 @@ class AdaptationLoop:
             segmenter, self.bank, base or segmenter.scene_prompt(), self.state, on_event,
             on_prompt)
         self.tuner: PromptTuner | None = None
-        self._validation: PromptValidation | None = None
-        self._validation_frames: list[Tensor] = []  # that the validation has not seen yet
+        self.validation: PromptValidation | None = None  # there is one while there is a tuner
+        self._validated = 0  # steps of the tuner when its prompt was last validated
         self._job: Steps[None] | None = None  # work that is paused between two steps
-        self._paused: dict[str, tuple[PromptTuner, int]] = {}  # tuner and steps, by domain
         self._restart_recognition()
 
     # -- prompts ---------------------------------------------------------------------------
@@ -103,21 +103,20 @@ class AdaptationLoop:
 
     def set_base(self, base: ScenePrompt) -> None:
         """Publish another base prompt, and start anew from it."""
-        self._forget_tuning()
+        self._drop_tuning()
         self.publisher.set_base(base)
         if self.state.enabled and self.state.domain not in ('', self._source_domain):
             self._begin_tuning('sentence', self._start_tokens(self.state.domain))
 
     def reset(self) -> None:
         """Go back to the base prompt; the bank stays."""
-        self._forget_tuning()
+        self._drop_tuning()
         self.publisher.publish(self.base)
         self._on_event('reset', 'the scene prompt is the one it started from')
 
     def load(self, prompt: LearnedPrompt) -> None:
         """Publish a saved prompt; the next tuning starts from it."""
         self._drop_tuning()
-        self._paused.pop(self.state.domain, None)
         self.publisher.load(prompt)
 
     # -- settings --------------------------------------------------------------------------
@@ -136,7 +135,7 @@ class AdaptationLoop:
             self._budget.reset(self._clock())
         if not enabled:
             self.publisher.retry_save()
-            self._forget_tuning()
+            self._drop_tuning()
             self.buffer.clear()
             self.state.buffered_frames = self.state.buffer_bytes = 0
             self.state.busy_share = 0.0
@@ -164,13 +163,17 @@ class AdaptationLoop:
             self._job = None
 
     def work(self, waiting: Callable[[], bool] = lambda: False) -> None:
-        """Run steps until a frame waits, the budget is spent or nothing is left to do."""
+        """
+        Run steps until a frame waits, the budget is spent or nothing is left to do.
+
+        A step that no frame had to wait for is free: `duty` limits how much later masks may come.
+        """
         budget, clock = self._budget, self._clock
         while self.state.enabled and not waiting() and budget.allows(clock()):
             begun_s = clock()
             if not self.run_step(begun_s):
                 break
-            budget.spend(clock() - begun_s)
+            budget.spend(clock() - begun_s, free=not waiting())
         self.state.busy_share = round(self._budget.busy, 3)
 
     def run_step(self, now_s: float) -> bool:
@@ -196,11 +199,13 @@ class AdaptationLoop:
     def _next_job(self, now_s: float) -> Steps[None] | None:
         if self.tracker.query_is_due(now_s):
             return self._query_domain(now_s)
-        if self._validation is not None:
-            return self._validate(self._validation) if self._can_validate() else None
-        if self.tuner is not None and self._intake.usable_cameras:
-            return self._tune(self.tuner)
-        return None
+        tuner, validation = self.tuner, self.validation
+        if tuner is None or validation is None or not self._intake.usable_cameras:
+            return None
+        if (tuner.steps >= self._validated + self.config.validate_every
+                or tuner.steps >= self.config.steps):
+            return self._validate(tuner, validation)
+        return self._tune(tuner)
 
     # -- domain ----------------------------------------------------------------------------
 
@@ -221,9 +226,7 @@ class AdaptationLoop:
             self._enter(found)
 
     def _enter(self, found: Recognition) -> None:
-        """Enter another domain: publish its prompt, and continue or begin its tuning."""
-        if self.tuner is not None:  # the domain may return
-            self._paused[self.state.domain] = self.tuner, self.state.step
+        """Enter another domain: publish its prompt, and begin its tuning."""
         self.publisher.retry_save()
         self.state.domain = found.domain
         self._on_event(
@@ -238,20 +241,17 @@ class AdaptationLoop:
         else:
             self.publisher.publish(self.base)
             start = self._start_tokens(found.domain)
-        self._begin_tuning('shift', start, *self._paused.pop(found.domain, (None, 0)))
+        self._begin_tuning('shift', start)
 
     # -- tuning ----------------------------------------------------------------------------
 
-    def _begin_tuning(self, trigger: str, tokens: Tensor, paused: PromptTuner | None = None,
-                      step: int = 0) -> None:
-        """Begin from these tokens, or continue a tuner that was paused after so many steps."""
+    def _begin_tuning(self, trigger: str, tokens: Tensor) -> None:
         self._drop_tuning()
-        self.tuner = paused or PromptTuner(
-            self.segmenter, tokens, self.base, self.statistics, self.config.tuner,
-            self._start_tokens(self.state.domain))
-        self.state.trigger, self.state.step, self.state.tuning = trigger, step, True
-        self._on_event('tuning', f'{self.config.steps} steps for {self._scene()}, {trigger}'
-                       + (f', from step {step} on' if step else ''))
+        self.tuner = PromptTuner(
+            self.segmenter, tokens, self.base, self.statistics, self.config.tuner)
+        self.validation = PromptValidation(self.tuner.loss, self.base, self.prompt)
+        self.state.trigger, self.state.step, self.state.tuning = trigger, 0, True
+        self._on_event('tuning', f'{self.config.steps} steps for {self._scene()}, {trigger}')
 
     def _scene(self) -> str:
         """Name the present domain in a sentence."""
@@ -265,71 +265,41 @@ class AdaptationLoop:
         return self.segmenter.encode_scene(sentences[domain]).float()
 
     def _drop_tuning(self) -> None:
-        self.tuner = self._validation = self._job = None
+        self.tuner = self.validation = self._job = None
+        self._validated = 0
         self.state.tuning, self.state.waiting = False, ''
 
-    def _forget_tuning(self) -> None:
-        """Drop the tuning under way, and those paused in other domains."""
-        self._drop_tuning()
-        self._paused = {}
-
     def _tune(self, tuner: PromptTuner) -> Steps[None]:
-        frames = self.buffer.batch(1, self._rng).to(self.segmenter.device)
-        if not len(frames):  # none of this domain yet
+        frame = self.buffer.draw(self._rng)
+        if frame is None:  # none of this domain yet
             self._intake.usable_cameras.clear()
             return
-        step = yield from tuner.add_in_steps(frames[0], self.buffer.sample_diversity())
-        if step is not None:
-            self._after_step(tuner, step)
-
-    def _after_step(self, tuner: PromptTuner, step: TuneStep) -> None:
-        state = self.state
-        state.step += 1
-        state.kept_fraction = round(step.confident, 4)
-        if not step.applied or step.confident < self.config.min_confident:
-            state.skipped_frames += self.config.tuner.batch
-            self._roll_back('the loss is not finite' if not step.applied else
-                            f'only {100 * step.confident:.0f} % of the pixels are confident')
+        loss = yield from tuner.add_in_steps(frame.to(self.segmenter.device))
+        if not math.isfinite(loss):
+            self._roll_back('the loss is not finite')
             return
-        state.loss = round(step.loss, 5)
-        if state.step % self.config.validate_every == 0 or state.step >= self.config.steps:
-            self._validation = PromptValidation(
-                self.segmenter, self.statistics, self.base, self.prompt,
-                self.segmenter.scene_prompt(tuner.published.clone(), 'tuned', state.domain),
-                MIN_HELD_OUT, self.config.tuner, self.buffer.sample_diversity())
-            self._validation_frames = []
+        self.state.step, self.state.loss = tuner.steps, round(loss, 5)
 
-    # -- validation ------------------------------------------------------------------------
-
-    def _can_validate(self) -> bool:
-        """Draw the frames of a validation; return whether there are enough."""
-        if not self._validation_frames:
-            held_out = self.buffer.held_out_count
-            if held_out < MIN_HELD_OUT:  # a vehicle that stands, or has just come
-                self.state.waiting = (f'for frames to judge the prompt by, {held_out} of '
-                                      f'{MIN_HELD_OUT} are there')
-                return False
-            self._validation_frames = self.buffer.held_out(MIN_HELD_OUT, self._rng)
-            self.state.waiting = ''
-        return True
-
-    def _validate(self, validation: PromptValidation) -> Steps[None]:
-        # Removed once it is done: one that is broken off comes again, none comes twice.
-        frame = self._validation_frames[-1].to(self.segmenter.device)
-        outcome = yield from validation.add_in_steps(frame)
-        self._validation_frames.pop()
-        if outcome is None:
+    def _validate(self, tuner: PromptTuner, validation: PromptValidation) -> Steps[None]:
+        frames = self.buffer.held_out(VALIDATION_FRAMES)
+        if len(frames) < VALIDATION_FRAMES:  # a vehicle that stands, or has just come
+            self._intake.usable_cameras.clear()  # until the next frame
+            self.state.waiting = (f'for frames to judge the prompt by, {len(frames)} of '
+                                  f'{VALIDATION_FRAMES} are there')
             return
-        self._validation = None
+        self.state.waiting = ''
+        candidate = self.segmenter.scene_prompt(
+            tuner.published.clone(), 'tuned', self.state.domain)
+        outcome = yield from validation.judge_in_steps(candidate, frames)
+        self._validated = tuner.steps
         if outcome is Outcome.ROLL_BACK:
-            if not validation.current_is_good:
-                self.publisher.withdraw()
-            self._roll_back('the prompt is worse than the one it started from')
+            self.publisher.withdraw()
+            self._roll_back('the prompt in use is worse than the one that adaptation starts from')
             return
         if outcome is Outcome.ACCEPT:
-            self.publisher.publish(validation.candidate)
+            self.publisher.publish(candidate)
             self.publisher.save_if_tuned()  # the process may end at any time
-        if self.state.step >= self.config.steps:
+        if tuner.steps >= self.config.steps:
             self._finish()
 
     def _finish(self) -> None:
@@ -344,7 +314,7 @@ class AdaptationLoop:
         self.publisher.save_if_tuned()
 
     def _roll_back(self, reason: str) -> None:
-        """End the tuning; the prompt that was accepted last stays published."""
+        """End the tuning; the prompt in use stays published."""
         self.state.rollbacks += 1
         self._drop_tuning()
         self._on_event('rollback', reason)

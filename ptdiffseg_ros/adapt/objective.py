@@ -1,74 +1,82 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The terms of the adaptation loss, shared by tuning and validation."""
+"""The loss of predictions without labels, which tuning minimises and validation compares."""
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.model.source import SourceStatistics
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 
 PRESENT = 0.001  # share of the frame: Dice leaves out classes with less
-# `prior_loss` under the source prompt is 0.05 to 0.09 on twenty random scenes in any weather, and
-# 0.2 to 0.4 on crowded streets, which the class prior does not describe.
-USUAL_PRIOR_LOSS = 0.1
 VARIANCE_FLOOR = 0.003  # of a share: what is the same in every street may still differ a little
 
 
-class RunningMean:
+@dataclass(frozen=True)
+class FrameLoss:
     """
-    An exponential mean whose gradient is that of the newest value.
+    The loss of one frame's prediction, without its part in the prior loss.
 
-    :param memory: the weight of the past; until it is reached all values weigh the same.
+    loss: a scalar. shares (K, R, C): the class shares of the corrected prediction in each cell.
+    classes (h, w) uint8: those of the corrected prediction.
     """
 
-    def __init__(self, memory: float) -> None:
-        self.memory = memory
-        self._mean: Tensor | None = None
-        self._count = 0
-
-    def update(self, value: Tensor) -> Tensor:
-        """Add a value and return the mean; a mean that is not finite is not kept."""
-        self._count += 1
-        past = min(self.memory, 1.0 - 1.0 / self._count)
-        new = value.detach()
-        mean = new if self._mean is None else self._mean.lerp(new, 1.0 - past)
-        if torch.isfinite(mean).all():
-            self._mean = mean
-        return mean + value - new
+    loss: Tensor
+    shares: Tensor
+    classes: Tensor
 
 
-def cell_shares(shares: Tensor, prior: Tensor) -> Tensor:
-    """Average predicted shares (B, K, h, w) over the frames and over each cell: (K, R, C)."""
-    rows, columns = prior.shape[-2:]
-    return F.adaptive_avg_pool2d(shares, (rows, columns)).mean(dim=0)
-
-
-def prior_loss(mean: Tensor, prior: Tensor, variance: Tensor) -> Tensor:
+class UnlabelledLoss:
     """
-    Return the distance of mean class shares (K, R, C) from those of source streets.
+    L = T(p, q), mean over frames, + a J(m).
 
-    It is the squared distance from the prior in units of the variance between streets, a tenth of
-    the sum over the classes, mean over the cells.
+    p is the head's prediction and q its correction by the layout denoiser. T is their agreement
+    loss, and J the prior loss of m, the mean class shares of q. Without a layout denoiser q is p,
+    and T says how undecided p is.
+
+    :param prior_weight: a.
     """
-    return 0.1 * ((mean - prior).square() / (variance + VARIANCE_FLOOR)).sum(dim=0).mean()
+
+    def __init__(self, segmenter: PromptedSegmenter, statistics: SourceStatistics,
+                 prior_weight: float) -> None:
+        classes = len(segmenter.config.classes)
+        if len(statistics.class_prior) != classes:
+            raise ValueError(f'the statistics are of {len(statistics.class_prior)} classes, the '
+                             f'segmenter has {classes}')
+        self.segmenter = segmenter
+        self.prior_weight = prior_weight
+        self._prior = statistics.class_prior.to(segmenter.device)
+        self._variance = statistics.class_variance.to(segmenter.device)
+
+    def frame_loss(self, logits: Tensor) -> FrameLoss:
+        """Compute the loss of the head's scores (1, K, h, w) of a frame."""
+        corrected = self.segmenter.correct(logits)
+        rows, columns = self._prior.shape[-2:]
+        shares = F.adaptive_avg_pool2d(corrected.softmax(dim=1), (rows, columns))[0]
+        classes = corrected.argmax(dim=1)[0].to(torch.uint8)
+        return FrameLoss(agreement_loss(logits, corrected), shares, classes)
+
+    def prior_loss(self, shares: Tensor) -> Tensor:
+        """
+        Compute a J(m) of mean class shares m (K, R, C).
+
+        J is the squared distance from those of source streets in units of the variance between
+        streets, a tenth of the sum over the classes, mean over the cells.
+        """
+        distance = (shares - self._prior).square() / (self._variance + VARIANCE_FLOOR)
+        return 0.1 * self.prior_weight * distance.sum(dim=0).mean()
 
 
-def prior_scale(source_loss: Tensor) -> Tensor:
-    """
-    Return the factor of the prior's weight, from 0 to 1.
-
-    :param source_loss: the `prior_loss` under the source prompt. Streets where it is larger than
-        weather makes it (USUAL_PRIOR_LOSS) are not described by the prior.
-    """
-    return (USUAL_PRIOR_LOSS / source_loss.detach().clamp(min=1e-9)).clamp(max=1.0).square()
-
-
-def distillation_loss(logits: Tensor, corrected: Tensor) -> Tensor:
+def agreement_loss(logits: Tensor, corrected: Tensor) -> Tensor:
     """
     Return cross-entropy plus Dice between predictions and their correction, both soft labels.
 
-    Dice weighs classes where cross-entropy weighs pixels, as in offline training. logits and
-    corrected (B, K, h, w); the loss is a mean over frames and pixels.
+    Dice weighs classes where cross-entropy weighs pixels, as in offline training. Both sides may
+    move: the gradient also decides the correction. logits and corrected (B, K, h, w); the loss is
+    a mean over frames and pixels.
     """
     logs, target = logits.log_softmax(dim=1), corrected.softmax(dim=1)
     cross_entropy = -(target * logs).sum(dim=1).mean()
@@ -77,8 +85,3 @@ def distillation_loss(logits: Tensor, corrected: Tensor) -> Tensor:
     dice = 1.0 - overlap / (shares + target).sum(dim=(0, 2, 3)).clamp(min=1.0)
     present = target.mean(dim=(0, 2, 3)) > PRESENT
     return cross_entropy + (dice * present).sum() / present.sum().clamp(min=1)
-
-
-def pixel_entropy(logs: Tensor) -> Tensor:
-    """Return the mean entropy of a pixel, from log probabilities (B, K, h, w)."""
-    return -(logs.exp() * logs).sum(dim=1).mean()

@@ -8,17 +8,16 @@ from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.adapt.bank import LearnedPrompt
-from ptdiffseg_ros.adapt.buffer import sample_diversity
 from ptdiffseg_ros.adapt.domain import DECISIVE_QUERIES, DomainRecognizer, Recognition
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.loop import source_statistics
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-import torch
 from torch import Tensor
 from tqdm import tqdm
 
+MIN_FRAMES = 8
 MAX_HELD_OUT = 16  # frames for validation
 
 
@@ -36,7 +35,7 @@ def recognise(segmenter: PromptedSegmenter, frames: Sequence[Tensor]) -> Recogni
 def adapt_to(
         segmenter: PromptedSegmenter, frames: Sequence[Tensor], epochs: int = 3,
         sentence: str | None = None, domain: str | None = None,
-        config: TunerConfig | None = None, validate_every: int = 10, seed: int = 0,
+        config: TunerConfig | None = None, validate_every: int = 12, seed: int = 0,
         before: Callable[[str], object] = lambda domain: None
 ) -> LearnedPrompt:
     """
@@ -51,39 +50,30 @@ def adapt_to(
     """
     statistics = source_statistics(segmenter)
     tuner_config = config or TunerConfig()
-    if len(frames) < 2 * tuner_config.batch:
-        raise AdaptationError(f'there are {len(frames)} frames; adaptation takes at least '
-                              f'{2 * tuner_config.batch}')
+    if len(frames) < MIN_FRAMES:
+        raise AdaptationError(
+            f'there are {len(frames)} frames; adaptation takes at least {MIN_FRAMES}')
     found = recognise(segmenter, frames)
     before(domain or found.domain)
-    held_out = list(range(0, len(frames), 5))[:MAX_HELD_OUT]
-    rest = [i for i in range(len(frames)) if i not in set(held_out)]
+    validated = range(0, len(frames), 5)[:MAX_HELD_OUT]
+    held_out = [frames[i].to(segmenter.device) for i in validated]
+    rest = [i for i in range(len(frames)) if i not in validated]
     base = best = segmenter.scene_prompt()
     start = segmenter.encode_scene(sentence or found.sentence).float()
     tuner = PromptTuner(segmenter, start, base, statistics, tuner_config)
+    validation = PromptValidation(tuner.loss, base, base)
     facts: dict[str, Any] = {'steps': 0, 'score': None, 'score_source': None}
     rng = np.random.default_rng(seed)
     order = np.concatenate([rng.permutation(rest) for _ in range(epochs)])
-    diversity = sample_diversity(torch.stack(list(frames)))
     bar = tqdm(order, 'adapting', unit='frame')
     for number, i in enumerate(bar, 1):
-        step = tuner.add(_on_device(frames[i], segmenter), diversity)
-        if step is not None:
-            bar.set_postfix(loss=f'{step.loss:.3f}')
-        due = step is not None and tuner.steps and tuner.steps % validate_every == 0
-        if due or number == len(order):
+        bar.set_postfix(loss=f'{tuner.add(frames[i].to(segmenter.device)):.3f}')
+        if number % validate_every == 0 or number == len(order):
             candidate = segmenter.scene_prompt(tuner.published.clone(), 'tuned', found.domain)
-            validation = PromptValidation(segmenter, statistics, base, best, candidate,
-                                          len(held_out), tuner_config, diversity)
-            outcomes = [validation.add(_on_device(frames[j], segmenter)) for j in held_out]
-            assert validation.scores is not None
+            outcome = validation.judge(candidate, held_out)
             facts['score_source'] = round(validation.scores[0], 5)
-            if outcomes[-1] is Outcome.ACCEPT:
+            if outcome is Outcome.ACCEPT:
                 best = candidate
                 facts.update(steps=tuner.steps, score=round(validation.scores[2], 5))
     facts['recognised'], facts['frames'] = found.domain, len(frames)
     return LearnedPrompt(best.tokens, domain or found.domain, segmenter.fingerprint, facts)
-
-
-def _on_device(latents: Tensor, segmenter: PromptedSegmenter) -> Tensor:
-    return latents.to(segmenter.device, torch.float32)

@@ -10,8 +10,8 @@ from typing import Any
 from ptdiffseg_ros.adapt.tuner import TunerConfig
 from ptdiffseg_ros.model.scene_prompt import Origin
 
-MIN_HELD_OUT = 8  # different held-out frames of a domain that a prompt is validated on
 HOLD_OUT = 3  # one frame of so many is held out
+VALIDATION_FRAMES = 6  # held-out frames of a domain, the newest, that a prompt is validated on
 OnEvent = Callable[[str, str], None]  # called with (kind, text)
 
 
@@ -20,24 +20,22 @@ class AdaptationConfig:
     """
     When to adapt, and how much of the device's time it may take.
 
-    steps: tuning steps for each visit of a domain; validate_every: steps between two validations;
-    duty: the largest share of the device's time; query_period_s: between two domain queries in
-    steady driving; min_confident: a step whose frames have a smaller share of confident pixels
-    ends the tuning.
+    steps: tuning steps, of a frame each, for each visit of a domain; validate_every: steps between
+    two validations; duty: the largest share of the device's time that frames may wait for
+    adaptation; query_period_s: between two domain queries in steady driving.
     """
 
     tuner: TunerConfig = TunerConfig()
-    steps: int = 50
-    validate_every: int = 10
+    steps: int = 200
+    validate_every: int = 12
     duty: float = 0.4
     query_period_s: float = 2.0
-    min_confident: float = 0.2
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, low, high in (
                 ('steps', 1, 100000), ('validate_every', 1, 100000), ('duty', 0.01, 1),
-                ('query_period_s', 0, 3600), ('min_confident', 0, 1)):
+                ('query_period_s', 0, 3600)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f'{name} is {getattr(self, name)}; allowed are {low} to {high}')
 
@@ -60,10 +58,8 @@ class AdaptationState:
     waiting: str = ''
     step: int = 0
     loss: float | None = None
-    kept_fraction: float | None = None
     distance: float = 0.0
     rollbacks: int = 0
-    skipped_frames: int = 0
     unusable_frames: int = 0
     buffered_frames: int = 0
     buffer_bytes: int = 0

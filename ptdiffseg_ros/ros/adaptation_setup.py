@@ -85,7 +85,6 @@ def describe_loop(loop: AdaptationLoop) -> dict[str, Any]:
         'trigger': state.trigger or 'none yet',
         'adaptation step': state.step,
         'loss': state.loss,
-        'kept fraction': state.kept_fraction,
         'distance from the source prompt': f'{state.distance:.4f}',
         'roll-backs': state.rollbacks,
         'buffer (MiB)': f'{state.buffer_bytes / MIB:.3f}',

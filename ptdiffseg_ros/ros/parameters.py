@@ -114,10 +114,10 @@ class Settings:
         'in ~/.ros. Empty: prompts are kept in memory only. While the node runs it can be set to '
         "what it was at the start, to 'default' or to nothing.", optional=True, late=True)
     adaptation_steps: int = _parameter(
-        50, 'Tuning steps for each visit of a domain.', least=1, most=1000)
+        200, 'Tuning steps, of a frame each, for each visit of a domain.', least=1, most=1000)
     adaptation_duty: float = _parameter(
-        0.4, "The largest share of the device's time that adaptation may take; frames come first "
-        'in any case.', least=0.01, most=1.0)
+        0.4, 'The largest share of the time that frames may wait for adaptation. Time that no '
+        'frame needs is used in any case.', least=0.01, most=1.0)
     adaptation_learning_rate: float = _parameter(
         0.2, 'How far one tuning step moves the prompt. Counts for tuning that begins from now '
         'on.', least=1e-6, most=10.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from hypothesis import given, settings, strategies as st
 import numpy as np
-from ptdiffseg_ros.adapt.buffer import FrameBuffer, sample_diversity
+from ptdiffseg_ros.adapt.buffer import FrameBuffer
 import pytest
 import torch
 
@@ -16,13 +16,25 @@ def frame(seed: int, height: int = 4) -> torch.Tensor:
     return torch.randn(4, height, 8, generator=torch.Generator().manual_seed(seed))
 
 
+def drawn_from(buffer: FrameBuffer, draws: int = 60) -> list[torch.Tensor]:
+    """Draw many times, and return the different frames."""
+    rng, frames = np.random.default_rng(0), {}
+    for _ in range(draws):
+        latents = buffer.draw(rng)
+        if latents is not None:
+            frames[latents.numpy().tobytes()] = latents
+    return list(frames.values())
+
+
 def test_frames_come_back_as_they_were_offered() -> None:
     buffer = FrameBuffer(spacing_s=0.0)
     offered = [frame(i) for i in range(5)]
     for i, latents in enumerate(offered):
         assert buffer.add('front', float(i), latents)
-    drawn = buffer.batch(5, np.random.default_rng(0))
-    assert torch.allclose(drawn, torch.stack(offered), atol=2e-3)
+    drawn = drawn_from(buffer)
+    assert len(drawn) == 5 and drawn[0].dtype == torch.float32
+    for latents in offered:
+        assert any(torch.allclose(latents, other, atol=2e-3) for other in drawn)
     assert len(buffer) == 5 and buffer.nbytes == 5 * FRAME_BYTES
 
 
@@ -41,20 +53,22 @@ def test_at_a_steady_rate_no_frame_is_too_soon() -> None:
     assert all(buffer.add('front', i / 5, frame(i)) for i in range(50)), '0.6 - 0.4 < 0.2'
 
 
-def test_frames_held_out_are_drawn_once_and_apart_from_all_others() -> None:
+def test_frames_held_out_are_the_newest_and_never_drawn() -> None:
     buffer = FrameBuffer(spacing_s=0.0, hold_out=3)
     for i in range(12):
         buffer.add('front', float(i), frame(2 * i))
         buffer.add('rear', float(i), frame(2 * i + 1))
-    assert buffer.held_out_count == 8
-    rng = np.random.default_rng(0)
-    tuned_on = {x.numpy().tobytes() for _ in range(50) for x in buffer.batch(4, rng)}
+    tuned_on = {latents.numpy().tobytes() for latents in drawn_from(buffer, 400)}
+    assert len(tuned_on) == 16
     for count in (3, 8, 99):
-        held_out = [x.numpy().tobytes() for x in buffer.held_out(count, rng)]
+        held_out = [x.float().numpy().tobytes() for x in buffer.held_out(count)]
         assert len(set(held_out)) == len(held_out) == min(count, 8)
         assert not tuned_on & set(held_out)
-    assert len(tuned_on) == 16
-    assert FrameBuffer(hold_out=3).held_out(8, rng) == []
+    newest = buffer.held_out(2)  # of each camera in turn
+    for latents, number in zip(newest, (22, 23)):
+        assert torch.equal(latents, frame(number).half())
+    assert buffer.held_out(2)[0] is newest[0], 'the same frame is the same object'
+    assert FrameBuffer(hold_out=3).held_out(8) == []
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
@@ -63,8 +77,7 @@ def test_a_frame_is_no_view_of_the_batch_it_came_in(dtype: torch.dtype) -> None:
     kept, buffer = batch.clone(), FrameBuffer()
     buffer.add('front', 0.0, batch[1])
     batch.zero_()
-    drawn = buffer.batch(1, np.random.default_rng(0))
-    assert torch.allclose(drawn[0], kept[1].float(), atol=2e-3)
+    assert torch.allclose(drawn_from(buffer)[0], kept[1].float(), atol=2e-3)
 
 
 def test_a_clock_that_jumps_back_starts_the_camera_anew() -> None:
@@ -74,33 +87,7 @@ def test_a_clock_that_jumps_back_starts_the_camera_anew() -> None:
     assert buffer.add('front', 3.0, frame(2))
     assert len(buffer) == 2
     buffer.keep_latest(1.0, {'front': 3.0, 'rear': 102.0})
-    assert torch.allclose(
-        buffer.batch(9, np.random.default_rng(0))[0], frame(2), atol=2e-3)
-
-
-def test_random_scenes_are_diverse_and_a_drive_is_not() -> None:
-    scenes = torch.stack([frame(i) for i in range(40)])
-    assert sample_diversity(scenes) == pytest.approx(1.0, abs=0.15)
-    first, last = frame(0), frame(1)
-    drive = torch.stack([first.lerp(last, i / 39) for i in range(40)])
-    assert sample_diversity(drive) < 0.05
-    assert sample_diversity(scenes[:3]) == 0.0, 'too few to tell'
-    assert sample_diversity(scenes[:1].expand(9, -1, -1, -1)) == 0.0, 'the vehicle stands'
-
-
-def test_sample_diversity_is_of_the_newest_frames_of_each_camera() -> None:
-    buffer = FrameBuffer(spacing_s=0.0)
-    assert buffer.sample_diversity() == 0.0
-    for i in range(30):
-        buffer.add('front', float(i), frame(i))
-    diversity = buffer.sample_diversity()
-    assert diversity == pytest.approx(1.0, abs=0.2)
-    for i in range(30):
-        buffer.add('rear', float(i), frame(0).lerp(frame(1), i / 5))
-    # The mean of the cameras.
-    assert buffer.sample_diversity() == pytest.approx(diversity / 2, abs=0.1)
-    buffer.keep_latest(1.0, {'front': 29.0, 'rear': 29.0})
-    assert buffer.sample_diversity() == 0.0, 'too few to tell'
+    assert torch.allclose(drawn_from(buffer)[0], frame(2), atol=2e-3)
 
 
 def test_old_frames_go() -> None:
@@ -109,16 +96,7 @@ def test_old_frames_go() -> None:
         buffer.add('front', float(second), frame(second))
     assert len(buffer) == 11
     buffer.keep_latest(4.0, {'front': 29.0})
-    assert len(buffer.batch(99, np.random.default_rng(0))) == len(buffer) == 5
-
-
-def test_a_batch_is_spread_over_time() -> None:
-    buffer = FrameBuffer(horizon_s=1000.0)
-    for i in range(100):
-        buffer.add('front', float(i), torch.full((1, 1, 2), float(i)) + frame(i)[:1, :1, :2] / 9)
-    drawn = buffer.batch(4, np.random.default_rng(3)).mean(dim=(1, 2, 3))
-    for number, quarter in zip(drawn, range(4)):
-        assert 25 * quarter - 1 <= number <= 25 * quarter + 25
+    assert len(drawn_from(buffer)) == len(buffer) == 5
 
 
 def test_a_camera_that_changes_its_resolution_gives_frames_of_one_size() -> None:
@@ -127,7 +105,7 @@ def test_a_camera_that_changes_its_resolution_gives_frames_of_one_size() -> None
         buffer.add('front', float(i), frame(i))
     for i in range(3, 5):
         buffer.add('front', float(i), frame(i, height=6))
-    assert buffer.batch(9, np.random.default_rng(0)).shape == (2, 4, 6, 8)
+    assert [latents.shape for latents in drawn_from(buffer)] == [(4, 6, 8)] * 2
 
 
 @pytest.mark.parametrize('bad', [torch.full((4, 4, 8), float('nan')),
@@ -135,7 +113,7 @@ def test_a_camera_that_changes_its_resolution_gives_frames_of_one_size() -> None
 def test_latents_that_are_not_finite_are_never_kept(bad: torch.Tensor) -> None:
     buffer = FrameBuffer()
     assert not buffer.add('front', 0.0, bad)
-    assert not len(buffer.batch(4, np.random.default_rng(0)))
+    assert buffer.draw(np.random.default_rng(0)) is None
 
 
 def test_bad_settings_and_batches_are_refused() -> None:
@@ -154,5 +132,4 @@ def test_bytes_are_never_exceeded_whatever_comes(offers, room: int) -> None:
     for camera, stamp, seed in offers:
         buffer.add(camera, stamp, frame(seed))
         assert buffer.nbytes <= buffer.max_bytes
-        drawn = buffer.batch(4, np.random.default_rng(seed))
-        assert 1 <= len(drawn) <= 4
+        assert buffer.draw(np.random.default_rng(seed)) is not None

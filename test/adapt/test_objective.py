@@ -1,46 +1,72 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The terms of the adaptation loss."""
+"""The terms of the loss without labels."""
 from __future__ import annotations
 
-from ptdiffseg_ros.adapt.objective import (
-    cell_shares,
-    distillation_loss,
-    prior_loss,
-    prior_scale,
-    RunningMean,
-)
+from dataclasses import replace
+import math
+
+from ptdiffseg_ros.adapt.objective import agreement_loss, UnlabelledLoss
+from ptdiffseg_ros.model.layout import LayoutDenoiser
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.model.source import GRID
 import pytest
 import torch
 
 
-def test_what_streets_vary_in_costs_little_and_what_they_agree_in_much() -> None:
-    prior = torch.tensor([[[1.0], [0.0]], [[0.0], [1.0]]])  # class 0 above class 1
-    variance = torch.zeros_like(prior)
-    right = torch.zeros(1, 2, 8, 4)
-    right[:, 0, :4] = right[:, 1, 4:] = 1.0
-    assert prior_loss(cell_shares(right, prior), prior, variance) == 0.0
-    # The same shares of the whole frame, but upside down.
-    turned = cell_shares(right.flip(2), prior)
-    assert prior_loss(turned, prior, variance) > 10.0
-    assert prior_loss(turned, prior, torch.ones_like(prior)) < 0.3
-    some = 0.5 * (turned + prior)
-    assert 0 < prior_loss(some, prior, variance) < prior_loss(turned, prior, variance)
+def loss_with(segmenter: PromptedSegmenter, prior: torch.Tensor, variance: torch.Tensor
+              ) -> UnlabelledLoss:
+    assert segmenter.statistics is not None
+    statistics = replace(segmenter.statistics, class_prior=prior, class_variance=variance)
+    return UnlabelledLoss(segmenter, statistics, 1.0)
 
 
-def test_the_mean_is_over_all_frames_of_the_memory() -> None:
-    mean = RunningMean(0.9)
-    shares = [torch.rand(12, 8, 4) for _ in range(4)]
-    for value in shares:
-        found = mean.update(value)
-    assert torch.allclose(found, torch.stack(shares).mean(dim=0), atol=1e-6)
-    assert not torch.isfinite(mean.update(shares[0] * torch.nan)).all()
-    assert torch.isfinite(mean.update(shares[0])).all(), 'what is no number is not kept'
+def sky_above_road(segmenter: PromptedSegmenter) -> torch.Tensor:
+    """Make class shares (K, 8, 4): class 0 in the upper half, class 1 in the lower one."""
+    shares = torch.zeros(len(segmenter.config.classes), *GRID)
+    shares[0, :4] = shares[1, 4:] = 1.0
+    return shares
 
 
-def test_streets_that_the_prior_does_not_describe_are_not_pulled_to_it() -> None:
-    found = prior_scale(torch.tensor([0.0, 0.05, 0.1, 0.2, 0.4]))
-    assert found.tolist() == pytest.approx([1.0, 1.0, 1.0, 0.25, 0.0625])
+def test_what_streets_vary_in_costs_little_and_what_they_agree_in_much(segmenter) -> None:
+    prior = sky_above_road(segmenter)
+    strict = loss_with(segmenter, prior, torch.zeros_like(prior))
+    lenient = loss_with(segmenter, prior, torch.ones_like(prior))
+    turned = prior.flip(1)  # the same shares of the whole frame, but upside down
+    assert strict.prior_loss(prior) == 0.0
+    assert strict.prior_loss(turned) > 10.0 and lenient.prior_loss(turned) < 0.3
+    assert 0 < strict.prior_loss(0.5 * (turned + prior)) < strict.prior_loss(turned)
+
+
+def test_a_frame_has_the_shares_and_classes_of_its_corrected_prediction(segmenter, folder) -> None:
+    prior = sky_above_road(segmenter)
+    scores = torch.zeros(1, len(prior), 16, 24)
+    scores[:, 0, :8] = scores[:, 1, 8:] = 50.0
+    frame = loss_with(segmenter, prior, torch.ones_like(prior)).frame_loss(scores)
+    assert torch.allclose(frame.shares, prior, atol=1e-5)
+    assert frame.classes.shape == (16, 24) and frame.classes.unique().tolist() == [0, 1]
+    own = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    own.layout = LayoutDenoiser(len(prior), 16)
+    own.layout.correct = lambda scores: scores.flip(2)  # all is upside down
+    frame = loss_with(own, prior, torch.ones_like(prior)).frame_loss(scores)
+    assert torch.allclose(frame.shares, prior.flip(1), atol=1e-5)
+    assert frame.loss > 1.0, 'and prediction and correction disagree'
+
+
+def test_without_a_layout_denoiser_undecided_pixels_cost(segmenter) -> None:
+    prior = sky_above_road(segmenter)
+    loss = loss_with(segmenter, prior, torch.ones_like(prior))
+    undecided = loss.frame_loss(torch.zeros(1, len(prior), 16, 24)).loss
+    assert undecided > math.log(len(prior)), 'the entropy, and Dice'
+    sure = torch.zeros(1, len(prior), 16, 24)
+    sure[:, 0] = 50.0
+    assert loss.frame_loss(sure).loss == pytest.approx(0.0, abs=1e-6)
+
+
+def test_statistics_of_other_classes_are_refused(segmenter) -> None:
+    half = torch.full((2, *GRID), 0.5)
+    with pytest.raises(ValueError, match='of 2 classes'):
+        loss_with(segmenter, half, torch.ones_like(half))
 
 
 def test_agreement_with_decided_labels_costs_nothing_and_every_class_counts() -> None:
@@ -48,8 +74,8 @@ def test_agreement_with_decided_labels_costs_nothing_and_every_class_counts() ->
     labels[:, :4] = 1
     labels[:, 0, 0] = 2  # one pixel of 64
     sure = 30.0 * torch.nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2).float()
-    assert distillation_loss(sure, sure) == pytest.approx(0.0, abs=1e-5)
+    assert agreement_loss(sure, sure) == pytest.approx(0.0, abs=1e-5)
     without = sure.clone()
     without[:, :, 0, 0] = without[:, :, 0, 1]
     # Lost is one of three classes, so a third of the Dice term, and 30 nats at one pixel.
-    assert distillation_loss(without, sure) == pytest.approx(1 / 3 + 30 / 64, abs=0.03)
+    assert agreement_loss(without, sure) == pytest.approx(1 / 3 + 30 / 64, abs=0.03)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from adaptation_drive import CLEAR, Drive, find, FOG
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
-from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
+from ptdiffseg_ros.adapt.validation import Outcome
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
 import torch
@@ -27,13 +27,12 @@ def test_learned_prompts_outlive_the_process(segmenter, always_better, tmp_path:
     assert torch.equal(second.loop.prompt.context, first.loop.prompt.context)
 
 
-def test_a_roll_back_keeps_the_prompt_in_use_that_is_still_good(segmenter, monkeypatch) -> None:
-    find(monkeypatch, Outcome.ACCEPT, Outcome.ROLL_BACK)
-    monkeypatch.setattr(PromptValidation, 'current_is_good', True)
+def test_a_candidate_that_is_no_better_leaves_the_prompt_in_use(segmenter, monkeypatch) -> None:
+    find(monkeypatch, Outcome.ACCEPT, Outcome.KEEP)
     drive = Drive(segmenter)
     drive.enter(FOG)
     drive.go(8)
-    assert drive.loop.state.rollbacks == 1 and drive.loop.state.prompt == 'tuned'
+    assert drive.loop.state.rollbacks == 0 and drive.loop.state.prompt == 'tuned'
     remembered = drive.loop.bank.recall('foggy')
     assert remembered is not None
     assert torch.equal(drive.loop.prompt.context, segmenter.context(remembered.tokens))
@@ -45,7 +44,7 @@ def test_switched_off_in_the_middle_it_keeps_what_was_found_better(
     bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
     drive = Drive(segmenter, bank, steps=100)
     drive.enter(FOG)
-    drive.go(2, passes=drive.query_passes + 8)
+    drive.go(2, passes=drive.query_passes + 10)
     assert drive.loop.state.tuning and drive.loop.state.prompt == 'tuned'
     drive.loop.enable(False)
     path = bank.path('foggy')
@@ -59,17 +58,17 @@ def test_what_a_review_found_better_survives_a_roll_back(
                       segmenter.backbone.text_width)
     drive = Drive(segmenter, bank, steps=100)
     drive.enter(FOG)
-    drive.go(2, passes=drive.query_passes + 8)
+    drive.go(2, passes=drive.query_passes + 10)
     assert drive.loop.state.tuning and drive.loop.state.prompt == 'tuned'
     good = drive.loop.prompt.context.clone()
     assert not on_disk or bank.path('foggy').exists(), 'at once: the process may end any time'
-    drive.loop.buffer.batch = lambda *_: torch.full((1, *drive.frame().shape), math.nan)
+    drive.loop.buffer.draw = lambda rng: torch.full(drive.frame().shape, math.nan)
     drive.go(2)
     assert drive.loop.state.rollbacks == 1 and not drive.loop.state.tuning
     assert drive.loop.state.remembered == ['foggy']
     drive.say(CLEAR)
     drive.go(1)
-    del drive.loop.buffer.batch
+    del drive.loop.buffer.draw
     drive.say(FOG)
     drive.go(1, passes=drive.query_passes)
     assert torch.equal(drive.loop.prompt.context, good)
@@ -150,7 +149,7 @@ def test_what_is_saved_while_it_tunes_survives_a_roll_back(
     bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
     drive = Drive(segmenter, bank, steps=100)
     drive.enter(FOG)
-    drive.go(2, passes=drive.query_passes + 8)
+    drive.go(2, passes=drive.query_passes + 10)
     assert drive.loop.state.prompt == 'tuned' and drive.loop.state.tuning
     drive.loop.publisher.save()
     saved = bank.path('foggy').read_bytes()
@@ -166,7 +165,7 @@ def test_a_better_prompt_is_in_use_but_does_not_replace_what_was_saved(
     drive = Drive(segmenter, bank)
     drive.enter(FOG)
     drive.go(8)
-    assert drive.loop.state.prompt == 'tuned' and drive.loop.state.step == 4
+    assert drive.loop.state.prompt == 'tuned' and drive.loop.state.step == 8
     assert 'the bank keeps the one that was saved' in drive.events[-1][1]
     assert bank.path('foggy').read_bytes() == before
 
@@ -200,7 +199,7 @@ def test_a_sentence_set_by_hand_is_where_it_starts(segmenter, always_better) -> 
     assert torch.equal(drive.loop.prompt.context, segmenter.context('dusk'))
     drive.say(FOG)
     drive.go(1, passes=drive.query_passes)
-    assert torch.equal(drive.loop.tuner.start, segmenter.encode_scene('dusk').float())
+    assert torch.equal(drive.loop.tuner.published[0], segmenter.encode_scene('dusk').float())
     drive.go(8)
     drive.loop.reset()
     assert torch.equal(drive.loop.prompt.context, segmenter.context('dusk'))
@@ -215,7 +214,7 @@ def test_a_sentence_set_while_it_drives_is_tuned_from(segmenter, always_better) 
     drive.loop.set_base(segmenter.scene_prompt('dusk'))
     assert torch.equal(drive.loop.prompt.context, segmenter.context('dusk'))
     assert drive.loop.state.trigger == 'sentence' and drive.loop.state.tuning
-    assert torch.equal(drive.loop.tuner.start, segmenter.encode_scene('dusk').float())
+    assert torch.equal(drive.loop.tuner.published[0], segmenter.encode_scene('dusk').float())
     assert torch.equal(drive.loop.bank.recall('foggy').tokens, learned), 'nothing is lost'
     drive.go(4)
     assert drive.loop.state.prompt == 'tuned'

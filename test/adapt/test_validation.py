@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import replace
 import math
 
+from ptdiffseg_ros.adapt.objective import UnlabelledLoss
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -13,35 +14,31 @@ import pytest
 import torch
 
 
-def random_frames(segmenter: PromptedSegmenter, count: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(
-        count, segmenter.backbone.unet.config.in_channels, 16, 24, generator=generator)
+def random_frames(segmenter: PromptedSegmenter, count: int, seed: int = 0) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    channels = segmenter.backbone.unet.config.in_channels
+    return list(torch.randn(count, channels, 16, 24, generator=generator))
 
 
-def validate(
-        segmenter: PromptedSegmenter, base: ScenePrompt, current: ScenePrompt,
-        candidate: ScenePrompt, frames: int = 3) -> PromptValidation:
-    """Make a validation; the outcome comes with its last frame."""
+def make_validation(
+        segmenter: PromptedSegmenter, base: ScenePrompt, current: ScenePrompt
+) -> PromptValidation:
     assert segmenter.statistics is not None
-    return PromptValidation(
-        segmenter, segmenter.statistics, base, current, candidate, frames)
+    return PromptValidation(UnlabelledLoss(segmenter, segmenter.statistics, 1.0), base, current)
 
 
-def outcome_of(segmenter: PromptedSegmenter, *prompts: ScenePrompt) -> Outcome | None:
-    validation = validate(segmenter, *prompts)
-    outcomes = [validation.add(frame) for frame in random_frames(segmenter, 3)]
-    assert outcomes[:2] == [None, None]
-    return outcomes[2]
+def judge(segmenter: PromptedSegmenter, base: ScenePrompt, current: ScenePrompt,
+          candidate: ScenePrompt) -> Outcome:
+    return make_validation(segmenter, base, current).judge(
+        candidate, random_frames(segmenter, 3))
 
 
 @pytest.fixture
 def by_score(segmenter) -> tuple[ScenePrompt, ScenePrompt]:
     """Give two prompts, the one with the lower score first."""
     source, other = segmenter.scene_prompt(), segmenter.scene_prompt('a snowy driving scene')
-    validation = validate(segmenter, source, source, other)
-    for frame in random_frames(segmenter, 3):
-        validation.add(frame)
+    validation = make_validation(segmenter, source, source)
+    validation.judge(other, random_frames(segmenter, 3))
     first, _, last = validation.scores
     assert first != last
     return (source, other) if first < last else (other, source)
@@ -49,23 +46,46 @@ def by_score(segmenter) -> tuple[ScenePrompt, ScenePrompt]:
 
 def test_the_lower_score_wins(segmenter, by_score) -> None:
     lower, higher = by_score
-    assert outcome_of(segmenter, higher, higher, lower) is Outcome.ACCEPT
-    assert outcome_of(segmenter, higher, lower, higher) is Outcome.KEEP, 'no worse than the base'
-    assert outcome_of(segmenter, lower, lower, higher) is Outcome.ROLL_BACK
-    assert outcome_of(segmenter, lower, lower, lower) is Outcome.KEEP
+    assert judge(segmenter, higher, higher, lower) is Outcome.ACCEPT
+    assert judge(segmenter, higher, lower, higher) is Outcome.KEEP
+    assert judge(segmenter, lower, lower, higher) is Outcome.KEEP, 'it is only not published'
+    assert judge(segmenter, lower, lower, lower) is Outcome.KEEP
+    assert judge(segmenter, lower, higher, higher) is Outcome.ROLL_BACK
+    assert judge(segmenter, lower, higher, lower) is Outcome.ROLL_BACK, 'no better than the base'
 
 
-def test_a_prompt_that_is_not_finite_is_rolled_back(segmenter) -> None:
+def test_an_accepted_candidate_is_the_one_to_beat(segmenter, by_score) -> None:
+    lower, higher = by_score
+    validation = make_validation(segmenter, higher, higher)
+    frames = random_frames(segmenter, 3)
+    assert validation.judge(lower, frames) is Outcome.ACCEPT
+    assert validation.current is lower
+    again = replace(lower)  # the same numbers, another prompt
+    assert validation.judge(again, frames) is Outcome.KEEP
+
+
+def test_a_prompt_that_is_not_finite_is_never_accepted(segmenter) -> None:
     source = segmenter.scene_prompt()
     broken = replace(source, context=source.context * math.nan)
-    assert outcome_of(segmenter, source, source, broken) is Outcome.ROLL_BACK
+    assert judge(segmenter, source, source, broken) is Outcome.KEEP
+    assert judge(segmenter, source, broken, broken) is Outcome.ROLL_BACK
 
 
-def test_a_frame_that_is_broken_off_counts_for_none_of_the_prompts(segmenter) -> None:
-    prompts = [segmenter.scene_prompt(s) for s in (None, 'fog', 'a snowy driving scene')]
-    frames = random_frames(segmenter, 2)
-    whole, broken = (validate(segmenter, *prompts, frames=2) for _ in range(2))
-    next(broken.add_in_steps(torch.zeros_like(frames[0])))  # after the first of three passes
-    for validation in (whole, broken):
-        assert validation.add(frames[0]) is None and validation.add(frames[1]) is not None
-    assert whole.scores == broken.scores
+def test_only_what_is_new_takes_a_pass(segmenter) -> None:
+    base, current, first, second = (segmenter.scene_prompt(sentence) for sentence in (
+        None, 'fog', 'a snowy driving scene', 'a night driving scene'))
+    validation = make_validation(segmenter, base, current)
+    frames = random_frames(segmenter, 3)
+    assert count_passes(validation, first, frames) == 9
+    assert count_passes(validation, second, frames) == 3
+    newer = [*frames[1:], *random_frames(segmenter, 1, seed=1)]
+    assert count_passes(validation, segmenter.scene_prompt('fog'), newer) == 3 + 2
+    fresh = make_validation(segmenter, base, validation.current)
+    fresh.judge(second, newer)
+    validation.judge(second, newer)
+    assert validation.scores == pytest.approx(fresh.scores), 'what is kept is what is computed'
+
+
+def count_passes(
+        validation: PromptValidation, candidate: ScenePrompt, frames: list[torch.Tensor]) -> int:
+    return sum(1 for _ in validation.judge_in_steps(candidate, frames))

@@ -631,8 +631,12 @@ def test_the_document_shows_the_figures_of_the_file_and_what_did_not_hold(
     assert rows == (results / 'rows.png').read_bytes()
 
 
-def test_the_committed_figures_of_adaptation_are_of_its_present_settings() -> None:
+def test_committed_figures_of_earlier_settings_are_named_in_the_document() -> None:
     cells = read_results(ROOT / 'benchmarks' / 'results' / 'claims.json')['cells']['4']
-    for name in budget.BUDGETS['micro'].methods:
+    text = (ROOT / 'docs' / 'results.md').read_text()
+    names = adaptation.earlier(cells)
+    assert ('Of earlier settings' in text) == bool(names)
+    assert not names or f'anew since: {", ".join(names)}.' in text
+    for name in set(budget.BUDGETS['micro'].methods) - set(names):
         digest = settings_digest(adaptation.settings(name))
         assert {cell['settings'] for cell in cells[name].values()} == {digest}, name

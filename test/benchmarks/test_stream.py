@@ -96,7 +96,8 @@ def test_what_a_method_keeps_is_counted(segmenter, frames) -> None:
     assert kept['self-training'] == 4 * head + latest
     assert kept['CoTTA'] == kept['self-training'] + 2 * head
     assert latest < kept['TENT'] < kept['self-training']
-    tokens = segmenter.encode_scene(segmenter.config.source_scene_prompt).numel()
+    tokens = segmenter.backbone.cross_attention_layers * segmenter.encode_scene(
+        segmenter.config.source_scene_prompt).numel()
     assert kept['pseudo labels'] == kept['labelled prompt'] == 16 * tokens + latest
     assert kept['prompt'] > 20 * tokens
 
@@ -270,7 +271,7 @@ def test_tables_and_plot_of_the_continual_protocol(tmp_path: Path) -> None:
 
 def test_cost_is_counted(segmenter) -> None:
     found = cost(segmenter, 'val', 0, repeats=3)
-    assert found['prompt_parameters'] == 32 * len(
+    assert found['prompt_parameters'] == 32 * segmenter.backbone.cross_attention_layers * len(
         segmenter.encode_scene(segmenter.config.source_scene_prompt))
     assert found['prompt_parameters'] * 4 < found['prompt_file_bytes'] < 65536
     assert found['step_in_forward_passes'] > 1.0

@@ -29,11 +29,11 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_prompt_is_tuned_and_the_same_seed_gives_the_same(
         folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    def better(self, latents):  # a random model has nothing to find
+    def better(self, candidate, frames):  # a random model has nothing to find
         self.scores = (1.0, 1.0, 0.5)
         return Outcome.ACCEPT
 
-    monkeypatch.setattr(PromptValidation, 'add', better)
+    monkeypatch.setattr(PromptValidation, 'judge', better)
     prompts = []
     for name in ('a', 'b'):
         assert main([
@@ -43,9 +43,9 @@ def test_a_prompt_is_tuned_and_the_same_seed_gives_the_same(
             tmp_path / f'{name}.safetensors', segmenter.fingerprint,
             segmenter.backbone.text_width))
     assert torch.equal(prompts[0].tokens, prompts[1].tokens)
-    assert prompts[0].facts['steps'] == 2 and prompts[0].facts['frames'] == 12
+    assert prompts[0].facts['steps'] == 9 and prompts[0].facts['frames'] == 12
     assert json.loads((tmp_path / 'a.json').read_text())['domain'] == prompts[0].domain
-    assert 'after 2 steps on 12 frames' in capsys.readouterr().out
+    assert 'after 9 steps on 12 frames' in capsys.readouterr().out
 
 
 def test_it_goes_to_the_bank_under_its_domain(
@@ -91,11 +91,11 @@ def test_labelled_pictures_say_what_the_prompt_gains(
 
 def test_when_nothing_is_better_the_source_prompt_is_saved(
         folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    def worse(self, latents):
+    def worse(self, candidate, frames):
         self.scores = (1.0, 1.0, 2.0)
-        return Outcome.ROLL_BACK
+        return Outcome.KEEP
 
-    monkeypatch.setattr(PromptValidation, 'add', worse)
+    monkeypatch.setattr(PromptValidation, 'judge', worse)
     path = tmp_path / 'prompt.safetensors'
     assert main(['adapt', str(pictures), str(path), '--model', str(folder), '--device', 'cpu',
                  '--epochs', '1']) == 0
@@ -108,11 +108,11 @@ def test_when_nothing_is_better_the_source_prompt_is_saved(
 def test_what_was_learned_before_is_replaced_only_by_what_is_better(
         folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch, capsys,
         better: bool) -> None:
-    def feed(self, latents):
+    def feed(self, candidate, frames):
         self.scores = (1.0, 1.0, 0.5 if better else 2.0)
-        return Outcome.ACCEPT if better else Outcome.ROLL_BACK
+        return Outcome.ACCEPT if better else Outcome.KEEP
 
-    monkeypatch.setattr(PromptValidation, 'add', feed)
+    monkeypatch.setattr(PromptValidation, 'judge', feed)
     earlier = LearnedPrompt(
         2 * segmenter.encode_scene('fog').float(), 'garage', segmenter.fingerprint)
     bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)

@@ -25,7 +25,6 @@ EDGE = {'front': 0, 'rear': 255}  # how bright the left quarter of a camera's pi
 SEES_FOG = """
 import sys
 
-from ptdiffseg_ros.adapt import tuner
 from ptdiffseg_ros.adapt.domain import DomainRecognizer, Recognition
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.ros.process import main
@@ -42,14 +41,13 @@ def query(self, latents):
     return Recognition(name, f'a {{name}} driving scene', 0.1, changed)
 
 
-def validate(self, latents):
+def validate(self, candidate, frames):
     yield
     return Outcome.ACCEPT
 
 
-tuner.CONFIDENT = 0.0
 DomainRecognizer.query_in_steps = query
-PromptValidation.add_in_steps = validate
+PromptValidation.judge_in_steps = validate
 sys.exit(main(sys.argv))
 """
 
