@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 
 MICRO = 'micro'  # the default model
-EMBEDDED = (MICRO,)  # the models in this package, by the names of their folders in assets/
+EMBEDDED = (MICRO, 'street')  # the models in this package: their folders in assets/
 ENGINES = ('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast')
 OVERLAP = 0.25  # of windows: a quarter is enough for the seams to vanish
 CATEGORY_TEMPLATES = (
