@@ -58,11 +58,11 @@ def test_it_goes_to_the_bank_under_its_domain(
 
 def test_labelled_pictures_say_what_the_prompt_gains(
         folder: Path, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    def better(self, latents):  # a random model has nothing to find
+    def better(self, candidate, frames):  # a random model has nothing to find
         self.scores = (1.0, 1.0, 0.5)
         return Outcome.ACCEPT
 
-    monkeypatch.setattr(PromptValidation, 'add', better)
+    monkeypatch.setattr(PromptValidation, 'judge', better)
     for kind in ('images', 'masks'):
         (tmp_path / kind / 'val').mkdir(parents=True)
     for i in range(3):
