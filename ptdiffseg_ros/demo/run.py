@@ -46,7 +46,7 @@ DRIVE = ('clear', 'fog', 'night', 'rain', 'snow', 'snow', 'clear', 'snow')
 # In memory: a demo neither reads nor writes the user's bank. A weather lasts seconds here, so
 # adaptation must be quick: few steps, in all the time that the frames leave.
 ADAPTATION = {
-    'adaptation.enabled': True, 'adaptation.bank': '', 'adaptation.steps': 10,
+    'adaptation.enabled': True, 'adaptation.bank': '', 'adaptation.steps': 40,
     'adaptation.duty': 1.0}
 CLOCK_HZ = 200.0
 START_PATIENCE_S = 180.0  # a cold disk, a large model
