@@ -5,22 +5,32 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 import re
+import sys
 
 from catkin_pkg.package import parse_package
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 import ptdiffseg_ros
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
+MANIFEST = parse_package(str(ROOT / 'package.xml'))
+# Where the key of a module has another name than the module, or python3- and the module.
+KEYS = {'cv2': 'python3-opencv', 'PIL': 'python3-pil', 'rosbags': 'python3-rosbags-pip',
+        'torch': 'python3-pytorch-pip', 'transformers': 'python3-transformers-pip',
+        'yaml': 'python3-yaml'}
+COMES_WITH = {'tokenizers': 'transformers', 'zstandard': 'mcap'}
+OPTIONAL = {'cv_bridge', 'openvino', 'tensorboard'}  # imported where they are installed
 
 
 @pytest.mark.linter
 def test_one_version_everywhere() -> None:
     """Setup.py, package.xml and the module; the changelog has an entry for it."""
-    assert parse_package(str(ROOT / 'package.xml')).version == ptdiffseg_ros.__version__
+    assert MANIFEST.version == ptdiffseg_ros.__version__
     assert f"version='{ptdiffseg_ros.__version__}'" in (ROOT / 'setup.py').read_text()
     assert re.search(rf'^(Forthcoming|{re.escape(ptdiffseg_ros.__version__)} .*)\n-+$',
                      (ROOT / 'CHANGELOG.rst').read_text(), re.M)
@@ -87,3 +97,49 @@ def test_every_file_of_the_package_is_installed() -> None:
                and path.suffix not in {'.py', '.pyc'} and not path.name.startswith('.')}
     assert package / 'py.typed' in installed
     assert present == installed
+
+
+def requirements() -> dict[str, Requirement]:
+    """Return what pip installs next to an installed ROS 2."""
+    lines = (ROOT / 'requirements-ros.txt').read_text().splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith('#')]
+    return {item.name: item for item in found}
+
+
+def imported() -> Iterator[str]:
+    """Give the top-level names of all modules that the package and its launch files import."""
+    for path in [*(ROOT / 'ptdiffseg_ros').rglob('*.py'), *(ROOT / 'launch').glob('*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                yield from (alias.name.partition('.')[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                yield node.module.partition('.')[0]
+
+
+@pytest.mark.linter
+def test_keys_are_in_the_rosdep_database() -> None:
+    """Look up a new key there before it joins the list: rosdep stops at one it does not know."""
+    known = yaml.safe_load((ROOT / 'test' / 'package' / 'rosdep_keys.yaml').read_text())
+    keys = {item.name for item in [*MANIFEST.exec_depends, *MANIFEST.test_depends]}
+    assert keys == {key for keys in known.values() for key in keys}
+
+
+@pytest.mark.linter
+def test_every_import_is_declared() -> None:
+    """By a key in package.xml, or a line of requirements-ros.txt."""
+    declared = {item.name for item in MANIFEST.exec_depends} | set(requirements())
+    modules = set(imported()) - sys.stdlib_module_names - OPTIONAL - {'ptdiffseg_ros'}
+    missing = {module for module in modules if not declared & {
+        module, KEYS.get(module), f'python3-{module}', COMES_WITH.get(module)}}
+    assert {'rclpy', 'torch', 'cv2'} <= modules
+    assert not missing, f'declare these in package.xml or requirements-ros.txt: {missing}'
+
+
+@pytest.mark.linter
+def test_both_lists_for_pip_want_the_same_releases() -> None:
+    """A release that setup.py allows must not be too old by the other list, or the reverse."""
+    for dependency in dependencies():
+        other = requirements().get(dependency.name)
+        if other is not None:
+            assert {str(part) for part in dependency.specifier} <= {
+                str(part) for part in other.specifier}, dependency.name
