@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ('benchmarks', 'ptdiffseg_ros', 'launch', 'config', 'test')
+FOLDERS = ('benchmarks', 'examples', 'ptdiffseg_ros', 'launch', 'config', 'test')
 HEADER = ('Copyright 2026 ptdiffseg_ros contributors', 'SPDX-License-Identifier: Apache-2.0')
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.linter
 def test_flake8() -> None:
     """Fail with the list of violations."""
-    names = ('benchmarks', 'launch', 'ptdiffseg_ros', 'setup.py', 'test')
+    names = ('benchmarks', 'examples', 'launch', 'ptdiffseg_ros', 'setup.py', 'test')
     paths = [str(ROOT / name) for name in names]
     code, errors = main_with_errors(argv=paths)
     assert code == 0, f'{len(errors)} violations:\n' + '\n'.join(errors)

@@ -16,6 +16,6 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.pep257
 def test_pep257() -> None:
     """Fail if a docstring breaks a rule; the list is in the captured output."""
-    names = ('benchmarks', 'launch', 'ptdiffseg_ros', 'setup.py', 'test')
+    names = ('benchmarks', 'examples', 'launch', 'ptdiffseg_ros', 'setup.py', 'test')
     paths = [str(ROOT / name) for name in names]
     assert main(argv=paths) == 0, 'docstrings break pep257: see the captured output'
