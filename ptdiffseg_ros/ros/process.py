@@ -32,7 +32,8 @@ def main(args: list[str] | None = None) -> int:
     """
     Run the node until it is interrupted. Call it on the main thread; it does not return.
 
-    The exit status is 0 after a signal, 2 where the arguments are wrong, 1 after an error.
+    The exit status is 0 after a signal, 2 where the arguments are wrong or there is no rclpy, 1
+    after an error.
 
     :param args: the arguments; those of the process by default.
     """
@@ -69,8 +70,13 @@ def _run(args: list[str] | None, ending: Future[None], status: list[int], wake: 
 
 def _spin(args: list[str] | None, ending: Future[None]) -> int:
     """Run the node until `ending` is done; return the exit status."""
-    from ptdiffseg_ros.ros.node import SegmenterNode  # with rclpy: a second
-    import rclpy
+    try:
+        import rclpy
+    except ModuleNotFoundError:
+        print('segmenter_node: error: it needs rclpy, which is not installed here: source a ROS 2 '
+              "installation, or pip install 'ptdiffseg_ros[ros]'", file=sys.stderr)
+        return 2
+    from ptdiffseg_ros.ros.node import SegmenterNode  # a second
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
     from rclpy.task import Future as RosFuture

@@ -283,3 +283,12 @@ def test_ctrl_c_ends_a_command_without_a_traceback(moment):
     process.send(signal.SIGINT)
     process.wait_for_output('ptdiffseg watch: interrupted')
     ends(process, signal.SIGINT, status=130)  # a second one, while it leaves
+
+
+def test_a_missing_rclpy_is_named_with_the_remedy() -> None:
+    """Without a traceback: after `pip install .` there is no ROS 2 yet."""
+    process = Process('-c', 'import sys; sys.modules["rclpy"] = None; '
+                      'from ptdiffseg_ros.ros.process import main; main()')
+    assert process.wait() == 2
+    assert 'needs rclpy, which is not installed here: source a ROS 2' in process.output
+    assert 'Traceback' not in process.output
