@@ -153,6 +153,24 @@ def assert_known(peer: Peer, wanted: dict[str, str]) -> None:
     assert wanted == {name: kind for name, kind in known().items() if name in wanted}
 
 
+def names(tree: Any) -> set[str]:
+    """Collect what looks like the name of a topic or a service, wherever it is in a layout."""
+    if isinstance(tree, str):
+        return {tree.removesuffix('.data')} if tree.startswith('/') else set()
+    parts = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    return {name for part in parts for name in names(part)}
+
+
+@pytest.mark.linter
+def test_no_name_in_a_layout_escapes_the_tests() -> None:
+    """A name under a key that the tests below do not read would stay unchecked."""
+    panels = foxglove()['configById']
+    assert names(foxglove()) == {
+        name for panel, config in panels.items() for name in needs(panel, config)}
+    displays = rviz()['Visualization Manager']['Displays']
+    assert names(rviz()) == {item['Topic']['Value'] for item in displays}
+
+
 def test_foxglove_names_what_the_node_has(segmenter_peer) -> None:
     """Topics, services and their types; the requests are those of the service."""
     panels = foxglove()['configById']
