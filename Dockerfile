@@ -2,7 +2,7 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 # The segmenter on ROS 2 Jazzy, for a CPU or an NVIDIA GPU:
-#   docker build --tag ptdiffseg_ros .
+#   docker build --tag ptdiffseg_ros [--build-arg TORCH_INDEX=ADDRESS] .
 #   docker build --tag ptdiffseg_ros:cuda --build-arg DEVICE=cuda .
 #   docker run --rm --network host --ipc host ptdiffseg_ros
 #   docker run --rm --network host --ipc host --gpus all ptdiffseg_ros:cuda \
@@ -29,8 +29,11 @@ COPY --chown=ubuntu config/constraints.txt requirements-ros.txt ./
 RUN sed -n '/^# the model/,/^$/p' constraints.txt > model.txt
 
 FROM system AS torch-cpu
+# The address of PyTorch's CPU builds, which its installation page names. Without it pip takes the
+# build for CUDA, which is larger and runs on a CPU too.
+ARG TORCH_INDEX=
 RUN pip install --user -c model.txt -c requirements-ros.txt torch \
-        --extra-index-url https://download.pytorch.org/whl/cpu
+        ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"}
 
 FROM system AS torch-cuda
 RUN pip install --user -c model.txt -c requirements-ros.txt torch
