@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
 from ptdiffseg_ros.data.catalog import open_data
-from ptdiffseg_ros.data.labelled import DataError
 from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE
-from ptdiffseg_ros.data.pictures import picture_files, read_picture
+from ptdiffseg_ros.data.pictures import DataError, picture_files, read_picture
 import yaml
 
 HEIGHT = 224  # rows of the pictures that are written

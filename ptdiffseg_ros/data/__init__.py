@@ -1,3 +1,3 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Labels, data sets and the procedural driving world."""
+"""Labels, data sets, pictures, videos, bags and metrics."""

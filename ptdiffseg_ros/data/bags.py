@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Bags of ROS 1 and ROS 2, and the images in them."""
+"""Read the bags of ROS 1 and ROS 2, and find the images in them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -37,7 +37,6 @@ def _mcap_file(path: Path) -> Storage:
 STORAGES: Mapping[str, Callable[[Path], Storage]] = {
     '.mcap': _mcap_file, '.db3': SqliteFile, '.bag': Ros1File}
 ZSTD_SUFFIX = '.zstd'
-IDL = ('ros2idl', 'omgidl')  # formats of message definitions other than .msg
 _EXPECTED = 'give a rosbag2 folder, or a .mcap, .db3 or ROS 1 .bag file'
 
 
@@ -45,15 +44,16 @@ class Bag:
     """
     An open bag: a rosbag2 folder, a single ``.mcap`` or ``.db3`` file, or a ROS 1 ``.bag``.
 
-    Use it in a ``with`` statement. ``topics`` maps each topic to its message type. Topics that
-    are not ROS, as JSON in an MCAP file, are in ``passed_over`` with their encodings.
+    Use it in a ``with`` statement. ``topics`` maps each topic to its message type.
+    ``passed_over`` maps topics that are not ROS, such as JSON in an MCAP file, to their
+    encodings.
     """
 
     def __init__(self, path: str | Path) -> None:
         """
         Open a bag.
 
-        :raises BagError: there is nothing at the path, it is no bag, or it is damaged.
+        :raises BagError: the path does not exist, is no bag, or is damaged.
         """
         self.path = Path(path)
         self._closing = ExitStack()
@@ -97,29 +97,24 @@ class Bag:
         self._closing.close()
 
     def count(self, topic: str) -> int:
-        """Return how many messages a topic has."""
+        """Return the number of messages on a topic."""
         return sum(c.count for c in self._channels if c.topic == topic)
-
-    def image_topics(self) -> list[str]:
-        """Return the topics that carry images, raw or compressed."""
-        return [topic for topic, kind in self.topics.items() if kind in IMAGE_TYPES]
 
     def camera_topic(self, wanted: str | None = None) -> str:
         """
-        Return the topic of camera images.
+        Return the topic of camera images, raw or compressed.
 
-        :param wanted: a topic; None: the only image topic, or the only one with a name such as
-            ``image_raw``, ``image_rect`` or ``image_raw/compressed``.
+        :param wanted: a topic; None: the only image topic, or the only image topic with a name
+            such as ``image_raw``, ``image_rect`` or ``image_raw/compressed``.
 
-        :raises BagError: there is no such image topic, or several to choose from.
+        :raises BagError: there is no such image topic, or there are several.
         """
-        images = self.image_topics()
-        listing = ', '.join(
-            f'{t} ({k})' for t, k in {**self.topics, **self.passed_over}.items()) or 'none at all'
+        images = [topic for topic, kind in self.topics.items() if kind in IMAGE_TYPES]
         if not images:
+            listing = [f'{t} ({k})' for t, k in {**self.topics, **self.passed_over}.items()]
             raise BagError(
                 f'{self.path} has no image topic (sensor_msgs/Image or CompressedImage); its '
-                f'topics are: {listing}')
+                f'topics are: {", ".join(listing) or "none at all"}')
         if wanted is not None:
             if wanted not in images:
                 raise BagError(
@@ -144,9 +139,9 @@ class Bag:
     def raw_messages(
             self, topics: Collection[str] | None = None) -> Iterator[tuple[int, str, bytes]]:
         """
-        Yield (time of recording in ns, topic, serialized message) in the order of recording.
+        Yield (time of recording in ns, topic, serialized message) in order of time.
 
-        :raises BagError: a part of the bag is damaged; after all messages that are whole.
+        :raises BagError: a part of the bag is damaged. It is raised after the intact messages.
         """
         damaged = []
         for item in self._items(topics):
@@ -160,10 +155,10 @@ class Bag:
     def entries(self, topics: Collection[str] | None = None
                 ) -> Iterator[tuple[int, str, Callable[[], Any]]]:
         """
-        Yield (time of recording in ns, topic, function that gives the message).
+        Yield (time of recording in ns, topic, function that returns the message).
 
-        The function raises BagError for a message, or a part of the bag, that is damaged; time
-        and topic of the latter are those of the message before.
+        The function raises BagError for a damaged message, or a damaged part of the bag. A
+        damaged part has the time and the topic of the message before it.
         """
         time_ns, topic = self.start_ns, ''
         for item in self._items(topics):
@@ -183,7 +178,7 @@ class Bag:
                 time_ns, topic, data = item
                 try:
                     data = decompressed(data)
-                except Exception as error:  # each library has its own
+                except Exception as error:  # errors of zstandard
                     yield BagError(f'the message of {time_ns / 1e9:.3f} s on {topic} in '
                                    f'{self.path} cannot be decompressed ({error})')
                     continue
@@ -191,10 +186,10 @@ class Bag:
 
     def deserialize(self, topic: str, data: bytes, time_ns: int | None = None) -> Any:
         """
-        Return a message with the fields that its ROS class has.
+        Return a message with the fields of its ROS class.
 
-        :param time_ns: when it was recorded, for the error.
-        :raises BagError: the message is damaged, or its type is not known.
+        :param time_ns: time of recording, for the error.
+        :raises BagError: the message is damaged, or its type is unknown.
         """
         kind = self.topics[topic]
         try:
@@ -205,25 +200,25 @@ class Bag:
                     (c for c in self._channels if c.kind == kind and c.definition[1]),
                     Channel(topic, kind)))
             return self._stores[kind].deserialize_cdr(data, kind)
-        except Exception as error:  # a parser of foreign bytes: whatever it trips over
+        except Exception as error:  # a parser of untrusted bytes raises errors of many types
             when = '' if time_ns is None else f' of {time_ns / 1e9:.3f} s'
             raise BagError(
                 f'the message{when} on {topic} in {self.path} is damaged, or its type {kind} is '
-                f'not known ({error})') from error
+                f'unknown ({error})') from error
 
     def messages(
             self, topics: Collection[str] | None = None) -> Iterator[tuple[int, str, Any]]:
         """
-        Yield (time of recording in ns, topic, message), messages as ``deserialize`` gives.
+        Yield (time of recording in ns, topic, message as ``deserialize`` returns it).
 
-        :raises BagError: at the first message that is damaged; ``entries`` goes on after it.
+        :raises BagError: at the first damaged message; ``entries`` continues after it.
         """
         for time_ns, topic, load in self.entries(topics):
             yield time_ns, topic, load()
 
 
 def is_bag(path: Path) -> bool:
-    """Return whether a path is meant as a bag, by its name or by what lies in the folder."""
+    """Return whether a path is meant as a bag, by its suffix or by the files in the folder."""
     if path.is_dir():
         return (path / METADATA).exists() or (
             bool(_storage_files(path)) and not picture_files(path))
@@ -231,26 +226,26 @@ def is_bag(path: Path) -> bool:
 
 
 def _kind(path: Path) -> str:
-    """Return the suffix that says how a file is stored, without that of its compression."""
+    """Return the suffix of a file's format, without the suffix of its compression."""
     return Path(path.stem).suffix if path.suffix == ZSTD_SUFFIX else path.suffix
 
 
 def _storage_files(folder: Path) -> list[Path]:
-    """List the ROS 2 bag files in a folder; of one that is there unpacked as well, only that."""
+    """List the ROS 2 bag files in a folder, without compressed copies of other files."""
     return sorted(file for file in folder.iterdir() if _kind(file) in ('.mcap', '.db3')
                   and not is_hidden(file, folder)
                   and not (file.suffix == ZSTD_SUFFIX and file.with_suffix('').exists()))
 
 
 def _files(path: Path) -> list[Path]:
-    """List the files of a bag: those that its metadata name, or all, where it has none."""
+    """List the files of a bag: the files in its metadata, or all files without metadata."""
     if not path.is_dir():
         return [path]
     if not (path / METADATA).exists():  # a killed recorder does not write it
         if found := _storage_files(path):
             return found
         raise BagError(f'{path} cannot be read as a bag: it has neither {METADATA} nor a .mcap or '
-                       f'.db3 file in it; {_EXPECTED}')
+                       f'.db3 file; {_EXPECTED}')
     try:
         information = yaml.safe_load((path / METADATA).read_text())['rosbag2_bagfile_information']
         files = [path / PurePath(str(name)).name for name in information['relative_file_paths']]
@@ -259,8 +254,8 @@ def _files(path: Path) -> list[Path]:
             f'{path / METADATA} cannot be read ({error}); write it again: ros2 bag reindex '
             f'{path}') from error
     if lost := [file for file in files if not file.exists()]:
-        raise BagError(f'{path} lacks {lost[0].name}, which its {METADATA} names; copy the file '
-                       f'there, or write the metadata again: ros2 bag reindex {path}')
+        raise BagError(f'{path} lacks {lost[0].name}, which its {METADATA} lists; add the file, '
+                       f'or write the metadata again: ros2 bag reindex {path}')
     return files
 
 
@@ -270,13 +265,13 @@ def _unpacked(file: Path, folder: Path) -> Path:
     try:
         with file.open('rb') as packed, target.open('wb') as unpacked:
             decompress(packed, unpacked)
-    except Exception as error:  # each library has its own
+    except Exception as error:  # errors of zstandard
         raise BagError(f'{file} cannot be decompressed ({error}); try: zstd -d {file}') from error
     return target
 
 
 def _profiles(text: str) -> list[dict[str, Any]]:
-    """Read offered QoS profiles from YAML; none, where it is damaged."""
+    """Read offered QoS profiles from YAML; damaged YAML gives none."""
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -285,7 +280,7 @@ def _profiles(text: str) -> list[dict[str, Any]]:
 
 
 def _typestore(channel: Channel) -> Any:
-    """Make a store of types for the messages of a channel, by its own definition if it has one."""
+    """Make a type store for a channel, from its own message definition if it has one."""
     from rosbags.typesys import (
         get_types_from_idl,
         get_types_from_msg,
@@ -294,7 +289,7 @@ def _typestore(channel: Channel) -> Any:
     )
 
     form, text = channel.definition
-    if not text or form not in ('ros2msg', *IDL):
+    if not text or form not in ('ros2msg', 'ros2idl', 'omgidl'):
         return get_typestore(Stores.ROS2_HUMBLE)
     store = get_typestore(Stores.EMPTY)
     if form == 'ros2msg':
@@ -311,5 +306,5 @@ def _raise(error: BagError) -> Any:
 
 
 def stamp_ns(message: Any) -> int:
-    """Return the stamp of a message's header in nanoseconds."""
+    """Return the header stamp of a message in nanoseconds."""
     return int(message.header.stamp.sec) * 10**9 + int(message.header.stamp.nanosec)

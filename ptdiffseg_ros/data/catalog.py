@@ -1,9 +1,9 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Driving data sets in the trees that they are published in, and any pair of folders."""
+"""Find the pairs of driving data sets in their published trees, and of any pair of folders."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 import os
 from pathlib import Path
@@ -14,7 +14,6 @@ import numpy as np
 from ptdiffseg_ros.data.conditions import Conditions, read_conditions
 from ptdiffseg_ros.data.labelled import (
     ColorMapping,
-    DataError,
     IdMapping,
     LabelledPictures,
     LabelMapping,
@@ -22,15 +21,15 @@ from ptdiffseg_ros.data.labelled import (
     RedChannelMapping,
 )
 from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE, LabelClass
-from ptdiffseg_ros.data.pictures import is_hidden, picture_files, SUFFIXES
+from ptdiffseg_ros.data.pictures import DataError, is_hidden, picture_files, SUFFIXES
 import yaml
 
-# Cityscapes' labelIds (0 to 33, and -1 for the licence plate, 255 in a file) to its trainIds.
+# From Cityscapes' labelIds (0 to 33, and 255 for the licence plate, -1) to its trainIds.
 LABEL_IDS = {number: IGNORE for number in (*range(34), 255)} | {
     7: 0, 8: 1, 11: 2, 12: 3, 13: 4, 17: 5, 19: 6, 20: 7, 21: 8, 22: 9, 23: 10, 24: 11, 25: 12,
     26: 13, 27: 14, 28: 15, 31: 16, 32: 17, 33: 18}
 TRAIN_IDS = {number: number for number in (*range(19), IGNORE)}
-# SYNTHIA-RAND-CITYSCAPES to trainIds; it has no terrain, truck and train as its own classes.
+# From SYNTHIA-RAND-CITYSCAPES to trainIds; terrain, truck and train do not exist there.
 SYNTHIA_IDS = {number: IGNORE for number in range(23)} | {
     3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 1: 10, 10: 11, 17: 12, 8: 13, 19: 15,
     12: 17, 11: 18}
@@ -42,101 +41,95 @@ ENTRIES = {'images', 'masks', 'mask_suffix', 'classes', 'ignore', 'conditions'}
 @dataclass(frozen=True)
 class Kind:
     """
-    How a data set lies on disk.
+    The tree in which a data set is published.
 
-    tree: for people; images: a glob with {split}, by which it is also recognised; mask: from a
-    picture's path below the root (posix) to its mask's; condition: from the same path.
+    tree: description for error messages. images: glob of the pictures with {split}; its match
+    also identifies the kind. folders: of pictures and of masks, below the root. suffix: of a
+    picture's name; in the mask's name a key of `masks` replaces it. masks: label mapping by
+    suffix; the first suffix with a file is used. condition_part: index of the condition in a
+    picture's path below the root.
     """
 
     tree: str
     images: str
-    masks: tuple[tuple[Callable[[str], str], LabelMapping], ...]  # the first that exists is taken
+    folders: tuple[str, str]
+    suffix: str
+    masks: Mapping[str, LabelMapping]
     classes: tuple[LabelClass, ...] = CITYSCAPES
     splits: tuple[str, ...] = ('train', 'val')
-    condition: Callable[[str], str] = lambda path: ''
+    condition_part: int | None = None
+
+    def mask(self, image: str, suffix: str) -> str:
+        """Return the path of a picture's mask; both paths are posix and below the root."""
+        pictures, masks = self.folders
+        return masks + image.removeprefix(pictures).removesuffix(self.suffix) + suffix
+
+    def condition(self, image: str) -> str:
+        """Return the condition of a picture by its posix path below the root."""
+        return '' if self.condition_part is None else image.split('/')[self.condition_part]
 
 
-def _swap(*changes: tuple[str, str]) -> Callable[[str], str]:
-    def to_mask(path: str) -> str:
-        for old, new in changes:
-            path = re.sub(old, new, path, count=1)
-        return path
-
-    return to_mask
-
-
-def _part(number: int) -> Callable[[str], str]:
-    return lambda path: path.split('/')[number]
-
-
-def _cityscapes_like(*before: tuple[str, str], stem: str, suffix: str
-                     ) -> tuple[tuple[Callable[[str], str], LabelMapping], ...]:
-    """Take trainIds where they were made, else the labelIds that are published."""
-    return tuple(
-        (_swap(*before, (stem, f'{suffix}_{ids}.png')), IdMapping(table))
-        for ids, table in (('labelTrainIds', TRAIN_IDS), ('labelIds', LABEL_IDS)))
+def _cityscapes_masks(prefix: str) -> dict[str, LabelMapping]:
+    """Prefer trainIds, which users generate, to the published labelIds."""
+    return {f'{prefix}_labelTrainIds.png': IdMapping(TRAIN_IDS),
+            f'{prefix}_labelIds.png': IdMapping(LABEL_IDS)}
 
 
 KINDS: Mapping[str, Kind] = {
     'cityscapes': Kind(
         'leftImg8bit/{split}/CITY/*_leftImg8bit.png\n'
         'gtFine/{split}/CITY/*_gtFine_labelIds.png (or _labelTrainIds.png)',
-        'leftImg8bit/{split}/*/*_leftImg8bit.png',
-        _cityscapes_like((r'^leftImg8bit', 'gtFine'), stem=r'_leftImg8bit\.png$',
-                         suffix='_gtFine')),
+        'leftImg8bit/{split}/*/*_leftImg8bit.png', ('leftImg8bit', 'gtFine'), '_leftImg8bit.png',
+        _cityscapes_masks('_gtFine')),
     'acdc': Kind(
         'rgb_anon/CONDITION/{split}/SEQUENCE/*_rgb_anon.png (fog, night, rain, snow)\n'
         'gt/CONDITION/{split}/SEQUENCE/*_gt_labelTrainIds.png (or _labelIds.png)',
-        'rgb_anon/*/{split}/*/*_rgb_anon.png',
-        _cityscapes_like((r'^rgb_anon', 'gt'), stem=r'_rgb_anon\.png$', suffix='_gt'),
-        condition=_part(1)),
+        'rgb_anon/*/{split}/*/*_rgb_anon.png', ('rgb_anon', 'gt'), '_rgb_anon.png',
+        _cityscapes_masks('_gt'), condition_part=1),
     'dark_zurich': Kind(
         'rgb_anon/{split}/night/SEQUENCE/*_rgb_anon.png\n'
         'gt/{split}/night/SEQUENCE/*_gt_labelTrainIds.png (or _labelIds.png)',
-        'rgb_anon/{split}/night/*/*_rgb_anon.png',
-        _cityscapes_like((r'^rgb_anon', 'gt'), stem=r'_rgb_anon\.png$', suffix='_gt'),
-        splits=('val',), condition=_part(2)),
+        'rgb_anon/{split}/night/*/*_rgb_anon.png', ('rgb_anon', 'gt'), '_rgb_anon.png',
+        _cityscapes_masks('_gt'), splits=('val',), condition_part=2),
     'gta5': Kind(
-        'images/*.png\nlabels/*.png (palette pictures of the same names)',
-        'images/[0-9]*.png',
-        ((_swap((r'^images', 'labels')), IdMapping(LABEL_IDS | {34: IGNORE})),),
-        splits=('train',)),
+        'images/*.png\nlabels/*.png (palette pictures with the same names)',
+        'images/[0-9]*.png', ('images', 'labels'), '.png',
+        {'.png': IdMapping(LABEL_IDS | {34: IGNORE})}, splits=('train',)),
     'synthia': Kind(
-        'RGB/*.png\nGT/LABELS/*.png (of the same names, 16 bits)',
-        'RGB/*.png',
-        ((_swap((r'^RGB', 'GT/LABELS')), RedChannelMapping(SYNTHIA_IDS)),),
-        SYNTHIA_CLASSES, ('train',)),
+        'RGB/*.png\nGT/LABELS/*.png (with the same names, 16 bits)',
+        'RGB/*.png', ('RGB', 'GT/LABELS'), '.png',
+        {'.png': RedChannelMapping(SYNTHIA_IDS)}, SYNTHIA_CLASSES, ('train',)),
     'bdd100k': Kind(
         'images/10k/{split}/*.jpg\nlabels/sem_seg/masks/{split}/*.png',
-        'images/10k/{split}/*.jpg',
-        ((_swap((r'^images/10k', 'labels/sem_seg/masks'), (r'\.jpg$', '.png')),
-          IdMapping(TRAIN_IDS)),)),
+        'images/10k/{split}/*.jpg', ('images/10k', 'labels/sem_seg/masks'), '.jpg',
+        {'.png': IdMapping(TRAIN_IDS)}),
 }
 
 
 def open_data(root: Path, split: str = 'train', kind: str | None = None) -> LabelledPictures:
     """
-    Find the pictures of a split, or of several, and their masks.
+    Find the pictures and masks of one or several splits.
 
-    :param root: the data set's folder, or the dataset.yaml of a pair of folders.
-    :param split: its name; several are joined by a plus sign, such as val+dusk_val.
+    :param root: the folder of the data set, or the dataset.yaml of a pair of folders.
+    :param split: a name, or several names joined by plus signs, such as val+dusk_val.
     :param kind: a name of KINDS or 'folders'; None: recognised by the files in the folder.
-    :raises DataError: what is missing, with the tree that is expected.
+    :raises DataError: something is missing; the message shows the expected tree.
     """
     root = Path(root).expanduser()
     if not root.exists():
         raise DataError(f'{root} does not exist')
     description = root if root.is_file() else root / DESCRIPTION
+    parts = tuple(dict.fromkeys(split.split('+')))
     if kind == 'folders' or kind is None and description.exists():
-        return _open_folders(description, split)
+        return _open_folders(description, split, parts)
     if root.is_file():
-        raise DataError(f"{root} is a file: give the data set's folder, or a {DESCRIPTION}")
+        raise DataError(f"{root} is a file; give the data set's folder, or a {DESCRIPTION}")
     if kind is not None and kind not in KINDS:
         raise DataError(f'kind is {kind!r}; allowed are {", ".join(KINDS)} and folders')
     kind = kind or _recognise(root)
     layout = KINDS[kind]
     images: list[Path] = []
-    for part in _parts(split):
+    for part in parts:
         if part not in layout.splits:
             raise DataError(
                 f'{kind} has no labelled split {part!r}; it has {", ".join(layout.splits)}')
@@ -146,11 +139,6 @@ def open_data(root: Path, split: str = 'train', kind: str | None = None) -> Labe
         images += found
     pairs, mapping = _pairs(root, kind, images)
     return LabelledPictures(kind, root, split, pairs, layout.classes, mapping)
-
-
-def _parts(split: str) -> tuple[str, ...]:
-    """Return the splits that are joined by plus signs, each once."""
-    return tuple(dict.fromkeys(split.split('+')))
 
 
 def _find_images(root: Path, kind: Kind, split: str) -> Iterator[Path]:
@@ -164,34 +152,30 @@ def _recognise(root: Path) -> str:
         next(_find_images(root, kind, split), None) for split in kind.splits)]
     if len(found) == 1:
         return found[0]
+    if found:
+        raise DataError(f'{root}: the tree may be {" or ".join(found)}; choose one (kind)')
     trees = '\n'.join(f'{name}:\n{_indented(kind.tree)}' for name, kind in KINDS.items())
-    reason = f'it may be {" or ".join(found)}: say which (kind)' if found else (
-        f'it lies like none that is known, and has no {DESCRIPTION}. Known are\n{trees}')
-    raise DataError(f'{root}: {reason}')
+    raise DataError(
+        f'{root}: the tree is unknown, and there is no {DESCRIPTION}. Known trees are\n{trees}')
 
 
 def _pairs(root: Path, kind: str, images: list[Path]) -> tuple[tuple[Pair, ...], LabelMapping]:
     layout = KINDS[kind]
-    first = images[0].relative_to(root).as_posix()
-    to_mask, mapping = next(
-        (mask for mask in layout.masks if (root / mask[0](first)).exists()), layout.masks[-1])
-    pairs, lost = [], []
-    for image in images:
-        path = image.relative_to(root).as_posix()
-        mask = root / to_mask(path)
-        if not os.path.lexists(mask):
-            lost.append(mask)
-        pairs.append(Pair(image, mask, layout.condition(path)))
-    if len(lost) == len(images):  # a single one is reported where it is read
+    paths = [image.relative_to(root).as_posix() for image in images]
+    suffix = next((suffix for suffix in layout.masks
+                   if (root / layout.mask(paths[0], suffix)).exists()), [*layout.masks][-1])
+    pairs = tuple(Pair(image, root / layout.mask(path, suffix), layout.condition(path))
+                  for image, path in zip(images, paths))
+    if not any(os.path.lexists(pair.mask) for pair in pairs):  # reading reports single ones
         raise DataError(_expected(
-            root, kind, f'none of the {len(images)} pictures has a mask; the first would be '
-            f'{lost[0]}'))
-    return tuple(pairs), mapping
+            root, kind, f'none of the {len(pairs)} pictures has a mask; the first would be '
+            f'{pairs[0].mask}'))
+    return pairs, layout.masks[suffix]
 
 
 def _expected(root: Path, kind: str, problem: str, split: str = 'SPLIT') -> str:
     tree = KINDS[kind].tree.replace('{split}', split)
-    return f'{root}: {problem}. {kind} is expected to lie like this:\n{_indented(tree)}'
+    return f'{root}: {problem}. The expected tree of {kind} is:\n{_indented(tree)}'
 
 
 def _indented(text: str) -> str:
@@ -200,21 +184,21 @@ def _indented(text: str) -> str:
 
 # -- any pair of folders ---------------------------------------------------------------------
 
-def _open_folders(path: Path, split: str) -> LabelledPictures:
-    """Open what a dataset.yaml describes; docs/training.md says what may stand in it."""
+def _open_folders(path: Path, split: str, parts: tuple[str, ...]) -> LabelledPictures:
+    """Open the data set of a dataset.yaml, whose entries docs/training.md describes."""
     if not path.exists():
-        raise DataError(f'{path} does not exist; docs/training.md says what is to stand in it')
+        raise DataError(f'{path} does not exist; docs/training.md describes its entries')
     try:
         description = yaml.safe_load(path.read_text())
         if not isinstance(description, dict):
-            raise TypeError('it is no mapping')
+            raise TypeError('the file is no mapping')
         unknown = set(description) - ENTRIES
         if unknown:
             raise KeyError(f'{sorted(unknown)[0]!r} is not an entry')
         classes, mapping = _classes(description['classes'], description.get('ignore', []))
         images, masks = str(description['images']), str(description['masks'])
         folders = {part: (path.parent / images.format(split=part),
-                          path.parent / masks.format(split=part)) for part in _parts(split)}
+                          path.parent / masks.format(split=part)) for part in parts}
         conditions = read_conditions(
             description.get('conditions', {}), path.parent,
             lambda part: path.parent / images.format(split=part))
@@ -224,12 +208,12 @@ def _open_folders(path: Path, split: str) -> LabelledPictures:
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         raise DataError(
-            f'{path}: {reason}. Entries are images, masks, classes, and if need be mask_suffix, '
-            'ignore and conditions') from error
+            f'{path}: {reason}. Required entries are images, masks and classes; allowed are also '
+            'mask_suffix, ignore and conditions') from error
     if len({*folders.values()}) < len(folders):
         raise DataError(
             f'{path}: images and masks have no {{split}}, so {split!r} names the same pictures '
-            'twice. Name one split')
+            'twice. Give one split')
     pairs: list[Pair] = []
     for part, (image_folder, mask_folder) in folders.items():
         pairs += _folder_pairs(path, part, image_folder, mask_folder, suffix, conditions)
@@ -240,49 +224,47 @@ def _open_folders(path: Path, split: str) -> LabelledPictures:
 def _folder_pairs(
         path: Path, split: str, images: Path, masks: Path, suffix: str, conditions: Conditions
 ) -> list[Pair]:
-    """Return the pairs of a split; raise DataError if it has no picture or no mask."""
+    """Return the pairs of a split; raise DataError for a split without pictures or masks."""
     found = picture_files(images)
     if not found:
-        raise DataError(f'{images} has no pictures ({", ".join(SUFFIXES)}): the split {split!r} '
-                        f'of {path} is empty')
+        raise DataError(
+            f'{images} has no pictures ({", ".join(SUFFIXES)}), so the split {split!r} of {path} '
+            'is empty')
     pairs = [Pair(image, masks / f'{image.stem}{suffix}', conditions.name(image))
              for image in found]
     if not any(os.path.lexists(pair.mask) for pair in pairs):
-        raise DataError(f'none of the {len(pairs)} pictures in {images} has a mask; the first '
-                        f'would be {pairs[0].mask} (mask_suffix is {suffix!r})')
+        raise DataError(
+            f'none of the {len(pairs)} pictures in {images} has a mask; the first would be '
+            f'{pairs[0].mask} (mask_suffix is {suffix!r})')
     return pairs
 
 
 def _classes(description: Any, ignore: Any) -> tuple[tuple[LabelClass, ...], LabelMapping]:
-    """Return classes and the label mapping of {name: number, colour or a list of these}."""
+    """Return classes and label mapping; a class has a number, a colour or a list of these."""
     if not isinstance(description, dict) or not description:
-        raise TypeError('classes is to be a mapping of names to numbers or colours')
+        raise TypeError('classes must be a mapping of names to numbers or colours')
     known = {label.name: label for label in CITYSCAPES}
     free = iter(range(len(CITYSCAPES), IGNORE))
     classes: list[LabelClass] = []
+    for name in map(str, description):
+        classes.append(known[name] if name in known else _new_class(name, next(free)))
     values: dict[Any, int] = {}
-
-    def take(given: Any, class_id: int) -> None:
+    ids = [*(label.id for label in classes), IGNORE]
+    for class_id, given in zip(ids, [*description.values(), ignore]):
         for value in _values(given):
             if value in values:
                 raise ValueError(f'{value!r} is mapped twice')
             values[value] = class_id
-
-    for name in map(str, description):
-        classes.append(known[name] if name in known else _new_class(name, next(free)))
-    for label, given in zip(classes, description.values()):
-        take(given, label.id)
-    take(ignore, IGNORE)
     kinds = {type(value) for value in values}
     if len(kinds) != 1:
-        raise ValueError('classes are given by numbers or by colours, not by both')
+        raise ValueError('give all classes by numbers or all by colours, not by both')
     if kinds == {int}:
         return tuple(classes), IdMapping({IGNORE: IGNORE, **values})
     return tuple(classes), ColorMapping(values)
 
 
 def _values(given: Any) -> list[Any]:
-    """Give the numbers, or colours as RGB triples, of one entry."""
+    """Return the numbers, or the colours as RGB triples, of one entry."""
     several = given if isinstance(given, list) else [given]
     found: list[Any] = []
     for value in several:
@@ -291,12 +273,12 @@ def _values(given: Any) -> list[Any]:
         elif type(value) is int and 0 <= value <= 255:
             found.append(value)
         else:
-            raise ValueError(f'{value!r} is neither a number from 0 to 255 nor a colour such as '
-                             "'#804080'")
+            raise ValueError(
+                f"{value!r} is neither a number from 0 to 255 nor a colour such as '#804080'")
     return found
 
 
 def _new_class(name: str, class_id: int) -> LabelClass:
-    """Make a class that Cityscapes does not have; the same id, the same colour."""
+    """Make a class that Cityscapes does not have; the id determines its colour."""
     red, green, blue = np.random.default_rng(class_id).integers(60, 256, 3).tolist()
     return LabelClass(name, class_id, (red, green, blue))

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Check a data set: read every pair, and report counts, class shares and problems."""
+"""Check a data set: read all pairs, and report counts, class shares and problems."""
 from __future__ import annotations
 
 from collections import Counter
@@ -25,8 +25,8 @@ class Findings:
     """
     The result of a check.
 
-    shares: of all pixels, by class name, 'none' for IGNORE; sizes: (h, w) and how many; problems:
-    one line for each pair that cannot be used.
+    shares: of all pixels, by class name; 'none' is IGNORE. sizes: how many pictures have (h, w).
+    problems: one line for each pair that cannot be used.
     """
 
     pairs: int = 0
@@ -39,7 +39,7 @@ class Findings:
 def check_data(
         data: LabelledPictures, rows: Iterable[int] | None = None,
         progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows) -> Findings:
-    """Read all pairs, or these rows, and count; progress wraps the rows, as ``tqdm`` does."""
+    """Read all pairs, or only some rows; `progress` wraps the rows, as ``tqdm`` does."""
     found = Findings()
     counts = np.zeros(256, np.int64)
     chosen = list(range(len(data)) if rows is None else rows)
@@ -56,7 +56,7 @@ def check_data(
 
 
 def contact_sheet(data: LabelledPictures, path: Path) -> None:
-    """Draw pictures spread over the data set, each above its mask's colours, as a PNG."""
+    """Draw pictures spread over the data set, each with its coloured mask below, as a PNG."""
     count = min(len(data), SHEET_COLUMNS * SHEET_ROWS)
     colors = palette(data.classes)
     tiles = []
@@ -65,7 +65,7 @@ def contact_sheet(data: LabelledPictures, path: Path) -> None:
         for _, pair in usable(pairs(data, [int(i)]), []):
             image, ids = resized(*pair, TILE)
             tile = np.concatenate([image, overlay(image, ids, colors, 0.8)])
-        # OpenCV draws ASCII, and text that cannot be encoded ends the process.
+        # OpenCV draws ASCII only, and text that cannot be encoded aborts the process.
         name = data.pairs[int(i)].image.name.encode('ascii', 'replace').decode()[-44:]
         cv2.putText(tile, name, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3)
         cv2.putText(tile, name, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1)

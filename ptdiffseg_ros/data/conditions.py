@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Conditions that a dataset.yaml gives its pictures: by their splits, or by a list in a file."""
+"""Read the conditions of pictures from a dataset.yaml: by split, or by a list in a file."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -9,10 +9,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.data.labelled import DataError
-from ptdiffseg_ros.data.pictures import picture_files
+from ptdiffseg_ros.data.pictures import DataError, picture_files
 
-OTHER = 'other'  # of pictures that no condition has, where there are conditions
+OTHER = 'other'  # the condition of all other pictures
 
 
 @dataclass(frozen=True)
@@ -20,15 +19,15 @@ class Conditions:
     """
     The conditions of a data set.
 
-    :param pictures: the condition of each picture that has one; paths are normalized.
-    :param lists: the files that were read.
+    :param pictures: condition by normalized path.
+    :param lists: the files with the lists of pictures.
     """
 
     pictures: dict[Path, str]
     lists: tuple[Path, ...] = ()
 
     def name(self, picture: Path) -> str:
-        """Return the condition of a picture; '' where the data set has none."""
+        """Return the condition of a picture; '' if the data set has no conditions."""
         if not self.pictures:
             return ''
         return self.pictures.get(_normalized(picture), OTHER)
@@ -39,14 +38,14 @@ def read_conditions(
     """
     Read the entry `conditions` of a dataset.yaml.
 
-    :param description: for each condition a list of splits, or the name of a file with the paths
-        of its pictures below `root`, one a line.
-    :param split_folder: returns the folder of a split's pictures.
+    :param description: for each condition a list of splits, or the name of a file that lists the
+        paths of the pictures below `root`, one per line.
+    :param split_folder: returns the folder with the pictures of a split.
     :raises DataError: a split or a file is missing, a condition has no pictures, or a picture has
         two conditions.
     """
     if not isinstance(description, dict):
-        raise TypeError('conditions is to be a mapping of names to lists of splits or to files')
+        raise TypeError('conditions must be a mapping of names to lists of splits or to files')
     found: dict[Path, str] = {}
     lists = []
     for name, given in ((str(name), given) for name, given in description.items()):
@@ -58,14 +57,14 @@ def read_conditions(
         else:
             raise TypeError(
                 f'the condition {name!r} is {given!r}; give a list of splits, such as [val], or '
-                'the name of a file with a picture in each line')
+                'the name of a file that lists pictures, one per line')
         if not pictures:
-            raise DataError(f'the condition {name!r} has no pictures. Name some, or leave it out')
+            raise DataError(f'the condition {name!r} has no pictures. Add some, or remove it')
         for picture in map(_normalized, pictures):
             if found.setdefault(picture, name) != name:
                 raise DataError(
-                    f'{picture} is in two conditions, {found[picture]!r} and {name!r}. A picture '
-                    'has one')
+                    f'{picture} is in two conditions, {found[picture]!r} and {name!r}. Remove it '
+                    'from one of them')
     return Conditions(found, tuple(lists))
 
 
@@ -88,16 +87,16 @@ def _listed_pictures(name: str, file: Path, root: Path) -> list[Path]:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f'the pictures of the condition {name!r} cannot be read from {file}: {error}. Give '
-            'a text file, or a list of splits: [val]') from error
+            'a text file, or a list of splits, such as [val]') from error
     pictures = [root / line.strip() for line in lines if line.strip()]
     for picture in pictures:
         if not os.path.lexists(picture):
             raise DataError(
-                f'{file} names {picture}, which does not exist. A line has the path of a picture '
-                f'below {root}')
+                f'{file} names {picture}, which does not exist. Each line must be the path of a '
+                f'picture below {root}')
     return pictures
 
 
 def _normalized(path: Path) -> Path:
-    """Return a path without `.` and `..`, so that two ways to write it are equal."""
+    """Return a path without `.` and `..`, so that equal paths compare as equal."""
     return Path(os.path.normpath(path))

@@ -1,24 +1,23 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How many of the 16 bits of a sample a camera uses, and such samples as 8 bits."""
+"""Convert a camera's 16-bit samples to 8 bits."""
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-DEPTHS = (8, 10, 12, 14, 16)  # bits that sensors have
+DEPTHS = (8, 10, 12, 14, 16)  # bits per sample of common sensors
 
 
 class Depth:
     """
-    The significant bits of one camera's 16-bit samples.
+    The number of significant bits in one camera's 16-bit samples.
 
     A 12-bit sensor fills the lower 12 of 16 bits (mono16, bayer_rggb16, PNG): its white is 4095.
     Without a given number, ``bits`` is the smallest of DEPTHS that holds the largest sample so
-    far. It rises at once with a larger sample, which could not be shown otherwise. It never
-    falls, since a dark frame of a 12-bit sensor looks like a frame of fewer bits. Keep one Depth
-    for each camera, so that its brightness does not jump between frames. Samples that are aligned
-    to the upper bits (12 bits with a white of 65520) have 16.
+    far. It rises with a larger sample. It never falls, because a dark frame of a 12-bit sensor
+    looks like a frame with fewer bits. Keep one Depth for each camera, so that its brightness
+    does not jump between frames. Samples in the upper bits (12 bits, white is 65520) count as 16.
 
     :param given: the number of bits, 8 to 16; 0: find it from the data.
     """
@@ -34,11 +33,11 @@ class Depth:
 
     def to_8_bits(self, samples: NDArray[np.uint16]) -> NDArray[np.uint8]:
         """
-        Keep the upper 8 of the significant bits; what lies above a given number of them is white.
+        Keep the upper 8 of the significant bits; samples above a given depth become white.
 
-        :param samples: (H, W) or (H, W, C) of any byte order; a fourth channel is alpha, whose
-            range says nothing of the sensor's, and comes out undefined.
-        :returns: the same shape.
+        :param samples: (H, W) or (H, W, C) in any byte order. A fourth channel is alpha: it does
+            not count for the depth, and its result is undefined.
+        :returns: an array of the same shape.
         """
         samples = np.asarray(samples, np.uint16)
         colors = samples[..., :3] if samples.ndim == 3 else samples

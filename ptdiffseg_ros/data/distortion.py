@@ -12,13 +12,13 @@ def distort_photometry(
         image: NDArray[np.uint8], rng: np.random.Generator, strength: float
 ) -> NDArray[np.uint8]:
     """
-    Change how an image was taken, never where things are in it: labels stay true.
+    Change the photometry of an image at random; the geometry and the labels stay.
 
-    It is the usual augmentation of domain generalization, without any knowledge of weather: each
-    of the changes is drawn on its own.
+    This is the usual augmentation of domain generalization, without any knowledge of weather.
+    Each change is drawn independently.
 
     :param image: (H, W, 3) uint8 RGB.
-    :param strength: how far the changes go, in [0, 1]; 0 gives the image back.
+    :param strength: of the changes, in [0, 1]; 0 returns the image itself.
     """
     if not 0.0 <= strength <= 1.0:
         raise ValueError(f'strength is {strength}; allowed are 0 to 1')

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Class masks made visible."""
+"""Draw class masks in colour."""
 from __future__ import annotations
 
 import cv2
@@ -14,7 +14,7 @@ def colorize(mask: np.ndarray, colors: np.ndarray) -> np.ndarray:
 
 
 def blend(image: np.ndarray, colors: np.ndarray, mask: np.ndarray, alpha: float) -> np.ndarray:
-    """Lay class colours over an image, (H, W, 3) uint8; unlabelled pixels stay as they are."""
+    """Blend class colours into an image, (H, W, 3) uint8; unlabelled pixels do not change."""
     blended = cv2.addWeighted(image, 1.0 - alpha, colors, alpha, 0.0)
     return cv2.copyTo(image, (mask == IGNORE).astype(np.uint8), blended)
 
@@ -23,10 +23,10 @@ def overlay(
         image: np.ndarray, mask: np.ndarray, colors: np.ndarray, alpha: float = 0.55
 ) -> np.ndarray:
     """
-    Paint a mask over an image.
+    Blend a coloured mask into an image.
 
     :param image: (H, W, 3) uint8 RGB.
-    :param mask: (H, W) uint8 class ids; where they are 255 the image stays as it is.
+    :param mask: (H, W) uint8 class ids; pixels with 255 do not change.
     :param colors: (256, 3) as ``labels.palette`` gives.
     :param alpha: the weight of the colours, 0 to 1.
     """

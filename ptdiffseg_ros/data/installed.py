@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Where the files lie that are installed beside the package: those of config/."""
+"""Find the files of config/, which are installed outside the Python package."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ _PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILE
 
 def installed(name: str | Path) -> Path | None:
     """
-    Find a file or folder of the source tree, there or where it installs; None: it is nowhere.
+    Find a file or folder of the source tree, or its installed copy; None: there is neither.
 
     name: relative to the top of the source tree, such as config/fastdds.xml.
     """
@@ -30,10 +30,10 @@ def fastdds_environment(environment: Mapping[str, str] = os.environ) -> dict[str
     """
     Return the variable that gives a process the Fast DDS profile of this package.
 
-    Nothing, if the environment names a profile already: it is the user's choice, and two profiles
-    with the same transport ids make Fast DDS report errors. Kilted and later read
-    FASTDDS_DEFAULT_PROFILES_FILE, and warn if they find the older name, which they still read.
-    Humble, Iron and Jazzy (Fast DDS 2) read the older name only.
+    Returns nothing if the environment already names a profile: that is the user's choice, and two
+    profiles with the same transport ids make Fast DDS report errors. Kilted and later read
+    FASTDDS_DEFAULT_PROFILES_FILE; they also read the older name, but warn about it. Humble, Iron
+    and Jazzy (Fast DDS 2) read only the older name.
     """
     read = _PROFILE_VARIABLES[1:] if _has_fastdds_2(environment) else _PROFILE_VARIABLES
     profile = installed('config/fastdds.xml')
@@ -46,7 +46,7 @@ def _has_fastdds_2(environment: Mapping[str, str]) -> bool:
     release = environment.get('ROS_DISTRO')
     if release:
         return release in ('humble', 'iron', 'jazzy')
-    try:  # the wheels of PyPI: 8 is Jazzy's, 9 Kilted's
+    try:  # the wheels on PyPI: version 8 is of Jazzy, version 9 of Kilted
         return int(version('ros-rmw-fastrtps-cpp').partition('.')[0]) < 9
     except PackageNotFoundError:
         return False

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The classes of Cityscapes, the twelve of them that the town shows, and palettes."""
+"""The classes of Cityscapes, the twelve classes of the town, and palettes."""
 from __future__ import annotations
 
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 IGNORE = 255
-"""Id of a pixel that has no class; it is left out of losses and figures."""
+"""Id of a pixel without a class; losses and metrics leave it out."""
 
 
 @dataclass(frozen=True)
@@ -17,13 +17,13 @@ class LabelClass:
     """
     One class of pixels.
 
-    :param name: how Cityscapes spells it, in lower case
+    :param name: Cityscapes' name, in lower case
     :param id: Cityscapes' trainId, 0 to 254 (255 is IGNORE)
-    :param color: its colour in a label picture, RGB, each 0 to 255
+    :param color: RGB in a label picture, each 0 to 255
     """
 
     name: str
-    id: int  # noqa: A003 (Cityscapes' own word)
+    id: int  # noqa: A003 (Cityscapes' name)
     color: tuple[int, int, int]
 
     def __post_init__(self) -> None:
@@ -61,15 +61,15 @@ _ABSENT_FROM_TOWN = {'wall', 'fence', 'rider', 'truck', 'train', 'motorcycle', '
 
 TOWN: tuple[LabelClass, ...] = tuple(
     label for label in CITYSCAPES if label.name not in _ABSENT_FROM_TOWN)
-"""The 12 classes that stand in the procedural town, by trainId."""
+"""The 12 classes of the procedural town, by trainId."""
 
 
 def palette(classes: Iterable[LabelClass]) -> np.ndarray:
     """
     Return the colours of classes as a look-up table.
 
-    :param classes: classes with ids of their own
-    :return: (256, 3) uint8, RGB by id; ids of no class, and IGNORE, are black
+    :param classes: classes with different ids
+    :return: (256, 3) uint8, RGB by id; other ids, and IGNORE, are black
     """
     table = np.zeros((256, 3), np.uint8)
     for label in classes:

@@ -1,10 +1,10 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-MCAP files, also with channels that are not ROS, without an index, or cut short.
+MCAP files, also truncated ones, and files without an index or with channels that are not ROS.
 
-The package `mcap` parses the records. Its readers stop at the first damaged one, and do not
-notice that a file ends in the middle of a message. Therefore this module finds the records.
+The package `mcap` parses the records. Its readers stop at the first damaged record, and do not
+detect a file that ends inside a message. Therefore this module locates the records.
 """
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from mcap.stream_reader import breakup_chunk, get_chunk_data_stream, MAGIC_SIZE
 from mcap.summary import Summary
 from ptdiffseg_ros.data.storage import BagError, Channel, Message
 
-HEAD = struct.Struct('<BQ')  # of a record: opcode, length of its content
+HEAD = struct.Struct('<BQ')  # of a record: opcode and length of the content
 SCANNED = (Opcode.CHUNK, Opcode.MESSAGE, Opcode.SCHEMA, Opcode.CHANNEL)
-MESSAGE_HEAD_SIZE = 22  # of the content of a message, before its data
+MESSAGE_HEAD_SIZE = 22  # bytes in the content of a message before its data
 
 
 class McapFile:
     """
     An MCAP file.
 
-    Without a usable summary at its end, as a killed recorder leaves it, the file is scanned.
+    A file without a usable summary at its end, as of a killed recorder, is scanned.
 
-    :raises BagError: it is no MCAP file.
+    :raises BagError: the file is no MCAP file.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._summary = Summary()
         self._counts: Counter[int] = Counter()
-        # Chunks, and messages alone: start in ns, offset, ids of the channels (empty: unknown).
+        # Chunks and messages outside chunks: start in ns, offset, channel ids (empty: unknown).
         self._blocks: list[tuple[int, int, frozenset[int]]] = []
         self.start_ns = self.end_ns = 0
         try:
@@ -52,10 +52,10 @@ class McapFile:
         self._size = path.stat().st_size
         try:
             reader = SeekingReader(self._file)
-        except Exception as error:  # a parser of foreign bytes: whatever it trips over
+        except Exception as error:  # a parser of untrusted bytes raises errors of many types
             self._file.close()
             raise BagError(
-                f'{path} cannot be read as a bag: it does not begin as an MCAP file') from error
+                f'{path} cannot be read as a bag: it does not start as an MCAP file') from error
         if not self._read_summary(reader):
             self._scan()
         self._blocks.sort(key=lambda block: block[:2])
@@ -69,7 +69,7 @@ class McapFile:
                 channel.metadata.get('offered_qos_profiles', ''), self._counts[number]))
 
     def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
-        """Yield messages in order of time, and an error in the place of a damaged part."""
+        """Yield messages in order of time, and an error in place of a damaged part."""
         wanted = {number: channel.topic for number, channel in self._summary.channels.items()
                   if channel.topic in topics}
         waiting: list[tuple[int, int, Message]] = []  # chunks may overlap in time
@@ -81,7 +81,7 @@ class McapFile:
                 yield heapq.heappop(waiting)[2]
             try:
                 found = self._read(*self._head(offset))
-            except Exception as error:  # a parser of foreign bytes: whatever it trips over
+            except Exception as error:  # a parser of untrusted bytes
                 damaged = True
                 yield BagError(f'{self.path} is damaged at byte {offset}: '
                                f'{str(error) or type(error).__name__}')
@@ -94,7 +94,7 @@ class McapFile:
         while waiting:
             yield heapq.heappop(waiting)[2]
         lost = sum(self._counts[number] for number in wanted) - serial
-        if lost and not damaged:  # a chunk without a checksum may hide it
+        if lost and not damaged:  # damage inside a chunk without a checksum
             yield BagError(f'{self.path} is damaged: {lost} of its messages cannot be found')
 
     def close(self) -> None:
@@ -102,10 +102,10 @@ class McapFile:
         self._file.close()
 
     def _read_summary(self, reader: SeekingReader) -> bool:
-        """Read the index at the end; return whether there is one that lists all messages."""
+        """Read the index at the end; return whether it lists all messages."""
         try:
             summary = reader.get_summary()
-        except Exception:  # a parser of foreign bytes: whatever it trips over
+        except Exception:  # a parser of untrusted bytes
             return False
         if summary is None or (total := summary.statistics) is None:
             return False
@@ -123,22 +123,22 @@ class McapFile:
         return True
 
     def _scan(self) -> None:
-        """Read the file from its start; what is damaged is noted as a block of unknown content."""
+        """Read the file from its start; damaged parts become blocks of unknown content."""
         offset, first, latest = MAGIC_SIZE, [], 0
         while True:
             try:
                 code, size = self._head(offset)
-            except ValueError:  # the rest cannot be found
+            except ValueError:  # the file is truncated
                 self._blocks.append((latest + 1, offset, frozenset()))
                 break
             if code in (Opcode.DATA_END, Opcode.FOOTER):
                 break
             found = []
-            try:  # the data of a message alone, which may be large, are read when they are wanted
+            try:  # the data of a message outside a chunk may be large, and are read later
                 if code in SCANNED:
                     found = self._read(
                         code, min(size, MESSAGE_HEAD_SIZE) if code == Opcode.MESSAGE else size)
-            except Exception:  # a parser of foreign bytes: whatever it trips over
+            except Exception:  # a parser of untrusted bytes
                 self._blocks.append((latest + 1, offset, frozenset()))
             messages = self._note(found)
             if messages:
@@ -152,7 +152,7 @@ class McapFile:
             self.start_ns, self.end_ns = min(first), latest + 1
 
     def _note(self, found: list[records.McapRecord]) -> list[tuple[int, int]]:
-        """Keep schemas and channels; give (time in ns, channel) of each message."""
+        """Keep schemas and channels; return (time in ns, channel) of each message."""
         messages = []
         for item in found:
             if isinstance(item, records.Schema):
@@ -165,20 +165,20 @@ class McapFile:
 
     def _head(self, offset: int) -> tuple[int, int]:
         """
-        Go to the content of a record; return its opcode and length.
+        Seek to the content of a record; return the opcode and the length of the content.
 
-        :raises ValueError: the file ends before the record does.
+        :raises ValueError: the file ends inside the record.
         """
         self._file.seek(offset)
         head = self._file.read(HEAD.size)
         code, size = HEAD.unpack(head.ljust(HEAD.size, b'\xff'))
         if offset + HEAD.size + size > self._size:
-            raise ValueError('the file ends in the middle of a record, as where the recorder was '
-                             'killed; what comes before it was read')
+            raise ValueError('the file ends in the middle of a record, as after a killed '
+                             'recorder; everything before it was read')
         return code, size
 
     def _read(self, code: int, size: int) -> list[records.McapRecord]:
-        """Read the content of a record: the records of a chunk, or the record itself."""
+        """Read the content of a record: the records in a chunk, or the record itself."""
         stream = ReadDataStream(BytesIO(self._file.read(size)))
         if code == Opcode.MESSAGE:
             return [records.Message.read(stream, size)]
@@ -190,7 +190,7 @@ class McapFile:
             raise ValueError(f'the record is of type {code}, not a chunk ({Opcode.CHUNK:d})')
         chunk = records.Chunk.read(stream)
         content, size = get_chunk_data_stream(chunk, validate_crc=True)
-        if size != chunk.uncompressed_size:  # also where the compression is unknown
+        if size != chunk.uncompressed_size:  # also if the compression is unknown
             raise ValueError(f'a chunk (compression {chunk.compression!r}; known are zstd and '
-                             f'lz4) has {size} bytes in place of {chunk.uncompressed_size}')
+                             f'lz4) has {size} bytes instead of {chunk.uncompressed_size}')
         return breakup_chunk(replace(chunk, compression='', data=content.read(size)))

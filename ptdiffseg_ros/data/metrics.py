@@ -20,20 +20,20 @@ class ConfusionMatrix:
     Count which class was predicted for which true class, over any number of frames.
 
     Intersections and unions are summed over every frame before they are divided: a mean of
-    per-image figures would weigh a class that fills two pixels like one that fills a thousand.
+    per-image figures would weigh a class of two pixels like a class of a thousand.
     """
 
     def __init__(self, classes: Sequence[LabelClass]) -> None:
         """
         Start at zero for these classes.
 
-        :raises ValueError: no classes, an id given twice, or an id outside 0..254.
+        :raises ValueError: no classes, a repeated id, or an id outside 0..254.
         """
         ids = [c.id for c in classes]
         if not ids or len(set(ids)) != len(ids) or min(ids) < 0 or max(ids) > 254:
             raise ValueError(f'class ids must be different numbers in 0..254, not {ids}')
         self.classes = tuple(classes)
-        # Rows: the true class. Columns: the predicted class, and last "none of them".
+        # Rows: the true class. Columns: the predicted class; the last one is "no class".
         self.counts = np.zeros((len(ids), len(ids) + 1), np.int64)
         self._rows = np.full(256, len(ids), np.int64)
         self._rows[ids] = np.arange(len(ids))
@@ -42,9 +42,9 @@ class ConfusionMatrix:
         """
         Count one frame.
 
-        Pixels whose true id is 255, or no class of this matrix, do not count at all. A
-        predicted 255 (unlabelled), or an id that is no class, is a miss where the truth is
-        valid: it enlarges the union of the true class.
+        Pixels whose true id is 255, or no class of this matrix, do not count. A predicted 255
+        (unlabelled), or an id that is no class, is a miss where the truth is valid: it enlarges
+        the union of the true class.
 
         :param truth: class ids, integers in 0..255, any shape.
         :param prediction: class ids, the same shape.
@@ -60,26 +60,21 @@ class ConfusionMatrix:
         self.counts += np.bincount(flat, minlength=self.counts.size).reshape(self.counts.shape)
 
     def iou(self) -> NDArray[np.float64]:
-        """Return each class's intersection over union, 0..1; NaN where it has no pixel at all."""
+        """Return each class's intersection over union, 0..1; NaN for a class without a pixel."""
         k = len(self.classes)
         intersection = np.diagonal(self.counts[:, :k]).astype(np.float64)
         union = self.counts.sum(axis=1) + self.counts[:, :k].sum(axis=0) - intersection
         return np.divide(intersection, union, out=np.full(k, np.nan), where=union > 0)
 
     def miou(self) -> float:
-        """Return the mean over the classes that have a pixel, 0..1; NaN before any update."""
+        """Return the mean IoU over the classes with a pixel, 0..1; NaN before any update."""
         iou = self.iou()
         return float(np.nanmean(iou)) if np.isfinite(iou).any() else float('nan')
-
-    def accuracy(self) -> float:
-        """Return the share of valid pixels that are right, 0..1; NaN before any update."""
-        total = self.counts.sum()
-        return float(np.diagonal(self.counts).sum() / total) if total else float('nan')
 
     def __add__(self, other: ConfusionMatrix) -> ConfusionMatrix:
         """Return the sum of two matrices over the same classes."""
         if self.classes != other.classes:
-            raise ValueError('only matrices over the same classes, in the same order, add up')
+            raise ValueError('matrices can only be added over the same classes in the same order')
         total = ConfusionMatrix(self.classes)
         total.counts = self.counts + other.counts
         return total

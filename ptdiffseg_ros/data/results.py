@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Provenance of figures, and the JSON files that have them."""
+"""Figures in JSON files and Markdown tables, and their provenance."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,14 +17,14 @@ from ptdiffseg_ros.data.writing import write_whole
 
 
 def commit() -> str:
-    """Return ``git describe`` of the source tree, or the package's version outside of one."""
+    """Return ``git describe`` of the source tree; outside a clone the package's version."""
     root = Path(__file__).resolve().parents[2]
     if (root / '.git').exists():
         describe = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--tags']
         try:
             result = subprocess.run(describe, capture_output=True, text=True, check=False)
         except FileNotFoundError:
-            pass  # A source tree on a machine without git: the version has to do.
+            pass  # git is not installed
         else:
             if result.returncode == 0:
                 return result.stdout.strip()
@@ -35,7 +35,7 @@ def commit() -> str:
 
 
 def machine(accelerator: str = '') -> str:
-    """Return the accelerator that is used, the processor, its cores we may use, and the system."""
+    """Return the accelerator in use, the processor, the usable cores and the system."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path('/proc/cpuinfo')
     if cpuinfo.exists():
@@ -50,10 +50,10 @@ def machine(accelerator: str = '') -> str:
 
 def write_json(path: str | Path, figures: Mapping[str, Any]) -> None:
     """
-    Write figures as indented JSON, whole or not at all; make the folder if need be.
+    Write figures atomically as indented JSON, and create the folder.
 
-    A number that is not finite, such as the mIoU of frames without labels, becomes null: JSON has
-    no other word for it.
+    A number that is not finite, such as the mIoU of frames without labels, becomes null, because
+    JSON cannot express it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,9 +63,9 @@ def write_json(path: str | Path, figures: Mapping[str, Any]) -> None:
 
 def read_json(path: str | Path) -> Any:
     """
-    Read what `write_json` wrote; null is a number that is not finite, NaN.
+    Read a file of `write_json`; null becomes NaN.
 
-    :raises ValueError: it is no JSON.
+    :raises ValueError: the file is no JSON.
     """
     return _numbered(json.loads(Path(path).read_text()))
 
@@ -79,7 +79,7 @@ def _numbered(figures: Any) -> Any:
 
 
 def _finite(figures: Any) -> Any:
-    """Give the same figures with None for every number that is not finite."""
+    """Replace every number that is not finite by None."""
     if isinstance(figures, Mapping):
         return {name: _finite(value) for name, value in figures.items()}
     if isinstance(figures, (list, tuple)):
@@ -88,14 +88,14 @@ def _finite(figures: Any) -> Any:
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float | None]:
-    """Return the median and the 95th percentile, to two digits; None of no values."""
-    import numpy as np  # here, so that command help is instant
+    """Return the median and the 95th percentile with two digits; None without values."""
+    import numpy as np  # a slow import, which the help of a command does not need
 
     return {
         f'p{q}': round(float(np.percentile(values, q)), 2) if values else None for q in (50, 95)}
 
 
 def markdown_table(head: Sequence[Any], rows: Iterable[Sequence[Any]]) -> str:
-    """Lay rows out as a table for a document."""
+    """Format rows as a Markdown table."""
     return '\n'.join(
         f'| {" | ".join(map(str, row))} |' for row in (head, ['---'] * len(head), *rows))

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the files of a bag have in common, and those of SQLite and of ROS 1."""
+"""The common interface of bag files, and the files of SQLite and of ROS 1."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
@@ -11,12 +11,12 @@ from pathlib import Path
 import sqlite3
 from typing import Any, BinaryIO, Protocol
 
-ZSTD = b'\x28\xb5\x2f\xfd'  # the first bytes of compressed data; CDR begins with a zero
+ZSTD = b'\x28\xb5\x2f\xfd'  # the first bytes of compressed data; CDR starts with a zero
 Message = tuple[int, str, bytes]  # time of recording in ns, topic, serialized message
 
 
 class BagError(ValueError):
-    """A path that is no readable bag, a damaged part of one, or a topic that it lacks."""
+    """A path that is no readable bag, a damaged part of a bag, or a topic that is missing."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class Channel:
     """
     The messages of a topic in one file.
 
-    :param encoding: how they are serialized; ``cdr`` is ROS 2's.
-    :param definition: (format, text) of the message type, as it was recorded; empty for none.
+    :param encoding: of the serialized messages; ``cdr`` in ROS 2.
+    :param definition: (format, text) of the recorded message type; empty if there is none.
     :param qos: the offered profiles, as YAML.
     """
 
@@ -41,7 +41,8 @@ class Storage(Protocol):
     """
     A file of a bag, open for reading.
 
-    start_ns, end_ns: of the first message, and after the last; both 0 without messages.
+    start_ns: time of the first message. end_ns: after the last message. Both are 0 without
+    messages.
     """
 
     channels: list[Channel]
@@ -49,7 +50,7 @@ class Storage(Protocol):
     end_ns: int
 
     def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
-        """Yield messages in order of time, and an error in the place of a damaged part."""
+        """Yield messages in order of time, and an error in place of a damaged part."""
 
     def close(self) -> None:
         """Close the file."""
@@ -57,9 +58,9 @@ class Storage(Protocol):
 
 class SqliteFile:
     """
-    A ``.db3`` file, opened so that nothing at its place changes.
+    A ``.db3`` file, opened without a change to any file in its folder.
 
-    :raises BagError: it is no SQLite database, or not one of a bag.
+    :raises BagError: the file is no SQLite database of a bag.
     """
 
     def __init__(self, path: Path) -> None:
@@ -69,21 +70,21 @@ class SqliteFile:
                 self._file = stack.enter_context(closing(_connected(path)))
                 self._read_topics()
                 stack.pop_all()
-        except Exception as error:  # a damaged database trips over more than sqlite3.Error
+        except Exception as error:  # a damaged database raises more than sqlite3.Error
             raise BagError(
-                f'{path} cannot be read as a bag: {error}. If it was not closed, with a file '
-                f'{path.name}-wal next to it, copy both and try: ros2 bag reindex') from error
+                f'{path} cannot be read as a bag: {error}. If the recorder left a file '
+                f'{path.name}-wal, copy both files and try: ros2 bag reindex') from error
 
     def _read_topics(self) -> None:
         rows = self._rows('SELECT * FROM topics')
         stored = {row['topic_id']: row for row in self._rows(
             'SELECT topic_id, count(*) AS count, min(timestamp) AS first, max(timestamp) AS last '
             'FROM messages GROUP BY topic_id')}
-        has_definitions = self._rows(
-            "SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'")
-        definitions = {row['topic_type']: (row['encoding'], row['encoded_message_definition'])
-                       for row in self._rows('SELECT * FROM message_definitions')
-                       } if has_definitions else {}
+        definitions = {}
+        if self._rows("SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'"):
+            definitions = {
+                row['topic_type']: (row['encoding'], row['encoded_message_definition'])
+                for row in self._rows('SELECT * FROM message_definitions')}
         self._topics = {row['id']: row['name'] for row in rows}
         self.channels = [
             Channel(row['name'], row['type'], row['serialization_format'],
@@ -100,7 +101,7 @@ class SqliteFile:
             return [dict(zip(names, row)) for row in cursor]
 
     def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
-        """Yield messages in order of time, and an error in the place of a damaged part."""
+        """Yield messages in order of time, and an error in place of a damaged part."""
         wanted = [number for number, topic in self._topics.items() if topic in topics]
         try:
             yield from ((time_ns, self._topics[number], data) for number, time_ns, data in
@@ -117,16 +118,16 @@ class SqliteFile:
 
 def _connected(path: Path) -> sqlite3.Connection:
     """
-    Open a database with what a killed recorder left in its write-ahead log, but read-only.
+    Open a database read-only, together with the write-ahead log of a killed recorder.
 
-    SQLite would make an index next to the log, which a read-only disk does not allow. It keeps
-    the index in memory where locks are exclusive; unix-none takes none.
+    By default SQLite writes an index next to the log, which fails on a read-only disk. With
+    exclusive locks it keeps the index in memory. The VFS unix-none takes no locks.
     """
     log = path.with_name(f'{path.name}-wal')
     # SQLite may delete the log of an empty database.
     with_log = log.exists() and log.stat().st_size > 0 and path.stat().st_size > 0
     options = 'mode=ro&vfs=unix-none' if with_log else 'immutable=1'
-    # A bag may be read in another thread than it was opened in.
+    # A bag may be read in another thread than the one that opened it.
     file = sqlite3.connect(
         f'{path.absolute().as_uri()}?{options}', uri=True, check_same_thread=False)
     if with_log:
@@ -138,7 +139,7 @@ class Ros1File:
     """
     A ROS 1 ``.bag`` file, read by rosbags.
 
-    :raises BagError: it is none, or is damaged.
+    :raises BagError: the file is no ROS 1 bag, or is damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -148,7 +149,7 @@ class Ros1File:
         try:
             self._reader = AnyReader([path])
             self._reader.open()
-        except Exception as error:  # a file that is no bag fails in many ways
+        except Exception as error:  # a parser of untrusted bytes raises errors of many types
             raise BagError(f'{path} cannot be read as a ROS 1 bag: {error}') from error
         self.channels = [Channel(c.topic, c.msgtype, 'ros1', count=c.msgcount)
                          for c in self._reader.connections]
@@ -157,14 +158,14 @@ class Ros1File:
         self.end_ns = 0 if empty else self._reader.end_time
 
     def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
-        """Yield messages in order of time, and an error in the place of a damaged part."""
+        """Yield messages in order of time, and an error in place of a damaged part."""
         chosen = [c for c in self._reader.connections if c.topic in topics]
         if not chosen:
             return
         try:
             yield from ((time_ns, connection.topic, data) for connection, time_ns, data in
                         self._reader.messages(chosen))
-        except Exception as error:  # a parser of foreign bytes
+        except Exception as error:  # a parser of untrusted bytes raises errors of many types
             yield BagError(f'{self.path} is damaged: {error}')
 
     def deserialize(self, data: bytes, kind: str) -> Any:
@@ -177,7 +178,7 @@ class Ros1File:
 
 
 def decompressed(data: bytes) -> bytes:
-    """Return data without Zstandard's compression, if it has it."""
+    """Decompress data that are compressed by Zstandard; return other data unchanged."""
     if data[:4] != ZSTD:
         return data
     unpacked = io.BytesIO()
@@ -187,13 +188,13 @@ def decompressed(data: bytes) -> bytes:
 
 def decompress(packed: BinaryIO, unpacked: BinaryIO) -> None:
     """
-    Write to a file what another one holds compressed by Zstandard.
+    Decompress a Zstandard file into another file.
 
-    :raises EOFError: the compressed file is cut short.
+    :raises EOFError: the compressed file is truncated.
     """
     from zstandard import ZstdDecompressor
 
-    # Its readers of files do not notice that one ends early.
+    # The library's file readers do not detect a truncated file.
     stream, block = ZstdDecompressor().decompressobj(), b''
     while block := block or packed.read(1 << 20):
         if stream.eof:  # another frame begins
@@ -201,4 +202,4 @@ def decompress(packed: BinaryIO, unpacked: BinaryIO) -> None:
         unpacked.write(stream.decompress(block))
         block = stream.unused_data
     if not stream.eof:
-        raise EOFError('it ends early')
+        raise EOFError('the file is truncated')

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Videos as RGB arrays, read and written with PyAV."""
+"""Read and write videos as RGB arrays, with PyAV."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image as Picture, ImageOps
 from ptdiffseg_ros.data.pictures import turned, UPRIGHT
 
-# EXIF orientations by what a display matrix does: swaps the axes, then mirrors x, mirrors y.
+# EXIF orientation by the effect of a display matrix: swaps the axes, then mirrors x, mirrors y.
 _ORIENTATIONS = {
     (False, False, False): UPRIGHT, (False, True, False): 2, (False, True, True): 3,
     (False, False, True): 4, (True, False, False): 5, (True, True, False): 6,
@@ -22,15 +22,15 @@ _ORIENTATIONS = {
 
 
 class VideoError(ValueError):
-    """A file that is no video, or a part of one that cannot be decoded."""
+    """A file that is no video, or a part of a video that cannot be decoded."""
 
 
 def frame_entries(path: str | Path) -> Iterator[tuple[str, Callable[[], NDArray[np.uint8]]]]:
     """
-    Yield a video's frames as (number, function that returns the frame).
+    Yield the frames of the first video stream as (number, function that returns the frame).
 
-    Frames are of the first video stream, (H, W, 3) uint8 RGB, upright, each of its size. The
-    function raises VideoError for a part of the video that is damaged.
+    A frame is (H, W, 3) uint8 RGB, upright, in its own size. The function raises VideoError for a
+    damaged part of the video.
 
     :raises VideoError: the file has no video stream.
     """
@@ -39,7 +39,7 @@ def frame_entries(path: str | Path) -> Iterator[tuple[str, Callable[[], NDArray[
 
 
 def frame_rate(path: str | Path) -> float:
-    """Return a video's mean frames per second; 25 where it does not say."""
+    """Return the mean number of frames per second; 25 if the file does not specify it."""
     import av
 
     try:
@@ -52,12 +52,12 @@ def frame_rate(path: str | Path) -> float:
 def _video_stream(container: Any, path: str | Path) -> Any:
     if not container.streams.video:
         kinds = ', '.join(sorted({stream.type for stream in container.streams})) or 'nothing'
-        raise VideoError(f'{path} has no video stream, only {kinds}; give a video')
+        raise VideoError(f'{path} has no video stream, only {kinds}; give a file with video')
     return container.streams.video[0]
 
 
 def _decode(path: str | Path) -> Iterator[NDArray[np.uint8] | VideoError]:
-    """Yield the frames, and the error of each packet that cannot be decoded."""
+    """Yield frames, and an error for each packet that cannot be decoded."""
     import av
 
     found = 0
@@ -86,7 +86,7 @@ def _frame(item: NDArray[np.uint8] | VideoError) -> NDArray[np.uint8]:
 
 
 def _upright(frame: Any, stream: Any) -> NDArray[np.uint8]:
-    """Return the pixels of a frame, turned by the display matrix of the file, as phones set it."""
+    """Return the pixels of a frame, turned by the display matrix, which phones set."""
     pixels = np.asarray(frame.to_ndarray(format='rgb24'), np.uint8)
     orientation = _orientation(frame, stream)
     if orientation == UPRIGHT:
@@ -95,13 +95,13 @@ def _upright(frame: Any, stream: Any) -> NDArray[np.uint8]:
 
 
 def _orientation(frame: Any, stream: Any) -> int:
-    """Return the EXIF orientation that is equal to the display matrix of a frame."""
+    """Return the EXIF orientation that is equivalent to the display matrix of a frame."""
     matrix = next((data for data in frame.side_data
                    if 'DISPLAYMATRIX' in str(data.type)), None)
-    if matrix is None:  # FFmpeg before 5 had a clockwise angle in the metadata only
+    if matrix is None:  # FFmpeg before 5 gives only a clockwise angle in the metadata
         angle = stream.metadata.get('rotate', '0')
         return {'90': 6, '180': 3, '270': 8, '-90': 8}.get(angle, UPRIGHT)
-    # x' = a x + c y, y' = b x + d y, of any angle: the nearest quarter turn counts.
+    # x' = a x + c y, y' = b x + d y. Any angle is rounded to a quarter turn.
     a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
     swapped = abs(b) + abs(c) > abs(a) + abs(d)
     x, y = (c, b) if swapped else (a, d)
@@ -110,12 +110,12 @@ def _orientation(frame: Any, stream: Any) -> int:
 
 class VideoWriter:
     """
-    Write frames to a video that every browser plays, in a ``with`` statement.
+    Write frames to a video that browsers play; use it in a ``with`` statement.
 
-    H.264 in MP4; where this build of FFmpeg has no x264, VP9 in WebM, and ``path`` then ends in
-    ``.webm``.
+    The video is H.264 in MP4. If the build of FFmpeg has no x264, it is VP9 in WebM, and ``path``
+    ends in ``.webm``.
 
-    :param path: the file; its suffix follows the codec.
+    :param path: the file; the codec determines its suffix.
     :param fps: frames per second.
     :param quality: constant rate factor, 0 (best) to 51.
     """
@@ -136,9 +136,9 @@ class VideoWriter:
 
     def write(self, frame: NDArray[np.uint8]) -> None:
         """
-        Append a frame, (H, W, 3) uint8 RGB; an odd last row or column is left out.
+        Append a frame, (H, W, 3) uint8 RGB; an odd last row or column is cropped.
 
-        The first frame decides the size. Others are scaled to fit, on black.
+        The first frame determines the size. Frames of other sizes are scaled to fit, on black.
         """
         import av
 
@@ -157,7 +157,7 @@ class VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish the file; a video that broke off or has no frame is removed."""
+        """Finish the file; remove it after an error, or if it has no frame."""
         if self._size is not None and kind is None:
             self._container.mux(self._stream.encode(None))
             self._container.close()

@@ -313,7 +313,7 @@ def test_compressed_bags_are_read_with_and_without_metadata(
         assert text_messages(bag) == texts
     if mode == CompressionMode.FILE:
         file.write_bytes(file.read_bytes()[:30])
-        with pytest.raises(BagError, match=rf'{file.name} cannot be .*|does not begin'):
+        with pytest.raises(BagError, match=rf'{file.name} cannot be .*|does not start'):
             Bag(file)
 
 

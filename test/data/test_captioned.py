@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 import numpy as np
 from PIL import Image as Picture
 from ptdiffseg_ros.data.captioned import crop_box, MAX_ZOOM, open_captioned, random_crop
-from ptdiffseg_ros.data.labelled import DataError
+from ptdiffseg_ros.data.pictures import DataError
 import pytest
 
 SIDES = st.integers(1, 3000)
@@ -115,7 +115,7 @@ def test_captions_are_read_from_text_files_beside_the_images(photos: Path) -> No
     with pytest.raises(DataError, match=r'fog/b\.txt: the caption is empty'):
         open_captioned(photos)
     (photos / 'fog/b.txt').write_bytes(b'\xff\xfe\x00')
-    with pytest.raises(DataError, match=r'fog/b\.txt is no text in UTF-8'):
+    with pytest.raises(DataError, match=r'fog/b\.txt is no UTF-8 text'):
         open_captioned(photos)
 
 

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from ptdiffseg_ros.data.bags import BagError
 from ptdiffseg_ros.data.entries import report, usable
-from ptdiffseg_ros.data.pictures import PictureError, write_png
+from ptdiffseg_ros.data.pictures import DataError, write_png
 import pytest
 
 
@@ -28,7 +28,7 @@ def fails(error: Exception) -> Callable[[], Any]:
 
 def test_bad_entries_are_named_and_the_others_are_given(tmp_path: Path) -> None:
     failures: list[str] = []
-    entries = [('a', lambda: 1), ('b', fails(PictureError('b is\ndamaged'))),
+    entries = [('a', lambda: 1), ('b', fails(DataError('b is\ndamaged'))),
                ('c', (tmp_path / 'c').read_bytes), ('d', lambda: 4)]
     assert list(usable(entries, failures)) == [('a', 1), ('d', 4)]
     assert failures[0] == 'b: b is damaged' and failures[1].startswith('c: [Errno 2]')

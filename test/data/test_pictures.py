@@ -17,8 +17,8 @@ from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.data.drawing import overlay
 from ptdiffseg_ros.data.labels import CITYSCAPES, palette
 from ptdiffseg_ros.data.pictures import (
+    DataError,
     picture_files,
-    PictureError,
     read_picture,
     write_png,
 )
@@ -40,14 +40,14 @@ def test_a_png_keeps_every_pixel(tmp_path: Path) -> None:
 
 
 def test_a_picture_in_no_folder_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(PictureError, match='cannot be written'):
+    with pytest.raises(DataError, match='cannot be written'):
         write_png(tmp_path / 'nowhere' / 'a.png', np.zeros((4, 4), np.uint8))
 
 
 @pytest.mark.parametrize('data', [b'', b'text'])
 def test_what_is_no_picture_is_said(tmp_path: Path, data: bytes) -> None:
     (tmp_path / 'a.png').write_bytes(data)
-    with pytest.raises(PictureError, match=r'a\.png'):
+    with pytest.raises(DataError, match=r'a\.png'):
         read_picture(tmp_path / 'a.png')
 
 
@@ -103,7 +103,7 @@ def test_half_a_picture_is_refused(tmp_path: Path, name: str) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Picture.fromarray(noise).save(path)
     path.write_bytes(path.read_bytes()[:path.stat().st_size // 2])
-    with pytest.raises(PictureError, match=rf'{name} is not a picture .*damaged'):
+    with pytest.raises(DataError, match=rf'{name} is not a picture .*damaged'):
         read_picture(path)
 
 
@@ -120,7 +120,7 @@ def test_what_is_in_a_pictures_place_is_named_with_the_reason(tmp_path: Path) ->
             ('folder.png', 'is a folder'), ('link.png', r'is a link to .*gone\.png'),
             ('empty.png', 'is empty'), ('huge.png', 'has too many pixels .*60000'),
             ('float.tif', r'has 32 bits a pixel \(mode F\)'), ('none.png', 'does not exist')):
-        with pytest.raises(PictureError, match=rf'{name} {reason}'):
+        with pytest.raises(DataError, match=rf'{name} {reason}'):
             read_picture(tmp_path / name)
 
 

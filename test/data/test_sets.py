@@ -13,8 +13,9 @@ from PIL import Image as Picture
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.catalog import KINDS, open_data
 from ptdiffseg_ros.data.check import check_data
-from ptdiffseg_ros.data.labelled import DataError, resized
+from ptdiffseg_ros.data.labelled import resized
 from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE
+from ptdiffseg_ros.data.pictures import DataError
 import pytest
 
 SIZE = (8, 12)
@@ -143,11 +144,11 @@ def test_pictures_without_any_mask_are_no_data_set(tmp_path: Path) -> None:
 
 BAD_MASKS = {
     'stand for no class; known are': np.full(SIZE, 77, np.uint8),
-    'they must be of one size': np.zeros((4, 4), np.uint8),
-    '16 bits a pixel': np.zeros(SIZE, np.uint16),
+    'they must have the same size': np.zeros((4, 4), np.uint8),
+    'holds 16-bit integers; allowed are': np.zeros(SIZE, np.uint16),
     'is a colour picture': np.zeros((*SIZE, 3), np.uint8),
-    'integers of 32 bits a pixel': np.zeros(SIZE, np.int32),
-    'floating-point numbers of 32 bits': np.zeros(SIZE, np.float32),
+    'holds 32-bit integers': np.zeros(SIZE, np.int32),
+    'holds 32-bit floating-point numbers': np.zeros(SIZE, np.float32),
 }
 
 
@@ -156,7 +157,7 @@ def test_a_bad_mask_is_told_with_its_name_and_found_by_check(
         tmp_path: Path, reason: str, capsys) -> None:
     make(tmp_path, 'cityscapes')
     mask = tmp_path / TREES['cityscapes'][0][1]
-    if '32 bits' in reason:  # a PNG has 16 at most
+    if '32-bit' in reason:  # a PNG has 16 at most
         Picture.fromarray(BAD_MASKS[reason]).save(mask, format='TIFF')
     elif reason in BAD_MASKS:
         write(mask, BAD_MASKS[reason])
@@ -275,7 +276,7 @@ def test_check_counts_and_draws(tmp_path: Path, capsys) -> None:
     assert sum(shares.values()) == pytest.approx(1.0)
     assert cv2.imread(str(sheet)).shape == (384, 3 * 384, 3)
     assert main(['data', 'check', str(tmp_path), '--kind', 'gta5']) == 2
-    assert 'expected to lie like this' in capsys.readouterr().err
+    assert 'The expected tree of gta5 is' in capsys.readouterr().err
 
 
 # -- any pair of folders
@@ -375,7 +376,7 @@ def test_conditions_are_given_by_lists_of_pictures(tmp_path: Path) -> None:
     ('{dusk: missing.txt}', 'cannot be read from .*missing.txt'),
     ('{dusk: wrong.txt}', 'wrong.txt names .*photos/9.png, which does not exist'),
     ('{dusk: 3}', "'dusk' is 3; give a list of splits"),
-    ('[dusk]', 'conditions is to be a mapping'),
+    ('[dusk]', 'conditions must be a mapping'),
 ])
 def test_wrong_conditions_are_refused(tmp_path: Path, conditions: str, reason: str) -> None:
     root = splits(tmp_path, f'conditions: {conditions}\n', train=1, val=1)
