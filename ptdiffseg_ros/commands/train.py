@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.results import commit, write_json
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-    from ptdiffseg_ros.train.head import learn_source, train_head
+    from ptdiffseg_ros.train.head import measure_source, train_head
     from ptdiffseg_ros.train.processes import processes
     from ptdiffseg_ros.train.recipe import FILE, find_recipe, load_recipe, save_recipe
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     if args.only_layout:
         if processes().is_main_process:  # there is nothing to share
             segmenter = PromptedSegmenter.from_pretrained(args.out, 'cpu')
-            learn_source(segmenter, config, data)
+            measure_source(segmenter, config, data)
             segmenter.save_pretrained(args.out)
             print(f'{args.out}: its source is learned anew')
         processes().destroy_process_group()

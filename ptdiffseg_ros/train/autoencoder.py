@@ -17,14 +17,14 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 BATCH = 16  # crops per step
-CROP = (64, 96)  # pixels, at most
+CROP = (64, 96)  # largest height and width in pixels
 LEARNING_RATE = 2e-3
 WARMUP = 50  # steps
-WHITENING = 0.05  # weight of the loss of latents
+WHITENING = 0.05  # weight of the whitening loss
 
 
 def to_tensor(images: np.ndarray) -> Tensor:
-    """Turn (B, H, W, 3) uint8 RGB into (B, 3, H, W) float32 in [-1, 1], channels last."""
+    """Convert (B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 in [-1, 1], channels last."""
     tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
     return tensor.float().div_(127.5).sub_(1.0)
 
@@ -42,7 +42,7 @@ def build_autoencoder(config: PretrainConfig) -> AutoencoderTiny:
 def train_autoencoder(
     config: PretrainConfig, vae: AutoencoderTiny, images: np.ndarray, state: Path
 ) -> float:
-    """Train an autoencoder in place on crops of the frames; return the seconds it took."""
+    """Train an autoencoder in place on crops of the frames; return the duration in seconds."""
     vae.requires_grad_(True).train()
     vae.to(memory_format=torch.channels_last)
     parameters = list(vae.parameters())
@@ -81,12 +81,12 @@ def update(
     loss: Tensor, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]
 ) -> None:
     """
-    Update the weights, with the gradient clipped to a norm of 1.
+    Update the weights with the gradient, clipped to a norm of 1.
 
     :raises TrainingError: the loss is not finite.
     """
     if not torch.isfinite(loss):
-        raise TrainingError('the loss is not finite; start anew with a smaller learning rate')
+        raise TrainingError('the loss is not finite; start again with a smaller learning rate')
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -95,10 +95,10 @@ def update(
 
 def reconstruction_loss(decoded: Tensor, target: Tensor) -> Tensor:
     """
-    Compare images (B, 3, H, W) in [-1, 1]: pixels, their gradients, and colour over 4 x 4 pixels.
+    Compare images (B, 3, H, W) in [-1, 1] by pixels, gradients, and colour over 4 x 4 pixels.
 
-    Streets are mostly grey. Without a strong colour term the autoencoder gives up colour for
-    sharper edges, and with it the difference of a bus and a wall.
+    Streets are mostly grey. Without a strong colour term the autoencoder loses colour in favour
+    of sharp edges, and with colour the difference between a bus and a wall.
     """
     def chroma(images: Tensor) -> Tensor:
         return F.avg_pool2d(images - images.mean(dim=1, keepdim=True), 4)
@@ -113,7 +113,7 @@ def whitening_loss(latents: Tensor) -> Tensor:
     """
     Pull latents (B, c, h, w) to zero mean, unit variance and no correlation between channels.
 
-    Diffusion expects it, and without it all channels encode brightness.
+    Diffusion expects such latents. Without this loss all channels encode brightness.
     """
     rows = latents.transpose(0, 1).flatten(1)  # (c, B h w)
     mean = rows.mean(dim=1, keepdim=True)
@@ -135,10 +135,10 @@ def draw_reconstructions(
     vae: AutoencoderTiny, images: np.ndarray, path: Path, count: int = 12
 ) -> None:
     """
-    Draw frames and their reconstructions, to look at before hours are spent on the diffusion.
+    Draw frames and their reconstructions, for a check before the hours of diffusion training.
 
-    No later stage brings back what is lost here, a colour or a thin pole. The diffusion loss
-    does not show it: poor latents are easy to predict.
+    Later stages cannot restore a colour or a thin pole that the autoencoder loses. The diffusion
+    loss does not show the loss, because poor latents are easy to predict.
     """
     chosen = images[:count]
     decoded = vae.decode(vae.encode(to_tensor(chosen)).latents).sample.clamp(-1, 1)

@@ -1,12 +1,13 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Frames with captions to pretrain on: of the town, or crops of pictures on disk."""
+"""Frames with captions to pretrain on, of the town or cropped from pictures on disk."""
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 import json
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from ptdiffseg_ros import town
@@ -15,75 +16,73 @@ from ptdiffseg_ros.train.errors import TrainingError
 from tqdm import tqdm
 
 CAPTIONS_PER_FRAME = 4  # of the town
-CHUNK = 32  # frames, about, that a process draws at a time
+CHUNK = 32  # approximate number of frames in a task of a worker process
 
 
-class CaptionedFrames(Protocol):
+class CaptionedFrames(ABC):
     """
-    A number of frames of one size, drawn scene by scene: frames i, i + n, i + 2n ... show scene i.
+    Frames of one size with captions. With n scenes, the frames i, i + n, i + 2n ... show scene i.
 
-    Here n is the number of scenes. The same frames come in every order and from every process.
+    A frame depends only on its number and the seed, not on the process that draws it.
     """
-
-    frames: int
-    size: tuple[int, int]
-    seed: int
-
-    def __len__(self) -> int:
-        """Count the scenes."""
-
-    def draw(self, i: int) -> tuple[np.ndarray, list[str]]:
-        """Give all frames of a scene, (F, H, W, 3) uint8, and the captions that fit each."""
-
-    def name(self, i: int) -> str:
-        """Say where a frame is from, for errors."""
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """Tell what the frames are of."""
-
-
-class TownFrames:
-    """Frames of the town in every weather; each is a scene of its own."""
 
     def __init__(self, frames: int, size: tuple[int, int], seed: int) -> None:
         self.frames, self.size, self.seed = frames, size, seed
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of scenes."""
+
+    @abstractmethod
+    def draw(self, i: int) -> tuple[np.ndarray, list[str]]:
+        """Return all frames of a scene, (F, H, W, 3) uint8, and the captions for each of them."""
+
+    @abstractmethod
+    def name(self, i: int) -> str:
+        """Return the origin of a frame, for errors."""
+
+    @property
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return a description of the frames."""
+
+
+class TownFrames(CaptionedFrames):
+    """Frames of the town in every weather; each one is a scene."""
 
     def __len__(self) -> int:
         return self.frames
 
     def draw(self, i: int) -> tuple[np.ndarray, list[str]]:
-        """Give all frames of a scene, (1, H, W, 3) uint8, and the captions that fit each."""
+        """Draw the frame of a scene, (1, H, W, 3) uint8, and several captions for it."""
         rng = np.random.default_rng((self.seed, i))
         frame = town.sample(town.SPLITS['train'] + i, training_weather(rng), self.size)
         return frame.image[None], [town.caption(frame, rng) for _ in range(CAPTIONS_PER_FRAME)]
 
     def name(self, i: int) -> str:
-        """Say where a frame is from, for errors."""
         return f'frame {i} of the town'
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Tell what the frames are of."""
         return {'data': 'town'}
 
 
-class PictureCrops:
+class PictureCrops(CaptionedFrames):
     """
     Random crops of pictures; a picture is a scene.
 
-    :raises TrainingError: fewer crops than pictures.
+    :raises TrainingError: there are fewer frames than pictures.
     """
 
     def __init__(
             self, data: CaptionedPictures, frames: int, size: tuple[int, int], seed: int) -> None:
         if len(data) > frames:
             raise TrainingError(
-                f'{data.root} has {len(data)} images and only {frames} frames are to be drawn: '
-                f'give at least --frames {len(data)}')
-        self.frames, self.size, self.seed = frames, size, seed
+                f'{data.root} has {len(data)} images, but only {frames} frames are drawn; give at '
+                f'least --frames {len(data)}')
+        super().__init__(frames, size, seed)
         self._data = data
-        # Not folder by folder: the first frames are those that are looked at.
+        # Shuffled, so that the pictures of the first frames show several folders.
         self._order = np.random.default_rng(seed).permutation(len(data)).tolist()
 
     def __len__(self) -> int:
@@ -91,7 +90,7 @@ class PictureCrops:
 
     def draw(self, i: int) -> tuple[np.ndarray, list[str]]:
         """
-        Give all frames of a scene, (F, H, W, 3) uint8, and the captions that fit each.
+        Draw all crops of a picture, (F, H, W, 3) uint8, and return the captions of the picture.
 
         :raises DataError: the picture cannot be read.
         """
@@ -101,17 +100,15 @@ class PictureCrops:
         return np.stack(crops), list(self._data.captions[self._order[i]])
 
     def name(self, i: int) -> str:
-        """Say where a frame is from, for errors."""
         return str(self._data.root / self._data.names[self._order[i % len(self)]])
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Tell what the frames are of."""
         return {'data': 'images', **self._data.facts}
 
 
 def training_weather(rng: np.random.Generator) -> town.Weather:
-    """Draw a weather: each kind equally often, one frame in ten a mixture of two."""
+    """Draw a weather; all kinds are equally likely, and one frame in ten is a mixture of two."""
     name = str(rng.choice(town.WEATHERS))
     if name == 'clear':
         return town.Weather()
@@ -125,11 +122,9 @@ def training_weather(rng: np.random.Generator) -> town.Weather:
 def draw_frames(
         source: CaptionedFrames, workers: int, state: Path) -> tuple[np.ndarray, list[list[str]]]:
     """
-    Draw all frames, (N, H, W, 3) uint8, mapped from disk, and their captions.
+    Draw all frames, (N, H, W, 3) uint8, memory-mapped, and their captions; keep them for --resume.
 
-    They are kept for --resume.
-
-    :raises TrainingError: those that are kept are others.
+    :raises TrainingError: the folder holds other frames.
     """
     images_path, captions_path = state / 'frames.npy', state / 'captions.json'
     facts_path = state / 'frames.json'
@@ -140,8 +135,8 @@ def draw_frames(
         changed = sorted(k for k in {*before, *facts} if before.get(k) != facts.get(k))
         if changed:
             raise TrainingError(
-                f'{state} was begun with other frames ({", ".join(changed)} changed): give the '
-                'same images, captions, frames, size and seed to go on, or another folder')
+                f'{state} was started with other frames ({", ".join(changed)} changed); give the '
+                'same images, captions, frames, size and seed to continue, or another folder')
         return _mapped(images_path), json.loads(captions_path.read_text())
     images = np.lib.format.open_memmap(
         images_path, 'w+', np.uint8, (source.frames, *source.size, 3))
@@ -156,10 +151,10 @@ def draw_frames(
             bar.update(len(frames))
     images.flush()
     facts_path.write_text(json.dumps(facts))
-    captions_path.write_text(json.dumps(captions))  # the last: now they are complete
+    captions_path.write_text(json.dumps(captions))  # last, as the mark of complete frames
     return _mapped(images_path), captions
 
 
 def _mapped(path: Path) -> np.ndarray:
-    """Map frames into memory; writable, as torch demands, but never back to the file."""
+    """Map frames into memory; writable for torch, without changes to the file."""
     return np.load(path, mmap_mode='c')

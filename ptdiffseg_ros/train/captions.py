@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Captions as the text encoder takes them: its tokenizer, lengths and padded batches."""
+"""Captions for the text encoder: tokenizer, check of lengths, padded batches."""
 from __future__ import annotations
 
 import json
@@ -24,9 +24,9 @@ def train_tokenizer(
     config: PretrainConfig, captions: list[list[str]], folder: Path
 ) -> CLIPTokenizer:
     """
-    Learn byte-level BPE merges, as CLIP's tokenizer has them, from captions and prompts.
+    Learn the byte-level BPE merges of a CLIP tokenizer from captions and prompts.
 
-    The vocabulary has every byte, alone and as the end of a word, so it encodes any text.
+    The vocabulary has every byte, also as the end of a word, so that it encodes any text.
     """
     from tokenizers import models, normalizers, pre_tokenizers, Regex, Tokenizer, trainers
 
@@ -56,16 +56,16 @@ def train_tokenizer(
 
 
 def copy_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> CLIPTokenizer:
-    """Save a tokenizer in the files that every version of transformers reads; return it."""
+    """Save a tokenizer in files that every version of transformers reads; return it."""
     tokenizer.save_pretrained(folder)
-    if not (folder / 'vocab.json').exists():  # transformers 5 writes tokenizer.json alone
+    if not (folder / 'vocab.json').exists():  # transformers 5 writes only tokenizer.json
         saved = json.loads((folder / 'tokenizer.json').read_text())
         _write_vocabulary(saved['model']['vocab'], _merges(saved), folder)
     return tokenizer
 
 
 def _merges(tokenizer: dict[str, Any]) -> list[str]:
-    """Return the merges of what `tokenizers` saves; its versions differ in their form."""
+    """Return the merges of a saved tokenizer; their form depends on the version."""
     return [m if isinstance(m, str) else ' '.join(m) for m in tokenizer['model']['merges']]
 
 
@@ -78,20 +78,19 @@ def _write_vocabulary(vocabulary: dict[str, int], merges: list[str], folder: Pat
 def check_lengths(
     source: CaptionedFrames, captions: list[list[str]], tokenizer: CLIPTokenizer
 ) -> None:
-    """Raise TrainingError for a caption longer than the text encoder takes; none is ever cut."""
+    """Raise TrainingError for a caption that is too long for the text encoder."""
     lengths = {line: len(tokenizer(line)['input_ids'])
                for line in dict.fromkeys(line for lines in captions for line in lines)}
     for i, lines in enumerate(captions):
         for line in lines:
             if lengths[line] > MAX_TOKENS:
                 raise TrainingError(
-                    f'a caption of {source.name(i)} has {lengths[line]} tokens (begin and end '
-                    f'marks included) and the text encoder takes {MAX_TOKENS}: shorten '
-                    f'{line[:60]!r}...')
+                    f'a caption of {source.name(i)} has {lengths[line]} tokens, with begin and '
+                    f'end marks; the text encoder accepts {MAX_TOKENS}. Shorten {line[:60]!r}...')
 
 
 class Captions:
-    """Tokenised captions, ready to be batched with padding and its mask."""
+    """Tokenised captions, which are batched with padding and a mask."""
 
     def __init__(self, captions: list[list[str]], tokenizer: CLIPTokenizer) -> None:
         self.null = list(tokenizer('')['input_ids'])
@@ -101,7 +100,7 @@ class Captions:
     def batch(
         self, chosen: np.ndarray, rng: np.random.Generator, dropout: float
     ) -> tuple[Tensor, Tensor]:
-        """Return ids and mask, both (B, T), a caption a frame; some are the empty caption."""
+        """Return ids and mask, both (B, T), of a random or the empty caption per frame."""
         rows = [
             self.null if rng.random() < dropout else
             self.ids[i][int(rng.integers(len(self.ids[i])))] for i in chosen]

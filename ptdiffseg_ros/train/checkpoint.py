@@ -1,7 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Training state on disk: one safetensors file, replaced atomically, never a pickle."""
-
+"""Training state on disk: a safetensors file that is replaced atomically."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -37,7 +36,7 @@ def restore_state(
     modules: Mapping[str, nn.Module],
     optimizer: torch.optim.Optimizer | None = None,
 ) -> None:
-    """Put back what `flatten_state` collected."""
+    """Load the tensors of `flatten_state` into modules and optimizer."""
     for name, module in modules.items():
         prefix = f'{name}/'
         module.load_state_dict(
@@ -54,7 +53,7 @@ def restore_state(
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
-    """Write tensors and JSON-able facts to `path`; an interruption leaves the old file whole."""
+    """Write tensors and JSON values to `path`; an interruption leaves the old file intact."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + '.partial')
     copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
@@ -65,13 +64,13 @@ def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) ->
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read what `save_state` wrote. Raises TrainingError for a file that is none of ours."""
+    """Read a file of `save_state`; raise TrainingError for any other file."""
     try:
         with safe_open(str(path), framework='pt') as handle:
             facts = json.loads((handle.metadata() or {})['facts'])
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}
-    except Exception as error:  # safetensors raises its own kinds for damaged files
+    except Exception as error:  # safetensors has its own errors for damaged files
         raise TrainingError(
-            f'{path} is no checkpoint of this package ({error}); delete it to start anew'
+            f'{path} is no checkpoint of this package ({error}); delete it to start again'
         ) from error
     return tensors, facts

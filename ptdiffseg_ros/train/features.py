@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Features of a frozen backbone, cached on disk or computed at every step."""
+"""Features of a frozen backbone, cached on disk or computed in every step."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -19,22 +19,22 @@ from ptdiffseg_ros.model.source import (
     SourceStatistics,
 )
 from ptdiffseg_ros.train.frames import SourceFrames
-from ptdiffseg_ros.train.processes import process_batches, processes
+from ptdiffseg_ros.train.processes import process_batches, processes, progress
 from ptdiffseg_ros.train.settings import AugmentedView
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-BATCH = 16  # frames that go through the backbone at a time, at most
-PIXELS = BATCH * 128 * 256  # that do so, at most: one frame of 512 x 1024
+BATCH = 16  # largest number of frames in a call of the backbone
+PIXELS = BATCH * 128 * 256  # largest number of pixels in a call: one frame of 512 x 1024
 
 
 class Batch(NamedTuple):
     """
-    Frames of a training step, or of a part of it.
+    The frames of a training step, or of a part of it.
 
-    rows: of the frames; drawn: the augmented views that a step compares, as places in their pool.
+    rows: numbers of the frames. drawn: indices in the pool of the views that the step compares.
     """
 
     step: int
@@ -42,16 +42,16 @@ class Batch(NamedTuple):
     drawn: tuple[int, ...]
 
 
-# For each view drawn the feature pyramid, float32, levels (B, c, h, w); class indices (B, H, W).
+# A feature pyramid per view, float32, levels (B, c, h, w); and class indices (B, H, W).
 LoadedBatch = tuple[list[list[Tensor]], Tensor]
 
 
 class CachedFeatures:
     """
-    Feature pyramids of frames in each view of a pool, float16, memory-mapped from a folder.
+    Feature pyramids of frames in all views of a pool, float16, memory-mapped from a folder.
 
-    The folder's name is a digest of everything they depend on, so that other settings never read
-    them. An interrupted run starts its cache anew.
+    The name of the folder is a digest of everything that the features depend on, so that other
+    settings have another folder. An interrupted computation starts again.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class CachedFeatures:
     def _fill(
             self, segmenter: PromptedSegmenter, frames: SourceFrames, contexts: list[Tensor],
             views: list[int], batch: int) -> None:
-        """Compute the features; every process writes its own frames to the common files."""
+        """Compute the features; every process writes its frames to the common files."""
         state = processes()
         blank = segmenter.encode(segmenter.preprocess(np.zeros((1, *frames.size, 3), np.uint8)))
         shapes = [level.shape[1:] for level in segmenter.features(blank, contexts[0])]
@@ -84,8 +84,7 @@ class CachedFeatures:
         labels = self._open('labels', 'r+')
         maps = [self._open(f'level{i}', 'r+') for i in range(self.levels)]
         different = sorted(set(views))
-        for numbers in tqdm(process_batches(len(frames), batch), 'features',
-                            disable=not state.is_main_process):
+        for numbers in progress(process_batches(len(frames), batch), 'features'):
             rows = slice(numbers.start, numbers.stop)
             images, truths = zip(*(frames.views(i, different) for i in numbers))
             labels[rows] = np.stack(truths)
@@ -122,10 +121,10 @@ class CachedFeatures:
 
 class LiveFeatures:
     """
-    Feature pyramids that are computed at every step.
+    Feature pyramids that are computed in every step.
 
-    Worker processes read and augment the frames. Pictures are augmented anew in every step, from
-    (seed, step, picture), so that the number of workers changes nothing.
+    Worker processes read and augment the frames. The augmentation depends on (seed, step,
+    picture) only, not on the number of workers.
     """
 
     def __init__(
@@ -142,8 +141,8 @@ class LiveFeatures:
         loader = DataLoader(
             self.dataset, batch_sampler=keys, num_workers=self.workers, collate_fn=_collate,
             pin_memory=self.segmenter.device.type == 'cuda',
-            generator=torch.Generator(),  # else it draws from that of the training
-            # A fork of a process that has used CUDA or OpenCV's threads may hang.
+            generator=torch.Generator(),  # by default the loader draws from the global one
+            # A fork after the use of CUDA or of OpenCV's threads may hang.
             multiprocessing_context='spawn' if self.workers else None)
         for drawn, images, labels in loader:
             yield ([self._pyramid(view, pixels.numpy()) for view, pixels in zip(drawn, images)],
@@ -161,7 +160,7 @@ class LiveFeatures:
 
 
 class AugmentedFrames(Dataset):
-    """Frames by (step, row, drawn views): a view's images (V, H, W, 3), and labels (H, W)."""
+    """Frames by (step, row, drawn views): an image (H, W, 3) per view, and labels (H, W)."""
 
     def __init__(self, frames: SourceFrames, views: Sequence[int], seed: int) -> None:
         self.frames, self.views, self.seed = frames, views, seed
@@ -178,14 +177,14 @@ Sample = tuple[tuple[int, ...], list[np.ndarray], np.ndarray]
 
 
 def _collate(samples: list[Sample]) -> tuple[tuple[int, ...], list[Tensor], Tensor]:
-    """Return the views drawn, the images of each (B, H, W, 3), and labels (B, H, W)."""
+    """Return the drawn views, their images (B, H, W, 3) each, and labels (B, H, W)."""
     drawn, images, labels = zip(*samples)
     return (drawn[0], [torch.from_numpy(np.stack(pixels)) for pixels in zip(*images)],
             torch.from_numpy(np.stack(labels)))
 
 
 def at_a_time(size: tuple[int, int], most: int = BATCH) -> int:
-    """Return how many frames of a size (h, w) go through the backbone at a time."""
+    """Return the number of frames of a size (h, w) in a call of the backbone."""
     return max(1, min(most, PIXELS // (size[0] * size[1])))
 
 
@@ -193,7 +192,7 @@ def at_a_time(size: tuple[int, int], most: int = BATCH) -> int:
 def source_statistics(
         segmenter: PromptedSegmenter, frames: SourceFrames, batch: int = BATCH
 ) -> SourceStatistics:
-    """Measure the class prior and the latents of labelled source frames, undistorted."""
+    """Measure the class prior and the latents of labelled, undistorted source frames."""
     batch = at_a_time(frames.size, batch)
     classes = len(segmenter.config.classes)
     sentence = [segmenter.encode_scene(segmenter.config.source_scene_prompt)[None]]

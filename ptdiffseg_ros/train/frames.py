@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Labelled source frames to train on: of the town, or of a data set on disk."""
+"""Labelled source frames to train on, of the town or of a data set on disk."""
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
@@ -10,34 +10,32 @@ import hashlib
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.data.distortion import distort_photometry
-from ptdiffseg_ros.data.entries import pairs, usable
+from ptdiffseg_ros.data.entries import listed, pairs, usable
 from ptdiffseg_ros.data.labelled import cropped, LabelledPictures, resized, scaled
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
-from ptdiffseg_ros.train.processes import gather_lines, process_batches, processes
-from tqdm import tqdm
+from ptdiffseg_ros.train.processes import gather_lines, process_batches, progress
 
-# Clear frames for the head start here in the train split, away from the frames that the
-# backbone was pretrained on.
+# Number of the first frame for the head in the train split. The backbone is pretrained on
+# smaller numbers.
 FIRST_HEAD_FRAME = 1_000_000
-# Of the frames that may be distorted, this share is left as it is.
-CLEAN_SHARE = 0.25
-ZOOM = 1.5  # of random crops, at most, over the scale at which the node sees a picture
+CLEAN_SHARE = 0.25  # of the frames, not distorted
+ZOOM = 1.5  # largest scale of random crops, relative to the scale at which the node sees a picture
 MOST_NAMED = 5  # pairs that an error lists
-LAYOUT_SHARE = 0.25  # of a data set, kept from the head for the layout denoiser
+LAYOUT_SHARE = 0.25  # largest share of a data set for the layout denoiser
 
 
 class SourceFrames(ABC):
     """
     Labelled frames of the source domain, all of one size (h, w).
 
-    A frame has many views: the same scene with another exposure, contrast, colour, blur and noise.
-    View n of a frame is always the same, so that features can be cached; `frames[i]` is view 0.
+    A frame has many views: the same scene with other exposure, contrast, colour, blur and noise.
+    View n of a frame never changes, so that features can be cached; `frames[i]` is view 0.
 
-    name: of the frames and of everything that they depend on, for caches. distortion: of the
-    photometry of most frames, 0 to 1. A segmenter with windows sees a frame as one window, at a
-    place drawn once from the frame's number, or at the place in the middle (`middle`).
+    name: identifies the frames and everything that they depend on, for caches. distortion: of the
+    photometry, 0 to 1. For a segmenter with windows, a frame is one window: the middle one with
+    `middle`, else a window drawn from the frame's number.
     """
 
     name: str
@@ -70,7 +68,7 @@ class SourceFrames(ABC):
         return image, labels
 
     def views(self, i: int, views: Sequence[int]) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the image in each of these views, and the class indices."""
+        """Return the image of a frame in each of the views, and the class indices."""
         number = self.numbers[i]
         image, ids = self.read(number)
         place = self._place(number)
@@ -79,7 +77,7 @@ class SourceFrames(ABC):
 
     def drawn_anew(self, i: int, views: Sequence[int], seed: tuple[int, ...]
                    ) -> tuple[list[np.ndarray], np.ndarray]:
-        """Return the same as `views`; pictures are cropped, flipped and distorted by the seed."""
+        """Return what `views` returns; frames of pictures are augmented by the seed."""
         return self.views(i, views)
 
     @abstractmethod
@@ -104,7 +102,7 @@ class SourceFrames(ABC):
 
 
 class ClearFrames(SourceFrames):
-    """Clear frames of the town; after: how many to pass over before the first."""
+    """Clear frames of the town; after: number of frames to skip before the first."""
 
     def __init__(
             self, segmenter: PromptedSegmenter, count: int, after: int = 0,
@@ -116,13 +114,13 @@ class ClearFrames(SourceFrames):
         self.name = f'town-clear-{self.first}-{count}-{height}x{width}-{self._settings}'
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a frame (H, W, 3) uint8 at the segmenter's input size, and class ids (H, W)."""
+        """Draw a frame of the town."""
         frame = town.sample(number, size=self._input_size)
         return frame.image, frame.labels
 
 
 class PictureFrames(SourceFrames):
-    """Pictures of a data set; rows: their numbers in it."""
+    """Pictures of a data set; rows: the numbers of the pictures."""
 
     def __init__(
             self, segmenter: PromptedSegmenter, data: LabelledPictures, rows: Sequence[int],
@@ -137,16 +135,16 @@ class PictureFrames(SourceFrames):
                      f'{self._settings}')
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return a picture at the scale at which the node sees it, cut or padded to the size."""
+        """Return a picture at the scale at which the node sees it, cropped or padded."""
         return resized(*self.data.read(number), self._input_size)
 
     def drawn_anew(self, i: int, views: Sequence[int], seed: tuple[int, ...]
                    ) -> tuple[list[np.ndarray], np.ndarray]:
         """
-        Return a random crop in each of these views, and its class indices.
+        Return a random crop in each of the views, and its class indices.
 
-        The crop keeps the picture's shape. Its scale is the one at which the node sees the
-        picture, or larger by up to `ZOOM`. Every other crop is flipped.
+        The scale is between one and `ZOOM` times the scale at which the node sees the picture.
+        The crop is flipped with probability 1/2.
         """
         number = self.numbers[i]
         rng = np.random.default_rng((*seed, number))
@@ -165,9 +163,9 @@ class PictureFrames(SourceFrames):
 def divided(data: LabelledPictures, frames: int, layout_frames: int) -> tuple[
         list[int], list[int]]:
     """
-    Divide a data set's rows between the head and the layout denoiser, at random, always alike.
+    Divide the rows of a data set between the head and the layout denoiser, with a fixed seed.
 
-    :returns: at most so many rows each; the denoiser has a quarter of them all at the most.
+    :returns: up to `frames` rows, and up to `layout_frames` rows but at most a quarter of all.
     """
     order = np.random.default_rng(0).permutation(len(data)).tolist()
     kept = min(layout_frames, int(LAYOUT_SHARE * len(order)))
@@ -176,27 +174,25 @@ def divided(data: LabelledPictures, frames: int, layout_frames: int) -> tuple[
 
 def check_pairs(data: LabelledPictures, rows: Sequence[int]) -> None:
     """
-    Read these pairs once, so that no bad one ends a training after hours.
+    Read all pairs before a training, so that a damaged pair does not end it after hours.
 
-    Several processes divide them.
+    Several processes divide the pairs.
 
-    :raises TrainingError: pairs that cannot be used, by name and reason.
+    :raises TrainingError: some pairs cannot be used; the message gives names and reasons.
     """
     failures: list[str] = []
     checked = [rows[batch.start] for batch in process_batches(len(rows), 1)]
-    bar = tqdm(checked, 'checking', unit='pair', disable=not processes().is_main_process)
-    for _ in usable(pairs(data, bar), failures):
+    for _ in usable(pairs(data, progress(checked, 'checking', 'pair')), failures):
         pass
     if failures := sorted(gather_lines(failures)):
-        more = len(failures) - MOST_NAMED
         raise TrainingError(
             f'{len(failures)} of {len(rows)} pairs cannot be used: '
-            + '; '.join(failures[:MOST_NAMED]) + (f'; and {more} more' if more > 0 else '')
-            + '. Mend or remove them; `ptdiffseg data check` lists all')
+            f'{listed(failures, MOST_NAMED, "; ")}. Repair or remove them; `ptdiffseg data check` '
+            'lists all')
 
 
 def class_index(segmenter: PromptedSegmenter) -> np.ndarray:
-    """Give a table (256,) from class ids to a segmenter's indices, IGNORE_INDEX for others."""
+    """Return a table (256,) from class ids to a segmenter's indices, IGNORE_INDEX for others."""
     index = np.full(256, IGNORE_INDEX, np.int16)
     for i, label in enumerate(segmenter.config.classes):
         index[label.id] = i

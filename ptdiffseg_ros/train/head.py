@@ -3,10 +3,9 @@
 """Train the segmentation head on a frozen, prompted backbone."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict
-from functools import partial
 import math
 from pathlib import Path
 from typing import Any
@@ -45,8 +44,8 @@ from torch import nn, Tensor
 
 # The number format of the frozen backbone; the head learns in float32, under autocast.
 PRECISIONS = {'no': torch.float32, 'bf16': torch.bfloat16, 'fp16': torch.float16}
-HELD_OUT = 100  # frames of the source at most, and a tenth of a data set, to keep the best head by
-STATISTICS_FRAMES = 300  # more change the figures by less than streets differ
+HELD_OUT = 100  # source frames that select the best head, at most; of a data set at most 10 %
+STATISTICS_FRAMES = 300  # more frames change the statistics less than another street does
 
 
 def train_head(
@@ -57,19 +56,25 @@ def train_head(
     """
     Train a head and save the segmenter to `out`; return the figures of the run.
 
+    The number of a step seeds its random draws, so that a resumed run ends with the same head as
+    an uninterrupted one. Several processes divide every batch, and the main process writes.
+
     data: labelled pictures of the source; None: clear frames of the town. cache: folder of
-    features that are computed once. A step draws from a seed of its number, so an interrupted
-    and resumed run ends with the same head. Several processes divide every batch; the main one
-    writes. tensorboard: folder for curves. source: whether to train the layout denoiser and
-    measure the source's statistics as well.
-    segmenter_type: the class of the segmenter, which makes its head.
+    cached features; None: compute them in every step. tensorboard: folder for curves. source:
+    whether to train the layout denoiser and measure the source statistics. segmenter_type: the
+    class of the segmenter, which determines the class of the head.
     """
     checkpoint = out.with_name(out.name + '.state.safetensors')
     if checkpoint.exists() and not resume:
         raise TrainingError(
-            f'{checkpoint} holds an earlier run; give --resume to go on, or delete it')
+            f'{checkpoint} holds an earlier run; give --resume to continue it, or delete it')
     accelerator = new_accelerator(config.mixed_precision, config.accumulate)
-    divide = _process_parts(config, accelerator)
+    parts = config.accumulate * accelerator.num_processes
+    if config.batch % parts:
+        raise TrainingError(
+            f'batch is {config.batch}, which cannot be divided equally among '
+            f'{accelerator.num_processes} processes with {config.accumulate} parts each; give a '
+            f'multiple of {parts}')
     scalars = Scalars(tensorboard)  # raises before any work if TensorBoard is missing
     segmenter = new_segmenter(
         config, backbone_folder, out, TOWN if data is None else data.classes, segmenter_type)
@@ -77,17 +82,18 @@ def train_head(
     frames, others, held_out = _source(segmenter, config, data)
     if config.batch > len(frames):
         raise TrainingError(
-            f'batch is {config.batch} but there are only {len(frames)} frames for the head')
+            f'batch is {config.batch}, but there are only {len(frames)} frames for the head; give '
+            'a smaller batch or more frames')
     pool = config.view_pool()
     features = (LiveFeatures(segmenter, frames, pool, config.seed, config.workers)
                 if cache is None else CachedFeatures(segmenter, frames, pool, cache))
-    batches = partial(_batches, config, len(frames), divide)
     loop = _fit(
-        config, accelerator, segmenter, lambda first: features.load(batches(first)), held_out,
+        config, accelerator, segmenter,
+        lambda first: features.load(_batches(config, len(frames), accelerator, first)), held_out,
         scalars, checkpoint)
     if accelerator.is_main_process:
         if source:
-            _learn(segmenter, config, frames, others)
+            _measure_source(segmenter, config, frames, others)
         segmenter.save_pretrained(out)
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
@@ -100,7 +106,7 @@ def train_head(
 
 
 def _loop_figures(loop: TrainingLoop, config: TrainConfig, held_out: int) -> dict[str, Any]:
-    """Return time and loss of a finished training, and what the best head was chosen by."""
+    """Return time and loss of a finished training, and the score of the best head."""
     finite = loop.loss is not None and math.isfinite(loop.loss)
     return {
         'seconds_per_step': loop.seconds / config.steps, 'loss': loop.loss if finite else None,
@@ -111,10 +117,10 @@ def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegme
          load: Callable[[int], Iterator[LoadedBatch]], held_out: SourceFrames, scalars: Scalars,
          checkpoint: Path) -> TrainingLoop:
     """
-    Take the remaining steps of a head, and leave the best or the last one frozen.
+    Take the remaining steps, and freeze the best or the last head.
 
-    :param load: yields this process's batches, `config.accumulate` a step, from a step on.
-    :param held_out: frames that the best head is chosen by.
+    :param load: yields the batches of this process from a step on, `config.accumulate` per step.
+    :param held_out: frames that select the best head.
     """
     head = segmenter.head.float().train().requires_grad_(True)
     optimizer = torch.optim.AdamW(
@@ -126,7 +132,6 @@ def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegme
         config.save_every, scalars, facts={'best_step': 0, 'best_miou': -1.0})
     loop.resume()
     trained, stepped = accelerator.prepare(head, optimizer)
-
     batches = load(loop.step)
 
     def take_step(step: int) -> Tensor:
@@ -157,25 +162,25 @@ def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegme
     return loop
 
 
-def _batches(config: TrainConfig, count: int, divide: Callable[[np.ndarray], np.ndarray],
-             first: int) -> Iterator[Batch]:
+def _batches(
+        config: TrainConfig, count: int, accelerator: Accelerator, first: int) -> Iterable[Batch]:
     """
-    Yield the parts of every step's batch from the step `first` on, each step by its own seed.
+    Yield the parts of this process of every batch, from the step `first` on.
 
-    :param count: how many frames there are.
-    :param divide: takes the rows of this process, a line for each part, from those of a step.
+    :param count: number of frames to draw from.
     """
     pool = config.view_pool()
     for step in range(first, config.steps):
         rng = np.random.default_rng((config.seed, step))
         rows = np.sort(rng.choice(count, config.batch, replace=False))
         drawn = draw_views(pool, rng)
-        for part in divide(rows):
+        parts = rows.reshape(config.accumulate, accelerator.num_processes, -1)
+        for part in parts[:, accelerator.process_index]:
             yield Batch(step, part, drawn)
 
 
 def draw_views(pool: Sequence[AugmentedView], rng: np.random.Generator) -> tuple[int, ...]:
-    """Draw two of the pool, under different scene prompts if it has several, or the only one."""
+    """Draw two views with different scene prompts, if the pool has several, or the only view."""
     drawn: list[int] = rng.choice(len(pool), min(2, len(pool)), replace=False).tolist()
     if len({pool[n].scene for n in drawn}) < len(drawn):
         others = [n for n, entry in enumerate(pool) if entry.scene != pool[drawn[0]].scene]
@@ -185,39 +190,28 @@ def draw_views(pool: Sequence[AugmentedView], rng: np.random.Generator) -> tuple
 
 
 def _loss(head: nn.Module, pyramids: list[list[Tensor]], labels: Tensor, weight: float) -> Tensor:
-    """Return the loss of frames in two augmented views, or in the only one."""
+    """Return the loss of frames in two augmented views, or in the only view."""
     first, *second = (head(pyramid) for pyramid in pyramids)
     if not second:
         return segmentation_loss(first, labels)
     return prompt_randomization_loss(first, second[0], labels, weight)
 
 
-def _process_parts(
-        config: TrainConfig, accelerator: Accelerator) -> Callable[[np.ndarray], np.ndarray]:
-    """Return what takes this process's rows, a line for each part, from those of a step."""
-    shape = (config.accumulate, accelerator.num_processes, -1)
-    if config.batch % (shape[0] * shape[1]):
-        raise TrainingError(
-            f'batch is {config.batch}, which cannot be divided equally among {shape[1]} processes '
-            f'with {shape[0]} parts each; give a multiple of {shape[0] * shape[1]}')
-    return lambda rows: rows.reshape(shape)[:, accelerator.process_index]
-
-
-def learn_source(
+def measure_source(
         segmenter: PromptedSegmenter, config: TrainConfig, data: LabelledPictures | None = None
 ) -> None:
-    """Give a segmenter what it knows of its source beside the head: layout and statistics."""
+    """Train the layout denoiser of a segmenter, and measure its source statistics."""
     frames, others, _ = _source(segmenter, config, data)
-    _learn(segmenter, config, frames, others)
+    _measure_source(segmenter, config, frames, others)
 
 
 def _source(
         segmenter: PromptedSegmenter, config: TrainConfig, data: LabelledPictures | None
 ) -> tuple[SourceFrames, SourceFrames, SourceFrames]:
     """
-    Give the frames of the head, others, and those held out to keep the best head by.
+    Return the frames of the head, of the layout denoiser, and for the selection of the best head.
 
-    The others are strongly distorted: there the head errs as elsewhere.
+    The frames of the layout denoiser are strongly distorted, so that the head errs in them.
     """
     if data is None:
         after = config.frames + config.layout_frames
@@ -233,27 +227,24 @@ def _source(
             PictureFrames(segmenter, data, rows[:count]))
 
 
-def _learn(segmenter: PromptedSegmenter, config: TrainConfig, frames: SourceFrames,
-           others: SourceFrames) -> None:
+def _measure_source(segmenter: PromptedSegmenter, config: TrainConfig, frames: SourceFrames,
+                    others: SourceFrames) -> None:
     segmenter.layout = None
     if config.layout_steps and len(others):
         segmenter.layout = train_layout(segmenter, others, config.layout_steps, config.seed)
-    segmenter.statistics = source_statistics(segmenter, _undistorted(segmenter, frames))
-
-
-def _undistorted(segmenter: PromptedSegmenter, frames: SourceFrames) -> SourceFrames:
-    """Give some of the same frames as they are, and as adaptation will see them."""
+    # Statistics are of undistorted frames, in the window that adaptation sees.
     count = min(len(frames), STATISTICS_FRAMES)
-    if isinstance(frames, PictureFrames):
-        return PictureFrames(segmenter, frames.data, frames.numbers[:count], middle=True)
-    return ClearFrames(segmenter, count, middle=True)
+    plain = (PictureFrames(segmenter, frames.data, frames.numbers[:count], middle=True)
+             if isinstance(frames, PictureFrames)
+             else ClearFrames(segmenter, count, middle=True))
+    segmenter.statistics = source_statistics(segmenter, plain)
 
 
 def new_segmenter(
         config: TrainConfig, backbone_folder: str | Path, out: Path,
         classes: tuple[LabelClass, ...] = TOWN,
         segmenter_type: type[PromptedSegmenter] = PromptedSegmenter) -> PromptedSegmenter:
-    """Put an untrained head, from the seed, on a backbone; `out` is where it will be saved."""
+    """Put an untrained head, drawn from the seed, on a backbone; `out` is the future folder."""
     backbone = DiffusionBackbone.from_pretrained(backbone_folder, config.autoencoder or None)
     taps: Sequence[str] = config.taps or backbone.default_taps(config.stop_early)
     settings = SegmenterConfig(

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Train the layout denoiser on label maps of the source, and on the head's errors there."""
+"""Train the layout denoiser on label maps of the source and on the errors of the head."""
 from __future__ import annotations
 
 import numpy as np
@@ -16,20 +16,20 @@ from tqdm import tqdm
 BATCH = 16
 LEARNING_RATE = 2e-3
 WARMUP = 50  # steps
-CORRUPTED = 0.6  # of the maps; the others are as the head predicts them
+CORRUPTED = 0.6  # share of the maps; the others are unchanged predictions of the head
 AMPLITUDE = 6.0  # of the corruption, in nats
 FIELDS = ((1, 1), (4, 4), (8, 16))  # rows and columns of the random fields
-LABELLED = 0.3  # of a cell, at least, to count
+LABELLED = 0.3  # smallest labelled share of a cell that counts
 
 
 def train_layout(
         segmenter: PromptedSegmenter, frames: SourceFrames, steps: int = 3000, seed: int = 0
 ) -> LayoutDenoiser:
     """
-    Train and return a denoiser for a segmenter, which stays as it is.
+    Train and return a denoiser for a segmenter, without a change to the segmenter.
 
-    :param frames: labelled source frames that the head was not trained on. Strong distortion
-        makes the head err in them.
+    :param frames: labelled source frames that the head was not trained on, strongly distorted, so
+        that the head errs in them.
     """
     shares, truth, counted = predicted_maps(segmenter, frames, seed)
     torch.manual_seed(seed)
@@ -59,10 +59,10 @@ def predicted_maps(
         segmenter: PromptedSegmenter, frames: SourceFrames, seed: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """
-    Predict every frame under a scene prompt of the pool, every other one perturbed as well.
+    Predict every frame under a random scene prompt, which is perturbed with probability 1/2.
 
-    :returns: on the denoiser's grid, predicted and true class shares (N, K, R, C) float16, and
-        which cells are labelled (N, R, C).
+    :returns: on the denoiser's grid, predicted and true class shares (N, K, R, C) float16, and a
+        mask of the labelled cells (N, R, C).
     """
     rng = np.random.default_rng(seed)
     classes = len(segmenter.config.classes)
@@ -85,7 +85,7 @@ def predicted_maps(
 
 
 def label_shares(labels: Tensor, classes: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Pool labels (H, W), negative left out, to shares (K, R, C) and a mask (R, C) of 0 and 1."""
+    """Pool labels (H, W), without negative ones, to shares (K, R, C) and a mask (R, C)."""
     valid = labels >= 0
     truth = F.one_hot(labels.clamp(min=0), classes).permute(2, 0, 1).float() * valid
     shares = F.adaptive_avg_pool2d(truth, size)
@@ -94,7 +94,7 @@ def label_shares(labels: Tensor, classes: int, size: tuple[int, int]) -> tuple[T
 
 
 def _corrupt_some(shares: Tensor, truth: Tensor, generator: torch.Generator) -> Tensor:
-    """Corrupt a share of the maps, half of them true ones; the others stay predicted maps."""
+    """Corrupt `CORRUPTED` of the maps, half of them true maps; the others stay predictions."""
     def chance(share: float) -> Tensor:
         return torch.rand(len(shares), 1, 1, 1, generator=generator) < share
 
@@ -104,10 +104,10 @@ def _corrupt_some(shares: Tensor, truth: Tensor, generator: torch.Generator) -> 
 
 def corrupt(shares: Tensor, generator: torch.Generator) -> Tensor:
     """
-    Make some classes more and others less likely by region, in maps (B, K, R, C).
+    Change the likelihood of classes by region, in maps (B, K, R, C).
 
-    Flattens the logarithms and adds smooth random fields to them, as if the head took the sky for
-    a wall. No knowledge of weather enters.
+    Flattens the logarithms and adds smooth random fields, as if the head confused sky and wall.
+    Uses no knowledge of weather.
     """
     batch, classes, *size = shares.shape
 

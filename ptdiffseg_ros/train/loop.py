@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The loop of every training: learning rate, progress bar, scalars, checkpoints."""
+"""The training loop: learning rate, progress bar, scalars, checkpoints."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -17,16 +17,16 @@ import torch
 from torch import nn, Tensor
 from tqdm import tqdm
 
-REPORTED = 20  # steps between the losses that are shown
-SMOOTHING = 0.02  # weight of the newest loss in the smoothed one
+REPORTED = 20  # steps between the reports of the loss
+SMOOTHING = 0.02  # weight of the newest loss in the smoothed loss
 
 
 def warm_cosine(step: int, steps: int, warmup: int) -> float:
     """
-    Return the factor of the learning rate: linear warm-up times half a cosine down to zero.
+    Return the factor of the learning rate: a linear warm-up times half a cosine down to zero.
 
-    The cosine of `diffusers.optimization` begins after the warm-up, and its first rate is 0:
-    heads trained with it would not be those of earlier runs.
+    `diffusers.optimization` has another schedule: its cosine starts after the warm-up, and its
+    first rate is 0. It would change the heads of existing seeds.
 
     :param step: from 0 to steps - 1.
     :param warmup: steps of the warm-up, at least 1.
@@ -38,11 +38,11 @@ def warm_cosine(step: int, steps: int, warmup: int) -> float:
 @dataclass
 class TrainingLoop:
     """
-    Takes the steps of a training, and resumes them from a checkpoint.
+    Take the steps of a training, and resume them from a checkpoint.
 
-    learning_rate: at its highest. modules: everything with weights, by its name in the
-    checkpoint. checkpoint: a file written every `save_every` steps and after the last; None: no
-    file. step, seconds, loss (smoothed) and facts (JSON-able, the training's own) are saved in it.
+    learning_rate: the maximum. modules: everything with weights, by name in the checkpoint.
+    checkpoint: a file written every `save_every` steps and after the last step; None: no file. It
+    also holds step, seconds, the smoothed loss and `facts`, JSON values of the caller.
     """
 
     title: str
@@ -60,7 +60,7 @@ class TrainingLoop:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def resume(self) -> None:
-        """Load the checkpoint if it exists; a module that it lacks stays as it is."""
+        """Load the checkpoint if it exists; a module that is not in it does not change."""
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         tensors, facts = load_state(self.checkpoint)
@@ -72,7 +72,7 @@ class TrainingLoop:
         self.facts |= facts['facts']
 
     def save(self) -> None:
-        """Write the checkpoint, if there is to be one."""
+        """Write the checkpoint, if there is a file for it."""
         if self.checkpoint is not None:
             save_state(
                 self.checkpoint, flatten_state(self.modules, self.optimizer),
@@ -84,10 +84,10 @@ class TrainingLoop:
         """
         Take the remaining steps.
 
-        :param take_step: updates the weights in the step of this number, and returns its loss,
-            detached. What is random in it follows from the number, so that a resumed training
-            ends as an uninterrupted one.
-        :param after_step: called with the number of steps taken, before a checkpoint.
+        :param take_step: updates the weights and returns the detached loss. The number of the
+            step must determine its random draws, so that a resumed training ends with the same
+            weights as an uninterrupted one.
+        :param after_step: called with the number of finished steps, before a checkpoint.
         """
         main = processes().is_main_process
         bar = tqdm(range(self.step, self.steps), self.title, initial=self.step, total=self.steps,

@@ -3,9 +3,9 @@
 """
 The losses of offline training.
 
-With several processes each has a share of the batch. A loss is a function of sums over the batch,
-and those are added up over the processes: each gets the loss of the whole batch. A mean of
-the processes' own losses would be another one, because Dice is no mean over frames.
+Several processes divide a batch. A loss is a function of sums over the batch, which are added
+over the processes, so that every process gets the loss of the whole batch. A mean over the
+processes would differ, because Dice is no mean over frames.
 """
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """
     Return the cross-entropy plus the soft Dice loss, at the labels' resolution.
 
-    Cross-entropy counts pixels, and a pole has few; Dice (Milletari et al., 2016) counts classes,
-    as mIoU does. logits (B, K, h, w); labels (B, H, W) int64, class indices in [0, K), -100 left
-    out.
+    Cross-entropy weighs pixels, of which a pole has few. Dice (Milletari et al., 2016) weighs
+    classes, as mIoU does. logits (B, K, h, w); labels (B, H, W) int64, class indices in [0, K),
+    without pixels of -100.
     """
     logits = F.interpolate(logits, labels.shape[-2:], mode='bilinear', align_corners=False)
     logs = logits.log_softmax(dim=1)
@@ -35,9 +35,9 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def dice_loss(shares: Tensor, labels: Tensor) -> Tensor:
     """
-    Return 1 - 2 |p y| / (|p| + |y|), the mean over the classes that the batch has, in [0, 1].
+    Return 1 - 2 |p y| / (|p| + |y|), the mean over the classes in the batch, in [0, 1].
 
-    shares p (B, K, H, W), probabilities; labels y (B, H, W) int64, -100 left out.
+    shares p (B, K, H, W), probabilities; labels y (B, H, W) int64, without pixels of -100.
     """
     valid = (labels != IGNORE_INDEX)[:, None]
     shares = shares * valid
@@ -54,8 +54,8 @@ def consistency_loss(first: Tensor, second: Tensor, valid: Tensor) -> Tensor:
     Return 1/2 [KL(sg(p) || q) + KL(sg(q) || p)], the mean over valid pixels.
 
     first, second (B, K, h, w): logits of the same images under two scene prompts; valid
-    (B, h, w) bool. Each prediction is pulled towards the other, held fixed (sg), so that neither
-    is the teacher.
+    (B, h, w) bool. The other prediction has no gradient (sg), so that each one is pulled towards
+    the other.
     """
     p, q = F.log_softmax(first, dim=1), F.log_softmax(second, dim=1)
     divergence = 0.5 * (
@@ -69,10 +69,10 @@ def prompt_randomization_loss(
         first: Tensor, second: Tensor, labels: Tensor, weight: float = 1.0
 ) -> Tensor:
     """
-    Return the loss of two scene prompts on one batch (PTDiffSeg, prompt randomization).
+    Return the loss of a batch under two scene prompts (PTDiffSeg, prompt randomization).
 
-    first, second (B, K, h, w) logits; labels (B, H, W) as in `segmentation_loss`; weight is the
-    lambda of the consistency term.
+    first, second (B, K, h, w) logits; labels (B, H, W) as in `segmentation_loss`; weight: lambda
+    of the consistency term.
     """
     supervised = 0.5 * (segmentation_loss(first, labels) + segmentation_loss(second, labels))
     valid = F.interpolate(

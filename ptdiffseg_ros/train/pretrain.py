@@ -1,7 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pretrain a small backbone: text-to-image latent diffusion on captions, without labels."""
-
+"""Pretrain a small backbone by text-to-image latent diffusion on captions, without labels."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -42,7 +41,7 @@ from ptdiffseg_ros.train.captions import (
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.loop import TrainingLoop
 from ptdiffseg_ros.train.settings import PretrainConfig
-from ptdiffseg_ros.train.start import adopt_form, check_start, weights_digest
+from ptdiffseg_ros.train.start import adopt_form, check_start, forget_path, weights_digest
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -55,21 +54,22 @@ def pretrain(
     start: DiffusionBackbone | None = None
 ) -> Path:
     """
-    Train the whole backbone into `out`, in the diffusers layout, and return that folder.
+    Train a whole backbone, write it in the diffusers layout, and return its folder `out`.
 
     :param data: pictures with captions; None: frames of the town in every weather.
-    :param resume: continue from the checkpoints in `out`/state. A step draws from a seed of its
-        number, so an interrupted run ends as an uninterrupted one.
-    :param start: a backbone of the embedded kind, whose networks are trained further in place;
-        its form and its tokenizer stay. None: a new one is trained from nothing.
+    :param resume: continue from the checkpoints in `out`/state. The number of a step seeds its
+        random draws, so that a resumed run ends with the same weights as an uninterrupted one.
+    :param start: a backbone of the embedded kind, whose networks are trained further in place
+        with its architecture and tokenizer; None: train a new backbone.
     """
     digest = None
     if start is not None:
         config, digest = adopt_form(config, start), weights_digest(start)
+        forget_path(start)
     state = out / 'state'
     if state.exists() and not resume:
         raise TrainingError(
-            f'{state} holds an earlier run; give --resume to go on, or another folder')
+            f'{state} holds an earlier run; give --resume to continue it, or another folder')
     source = _source(config, data)
     state.mkdir(parents=True, exist_ok=True)
     check_start(digest, state)
@@ -96,15 +96,15 @@ def _source(config: PretrainConfig, data: CaptionedPictures | None) -> Captioned
         return TownFrames(config.frames, config.image_size, config.seed)
     if len(data) < config.batch:
         raise TrainingError(
-            f'{data.root} has {len(data)} images, fewer than a batch of {config.batch}: give '
-            'more, or a smaller --batch')
+            f'{data.root} has {len(data)} images, fewer than a batch of {config.batch}; give more '
+            'images, or a smaller --batch')
     return PictureCrops(data, config.frames, config.image_size, config.seed)
 
 
 def build_backbone(
     config: PretrainConfig, vae: AutoencoderTiny, tokenizer: CLIPTokenizer
 ) -> DiffusionBackbone:
-    """Put an untrained UNet and text encoder beside the trained autoencoder."""
+    """Combine an untrained UNet and text encoder with the trained autoencoder."""
     torch.manual_seed(config.seed)
     levels = len(config.unet_channels)
     unet = UNet2DConditionModel(
@@ -113,7 +113,7 @@ def build_backbone(
         block_out_channels=config.unet_channels, norm_num_groups=16,
         down_block_types=('DownBlock2D',) + ('CrossAttnDownBlock2D',) * (levels - 1),
         up_block_types=('CrossAttnUpBlock2D',) * (levels - 1) + ('UpBlock2D',),
-        # In diffusers this is the number of heads, a historical name.
+        # The name is historical: this is the number of heads.
         attention_head_dim=config.unet_heads, cross_attention_dim=config.text_width)
     text_encoder = CLIPTextModel(CLIPTextConfig(
         vocab_size=len(tokenizer), hidden_size=config.text_width,
@@ -134,7 +134,7 @@ def train_diffusion(
     captions: list[list[str]],
     state: Path,
 ) -> dict[str, Any]:
-    """Train UNet and text encoder together (v-prediction); leaves the EMA weights in place."""
+    """Train UNet and text encoder together (v-prediction); keep the EMA of the weights."""
     unet = backbone.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
     text = backbone.text_encoder.train().requires_grad_(True)
     scheduler, tokenized = backbone.scheduler, Captions(captions, backbone.tokenizer)
@@ -162,9 +162,9 @@ def fit(
     draw_loss: Callable[[np.random.Generator], Tensor], path: Path, title: str = 'diffusion',
 ) -> tuple[float, float | None]:
     """
-    Train modules on the loss of each step, and leave the EMA of their weights in place.
+    Train modules, and replace their weights by the EMA of the weights.
 
-    :param draw_loss: computes a step's loss; everything random in it comes from the generator.
+    :param draw_loss: computes the loss of a step; all random draws use the generator.
     :param path: the checkpoint; the training resumes from it if it exists.
     :returns: minutes, and the smoothed loss.
     """
@@ -173,7 +173,7 @@ def fit(
     ema = EMAModel(parameters, decay=config.ema_decay, foreach=True)
     loop = TrainingLoop(
         title, config.steps, config.learning_rate, config.warmup_steps, optimizer,
-        # A list of parameters shares their storage: the checkpoint restores the EMA in place.
+        # The list shares the storage of the EMA, so that a checkpoint restores it in place.
         {**modules, 'ema': nn.ParameterList(ema.shadow_params)}, path, config.save_every)
     loop.resume()
     ema.optimization_step = loop.step
@@ -201,9 +201,9 @@ def sample_images(
     progress: Callable[[Any], Any] = iter,
 ) -> np.ndarray:
     """
-    Draw one image per sentence by DDIM with classifier-free guidance: (N, H, W, 3) uint8.
+    Draw one image per sentence by DDIM with classifier-free guidance, (N, H, W, 3) uint8.
 
-    The starting noise repeats after `columns` images.
+    The initial noise repeats after `columns` images.
     """
     scheduler = DDIMScheduler.from_config(backbone.scheduler.config)
     scheduler.set_timesteps(steps)
@@ -232,10 +232,10 @@ def draw_sample_grid(
     folder: Path, path: Path, sentences: Sequence[str] = SCENE_PROMPTS, columns: int = 4,
     seed: int = 0
 ) -> Path:
-    """Draw samples of the backbone in `folder` to a PNG: a row for each sentence."""
+    """Draw samples of the backbone in `folder` into a PNG, a row for each sentence."""
     backbone = DiffusionBackbone.from_pretrained(folder)
     size = json.loads((folder / 'pretraining.json').read_text())['image_size']
-    # Every row has the same noise, so rows differ by their sentence alone.
+    # All rows start from the same noise, so that they differ only by the sentence.
     images = sample_images(
         backbone, [sentence for sentence in sentences for _ in range(columns)],
         (size[0], size[1]), seed, columns=columns, progress=partial(tqdm, desc='samples'))

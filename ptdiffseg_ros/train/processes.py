@@ -1,9 +1,11 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The processes that share a training or an evaluation, one for each GPU, under Accelerate."""
+"""The processes of a training or an evaluation, one for each GPU, under Accelerate."""
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import TypeVar
 
 from accelerate import Accelerator, PartialState
 from accelerate.utils import (
@@ -16,14 +18,16 @@ import numpy as np
 from ptdiffseg_ros.train.errors import TrainingError
 import torch
 from torch import distributed, Tensor
+from tqdm import tqdm
 
-# The others wait for the main process while it trains the layout denoiser.
+# The other processes wait while the main process trains the layout denoiser.
 PATIENCE = timedelta(hours=12)
+T = TypeVar('T')
 
 
 def processes() -> PartialState:
-    """Say which of how many processes this is: what torchrun or accelerate launch started."""
-    # Without cpu=True, Accelerate takes processes on CPUs for so many runs of their own.
+    """Return the index of this process and the number of processes, as torchrun set them."""
+    # Without cpu=True, Accelerate treats processes on CPUs as independent runs.
     return PartialState(cpu=not torch.cuda.is_available(), timeout=PATIENCE)
 
 
@@ -31,27 +35,26 @@ def new_accelerator(mixed_precision: str = 'no', accumulate: int = 1) -> Acceler
     """
     Return the Accelerator of a training.
 
-    mixed_precision: no, bf16 or fp16. accumulate: parts that a step's batch is computed in.
+    mixed_precision: no, bf16 or fp16. accumulate: number of parts of a step's batch.
     :raises TrainingError: mixed precision without a GPU.
     """
     cpu = not torch.cuda.is_available()
     if cpu and mixed_precision != 'no':
         raise TrainingError(
-            f'mixed precision {mixed_precision} needs a GPU, and none is found here; give '
+            f'mixed precision {mixed_precision} needs a GPU, and there is none; give '
             '--mixed-precision no')
     return Accelerator(
         cpu=cpu, mixed_precision=mixed_precision,
-        # The plugin, because the number alone yields to what the environment says.
+        # A plugin, because environment variables override a plain number.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
 
 
 def process_batches(count: int, batch: int) -> list[range]:
     """
-    Divide the numbers below count into batches, and give those of this process.
+    Divide the numbers below `count` into batches, and return the batches of this process.
 
-    The batches are the same for any number of processes, so that each is computed alike to the
-    last bit; none is given twice.
+    The batches do not depend on the number of processes, so that their results do not either.
     """
     batches = [range(first, min(first + batch, count)) for first in range(0, count, batch)]
     state = processes()
@@ -60,11 +63,11 @@ def process_batches(count: int, batch: int) -> list[range]:
 
 def total(sums: Tensor) -> Tensor:
     """
-    Add a tensor up over the processes, for a loss of what they all have.
+    Sum a tensor over the processes, for a loss of the whole batch.
 
-    Each process gets the same total. Backwards it is a constant but for the process's own part,
-    whose gradient is multiplied by the number of processes: DistributedDataParallel divides by
-    it, and the gradient is then that of the loss of the whole batch.
+    Every process gets the same total. In the backward pass only the process's own part has a
+    gradient, multiplied by the number of processes. DistributedDataParallel divides by this
+    number, which gives the gradient of the loss of the whole batch.
     """
     if not distributed.is_initialized():
         return sums
@@ -75,13 +78,18 @@ def total(sums: Tensor) -> Tensor:
 
 
 def total_counts(counts: np.ndarray) -> np.ndarray:
-    """Add integer counts up over the processes, exactly; each process gets the total."""
+    """Sum integer counts exactly over the processes; every process gets the total."""
     state = processes()
     everywhere: Tensor = reduce(torch.from_numpy(counts).to(state.device), 'sum')
     return everywhere.cpu().numpy()
 
 
 def gather_lines(lines: list[str]) -> list[str]:
-    """Give the lines of all processes; each process gets them all."""
+    """Return the lines of all processes, in every process."""
     found: list[str] = gather_object(lines)
     return found
+
+
+def progress(items: Sequence[T], title: str, unit: str = 'it') -> Iterable[T]:
+    """Show the progress of a loop, in the main process only."""
+    return tqdm(items, title, unit=unit, disable=not processes().is_main_process)

@@ -20,16 +20,16 @@ WORDS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: '
 
 
 def recipe_names() -> list[str]:
-    """Name the recipes that come with the package."""
+    """Return the names of the package's recipes."""
     folder = installed(FOLDER)
     return sorted(path.stem for path in folder.glob('*.yaml')) if folder else []
 
 
 def find_recipe(name_or_file: str) -> Path:
     """
-    Return the file of a recipe: one of the package's, by name, or any other.
+    Return the file of a recipe, by the name of a recipe of the package or by its path.
 
-    :raises TrainingError: there is none.
+    :raises TrainingError: there is no such recipe.
     """
     folder = installed(FOLDER)
     if name_or_file in recipe_names() and folder is not None:
@@ -37,16 +37,16 @@ def find_recipe(name_or_file: str) -> Path:
     path = Path(name_or_file).expanduser()
     if not path.is_file():
         raise TrainingError(
-            f'no recipe is called {name_or_file!r}, and there is no such file; recipes are '
+            f'{name_or_file!r} is neither a recipe nor a file; recipes are '
             f'{", ".join(recipe_names())}')
     return path
 
 
 def load_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> TrainConfig:
     """
-    Read a recipe. TrainConfig's defaults fill what it lacks, and changes win over both.
+    Read a recipe. Missing entries have TrainConfig's defaults; `changes` override both.
 
-    :raises TrainingError: an entry is unknown, ill-typed or out of its range.
+    :raises TrainingError: an entry is unknown, or its type or value is not allowed.
     """
     try:
         entries = yaml.safe_load(path.read_text())
@@ -55,7 +55,8 @@ def load_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> TrainCo
     if entries is None:
         entries = {}
     if not isinstance(entries, dict):
-        raise TrainingError(f'{path} holds a {type(entries).__name__}, not "name: value" lines')
+        raise TrainingError(
+            f'{path} holds a {type(entries).__name__}; give lines of the form "name: value"')
     kinds = get_type_hints(TrainConfig)
     unknown = [str(name) for name in entries if name not in kinds]
     if unknown:
@@ -69,7 +70,7 @@ def load_recipe(path: Path, changes: Mapping[str, Any] | None = None) -> TrainCo
 
 
 def save_recipe(config: TrainConfig, path: Path, comment: str = '') -> None:
-    """Write every setting, so that `load_recipe` returns the same; whole or not at all."""
+    """Write all settings atomically, so that `load_recipe` returns the same."""
     values = {name: list(value) if isinstance(value, tuple) else value
               for name, value in asdict(config).items()}
     text = ''.join(f'# {line}\n' for line in comment.splitlines())
@@ -78,7 +79,7 @@ def save_recipe(config: TrainConfig, path: Path, comment: str = '') -> None:
 
 
 def _typed(path: Path, name: str, value: Any, kind: Any) -> Any:
-    """Return an entry as its setting's type, or raise TrainingError."""
+    """Convert an entry to the type of its setting, or raise TrainingError."""
     if get_origin(kind) is tuple:
         item_kind, *others = get_args(kind)
         length = None if others == [...] else 1 + len(others)

@@ -10,10 +10,10 @@ from ptdiffseg_ros.train.processes import processes
 
 class Scalars:
     """
-    Write scalars to a folder of TensorBoard; the main process alone does.
+    Write scalars for TensorBoard, in the main process only.
 
-    folder: None: nothing is written, and TensorBoard need not be there.
-    :raises ModuleNotFoundError: TensorBoard is not installed; in every process, before any work.
+    folder: of the curves; None: write nothing, which works without TensorBoard.
+    :raises ModuleNotFoundError: TensorBoard is not installed; raised in every process.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -24,7 +24,7 @@ class Scalars:
                 self._writer = SummaryWriter(folder)
 
     def write(self, step: int, **values: float) -> None:
-        """Write values of a step, and let them be seen at once."""
+        """Write values of a step, and flush the file."""
         if self._writer is not None:
             for name, value in values.items():
                 self._writer.add_scalar(f'train/{name}', value, step)

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The backbone that a pretraining starts from: its kind, its form and its weights."""
+"""The backbone that a pretraining starts from: its kind, architecture and weights."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ FILE = 'start.json'  # in the state of a pretraining
 
 def adopt_form(config: PretrainConfig, start: DiffusionBackbone) -> PretrainConfig:
     """
-    Return the settings with the form of a backbone in place of their own.
+    Return the settings with the architecture of a backbone.
 
     :raises TrainingError: the backbone is not of the embedded kind, or the image size does not
         fit its UNet.
@@ -32,8 +32,8 @@ def adopt_form(config: PretrainConfig, start: DiffusionBackbone) -> PretrainConf
             or prediction != PREDICTION):
         raise TrainingError(
             f'the backbone to start from has an {autoencoder} and predicts {prediction!r}; '
-            f'allowed are an AutoencoderTiny of stride {STRIDE} and {PREDICTION!r}: start from '
-            'an embedded model, or from what `ptdiffseg pretrain` wrote')
+            f'allowed are an AutoencoderTiny of stride {STRIDE} and {PREDICTION!r}. Start from an '
+            'embedded model, or from a backbone of `ptdiffseg pretrain`')
     text = start.text_encoder.config
     return replace(
         config, latent_channels=start.vae.config.latent_channels,
@@ -43,20 +43,27 @@ def adopt_form(config: PretrainConfig, start: DiffusionBackbone) -> PretrainConf
         text_width=text.hidden_size, text_layers=text.num_hidden_layers)
 
 
+def forget_path(backbone: DiffusionBackbone) -> None:
+    """Remove the folder that a backbone was loaded from, which diffusers writes on saving."""
+    for part in (backbone.vae, backbone.unet):
+        part.register_to_config(_name_or_path='')
+    backbone.text_encoder.config.name_or_path = ''  # written before transformers 5
+
+
 def check_start(digest: str | None, state: Path) -> None:
     """
-    Record what a run starts from in the folder of its state, or compare with what is recorded.
+    Record the start of a run in the folder of its state, or compare it with the record.
 
-    :param digest: of the weights; None: the run starts from nothing.
-    :raises TrainingError: the run that is resumed was started from other weights.
+    :param digest: of the weights; None: the run trains a new backbone.
+    :raises TrainingError: the resumed run was started from other weights.
     """
     path = state / FILE
     begun = any(state.iterdir())
     before = json.loads(path.read_text())['digest'] if path.exists() else None
     if begun and before != digest:
         raise TrainingError(
-            f'{state} was begun from {_name(before)}, and this run starts from {_name(digest)}: '
-            'give the same --start-from to go on, or another folder')
+            f'{state} was started from {_name(before)}, and this run starts from '
+            f'{_name(digest)}; give the same --start-from to continue, or another folder')
     write_whole(path, json.dumps({'digest': digest}).encode())
 
 
@@ -69,4 +76,4 @@ def weights_digest(backbone: DiffusionBackbone) -> str:
 
 
 def _name(digest: str | None) -> str:
-    return 'nothing' if digest is None else f'a backbone with the digest {digest}'
+    return 'a new backbone' if digest is None else f'a backbone with the digest {digest}'

@@ -339,7 +339,7 @@ def test_a_run_can_be_resumed_to_keep_the_best_head_from_there(
         raise Stop
     given = folder.parent / 'backbone', tmp_path / 's', tmp_path / 'f'
     with monkeypatch.context() as patch, pytest.raises(Stop):
-        patch.setattr(head_module, '_learn', stop)
+        patch.setattr(head_module, '_measure_source', stop)
         train_head(replace(SMALL, steps=4), *given)
     monkeypatch.setattr(head_module, 'HELD_OUT', 2)
     figures = train_head(replace(SMALL, evaluate_every=1), *given, resume=True)

@@ -168,7 +168,7 @@ def test_damaged_images_and_long_captions_are_refused_before_the_training(
     (images / '1.txt').write_text(' '.join(f'w{i}' for i in range(90)))
     assert main(['pretrain', str(tmp_path / 'a'), *arguments]) == 2
     error = capsys.readouterr().err
-    assert 'images/1.jpg' in error and 'takes 77: shorten' in error
+    assert 'images/1.jpg' in error and 'accepts 77. Shorten' in error
     (images / '1.txt').write_text('a street')
     (images / '2.jpg').write_bytes((images / '2.jpg').read_bytes()[:300])
     assert main(['pretrain', str(tmp_path / 'b'), *arguments]) == 2

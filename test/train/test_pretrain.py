@@ -82,6 +82,8 @@ def test_a_backbone_is_trained_further_at_another_size(folder: Path, tmp_path: P
     for name in ('vocab.json', 'merges.txt'):
         was, now = ((f / 'tokenizer' / name).read_text() for f in (folder, further))
         assert json.loads(was) == json.loads(now) if name == 'vocab.json' else was == now
+    written = ''.join(path.read_text() for path in further.glob('*/*.json'))
+    assert str(folder) not in written, "the user's path stays private"
     facts = json.loads((further / 'pretraining.json').read_text())
     assert facts['unet_channels'] == list(TINY.unet_channels)
     assert facts['text_width'] == TINY.text_width and facts['started_from']
@@ -94,9 +96,9 @@ def test_an_interrupted_run_from_a_backbone_ends_as_an_uninterrupted_one(
     interrupted(TINY, tmp_path / 'b', start=start_from(folder))
     whole = pretrain(TINY, tmp_path / 'a', start=start_from(folder))
     other = DiffusionBackbone.from_pretrained(whole)
-    with pytest.raises(TrainingError, match='begun from a backbone .* starts from nothing'):
+    with pytest.raises(TrainingError, match='started from a backbone .* starts from a new'):
         pretrain(TINY, tmp_path / 'b', resume=True)
-    with pytest.raises(TrainingError, match='begun from a backbone .* from a backbone with'):
+    with pytest.raises(TrainingError, match='started from a backbone .* from a backbone with'):
         pretrain(TINY, tmp_path / 'b', resume=True, start=other)
     parts = unet_of(pretrain(TINY, tmp_path / 'b', resume=True, start=start_from(folder)))
     assert all(torch.equal(value, parts[k]) for k, value in unet_of(whole).items())
@@ -105,14 +107,14 @@ def test_an_interrupted_run_from_a_backbone_ends_as_an_uninterrupted_one(
 def test_a_run_from_nothing_is_not_resumed_from_a_backbone(
         folder: Path, tmp_path: Path, interrupted) -> None:
     interrupted(TINY, tmp_path / 'b')
-    with pytest.raises(TrainingError, match='begun from nothing.*--start-from'):
+    with pytest.raises(TrainingError, match='started from a new backbone.*--start-from'):
         pretrain(TINY, tmp_path / 'b', resume=True, start=start_from(folder))
 
 
 @pytest.mark.parametrize('kind', ['sd15', 'sd21'])
 def test_only_a_backbone_of_the_embedded_kind_is_trained_further(
         tmp_path: Path, kind: str) -> None:
-    with pytest.raises(TrainingError, match='AutoencoderKL of stride 8.*start from an embedded'):
+    with pytest.raises(TrainingError, match='AutoencoderKL of stride 8.*Start from an embedded'):
         pretrain(TINY, tmp_path / 'b', start=tiny_backbone(tmp_path, kind))
     assert not (tmp_path / 'b').exists()
 
