@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The ``ptdiffseg`` command: finds a command's module, runs it, and words what goes wrong."""
+"""The ``ptdiffseg`` command: imports a command's module, runs it, and reports errors."""
 from __future__ import annotations
 
 import argparse
@@ -9,25 +9,26 @@ import importlib
 import io
 import signal
 import sys
+from typing import Any
 
-# Each module has add_arguments(parser) and run(args) -> int, and is imported only when its
-# command is called: that keeps `ptdiffseg --help` instant.
+# Each module has add_arguments(parser) and run(args) -> int. It is imported only when its command
+# is called, so that `ptdiffseg --help` is fast.
 COMMANDS = {
-    'demo': ('demo', 'drive through changing weather, segment it in a live node, write a report'),
-    'predict': ('predict', 'images, a folder, a video or a bag -> masks and overlays'),
-    'record': ('record', "write the town's drive as a rosbag2 with ground truth"),
-    'replay': ('replay', 'play a rosbag2 as live ROS 2 topics, with /clock on demand'),
-    'pretrain': ('pretrain', 'train the small text-to-image backbone from nothing'),
+    'demo': ('demo', 'segment a drive through changing weather in a live node; write a report'),
+    'predict': ('predict', 'segment images, a folder, a video or a bag; write masks and overlays'),
+    'record': ('record', 'record a drive through the town as a rosbag2 with ground truth'),
+    'replay': ('replay', 'play a rosbag2 as live ROS 2 topics, optionally with /clock'),
+    'pretrain': ('pretrain', 'train a small text-to-image backbone'),
     'train': ('train', 'train a segmentation head with prompt randomization'),
-    'evaluate': ('evaluate', 'mIoU of a segmenter per weather condition and per class'),
-    'data': ('data', 'look through a labelled data set before hours are spent on it'),
-    'info': ('info', 'what a segmenter is, what it costs, its classes and its prompts'),
-    'adapt': ('adapt', 'tune the scene prompt on unlabelled frames: folder, video or bag'),
-    'bench': ('bench', 'latency, throughput and memory on this machine, by stage'),
-    'watch': ('watch', 'a live page in the browser: camera, masks, domain, adaptation'),
-    'prompts': ('prompts', 'list, show, export and import the scene prompts that were learned'),
+    'evaluate': ('evaluate', 'measure the mIoU of a segmenter per condition and per class'),
+    'data': ('data', 'check a labelled data set before a training'),
+    'info': ('info', 'show the cost, the classes and the prompts of a segmenter'),
+    'adapt': ('adapt', 'tune the scene prompt on unlabelled frames of a folder, video or bag'),
+    'bench': ('bench', 'measure latency, throughput and memory on this machine, by stage'),
+    'watch': ('watch', 'show camera, masks, domain and adaptation on a live page'),
+    'prompts': ('prompts', 'list, show, export and import learned scene prompts'),
 }
-# What brings a module that is not installed, by the name Python misses.
+# The remedy for a missing module, by its top-level name.
 _ROS = "source a ROS 2 installation, or pip install 'ptdiffseg_ros[ros]'"
 _DEMO = "pip install 'ptdiffseg_ros[demo]'"
 REMEDIES = {
@@ -41,7 +42,7 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Name the defaults that say something: not None, and not whether a switch was given."""
+    """Show defaults other than None and the values of switches."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         silent = action.default is None or isinstance(action.default, bool)
@@ -57,41 +58,47 @@ def _version() -> str:
 
 
 def _parser(called: str | None) -> argparse.ArgumentParser:
-    """Return the parser; only the command that is called knows its own arguments."""
+    """Return the parser, with the arguments of the called command only."""
     parser = argparse.ArgumentParser(
         prog='ptdiffseg', allow_abbrev=False,
         description='Semantic segmentation with prompted diffusion features, for ROS 2.',
         epilog='"ptdiffseg COMMAND --help" explains a command.')
-    parser.add_argument('--version', action='store_true', help='say the version and leave')
+    parser.add_argument('--version', action='store_true', help='show the version and exit')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
     for name, (module, help_line) in COMMANDS.items():
-        command = commands.add_parser(
-            name, help=help_line, description=help_line[0].upper() + help_line[1:] + '.',
-            formatter_class=HelpFormatter, allow_abbrev=False)
+        command = add_command(commands, name, help_line)
         if name == called:
             implementation = importlib.import_module(f'ptdiffseg_ros.commands.{module}')
             implementation.add_arguments(command)
             command.set_defaults(run=implementation.run)
-        add_debug(command)
     return parser
+
+
+def add_command(commands: Any, name: str, help_line: str) -> argparse.ArgumentParser:
+    """Add a command to subparsers, or an action of a command to those of the command."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=help_line, description=help_line[0].upper() + help_line[1:] + '.',
+        formatter_class=HelpFormatter, allow_abbrev=False)
+    add_debug(command)
+    return command
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
     """Add the option that `call` reads."""
     parser.add_argument(
-        '--debug', action='store_true', help='show where an error comes from')
+        '--debug', action='store_true', help='show the traceback of an error')
 
 
 def _explain(error: Exception) -> str | None:
-    """Return one line for an error that the user can mend; None for one of our own making."""
+    """Return one line for an error that the user can fix; None for an internal error."""
     if isinstance(error, ModuleNotFoundError):
         root = (error.name or '').partition('.')[0]
         remedy = REMEDIES.get(root)
-        return remedy and f'this command needs {root}, which is not installed here: {remedy}'
-    # From a library that takes only names in UTF-8.
+        return remedy and f'this command needs {root}, which is not installed: {remedy}'
+    # Some libraries accept only UTF-8 names.
     if isinstance(error, UnicodeEncodeError) and error.reason == 'surrogates not allowed':
-        return f'{error.object!r} is not UTF-8, which is needed here. Rename it'
-    # The errors this package defines, and the file system's, say what to do about them.
+        return f'{error.object!r} is not UTF-8, but this command requires UTF-8. Rename it'
+    # The messages of this package and of the file system name the remedy.
     if isinstance(error, OSError) or type(error).__module__.partition('.')[0] == 'ptdiffseg_ros':
         return str(error).strip() or type(error).__name__
     return None
@@ -101,15 +108,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     Run one command.
 
-    :param argv: the arguments; those of the process by default.
-    :returns: 0; 2 where the user has something to mend; 130 after Ctrl-C; else as the command
-        says.
+    :param argv: the arguments; by default those of the process.
+    :returns: 0; 2 for an error that the user can fix; 130 after Ctrl-C; else the status of the
+        command.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     called = next((word for word in words if not word.startswith('-')), None)
 
     def work() -> int:
-        parser = _parser(called)  # imports the command: seconds
+        parser = _parser(called)
         args = parser.parse_args(words)
         if args.version:
             print('ptdiffseg', _version())
@@ -124,20 +131,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def call(prog: str, work: Callable[[], int], debug: bool = False, ends: bool = False) -> int:
     """
-    Do a command's work, and print one line for an error that the user can mend.
+    Run the work of a command, and print one line for an error that the user can fix.
 
-    :param prog: the name of the command in such a line.
-    :param debug: show where an error comes from instead.
-    :param ends: the process ends afterwards: a further Ctrl-C is ignored then.
-    :returns: the exit status, as `main` describes it.
+    :param prog: the name of the command in this line.
+    :param debug: raise errors, so that Python prints a traceback.
+    :param ends: the process ends afterwards, so that a further Ctrl-C is ignored.
+    :returns: the exit status, as in `main`.
     """
-    for stream in (sys.stdout, sys.stderr):  # a name of a file may not be UTF-8
+    for stream in (sys.stdout, sys.stderr):  # file names may not be UTF-8
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='backslashreplace')
     try:
         return work()
     except KeyboardInterrupt:
-        if ends:  # another one would interrupt the interpreter's end
+        if ends:  # another Ctrl-C would interrupt the shutdown of the interpreter
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(f'{prog}: interrupted', file=sys.stderr)
         return INTERRUPTED

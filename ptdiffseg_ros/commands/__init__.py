@@ -1,10 +1,10 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-The commands of ``ptdiffseg``, one module each, and the argument types that they share.
+The commands of ``ptdiffseg``, one module each, and their common arguments.
 
-A module has ``add_arguments(parser)`` and ``run(args) -> int`` and imports nothing heavy at its
-top, so that asking for help is instant.
+A module has ``add_arguments(parser)`` and ``run(args) -> int``. Slow imports are inside ``run``,
+so that the help is fast.
 """
 from __future__ import annotations
 
@@ -30,17 +30,36 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', default=MICRO, help=MODEL_HELP)
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Add --device."""
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+
+
 def add_engine(parser: argparse.ArgumentParser) -> None:
     """Add --engine."""
     parser.add_argument(
         '--engine', default='eager', choices=ENGINES,
-        help='how the model is executed; openvino computes in float32, openvino_fast in the '
-        'precision that suits the processor, auto takes what suits the device (default: '
+        help='execution of the model; openvino computes in float32, openvino_fast in the best '
+        'precision of the processor, auto selects the engine for the device (default: '
         '%(default)s)')
 
 
+def add_prompts(parser: argparse.ArgumentParser, scene_prompt: str, bank: str) -> None:
+    """
+    Add --scene-prompt and --prompts, which exclude each other.
+
+    :param scene_prompt: help of --scene-prompt.
+    :param bank: how the prompts of a bank are used, for the help of --prompts.
+    """
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument('--scene-prompt', metavar='SENTENCE', help=scene_prompt)
+    group.add_argument(
+        '--prompts', type=Path, metavar='BANK_OR_FILE',
+        help=f'learned prompts instead of a sentence: a file for every frame, or a bank, {bank}')
+
+
 class CommandError(ValueError):
-    """An argument that cannot be worked with; the message says what is allowed."""
+    """An argument that cannot be used; the message names what is allowed."""
 
 
 def number(
@@ -69,11 +88,11 @@ def number(
 
 def add_overwrite(
         parser: argparse.ArgumentParser, old_name: str | None = None,
-        what: str = 'replace files that exist; what is read is never replaced') -> None:
+        what: str = 'replace existing files; inputs are never replaced') -> None:
     """
-    Add ``--overwrite``, the consent that `ptdiffseg_ros.data.writing` asks for.
+    Add ``--overwrite``, which `ptdiffseg_ros.data.writing` requires to replace files.
 
-    :param old_name: another name that is still understood.
+    :param old_name: an additional, deprecated name.
     :param what: the help.
     """
     parser.add_argument('--overwrite', action='store_true', help=what)
@@ -83,7 +102,7 @@ def add_overwrite(
 
 
 def open_prompts(path: Path | None, segmenter: PromptedSegmenter) -> LearnedPrompts | None:
-    """Open what --prompts names, and print which files of a bank cannot be used."""
+    """Open the learned prompts of --prompts, and print files of a bank that cannot be used."""
     from ptdiffseg_ros.adapt.learned import LearnedPrompts
 
     if path is None:
@@ -95,7 +114,7 @@ def open_prompts(path: Path | None, segmenter: PromptedSegmenter) -> LearnedProm
 
 
 def labelled_inputs(data: LabelledPictures | None) -> list[Path]:
-    """Give what is read of a data set, as inputs of `check_outputs`; None: the town, no file."""
+    """Return the files of a data set as inputs for `check_outputs`; None: there is none."""
     if data is None:
         return []
     folders = {path.parent for pair in data.pairs for path in (pair.image, pair.mask)}

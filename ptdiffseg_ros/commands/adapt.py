@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg adapt``: a scene prompt tuned on unlabelled frames, for the node to load."""
+"""``ptdiffseg adapt``: tune a scene prompt on unlabelled frames, for the node."""
 from __future__ import annotations
 
 import argparse
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ptdiffseg_ros.commands import (
+    add_device,
     add_model,
     add_overwrite,
     CommandError,
@@ -32,37 +33,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     whole = number(1, kind=int)
     parser.add_argument(
-        'input', type=Path, metavar='IN', help='a folder of images, a video or a bag, all of one '
-        'domain')
+        'input', type=Path, metavar='IN',
+        help='a folder of images, a video or a bag, with frames of a single domain')
     parser.add_argument(
         'out', type=Path, metavar='PROMPT', nargs='?',
         help='the file to write, such as fog.safetensors; by default the bank of the node')
-    parser.add_argument('--bank', type=Path, metavar='FOLDER', help='another bank')
+    parser.add_argument('--bank', type=Path, metavar='FOLDER', help='write to another bank')
     add_model(parser)
     parser.add_argument(
         '--scene-prompt', metavar='SENTENCE',
-        help='start from this sentence; by default from that of the recognised domain')
+        help='start from this sentence; by default from the sentence of the recognised domain')
     parser.add_argument(
-        '--domain', metavar='NAME', help='save under this name; by default the recognised one')
-    parser.add_argument('--epochs', type=whole, default=3, help='times over all frames')
+        '--domain', metavar='NAME',
+        help='name of the domain in the file; by default the recognised domain')
+    parser.add_argument('--epochs', type=whole, default=3, help='passes over all frames')
     parser.add_argument(
-        '--max-frames', type=whole, default=200, help='frames to take, spread over the input')
+        '--max-frames', type=whole, default=200,
+        help='largest number of frames, spread over the input')
     parser.add_argument(
         '--learning-rate', type=number(0, above=True), default=0.2, help='per step')
     parser.add_argument(
-        '--gradient-checkpointing', action='store_true', help='take less memory and more time')
+        '--gradient-checkpointing', action='store_true', help='use less memory and more time')
     parser.add_argument(
         '--labelled', type=Path, metavar='PATH',
-        help='labelled pictures of the same domain, which measure the prompt afterwards: the '
-        'folder of a data set, or a dataset.yaml')
+        help='labelled pictures of the same domain, to measure the tuned prompt: the folder of a '
+        'data set, or a dataset.yaml')
     parser.add_argument(
-        '--split', default='val', help='of these: train, val ...; several are joined by +')
-    parser.add_argument('--topic', help='the image topic, where a bag has several')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+        '--split', default='val',
+        help='split of the labelled pictures: train, val ...; join several by +')
+    parser.add_argument('--topic', help='the image topic of a bag with several image topics')
+    add_device(parser)
     parser.add_argument(
         '--seed', type=number(0, kind=int), default=0,
         help='on a CPU, the same seed gives the same prompt')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures of the run')
+    parser.add_argument(
+        '--json', type=Path, metavar='FILE', help='write the figures of the run to a file')
     add_overwrite(parser, '--force')
 
 
@@ -72,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.data.catalog import open_data
 
     if args.out is not None and args.bank is not None:
-        raise CommandError('give PROMPT, a file, or --bank, a folder, not both')
+        raise CommandError('give either PROMPT, a file, or --bank, a folder, not both')
     labelled = None if args.labelled is None else open_data(args.labelled, args.split)
     failures: list[str] = []
     with ExitStack() as stack:
@@ -85,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
         segmenter = PromptedSegmenter.from_pretrained(args.model, device=args.device)
 
         def place(domain: str) -> Path:
-            """Give the file of a domain's prompt, which may be written."""
+            """Return the file for the prompt of a domain; refuse to replace it."""
             if args.out is not None:
                 return Path(args.out)
             path = prompt_path(
@@ -98,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
         frames = _latents(source, args, segmenter, failures)
     try:
         _adapt(args, segmenter, frames, place, failures, labelled)
-    finally:  # what is left out may be why it fails
+    finally:  # the frames that were left out may explain an error
         status = report(failures, 'frames')
     return status
 
@@ -116,7 +121,7 @@ def _adapt(
         args: argparse.Namespace, segmenter: PromptedSegmenter, frames: list[Tensor],
         place: Callable[[str], Path], failures: list[str],
         labelled: LabelledPictures | None) -> None:
-    """Tune the prompt, save it where `place` says for its domain, and print what came of it."""
+    """Tune the prompt, save it to the file that `place` returns, and print the result."""
     from ptdiffseg_ros.adapt.offline import adapt_to
     from ptdiffseg_ros.adapt.tuner import TunerConfig
     from ptdiffseg_ros.data.results import commit, write_json
@@ -128,8 +133,8 @@ def _adapt(
                     gradient_checkpointing=args.gradient_checkpointing), seed=args.seed,
         before=lambda domain: places.append(place(domain)))
     (path,), facts = places, prompt.facts
-    stays = not facts['steps'] and path.exists()  # what was learned before is no worse
-    if not stays:
+    kept = not facts['steps'] and path.exists()  # an earlier prompt is not worse
+    if not kept:
         prompt.save(path, over_anything=args.overwrite)
     measured = ({} if labelled is None
                 else _measure(path, segmenter, labelled, args.max_frames, failures))
@@ -139,22 +144,22 @@ def _adapt(
             'commit': commit(), 'seed': args.seed, 'skipped': failures, 'labelled': measured,
             **prompt.describe()})
     for condition, (before, after) in measured.items():
-        print(f'{condition}: {before} mIoU under the source prompt, {after} under this one')
+        print(f'{condition}: {before} mIoU with the source prompt, {after} with this prompt')
     if not facts['steps']:
-        print(f'{path}: nothing better than the source prompt was found on {len(frames)} frames '
+        print(f'{path}: no prompt was better than the source prompt on {len(frames)} frames '
               f'({facts["recognised"]}); '
-              + ('what is there stays' if stays else 'the source prompt itself was saved'))
+              + ('the existing file was kept' if kept else 'saved the source prompt'))
         return
     print(f'{path}: the prompt for {prompt.domain!r} after {facts["steps"]} steps on '
-          f'{len(frames)} frames; score {facts["score"]} (source {facts["score_source"]}, less '
-          'is better)')
+          f'{len(frames)} frames; score {facts["score"]} (source prompt {facts["score_source"]}; '
+          'a lower score is better)')
 
 
 def _measure(
         path: Path, segmenter: PromptedSegmenter, labelled: LabelledPictures, frames: int,
         failures: list[str]) -> dict[str, tuple[float | None, float | None]]:
     """
-    Return the mIoU of each condition under the source prompt, and under a learned one.
+    Return the mIoU of each condition with the source prompt and with a learned prompt.
 
     :param failures: gets a line for each pair that cannot be used.
     """
@@ -173,9 +178,9 @@ def _latents(
         source: Input, args: argparse.Namespace, segmenter: PromptedSegmenter,
         failures: list[str]) -> list[Tensor]:
     """
-    Encode frames spread evenly over the input, as float16, all of one shape.
+    Encode frames spread evenly over the input, as float16 latents of one shape.
 
-    :param failures: gets a line for each frame that is left out, such as one of another shape.
+    :param failures: gets a line for each frame that is left out, also for another shape.
     """
     import numpy as np
     from ptdiffseg_ros.commands.inputs import load_frame
@@ -196,7 +201,7 @@ def _latents(
         with torch.no_grad():
             latents = segmenter.encode_seen(segmenter.preprocess(image[None]))[0].half().cpu()
         kept.append((name, image.shape[:2], latents))
-        if len(kept) > args.max_frames:  # a video does not say how long it is
+        if len(kept) > args.max_frames:  # the length of a video is unknown
             kept, stride = kept[::2], 2 * stride
     if not kept:
         raise CommandError(f'{args.input} has no frame that can be read'
@@ -204,7 +209,7 @@ def _latents(
     shape, _ = Counter(latents.shape for *_, latents in kept).most_common(1)[0]
     usual = next(size for _, size, latents in kept if latents.shape == shape)
     failures += [
-        f'{name}: it has {size[0]}x{size[1]} pixels, and most frames {usual[0]}x{usual[1]}; '
-        'those of one camera are adapted to'
+        f'{name}: it has {size[0]}x{size[1]} pixels, but most frames have '
+        f'{usual[0]}x{usual[1]}; a prompt is tuned on frames of one size'
         for name, size, latents in kept if latents.shape != shape]
     return [latents for *_, latents in kept if latents.shape == shape]

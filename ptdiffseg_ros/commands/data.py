@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from ptdiffseg_ros.cli import add_command
 from ptdiffseg_ros.commands import add_overwrite, labelled_inputs, number
 from ptdiffseg_ros.data.writing import check_outputs
 
@@ -13,26 +14,21 @@ MAX_PROBLEMS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command: an action, and those of it."""
-    actions = parser.add_subparsers(required=True, metavar='check')
-    help_line = 'read every picture and mask; print counts, class shares, sizes and problems'
-    check = actions.add_parser(
-        'check', help=help_line, description=help_line[0].upper() + help_line[1:] + '.',
-        formatter_class=parser.formatter_class, allow_abbrev=False)
+    """Add the action of this command, and its arguments."""
+    check = add_command(
+        parser.add_subparsers(required=True, metavar='check'), 'check',
+        'read all pictures and masks; print counts, class shares, sizes and problems')
     check.add_argument(
-        'path', type=Path, metavar='PATH', help='folder of the data set, or a dataset.yaml')
+        'path', type=Path, metavar='PATH', help='the folder of a data set, or a dataset.yaml')
     check.add_argument(
         '--kind', help='cityscapes, acdc, dark_zurich, gta5, synthia, bdd100k or folders; by '
-        'default found from the tree')
-    check.add_argument('--split', default='train', help='train, val ...; several are joined by +')
+        'default recognised from the tree')
+    check.add_argument('--split', default='train', help='train, val ...; join several by +')
     check.add_argument(
         '--limit', type=number(1, kind=int), metavar='PAIRS',
-        help='read so many, spread over the data set; by default all')
+        help='largest number of pairs, spread over the data set; by default all pairs')
     check.add_argument('--sheet', type=Path, metavar='PNG', help='draw a contact sheet')
     add_overwrite(check)
-    check.add_argument(
-        '--debug', action='store_true', default=argparse.SUPPRESS,
-        help='show where an error comes from')
     check.set_defaults(act=_check)
 
 
@@ -64,11 +60,11 @@ def _check(args: argparse.Namespace) -> int:
         print(f'{name:<16}{100 * share:6.2f} %')
     if args.sheet:
         contact_sheet(data, args.sheet)
-        print(f'{args.sheet}: look at it')
+        print(f'{args.sheet}: contact sheet; check that masks and pictures fit')
     for problem in found.problems[:MAX_PROBLEMS]:
         print(f'problem: {problem}')
     if found.problems[MAX_PROBLEMS:]:
-        print(f'problem: {len(found.problems) - MAX_PROBLEMS} more like these')
+        print(f'problem: and {len(found.problems) - MAX_PROBLEMS} more')
     print(f'{len(found.problems)} of {found.pairs} pairs cannot be used' if found.problems
           else 'every pair that was read can be used')
     return 1 if found.problems else 0

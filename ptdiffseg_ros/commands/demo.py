@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg demo``: the main job from end to end, and a report about it."""
+"""``ptdiffseg demo``: segment a recorded drive in a live node, and write a report."""
 from __future__ import annotations
 
 import argparse
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument(
         '--out', type=Path, default=Path('demo_report'), metavar='DIR',
-        help='folder of the report; that of an earlier demo is replaced')
+        help='folder of the report; the report of an earlier demo is replaced')
     parser.add_argument(
         '--seconds', type=number(6, 600), default=80.0,
         help='length of the drive, from 6 to 600')
@@ -25,14 +25,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--fps', type=number(3, 30), default=5.0,
         help='frames per second of the recording, from 3 to 30')
     parser.add_argument(
-        '--seed', type=number(0, kind=int), default=0, help='the same seed, the same drive')
+        '--seed', type=number(0, kind=int), default=0, help='the same seed gives the same drive')
     add_model(parser)
     parser.add_argument(
         '--no-adaptation', dest='adaptation', action='store_false',
-        help='leave the source prompt in use; otherwise the node adapts it, with a bank of its '
-        'own, and the report compares the two')
+        help='use only the source prompt; by default the node adapts the prompt, with a new bank, '
+        'and the report compares both')
     parser.add_argument(
-        '--json', type=Path, metavar='FILE', help='write the summary to this file, too')
+        '--json', type=Path, metavar='FILE', help='also write the summary to this file')
     add_overwrite(parser)
 
 
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Refuse to replace what no earlier demo has written."""
+    """Refuse to replace files that no earlier demo has written."""
     replace = args.overwrite or _is_report(args.out)
     check_outputs((args.out / name for name in REPORT), folders_below(args.model), replace)
     check_bag(args.out / 'drive', replace)
@@ -56,7 +56,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _is_report(folder: Path) -> bool:
-    """Say whether a demo has written this folder, or has begun to."""
+    """Return whether a demo has written the folder, completely or partly."""
     try:
         summary = json.loads((folder / 'summary.json').read_bytes())
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg evaluate``: mIoU of a segmenter per weather condition and per class."""
+"""``ptdiffseg evaluate``: measure the mIoU of a segmenter per condition and per class."""
 from __future__ import annotations
 
 import argparse
@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ptdiffseg_ros.commands import (
+    add_device,
     add_engine,
     add_model,
     add_overwrite,
+    add_prompts,
     CommandError,
     labelled_inputs,
     number,
@@ -26,38 +28,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument(
         '--data', type=Path, metavar='PATH',
-        help='labelled pictures, at their own size: the folder of a data set, or a dataset.yaml; '
-        'by default the town')
+        help='labelled pictures, measured at their own size: the folder of a data set, or a '
+        'dataset.yaml; by default the town')
     parser.add_argument(
-        '--data-kind', metavar='KIND', help='cityscapes, acdc ...; by default what it looks like')
+        '--data-kind', metavar='KIND',
+        help='cityscapes, acdc ...; by default recognised from the tree')
     parser.add_argument(
         '--conditions', nargs='+', metavar='NAME',
-        help='of clear, fog, night, rain, snow, mixture (two of them at once) and style (clear, '
-        'but drawn in another way); by default the first five; of a data set those that it has, '
-        'by default all')
+        help='of the town: clear, fog, night, rain, snow, mixture (two of them) and style (clear '
+        'weather in another drawing style), by default the first five; of a data set: its own '
+        'conditions, by default all')
     parser.add_argument(
         '--frames', type=whole, default=100,
-        help='frames per condition, at most; those of a data set are spread over it')
+        help='largest number of frames per condition, spread over a data set')
     parser.add_argument(
         '--split', default='val',
-        help='scenes to measure on: train, val or test, or a split of the data set, or several '
-        'joined by +; settings are chosen on val, figures are quoted from test (default: '
-        '%(default)s)')
-    parser.add_argument(
-        '--scene-prompt', metavar='SENTENCE',
-        help='the scene prompt for every frame, or "matching" for the one that names its '
-        'weather, or "wrong" for one that names another; by default the source prompt')
-    parser.add_argument(
-        '--prompts', type=Path, metavar='BANK_OR_FILE',
-        help='learned prompts in place of the source prompt: a file for every frame, or a bank, '
-        'each of its prompts for the frames of the condition that it was learned in')
+        help='train, val or test, or a split of the data set, or several joined by +; choose '
+        'settings on val, and report figures of test (default: %(default)s)')
+    add_prompts(
+        parser, 'the scene prompt for every frame, or "matching" for the prompt that names the '
+        "frame's weather, or \"wrong\" for a prompt that names another weather; by default the "
+        'source prompt', 'with each prompt for the frames of its condition')
     parser.add_argument(
         '--recognition', type=number(0, kind=int), default=0, metavar='FRAMES',
-        help='also name the weather of so many frames of the town by denoising error')
+        help='also recognise the weather of this number of frames of the town by denoising error')
     parser.add_argument(
         '--no-layout', dest='layout', action='store_false',
-        help='measure the head alone, without the layout denoiser')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+        help='measure the head without the layout denoiser')
+    add_device(parser)
     add_engine(parser)
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures to a file')
     add_overwrite(parser)
@@ -68,9 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.data.catalog import open_data
 
     if args.data is not None and args.recognition:
-        raise CommandError('--recognition is of the weathers of the town: leave out --data')
-    if args.prompts is not None and args.scene_prompt is not None:
-        raise CommandError('give --prompts or --scene-prompt, not both')
+        raise CommandError('--recognition measures frames of the town; leave out --data')
     data = None if args.data is None else open_data(args.data, args.split, args.data_kind)
     check_outputs(
         [args.json], [*folders_below(args.model, args.prompts), *labelled_inputs(data)],
@@ -84,10 +80,10 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.train.processes import processes
 
     state = processes()
-    device = str(state.device) if args.device == 'auto' else args.device  # a GPU for each
+    # Every process has its own GPU. Engines other than eager run the loaded layout denoiser.
+    device = str(state.device) if args.device == 'auto' else args.device
     segmenter = PromptedSegmenter.from_pretrained(
-        args.model, device,
-        engine=args.engine if args.layout else 'eager')  # the others run what was loaded
+        args.model, device, engine=args.engine if args.layout else 'eager')
     if not args.layout:
         segmenter.layout = None
     prompts = open_prompts(args.prompts, segmenter)
@@ -131,5 +127,5 @@ def _table(figures: dict[str, Any]) -> str:
         lines.append(f'{condition}: ' + (
             'the source prompt' if used is None else f'{used["file"]}, {used["digest"]}'))
     if 'recognition' in figures:
-        lines.append(f'weather named right: {figures["recognition"]["accuracy"]:.1f} %')
+        lines.append(f'recognised weather: {figures["recognition"]["accuracy"]:.1f} %')
     return '\n'.join(lines)

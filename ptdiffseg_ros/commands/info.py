@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg info``: what a segmenter is, what it costs, its classes and its prompts."""
+"""``ptdiffseg info``: show the cost, the classes and the prompts of a segmenter."""
 from __future__ import annotations
 
 import argparse
@@ -17,12 +17,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'model', nargs='?', default=MICRO, metavar='MODEL', help=MODEL_HELP)
     add_engine(parser)
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write it all to a file, too')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='also write this to a file')
     add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print it."""
+    """Describe the segmenter."""
     check_outputs([args.json], folders_below(args.model), args.overwrite)
     from ptdiffseg_ros.data.results import write_json
     from ptdiffseg_ros.model.info import describe
@@ -44,8 +44,9 @@ def _words(found: dict[str, Any]) -> str:
         f'taps {", ".join(found["taps"])}',
         f'backbone {found["backbone"]}, autoencoder '
         f'{found["autoencoder"] or "of the backbone"}',
-        'it can adapt' if found['can_adapt'] else
-        'it cannot adapt: it has no source statistics (ptdiffseg train --only-layout makes them)',
+        'adaptation: possible' if found['can_adapt'] else
+        'adaptation: not possible without source statistics (add them: ptdiffseg train '
+        '--only-layout)',
         '', f'{"part":<16}{"numbers":>14}{"GFLOP a frame":>16}']
     if found['window']:
         height, width = found['window']

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Inputs of commands: images, a folder, a video or a bag, as named frames."""
+"""Open the inputs of commands (images, a folder, a video or a bag) as named frames."""
 from __future__ import annotations
 
 from collections import Counter
@@ -25,10 +25,10 @@ class Input:
     """
     The frames of an input.
 
-    :param frames: (name, function that loads RGB) of each.
-    :param count: the number of frames, None if unknown.
-    :param fps: of a video or a bag.
-    :param names: all names, if they are known before the frames are read.
+    :param frames: (name, function that loads RGB) of each frame.
+    :param count: the number of frames; None if unknown.
+    :param fps: frames per second of a video or a bag.
+    :param names: of all frames, if they are known before the frames are read.
     """
 
     frames: Iterator[Entry]
@@ -41,8 +41,8 @@ def open_input(path: Path, topic: str | None, stack: ExitStack) -> Input:
     """
     Open an image, a folder of images, a video or a bag.
 
-    :param stack: closes what has to be closed.
-    :raises CommandError: there is nothing there, or no image in it.
+    :param stack: closes the input.
+    :raises CommandError: the path does not exist, or has no images.
     """
     from ptdiffseg_ros.data.bags import is_bag
     from ptdiffseg_ros.data.pictures import picture_files, SUFFIXES
@@ -54,12 +54,12 @@ def open_input(path: Path, topic: str | None, stack: ExitStack) -> Input:
     if is_bag(path):
         return _bag(path, topic, stack)
     if topic is not None:
-        raise CommandError(f'--topic is for bags, and {path} is none')
+        raise CommandError(f'--topic is for bags, but {path} is no bag; leave it out')
     if path.is_dir():
         files = picture_files(path)
         if not files:
-            raise CommandError(f'{path} has no image in it ({", ".join(SUFFIXES)}), nor is it a '
-                               'bag (metadata.yaml, .mcap or .db3)')
+            raise CommandError(f'{path} has no image ({", ".join(SUFFIXES)}), and is no bag '
+                               '(metadata.yaml, .mcap or .db3)')
         return _pictures(files)
     if path.suffix.lower() in SUFFIXES:
         return _pictures([path])
@@ -71,16 +71,16 @@ def _pictures(files: list[Path]) -> Input:
     from ptdiffseg_ros.data.pictures import read_picture
 
     names = picture_names(files)
-    depth = Depth()  # one for all, as frames of one camera: as bright in each
+    depth = Depth()  # the files are frames of one camera, with the same brightness
     return Input(zip(names, (partial(read_picture, f, depth) for f in files)), len(files),
                  names=tuple(names))
 
 
 def picture_names(files: list[Path]) -> list[str]:
-    """Name files of one folder, each differently: by the stem, or where it is taken in full."""
+    """Return a unique name per file of a folder: its stem, or its full name on a collision."""
     stems = Counter(file.stem for file in files)
     full = {file.name for file in files if stems[file.stem] > 1}
-    # A stem may be another file's full name: x.jpg.png has that of x.jpg.
+    # A stem may equal the full name of another file: x.jpg.png and x.jpg.
     while more := {f.name for f in files if f.stem in full} - full:
         full |= more
     return [file.name if file.name in full else file.stem for file in files]
@@ -100,7 +100,7 @@ def _bag(path: Path, topic: str | None, stack: ExitStack) -> Input:
     bag = stack.enter_context(Bag(path))
     topic = bag.camera_topic(topic)
     read = decode_compressed if bag.topics[topic].endswith('CompressedImage') else decode
-    read = partial(read, depth=Depth())  # one for the whole bag: as bright in each frame
+    read = partial(read, depth=Depth())  # the same brightness in the whole bag
     frames = (_bag_entry(time_ns, load, read) for time_ns, _, load in bag.entries([topic]))
     count, seconds = bag.count(topic), (bag.end_ns - bag.start_ns) / 1e9
     return Input(frames, count, max(1.0, min(60.0, count / seconds)) if seconds else 10.0)
@@ -109,7 +109,7 @@ def _bag(path: Path, topic: str | None, stack: ExitStack) -> Input:
 def _bag_entry(
         time_ns: int, load: Callable[[], Any], read: Callable[[Any], NDArray[np.uint8]]
 ) -> Entry:
-    """Name a frame by its stamp; a damaged message by the time of its recording."""
+    """Name a frame by its stamp, and a damaged message by its time of recording."""
     from ptdiffseg_ros.data.bags import BagError, stamp_ns
 
     try:
@@ -120,7 +120,7 @@ def _bag_entry(
 
 
 def load_frame(load: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Load a frame that the model can take."""
+    """Load a frame, and check that the model accepts it."""
     from ptdiffseg_ros.model.frames import check_frame
 
     image = load()

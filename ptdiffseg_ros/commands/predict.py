@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg predict``: images, a folder, a video or a bag -> masks and overlays."""
+"""``ptdiffseg predict``: segment images, a folder, a video or a bag."""
 from __future__ import annotations
 
 import argparse
@@ -14,9 +14,11 @@ import time
 from typing import Any, TYPE_CHECKING
 
 from ptdiffseg_ros.commands import (
+    add_device,
     add_engine,
     add_model,
     add_overwrite,
+    add_prompts,
     CommandError,
     open_prompts,
 )
@@ -37,27 +39,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'input', type=Path, metavar='IN', help='an image, a folder of images, a video or a bag')
     parser.add_argument(
         'out', type=Path, metavar='OUT',
-        help='folder for masks/ (PNG, class ids, 255 = none) and overlays/, and for videos and '
-        'bags overlay.mp4')
+        help='folder for masks/ (PNG, class ids, 255 = no class), overlays/ and, for videos and '
+        'bags, overlay.mp4')
     add_model(parser)
-    parser.add_argument(
-        '--scene-prompt', metavar='SENTENCE',
-        help='what the scene looks like, such as "a foggy driving scene"; by default the '
-        "model's own sentence")
-    parser.add_argument(
-        '--prompts', type=Path, metavar='BANK_OR_FILE',
-        help='learned prompts in place of the sentence: a file for every frame, or a bank, each '
-        'of its prompts for the frames whose domain is recognised as its own')
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    add_prompts(
+        parser, 'description of the scene, such as "a foggy driving scene"; by default the source '
+        'prompt of the model', 'with each prompt for the frames of its recognised domain')
+    add_device(parser)
     add_engine(parser)
-    parser.add_argument('--topic', help='the image topic, where a bag has several')
+    parser.add_argument('--topic', help='the image topic of a bag with several image topics')
     parser.add_argument(
-        '--json', type=Path, metavar='FILE', help='write class shares and timing to this file')
+        '--json', type=Path, metavar='FILE', help='write class shares and timing to a file')
     add_overwrite(parser)
 
 
 def distinct(entries: Iterator[Entry]) -> Iterator[Entry]:
-    """Make names unique: frames of one stamp are numbered from the second on."""
+    """Make names unique: number the second and later frames with the same stamp."""
     counts: Counter[str] = Counter()
     for name, load in entries:
         number, counts[name] = counts[name], counts[name] + 1
@@ -66,8 +63,6 @@ def distinct(entries: Iterator[Entry]) -> Iterator[Entry]:
 
 def run(args: argparse.Namespace) -> int:
     """Predict every frame of the input; the exit status is 1 if one cannot be used."""
-    if args.prompts is not None and args.scene_prompt is not None:
-        raise CommandError('give --prompts or --scene-prompt, not both')
     failures: list[str] = []
     with ExitStack() as stack:
         frames = open_input(args.input, args.topic, stack)
@@ -96,11 +91,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_outputs(args: argparse.Namespace, frames: Input) -> None:
-    """Refuse to replace files. The names of a video or a bag are unknown yet: any PNG counts."""
+    """Refuse to replace files; for a video or a bag any PNG counts, as names are unknown."""
     folders = args.out / 'masks', args.out / 'overlays'
     for folder in folders:
         if folder.exists() and folder.samefile(args.input):
-            raise CommandError(f'{folder} is the input itself. Choose another OUT')
+            raise CommandError(f'{folder} is the input. Choose another OUT')
     outputs = [args.json]
     for folder in folders:
         names = frames.names or {'000000', *(path.stem for path in folder.glob('*.png'))}
@@ -113,7 +108,7 @@ def _check_outputs(args: argparse.Namespace, frames: Input) -> None:
 def _prompt_choice(
         args: argparse.Namespace, segmenter: PromptedSegmenter
 ) -> Callable[[NDArray[np.uint8]], ChosenPrompt]:
-    """Return what gives the prompt for a frame."""
+    """Return a function that chooses the prompt for a frame."""
     from ptdiffseg_ros.adapt.learned import ChosenPrompt, RecognisedPrompts
 
     prompts = open_prompts(args.prompts, segmenter)
@@ -127,11 +122,12 @@ def _prompt_choice(
 def _segment(
         inputs: Input, segmenter: PromptedSegmenter, args: argparse.Namespace,
         failures: list[str]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """Write masks, overlays and the video; return the figures of each frame and of all frames."""
+    """Write masks, overlays and the video; return the figures per frame and of all frames."""
     import numpy as np
     from ptdiffseg_ros.data.drawing import overlay
     from ptdiffseg_ros.data.labels import IGNORE, palette
     from ptdiffseg_ros.data.pictures import write_png
+    from ptdiffseg_ros.data.results import percentiles
     from ptdiffseg_ros.data.video import VideoWriter
     from tqdm import tqdm
 
@@ -148,8 +144,8 @@ def _segment(
             args.out / 'overlay.mp4', inputs.fps) as video:
         for name, image in usable(frames, failures):
             if not args.overwrite and os.path.lexists(masks / f'{name}.png'):
-                failures.append(f'{name}: {masks / name}.png has been written since the start; '
-                                'names may differ by case alone')
+                failures.append(f'{name}: {masks / name}.png was already written in this run; '
+                                'names may differ only by case. Rename the frame')
                 continue
             prompt = choose(image)
             started = time.perf_counter()
@@ -165,14 +161,12 @@ def _segment(
             images.append({
                 'name': name, 'processing_ms': round(milliseconds, 2),
                 'prompt': prompt.facts, 'class_shares': _shares(counts, classes)})
-    times = [image['processing_ms'] for image in images] or [0.0]
     return images, {
         'class_shares': _shares(pixels, classes),
         'unlabelled_share': float(pixels[IGNORE] / max(1, pixels.sum())),
-        'processing_ms': {
-            f'p{q}': round(float(np.percentile(times, q)), 2) for q in (50, 95)}}
+        'processing_ms': percentiles([image['processing_ms'] for image in images])}
 
 
 def _shares(counts: NDArray[np.int64], classes: Any) -> dict[str, float]:
-    """Return the share of all pixels of each class, 0..1, by name."""
+    """Return the share of each class in all pixels, 0..1, by name."""
     return {c.name: round(float(counts[c.id] / max(1, counts.sum())), 6) for c in classes}

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg record``: the town's drive as a rosbag2 with ground truth."""
+"""``ptdiffseg record``: record a drive through the town as a rosbag2 with ground truth."""
 from __future__ import annotations
 
 import argparse
@@ -17,17 +17,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--fps', type=number(0, 1000, above=True), default=5.0, help='frames per second')
     parser.add_argument(
-        '--seed', type=number(0, kind=int), default=0, help='the same seed, the same drive')
+        '--seed', type=number(0, kind=int), default=0, help='the same seed gives the same drive')
     parser.add_argument(
         '--size', type=image_size, default='128x256', metavar='HEIGHTxWIDTH',
         help='pixels of an image, such as 128x256 or 480x640')
     parser.add_argument(
         '--schedule', default='clear,fog,night,rain,snow,clear',
-        help='weathers in order; each has an equal share of the drive')
+        help='weathers in order, with equal shares of the drive')
     parser.add_argument(
         '--intensity', type=number(0, 1, above=True), default=0.7,
-        help='how strong every weather is, up to 1')
-    add_overwrite(parser, what='replace a bag that is already at OUT')
+        help='strength of every weather, up to 1')
+    add_overwrite(parser, what='replace an existing bag at OUT')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg replay``: a rosbag2 as live topics, where ``ros2 bag play`` is not at hand."""
+"""``ptdiffseg replay``: play a rosbag2 as live topics, without ``ros2 bag play``."""
 from __future__ import annotations
 
 import argparse
@@ -14,19 +14,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('bag', type=Path, metavar='BAG', help='a rosbag2 folder or .mcap file')
     parser.add_argument(
         '--rate', type=number(0, above=True), default=1.0,
-        help='times as fast as it was recorded')
-    parser.add_argument('--loop', action='store_true', help='play again and again until Ctrl-C')
+        help='speed relative to the recording')
+    parser.add_argument('--loop', action='store_true', help='repeat until Ctrl-C')
     parser.add_argument(
-        '--topics', nargs='+', metavar='TOPIC', help='play only these; all by default')
+        '--topics', nargs='+', metavar='TOPIC', help='topics to play; by default all')
     parser.add_argument(
         '--clock', type=number(0, 1000, above=True), nargs='?', const=100.0, metavar='HZ',
-        help='publish /clock that often (100 without a figure), for nodes with use_sim_time')
+        help='publish /clock at this rate, by default 100, for nodes with use_sim_time')
     parser.add_argument(
         '--wait', type=number(0), default=0.0, metavar='SECONDS',
-        help='wait up to that long for a subscriber to every image topic before the start')
+        help='longest wait for a subscriber to every image topic before the start')
     parser.add_argument(
         '--max-gap', type=number(0), metavar='SECONDS',
-        help='wait at most that long between two messages; by default as long as it was recorded')
+        help='longest wait between two messages; by default as recorded')
 
 
 def run(args: argparse.Namespace) -> int:

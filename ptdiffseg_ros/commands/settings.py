@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Options on the command line for the fields of a `Settings` dataclass."""
+"""Command-line options for the fields of a `Settings` dataclass."""
 from __future__ import annotations
 
 import argparse
@@ -15,11 +15,11 @@ def add_settings(
         parser: argparse.ArgumentParser, kind: type[Settings], description: str | None = None
 ) -> None:
     """
-    Add an option for every setting that has a help text; the help shows its default.
+    Add an option for every setting with a help text; the help shows the default.
 
-    An option that is not given is absent from the parsed arguments, so that a recipe's value, or
-    the default of the dataclass, holds. A bool is switched from its default by an option without
-    a value, ``--no-NAME`` where the default is true.
+    An option that was not given is absent from the parsed arguments, so that the value of a
+    recipe or the default applies. The option of a bool has no value, and reverses the default; it
+    is ``--no-NAME`` if the default is true.
     """
     group = parser.add_argument_group('settings', description, argument_default=argparse.SUPPRESS)
     kinds = get_type_hints(kind)
@@ -44,7 +44,7 @@ def given_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, 
 
 
 def _parsing(kind: Any, default: Any, rule: Rule) -> dict[str, Any]:
-    """Return the arguments of ``add_argument`` that parse a value of this type."""
+    """Return the arguments of ``add_argument`` for a value of this type."""
     if kind is bool:
         return {'action': 'store_false' if default else 'store_true'}
     if get_origin(kind) is tuple:
@@ -60,7 +60,7 @@ def _parsing(kind: Any, default: Any, rule: Rule) -> dict[str, Any]:
 
 
 def _shown(default: Any) -> str:
-    """Word a default for the help; '' for a switch, a list of texts and an empty value."""
+    """Format a default for the help; '' for a switch, a list of texts and an empty value."""
     if isinstance(default, tuple):
         return 'x'.join(map(str, default)) if all(isinstance(n, int) for n in default) else ''
     if isinstance(default, bool):

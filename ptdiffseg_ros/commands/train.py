@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg train``: a segmentation head on a frozen, prompted backbone."""
+"""``ptdiffseg train``: train a segmentation head on a frozen, prompted backbone."""
 from __future__ import annotations
 
 import argparse
@@ -22,8 +22,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('out', type=Path, metavar='OUT', help='folder of the new segmenter')
     parser.add_argument(
         '--recipe', metavar='NAME_OR_FILE',
-        help='settings from a YAML file, or from one of config/train by its name; what is given '
-        'here wins over it')
+        help='settings from a YAML file, or from a recipe of config/train by its name; options '
+        'override it')
     parser.add_argument(
         '--backbone', metavar='FOLDER_OR_NAME',
         help='diffusion model: a folder in the diffusers layout, or the name of one in the '
@@ -34,18 +34,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'frames of the town')
     parser.add_argument(
         '--only-layout', action='store_true',
-        help='OUT is a segmenter already: train its layout denoiser and measure its source anew, '
-        'on the CPU; give the --data and --recipe that it was trained with')
+        help='keep the head of the segmenter OUT; train its layout denoiser and measure its '
+        'source statistics again, on the CPU, with the --data and --recipe of its training')
     parser.add_argument(
         '--cache', type=Path, metavar='FOLDER',
-        help='where to keep features between runs; by default beside OUT')
+        help='folder of features that several runs share; by default next to OUT')
     parser.add_argument(
-        '--resume', action='store_true', help='go on from the last checkpoint of OUT')
+        '--resume', action='store_true', help='continue from the last checkpoint of OUT')
     parser.add_argument(
         '--tensorboard', type=Path, metavar='FOLDER', help='write curves for TensorBoard')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures of the run')
-    add_overwrite(parser, what='replace the segmenter that is at OUT, and FILE')
-    add_settings(parser, TrainConfig, 'each wins over the recipe; in brackets: the default')
+    parser.add_argument(
+        '--json', type=Path, metavar='FILE', help='write the figures of the run to a file')
+    add_overwrite(parser, what='replace an existing segmenter OUT, and FILE')
+    add_settings(parser, TrainConfig, 'options override the recipe; defaults are in brackets')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -66,16 +67,16 @@ def run(args: argparse.Namespace) -> int:
               else load_recipe(find_recipe(args.recipe), given))
     if args.data is None and config.data_kind:
         raise CommandError(
-            f'the settings say to train on {config.data_kind}; give its folder with --data')
+            f'the settings require the data set {config.data_kind}; give its folder with --data')
     data = None if args.data is None else open_data(args.data, 'train', config.data_kind or None)
-    if data is not None:  # which kind it is may stand in the recipe
+    if data is not None:  # opened late, because the recipe may name its kind
         _check(args, data)
     if args.only_layout:
-        if processes().is_main_process:  # there is nothing to share
+        if processes().is_main_process:  # the work is not divided
             segmenter = PromptedSegmenter.from_pretrained(args.out, 'cpu')
             measure_source(segmenter, config, data)
             segmenter.save_pretrained(args.out)
-            print(f'{args.out}: its source is learned anew')
+            print(f'{args.out}: new layout denoiser and source statistics')
         processes().destroy_process_group()
         return 0
     backbone = backbone_source(args.backbone or MICRO)
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     figures = train_head(config, backbone, args.out, cache, args.resume, data, args.tensorboard)
     if processes().is_main_process:
         save_recipe(config, args.out / FILE, (
-            'The same again: ptdiffseg train OUT --recipe THIS_FILE, with\n'
+            'Repeat this training: ptdiffseg train OUT --recipe THIS_FILE, with\n'
             f'backbone: {backbone}\ndata: {args.data or "the town"}'))
         if args.json:
             write_json(args.json, {'command': 'train', 'commit': commit(), **figures})
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace, data: LabelledPictures | None) -> None:
-    """Refuse to replace files, unless they are those of the run that is resumed."""
+    """Refuse to replace files, except those of a resumed run."""
     segmenter = [args.out / 'segmenter.json', args.out / 'recipe.yaml',
                  *sorted(args.out.glob('*.safetensors'))]
     resumed = args.resume and args.out.with_name(f'{args.out.name}.state.safetensors').exists()

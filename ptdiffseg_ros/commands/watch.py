@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg watch``: a live page in the browser."""
+"""``ptdiffseg watch``: serve a live page of a segmenter node."""
 from __future__ import annotations
 
 import argparse
@@ -11,13 +11,14 @@ from ptdiffseg_ros.commands import number
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument(
-        '--segmenter', default='/segmenter', metavar='NODE', help="the node's full name")
+        '--segmenter', default='/segmenter', metavar='NODE', help='the full name of the node')
     parser.add_argument(
         '--host', default='127.0.0.1', metavar='ADDRESS',
         help='the address to serve on; 0.0.0.0, or :: with IPv6, lets everybody on the network '
-        'watch and switch')
+        'see the page and use its switches')
     parser.add_argument(
-        '--port', type=number(0, 65535, kind=int), default=8080, help='0 takes a free one')
+        '--port', type=number(0, 65535, kind=int), default=8080,
+        help='the port to serve on; 0 selects a free port')
 
 
 def run(args: argparse.Namespace) -> int:

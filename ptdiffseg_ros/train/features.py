@@ -167,7 +167,7 @@ class AugmentedFrames(Dataset):
 
     def __getitem__(self, key: Key) -> Sample:
         step, row, drawn = key
-        images, labels = self.frames.drawn_anew(
+        images, labels = self.frames.augmented_views(
             row, [self.views[view] for view in drawn], (self.seed, step))
         return drawn, images, labels
 

@@ -188,5 +188,6 @@ def test_predict_recognises_the_domain_of_each_frame_for_a_bank(
 def test_a_sentence_and_learned_prompts_exclude_each_other(
         pictures: Path, command: str, capsys) -> None:
     words = command.replace('IN', str(pictures / 'images' / 'val')).split()
-    assert main([*words, '--prompts', 'bank', '--scene-prompt', 'a street']) == 2
-    assert 'give --prompts or --scene-prompt, not both' in capsys.readouterr().err
+    with pytest.raises(SystemExit, match='2'):
+        main([*words, '--prompts', 'bank', '--scene-prompt', 'a street'])
+    assert '--scene-prompt: not allowed with argument --prompts' in capsys.readouterr().err

@@ -82,7 +82,7 @@ def test_labelled_pictures_say_what_the_prompt_gains(
     printed = capsys.readouterr()
     assert '2.png' in printed.err
     before, after = json.loads(figures.read_text())['labelled']['night']
-    assert f'night: {before} mIoU under the source prompt, {after} under this one' in printed.out
+    assert f'night: {before} mIoU with the source prompt, {after} with this prompt' in printed.out
     for expected, more in ((before, []), (after, ['--prompts', str(prompt)])):
         assert main(['evaluate', *arguments, *more, '--data', str(tmp_path), '--json',
                      str(figures), '--overwrite']) == 1
@@ -99,7 +99,7 @@ def test_when_nothing_is_better_the_source_prompt_is_saved(
     path = tmp_path / 'prompt.safetensors'
     assert main(['adapt', str(pictures), str(path), '--model', str(folder), '--device', 'cpu',
                  '--epochs', '1']) == 0
-    assert 'nothing better' in capsys.readouterr().out
+    assert 'no prompt was better' in capsys.readouterr().out
     source = segmenter.encode_scene(segmenter.config.source_scene_prompt)
     assert torch.equal(LearnedPrompt.load(path).tokens, source.float())
 
@@ -121,7 +121,7 @@ def test_what_was_learned_before_is_replaced_only_by_what_is_better(
     arguments = ['adapt', str(pictures), '--bank', str(tmp_path), '--model', str(folder),
                  '--domain', 'garage', '--epochs', '1']
     assert main([*arguments, '--overwrite']) == 0
-    assert ('what is there stays' in capsys.readouterr().out) != better
+    assert ('the existing file was kept' in capsys.readouterr().out) != better
     assert torch.equal(LearnedPrompt.load(path).tokens, earlier.tokens) != better
 
 

@@ -138,7 +138,7 @@ def test_missing_library_is_answered_with_the_extra_that_brings_it(
         monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with_command(monkeypatch, ModuleNotFoundError('no', name='rosbags.highlevel'))
     assert cli.main(['record', 'x']) == 2
-    assert "needs rosbags, which is not installed here: pip install 'ptdiffseg_ros[demo]'" in (
+    assert "needs rosbags, which is not installed: pip install 'ptdiffseg_ros[demo]'" in (
         capsys.readouterr().err)
 
 

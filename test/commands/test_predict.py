@@ -197,7 +197,7 @@ def test_hidden_files_in_a_folder_are_passed_over(
 
 @pytest.mark.parametrize(('arguments', 'words'), [
     (['nothing'], 'no such file or folder'),
-    (['empty'], 'has no image in it'),
+    (['empty'], 'has no image ('),
     (['notes.txt'], 'cannot be read as a video'),
     (['torn.png'], 'not a picture that can be read'),
     (['torn.mcap'], 'cannot be read as a bag'),
@@ -256,7 +256,7 @@ INPUT = 'An input is never overwritten'
     ('v/overlay.mp4 run', 'run/masks/a.png, run/overlays/a.png exist already', True),
     ('bag mine', 'mine/overlay.webm exists already', True),
     ('x.png new --json shares.json', 'shares.json exists already', True),
-    ('run/overlays run', 'is the input itself', False),
+    ('run/overlays run', 'is the input. Choose', False),
     ('run/overlays/a.png run', INPUT, False),
     ('v/overlay.mp4 v', INPUT, False),
     ('x.png . --json x.png', INPUT, False),

@@ -217,7 +217,7 @@ def test_an_unknown_domain_is_answered_with_those_there_are(
     put(bank, prompt('fog')).write_bytes(b'gone')
     for arguments in (['show', 'fog'], ['export', 'fog', tmp_path / 'out']):
         said = refused(capsys, *arguments)
-        assert "'fog' is n" in said and 'there are: night, rain' in said
+        assert "'fog' is n" in said and 'domains are: night, rain' in said
         assert 'unusable files: 1' in said and 'prompts list' in said
     assert 'no learned prompts' in refused(capsys, 'show', 'fog', '--bank', tmp_path / 'none')
     said = refused(capsys, 'show', 'fog.safetensors')
@@ -254,7 +254,7 @@ def test_a_prompt_is_carried_from_bank_to_bank(
     assert str(file) in capsys.readouterr().out
     assert main(['prompts', 'import', str(file), '--bank', str(there)]) == 0
     said = capsys.readouterr().out
-    assert str(there / f'{OURS}.fog.safetensors') in said and 'in place of' not in said
+    assert str(there / f'{OURS}.fog.safetensors') in said and 'replaces' not in said
     carried = PromptBank(there, OURS, WIDTH).recall('fog')
     assert carried is not None and carried.describe() == learned.describe()
     assert torch.equal(carried.tokens, learned.tokens)
@@ -295,7 +295,7 @@ def test_import_replaces_a_prompt_only_with_overwrite(
     assert 'already' in said and str(old) in said and '--overwrite' in said
     assert old.read_bytes() == before
     assert main(['prompts', 'import', str(file), '--overwrite']) == 0
-    assert 'in place of' in capsys.readouterr().out
+    assert 'replaces the earlier' in capsys.readouterr().out
     prompts, problems = read_prompts(bank)
     assert len(prompts) == 2 and problems == []
     assert torch.equal(prompts[old].tokens, prompt(value=2.0).tokens)

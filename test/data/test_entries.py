@@ -82,7 +82,7 @@ def test_a_data_set_is_looked_through_to_its_end_whatever_its_files_are_called(
     assert '6 pairs, 6 read' in said and '3 of 6 pairs cannot be used' in said
     for name in ('link', 'folder', 'torn'):
         assert f'problem: {name}.png: ' in said
-    assert 'sh\\udce9et.png: look at it' in said and b'Traceback' not in done.stderr
+    assert 'sh\\udce9et.png: contact sheet' in said and b'Traceback' not in done.stderr
     with open(sheet, 'rb') as file:
         drawn = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
     assert drawn.shape[2] == 3 and drawn.any()

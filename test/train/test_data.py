@@ -251,10 +251,10 @@ def test_views_of_a_picture_have_one_crop_that_keeps_its_shape(
     frames = PictureFrames(segmenter, data, [3], distortion=1.0)
     plain = PictureFrames(segmenter, data, [3])
     for step in range(6):
-        (first, second, again), labels = frames.drawn_anew(0, (0, 1, 0), (7, step))
+        (first, second, again), labels = frames.augmented_views(0, (0, 1, 0), (7, step))
         assert first.shape == (64, 128, 3) and labels.shape == (64, 128)
         assert np.array_equal(first, again)
-        (image,), same = plain.drawn_anew(0, (0,), (7, step))
+        (image,), same = plain.augmented_views(0, (0,), (7, step))
         assert np.array_equal(labels, same) and (labels != IGNORE_INDEX).any()
     assert not np.array_equal(first, second) or not np.array_equal(first, image)
 

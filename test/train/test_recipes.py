@@ -101,7 +101,7 @@ def shown_help(capsys: pytest.CaptureFixture[str], command: str) -> str:
 
 def test_the_help_shows_the_defaults(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv('COLUMNS', '300')
-    lines = shown_help(capsys, 'train').partition('each wins over the recipe')[2]
+    lines = shown_help(capsys, 'train').partition('options override the recipe')[2]
     for option, default in (
             ('--input-size HxW', '128x256'), ('--overlap OVERLAP', '0.25'), ('--frames', '2000'),
             ('--learning-rate', '0.004'), ('--evaluate-every STEPS', '0'),
