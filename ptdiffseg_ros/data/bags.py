@@ -17,7 +17,6 @@ from ptdiffseg_ros.data.storage import (
     Channel,
     decompress,
     decompressed,
-    Message,
     Ros1File,
     SqliteFile,
     Storage,
@@ -143,14 +142,14 @@ class Bag:
 
         :raises BagError: a part of the bag is damaged. It is raised after the intact messages.
         """
-        damaged = []
-        for item in self._items(topics):
-            if isinstance(item, BagError):
-                damaged.append(item)
+        damage: BagError | None = None
+        for time_ns, topic, data in self._items(topics):
+            if isinstance(data, BagError):
+                damage = damage or data
             else:
-                yield item
-        if damaged:
-            raise damaged[0]
+                yield time_ns, topic, data
+        if damage is not None:
+            raise damage
 
     def entries(self, topics: Collection[str] | None = None
                 ) -> Iterator[tuple[int, str, Callable[[], Any]]]:
@@ -160,37 +159,37 @@ class Bag:
         The function raises BagError for a damaged message, or a damaged part of the bag. A
         damaged part has the time and the topic of the message before it.
         """
-        time_ns, topic = self.start_ns, ''
-        for item in self._items(topics):
-            if isinstance(item, BagError):
-                yield time_ns, topic, partial(_raise, item)
-            else:
-                time_ns, topic, data = item
-                yield time_ns, topic, partial(self.deserialize, topic, data, time_ns)
+        for time_ns, topic, data in self._items(topics):
+            yield time_ns, topic, partial(self.deserialize, topic, data, time_ns)
 
-    def _items(self, topics: Collection[str] | None) -> Iterator[Message | BagError]:
+    def _items(
+            self, topics: Collection[str] | None) -> Iterator[tuple[int, str, bytes | BagError]]:
         chosen = set(self.topics) if topics is None else set(topics) & set(self.topics)
+        time_ns, topic = self.start_ns, ''
         for storage in self._storages:
             for item in storage.messages(chosen):
                 if isinstance(item, BagError):
-                    yield item
+                    yield time_ns, topic, item
                     continue
-                time_ns, topic, data = item
+                time_ns, topic, packed = item
                 try:
-                    data = decompressed(data)
+                    data: bytes | BagError = decompressed(packed)
                 except Exception as error:  # errors of zstandard
-                    yield BagError(f'the message of {time_ns / 1e9:.3f} s on {topic} in '
-                                   f'{self.path} cannot be decompressed ({error})')
-                    continue
+                    data = BagError(f'the message of {time_ns / 1e9:.3f} s on {topic} in '
+                                    f'{self.path} cannot be decompressed ({error})')
                 yield time_ns, topic, data
 
-    def deserialize(self, topic: str, data: bytes, time_ns: int | None = None) -> Any:
+    def deserialize(
+            self, topic: str, data: bytes | BagError, time_ns: int | None = None) -> Any:
         """
         Return a message with the fields of its ROS class.
 
+        :param data: the serialized message; an error is raised.
         :param time_ns: time of recording, for the error.
         :raises BagError: the message is damaged, or its type is unknown.
         """
+        if isinstance(data, BagError):
+            raise data
         kind = self.topics[topic]
         try:
             if isinstance(self._storages[0], Ros1File):
@@ -299,10 +298,6 @@ def _typestore(channel: Channel) -> Any:
     for part in parts[1:] if len(parts) > 1 and not parts[0].strip() else parts:
         store.register(get_types_from_idl(re.sub(r'\AIDL: .*\n', '', part)))
     return store
-
-
-def _raise(error: BagError) -> Any:
-    raise error
 
 
 def stamp_ns(message: Any) -> int:

@@ -22,21 +22,15 @@ from mcap.opcode import Opcode
 from mcap.reader import SeekingReader
 from mcap.stream_reader import breakup_chunk, get_chunk_data_stream, MAGIC_SIZE
 from mcap.summary import Summary
-from ptdiffseg_ros.data.storage import BagError, Channel, Message
+from ptdiffseg_ros.data.storage import BagError, Channel, Message, Storage
 
 HEAD = struct.Struct('<BQ')  # of a record: opcode and length of the content
 SCANNED = (Opcode.CHUNK, Opcode.MESSAGE, Opcode.SCHEMA, Opcode.CHANNEL)
 MESSAGE_HEAD_SIZE = 22  # bytes in the content of a message before its data
 
 
-class McapFile:
-    """
-    An MCAP file.
-
-    A file without a usable summary at its end, as of a killed recorder, is scanned.
-
-    :raises BagError: the file is no MCAP file.
-    """
+class McapFile(Storage):
+    """An MCAP file. Without a usable summary at its end, as after a killed recorder, scan it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -69,7 +63,6 @@ class McapFile:
                 channel.metadata.get('offered_qos_profiles', ''), self._counts[number]))
 
     def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
-        """Yield messages in order of time, and an error in place of a damaged part."""
         wanted = {number: channel.topic for number, channel in self._summary.channels.items()
                   if channel.topic in topics}
         waiting: list[tuple[int, int, Message]] = []  # chunks may overlap in time
@@ -98,7 +91,6 @@ class McapFile:
             yield BagError(f'{self.path} is damaged: {lost} of its messages cannot be found')
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
     def _read_summary(self, reader: SeekingReader) -> bool:

@@ -3,13 +3,14 @@
 """The common interface of bag files, and the files of SQLite and of ROS 1."""
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from contextlib import closing, ExitStack
 from dataclasses import dataclass
 import io
 from pathlib import Path
 import sqlite3
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 ZSTD = b'\x28\xb5\x2f\xfd'  # the first bytes of compressed data; CDR starts with a zero
 Message = tuple[int, str, bytes]  # time of recording in ns, topic, serialized message
@@ -37,9 +38,11 @@ class Channel:
     count: int = 0
 
 
-class Storage(Protocol):
+class Storage(ABC):
     """
     A file of a bag, open for reading.
+
+    :raises BagError: the file cannot be read as a bag.
 
     start_ns: time of the first message. end_ns: after the last message. Both are 0 without
     messages.
@@ -49,19 +52,17 @@ class Storage(Protocol):
     start_ns: int
     end_ns: int
 
+    @abstractmethod
     def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
         """Yield messages in order of time, and an error in place of a damaged part."""
 
+    @abstractmethod
     def close(self) -> None:
         """Close the file."""
 
 
-class SqliteFile:
-    """
-    A ``.db3`` file, opened without a change to any file in its folder.
-
-    :raises BagError: the file is no SQLite database of a bag.
-    """
+class SqliteFile(Storage):
+    """A ``.db3`` file, opened without a change to any file in its folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -101,7 +102,6 @@ class SqliteFile:
             return [dict(zip(names, row)) for row in cursor]
 
     def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
-        """Yield messages in order of time, and an error in place of a damaged part."""
         wanted = [number for number, topic in self._topics.items() if topic in topics]
         try:
             yield from ((time_ns, self._topics[number], data) for number, time_ns, data in
@@ -112,7 +112,6 @@ class SqliteFile:
             yield BagError(f'{self.path} is damaged: {error}')
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 
@@ -135,12 +134,8 @@ def _connected(path: Path) -> sqlite3.Connection:
     return file
 
 
-class Ros1File:
-    """
-    A ROS 1 ``.bag`` file, read by rosbags.
-
-    :raises BagError: the file is no ROS 1 bag, or is damaged.
-    """
+class Ros1File(Storage):
+    """A ROS 1 ``.bag`` file, read by rosbags."""
 
     def __init__(self, path: Path) -> None:
         from rosbags.highlevel import AnyReader
@@ -158,7 +153,6 @@ class Ros1File:
         self.end_ns = 0 if empty else self._reader.end_time
 
     def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
-        """Yield messages in order of time, and an error in place of a damaged part."""
         chosen = [c for c in self._reader.connections if c.topic in topics]
         if not chosen:
             return
@@ -173,7 +167,6 @@ class Ros1File:
         return self._reader.deserialize(data, kind)
 
     def close(self) -> None:
-        """Close the file."""
         self._reader.close()
 
 
