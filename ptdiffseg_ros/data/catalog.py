@@ -117,7 +117,7 @@ def open_data(root: Path, split: str = 'train', kind: str | None = None) -> Labe
     """
     root = Path(root).expanduser()
     if not root.exists():
-        raise DataError(f'{root} does not exist')
+        raise DataError(f'{root} does not exist; give the folder of a data set')
     description = root if root.is_file() else root / DESCRIPTION
     parts = tuple(dict.fromkeys(split.split('+')))
     if kind == 'folders' or kind is None and description.exists():

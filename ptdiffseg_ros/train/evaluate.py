@@ -156,22 +156,22 @@ def evaluate_pictures(
     _check_conditions(conditions, data, scene if prompts is None else None)
     per_condition: dict[str, Any] = {}
     skipped: list[str] = []
-    used = np.zeros(1, np.int64)
+    chosen = 0
     for condition in conditions:
         weather = town.Weather.named(condition if scene in FROM_WEATHER else 'clear')
         context = _context_choice(segmenter, condition, scene, prompts)(weather)
         matrix = ConfusionMatrix(segmenter.config.classes)
         pictures = data.only(condition)
         rows = np.linspace(0, len(pictures) - 1, min(frames, len(pictures))).round().astype(int)
+        chosen += len(rows)
         bar = progress(process_batches(len(rows), 1), condition or data.kind)
         used_rows = (int(rows[numbers.start]) for numbers in bar)
         named = ((name, partial(_checked, load)) for name, load in pairs(pictures, used_rows))
         for _, (image, truth) in usable(named, skipped):
             matrix.update(truth, segmenter.segment([image], context)[0].class_ids)
-            used += 1
         per_condition[condition or 'all'] = _condition_figures(matrix)
     skipped = sorted(gather_lines(skipped))
-    if not total_counts(used)[0]:
+    if len(skipped) == chosen:
         raise TrainingError(f'{data.root} has no pair that can be used: {skipped[0]}')
     return {
         **_all_figures(segmenter, per_condition, scene, prompts, conditions),

@@ -29,7 +29,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_prompt_is_tuned_and_the_same_seed_gives_the_same(
         folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    def better(self, candidate, frames):  # a random model has nothing to find
+    def better(self, candidate, frames):  # tuning does not improve a random model
         self.scores = (1.0, 1.0, 0.5)
         return Outcome.ACCEPT
 
@@ -56,9 +56,9 @@ def test_it_goes_to_the_bank_under_its_domain(
     assert bank.domains() == ['garage']
 
 
-def test_labelled_pictures_say_what_the_prompt_gains(
+def test_labelled_pictures_measure_the_gain_of_the_prompt(
         folder: Path, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
-    def better(self, candidate, frames):  # a random model has nothing to find
+    def better(self, candidate, frames):  # tuning does not improve a random model
         self.scores = (1.0, 1.0, 0.5)
         return Outcome.ACCEPT
 
@@ -139,10 +139,10 @@ def test_a_prompt_that_exists_is_refused_before_the_tuning(
     capsys.readouterr()
     place = {'prompt': [str(path)], 'domain': [*bank, '--domain', domain], 'recognised': bank}
     assert main(['adapt', str(pictures), *place[known], *arguments]) == 2
-    said = capsys.readouterr().err
-    assert f'{path} exists already. Give --overwrite' in said
-    # The bars of the work are on stderr: of reading the input, and of tuning.
-    assert ('encoding' in said) == (known == 'recognised') and 'adapting' not in said
+    printed = capsys.readouterr().err
+    assert f'{path} exists already. Give --overwrite' in printed
+    # stderr has the progress bars of encoding and of tuning.
+    assert ('encoding' in printed) == (known == 'recognised') and 'adapting' not in printed
     assert path.read_bytes() == before and not (tmp_path / 'figures.json').exists()
 
 
@@ -159,12 +159,12 @@ def test_frames_that_cannot_be_read_are_counted(
     figures = tmp_path / 'figures.json'
     assert main(['adapt', str(damaged), str(tmp_path / 'prompt.safetensors'), '--model',
                  str(folder), '--epochs', '1', '--json', str(figures)]) == 1
-    said = capsys.readouterr().err
-    assert '5 frames could not be read and were left out' in said
+    printed = capsys.readouterr().err
+    assert '5 frames could not be read and were left out' in printed
     skipped = json.loads(figures.read_text())['skipped']
     names = {line.partition(': ')[0] for line in skipped}
     assert names == {first.stem, 'linked', 'folder', 'wide', 'small'}
-    assert all(line in said for line in skipped)
+    assert all(line in printed for line in skipped)
     assert LearnedPrompt.load(tmp_path / 'prompt.safetensors').facts['frames'] == 11
 
 
@@ -176,15 +176,16 @@ def test_what_cannot_be_adapted_to_is_refused(
     (few / 'torn.png').write_bytes(b'no picture')
     model = ['--model', str(folder)]
     assert main(['adapt', str(few), *model]) == 2
-    said = capsys.readouterr().err
-    assert 'at least 8' in said and '1 frame could not be read' in said and 'torn: ' in said
+    printed = capsys.readouterr().err
+    for words in ('at least 8', '1 frame could not be read', 'torn: '):
+        assert words in printed
     assert main(['adapt', str(tmp_path / 'nothing'), *model]) == 2
     assert 'no such file' in capsys.readouterr().err
     assert main(['adapt', str(pictures), 'a.safetensors', '--bank', 'b', *model]) == 2
     assert 'not both' in capsys.readouterr().err
 
 
-def test_less_memory_can_be_asked_for(
+def test_gradient_checkpointing_is_an_option(
         folder: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     enable = UNet2DConditionModel.enable_gradient_checkpointing

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: instant help, arguments answered with what is allowed, one-line errors."""
+"""The command line: fast help, errors in one line that name what is allowed."""
 from __future__ import annotations
 
 import argparse
@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own."""
+    """Run the command in another process."""
     return subprocess.run(
         [sys.executable, '-m', 'ptdiffseg_ros.cli', *arguments], cwd=ROOT, capture_output=True,
         text=True, timeout=120, check=False)
@@ -68,7 +68,7 @@ def test_help_imports_nothing_heavy(command: str) -> None:
     assert f'usage: ptdiffseg {command}'.strip() in done.stdout
 
 
-def test_unknown_command_is_answered_with_those_there_are() -> None:
+def test_an_error_for_an_unknown_command_lists_the_commands() -> None:
     done = run('paint')
     assert done.returncode == 2
     assert "'paint'" in done.stderr
@@ -80,7 +80,7 @@ def test_no_command_shows_the_help() -> None:
     assert done.returncode == 2 and 'COMMAND' in done.stdout
 
 
-def test_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(['--version']) == 0
     assert capsys.readouterr().out.startswith('ptdiffseg ')
 
@@ -96,7 +96,7 @@ def test_version_is_said(capsys: pytest.CaptureFixture[str]) -> None:
     (['record'], 'OUT'),
     (['record', 'x', '--colour', 'red'], '--colour'),
 ])
-def test_wrong_argument_is_answered_with_what_is_allowed(
+def test_an_error_for_a_wrong_argument_names_what_is_allowed(
         arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         cli.main(arguments)
@@ -104,12 +104,12 @@ def test_wrong_argument_is_answered_with_what_is_allowed(
     assert words in capsys.readouterr().err
 
 
-def test_unknown_weather_is_answered_with_those_there_are(
+def test_an_error_for_an_unknown_weather_lists_the_weathers(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(['record', str(tmp_path / 'x'), '--schedule', 'clear,hail']) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("ptdiffseg record: error: no weather is called 'hail'")
-    assert 'snow' in said and said.count('\n') == 1
+    printed = capsys.readouterr().err
+    assert printed.startswith("ptdiffseg record: error: no weather is called 'hail'")
+    assert 'snow' in printed and printed.count('\n') == 1
 
 
 @pytest.mark.parametrize('error', [
@@ -128,13 +128,13 @@ def test_debug_shows_where_an_error_comes_from(monkeypatch: pytest.MonkeyPatch) 
         cli.main(['record', 'x', '--debug'])
 
 
-def test_error_of_our_own_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
     with_command(monkeypatch, ValueError('operands could not be broadcast'))
     with pytest.raises(ValueError, match='broadcast'):
         cli.main(['record', 'x'])
 
 
-def test_missing_library_is_answered_with_the_extra_that_brings_it(
+def test_an_error_for_a_missing_library_names_the_extra_to_install(
         monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with_command(monkeypatch, ModuleNotFoundError('no', name='rosbags.highlevel'))
     assert cli.main(['record', 'x']) == 2

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""No command overwrites a file that it has not made; it says so before it works."""
+"""No command overwrites foreign files; it refuses to before it starts to work."""
 from __future__ import annotations
 
 import importlib
@@ -18,7 +18,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = ('claims', 'soak', 'stream', 'street')
-# Each would write a file of the fixture; and the model that it needs does not exist.
+# Each command would write a file of the fixture. Its model does not exist.
 COMMANDS = {
     'adapt': 'adapt data/images mine.txt --model nowhere',
     'adapt --json': 'adapt data/images new.safetensors --json mine.txt --model nowhere',
@@ -46,7 +46,7 @@ COMMANDS = {
     'train, a weight': 'train segmenter2 --backbone nowhere',
     'train --json': 'train new --json mine.txt --backbone nowhere',
     'train --resume': 'train segmenter --resume --backbone nowhere'}
-# These would replace what they read: refused, whatever is given.
+# Each command would replace one of its inputs.
 INPUTS = {
     'adapt': 'adapt data/images data/images/a.png --model nowhere',
     'adapt, a link': 'adapt data/images linked.png --model nowhere',
@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
 
 @pytest.fixture
 def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make files that no command has made, and go there."""
+    """Make files that no command has written, and change to their folder."""
     monkeypatch.chdir(tmp_path)
     for name in ('mine.txt', 'mine.png', 'backbone/samples.png', 'backbone2/unet/weights.bin',
                  'results/rows.png', 'page/images/claim1.png', 'segmenter/segmenter.json',
@@ -98,9 +98,9 @@ def test_a_foreign_file_is_refused_before_any_work(
         mine: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = everything(mine)
     assert main(command.split()) == 2
-    said = capsys.readouterr().err
-    assert 'exist' in said and 'nowhere' not in said and said.count('\n') == 1
-    assert any(name in said for name in (
+    printed = capsys.readouterr().err
+    assert 'exist' in printed and 'nowhere' not in printed and printed.count('\n') == 1
+    assert any(name in printed for name in (
         'mine.txt', 'mine.png', 'other.json', 'samples.png', 'weights.bin', 'rows.png',
         'claim1.png', 'segmenter.json', 'head.safetensors', 'data exists'))
     assert everything(mine) == before
@@ -112,8 +112,8 @@ def test_an_input_is_refused_even_with_overwrite(
     before = everything(mine)
     for more in ([], ['--overwrite']):
         assert main([*command.split(), *more]) == 2
-        said = capsys.readouterr().err
-        assert 'An input is never overwritten' in said and said.count('\n') == 1
+        printed = capsys.readouterr().err
+        assert 'An input is never overwritten' in printed and printed.count('\n') == 1
         assert everything(mine) == before
 
 
@@ -143,7 +143,7 @@ def test_what_a_command_has_written_is_replaced_only_with_overwrite(
     assert main([*arguments, '--overwrite']) == 0 and file.read_bytes() != b'changed'
 
 
-def test_overwrite_measures_figures_anew(
+def test_overwrite_measures_figures_again(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks.stream.frames import ADVERSE
     from benchmarks.stream.protocols import PROTOCOLS

@@ -41,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope='module')
 def picture() -> NDArray[np.uint8]:
-    """Return a frame of the town in a size that is nobody's favourite."""
+    """Return a frame of the town with an unusual size."""
     return sample(3, size=(70, 110)).image
 
 
@@ -123,8 +123,8 @@ def test_a_folder_is_taken_whole_and_what_is_damaged_is_named(
     (source / 'notes.txt').write_text('not an image, and not taken for one')
     assert main(['predict', str(source), str(tmp_path / 'out'), '--model', model]) == 1
     assert list(masks(tmp_path / 'out')) == ['a', 'b.jpg', 'b.png']
-    said = capsys.readouterr().err
-    assert '2 frames could not be read' in said and 'c.png' in said
+    printed = capsys.readouterr().err
+    assert '2 frames could not be read' in printed and 'c.png' in printed
 
 
 def test_a_bag_becomes_masks_by_stamp_and_a_video(tmp_path: Path, model: str) -> None:
@@ -156,7 +156,7 @@ def test_a_bag_of_a_12_bit_camera_is_segmented_as_one_of_an_8_bit_camera(
         assert main(['predict', str(tmp_path / name), str(out), '--model', model]) == 0
         return out
 
-    frames = [picture, picture // 32]  # the dark one by itself would pass for 8 bits
+    frames = [picture, picture // 32]  # the dark frame alone would count as 8 bits
     wide = masks(predict('wide', 'rgb16', [f.astype('<u2') << 4 for f in frames]))
     for name, mask in masks(predict('narrow', 'rgb8', frames)).items():
         assert (wide[name] == mask).all()
@@ -189,7 +189,7 @@ def test_hidden_files_in_a_folder_are_passed_over(
     folder = tmp_path / 'in'
     folder.mkdir()
     write_png(folder / 'street.png', picture)
-    (folder / '._street.png').write_bytes(b'\0\5\x16\7')  # as macOS leaves them on a USB stick
+    (folder / '._street.png').write_bytes(b'\0\5\x16\7')  # as macOS writes them on USB sticks
     assert main(['predict', str(folder), str(tmp_path / 'out'), '--model', model]) == 0
     assert set(masks(tmp_path / 'out')) == {'street'}
     assert '._street' not in capsys.readouterr().err
@@ -206,7 +206,7 @@ def test_hidden_files_in_a_folder_are_passed_over(
     (['street.png', '--model', 'nowhere'], 'nowhere'),
     (['street.png', '--device', 'abacus'], 'abacus'),
 ])
-def test_bad_input_is_said_in_one_line(
+def test_an_error_for_a_bad_input_is_one_line(
         tmp_path: Path, model: str, picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str], arguments: list[str], words: str) -> None:
     monkeypatch.chdir(tmp_path)
@@ -216,16 +216,16 @@ def test_bad_input_is_said_in_one_line(
     Path('torn.mcap').write_bytes(b'\x89MCAP')
     write_png('street.png', picture)
     assert main(['predict', arguments[0], 'out', '--model', model, *arguments[1:]]) == 2
-    said = [line for line in capsys.readouterr().err.splitlines() if 'error:' in line]
-    assert len(said) == 1 and said[0].startswith('ptdiffseg predict: error:')
-    assert words in said[0]
+    printed = [line for line in capsys.readouterr().err.splitlines() if 'error:' in line]
+    assert len(printed) == 1 and printed[0].startswith('ptdiffseg predict: error:')
+    assert words in printed[0]
 
 
 # -- what may be written -----------------------------------------------------------------------
 
 @pytest.fixture
 def around(tmp_path: Path, picture: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a data set, the results of a run, links, a video and a bag, and go there."""
+    """Make a data set, results, links, a video and a bag, and change to their folder."""
     monkeypatch.chdir(tmp_path)
     for name in ('data/images/a.png', 'data/images/b.png', 'data/masks/a.png', 'data/masks/b.png',
                  'run/overlays/a.png', 'run/masks/a.png', 'x.png'):
@@ -270,10 +270,10 @@ def test_nothing_is_overwritten_that_the_command_did_not_make(
         around: Path, model: str, arguments: str, words: str, overwritten: bool,
         capsys: pytest.CaptureFixture[str]) -> None:
     before = everything(around)
-    # The model does not exist: what would be lost is found out before it is looked for.
+    # The model does not exist: outputs are checked before it is loaded.
     assert main(['predict', *arguments.split(), '--model', 'nowhere']) == 2
-    said = capsys.readouterr().err
-    assert words in said and said.startswith('ptdiffseg predict: error:')
+    printed = capsys.readouterr().err
+    assert words in printed and printed.startswith('ptdiffseg predict: error:')
     assert everything(around) == before
     assert main(['predict', *arguments.split(), '--model', model, '--overwrite']) == (
         0 if overwritten else 2)
@@ -356,9 +356,9 @@ def test_bad_pictures_are_named_and_the_others_are_done(
     assert found['frames'] == len(found['images']) == 3
     assert {line.partition(': ')[0] for line in found['skipped']} == {
         'link', 'm', 'huge', 'small'}
-    said = capsys.readouterr()
-    assert 'frames segmented: 3,' in said.out and '4 frames could not be read' in said.err
-    assert all(line in said.err for line in found['skipped'])
+    printed = capsys.readouterr()
+    assert 'frames segmented: 3,' in printed.out and '4 frames could not be read' in printed.err
+    assert all(line in printed.err for line in found['skipped'])
 
 
 @pytest.mark.parametrize('damaged', [(0,), (1, 3), (3,)])
@@ -381,14 +381,14 @@ def test_where_nothing_can_be_read_there_is_one_line(
         tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / 'in' / 'm.png').mkdir(parents=True)
     assert main(['predict', str(tmp_path / 'in'), str(tmp_path / 'out'), '--model', model]) == 2
-    (said,) = [x for x in capsys.readouterr().err.splitlines() if 'error:' in x]
-    assert 'has no frame that can be read: m: ' in said
+    (printed,) = [x for x in capsys.readouterr().err.splitlines() if 'error:' in x]
+    assert 'has no frame that can be read: m: ' in printed
 
 
 # -- names that are not UTF-8 ------------------------------------------------------------------
 
 def run_command(*arguments: bytes | str) -> subprocess.CompletedProcess[bytes]:
-    """Run a command in a process of its own: on such names it used to end by a signal."""
+    """Run a command in another process, because OpenCV aborts on such names."""
     return subprocess.run(
         [sys.executable, '-m', 'ptdiffseg_ros.cli', *map(os.fsencode, arguments)],
         capture_output=True, check=False, timeout=120)

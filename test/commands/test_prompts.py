@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg prompts`` shows the bank as it is, and carries prompts without losing any."""
+"""``ptdiffseg prompts`` shows the bank, and copies prompts without losing any."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -25,7 +25,7 @@ OURS, OTHER, WIDTH = '0123abcd', 'feedbeef', 8
 
 @pytest.fixture(autouse=True)
 def bank(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Give the default bank folder, not there yet; the user's own is out of reach."""
+    """Return the default bank folder, which does not exist, below a temporary home."""
     monkeypatch.setenv('HOME', str(tmp_path / 'home'))
     monkeypatch.setenv('ROS_HOME', str(tmp_path / 'ros'))
 
@@ -50,12 +50,12 @@ def put(folder: Path, learned: LearnedPrompt) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
-    """Run a command that must fail with one line; give that line."""
+    """Run a command that must fail with one line; return the line."""
     assert main(['prompts', *map(str, arguments)]) == 2
-    said = capsys.readouterr()
-    assert said.out == '' and said.err.count('\n') == 1
-    assert said.err.startswith('ptdiffseg prompts: error: ')
-    return said.err
+    printed = capsys.readouterr()
+    assert printed.out == '' and printed.err.count('\n') == 1
+    assert printed.err.startswith('ptdiffseg prompts: error: ')
+    return printed.err
 
 
 # -- the default folder ------------------------------------------------------------------------
@@ -72,7 +72,7 @@ def test_the_default_bank_is_in_ros_home(
         assert default_bank_folder() == tmp_path / 'home' / '.ros' / 'ptdiffseg' / 'prompts'
 
 
-def test_a_user_without_a_home_is_told_to_name_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_for_a_missing_home_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless(_: Path) -> Path:
         raise RuntimeError('Could not determine home directory.')
     monkeypatch.setattr(Path, 'expanduser', homeless)
@@ -90,14 +90,14 @@ def test_list_shows_the_prompts_of_every_segmenter(
     put(bank, per_layer('fog'))
     file = tmp_path / 'new' / 'list.json'
     assert main(['prompts', 'list', '--json', str(file)]) == 0
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     saved = datetime.fromtimestamp(1e9).astimezone().isoformat()
     size = str(night.stat().st_size)
-    rows = [re.split('  +', line) for line in said.out.splitlines()]
+    rows = [re.split('  +', line) for line in printed.out.splitlines()]
     assert rows[0] == ['domain', 'segmenter', 'tokens', 'kind', 'steps', 'saved', 'bytes']
     assert [row[:2] for row in rows[1:]] == [['fog', OURS], ['fog', OTHER], ['night', OURS]]
     assert rows[3] == ['night', OURS, '2 x 8', 'shared', '40', saved, size]
-    assert rows[1][2:5] == ['7 x 2 x 8', 'per layer', '-'] and said.err == ''
+    assert rows[1][2:5] == ['7 x 2 x 8', 'per layer', '-'] and printed.err == ''
     written = json.loads(file.read_text())
     assert written['bank'] == str(bank) and written['problems'] == []
     assert written['prompts'][2] == {
@@ -112,14 +112,14 @@ def test_list_takes_another_bank(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize('there', [False, True])
-def test_an_empty_or_missing_bank_says_what_makes_prompts(
+def test_an_empty_or_missing_bank_names_the_commands_that_make_prompts(
         bank: Path, there: bool, capsys: pytest.CaptureFixture[str]) -> None:
     if there:
         bank.mkdir(parents=True)
     assert main(['prompts', 'list']) == 0
-    said = capsys.readouterr()
-    assert said.out.count('\n') == 1 and said.err == ''
-    assert str(bank) in said.out and 'ptdiffseg adapt' in said.out and 'node' in said.out
+    printed = capsys.readouterr()
+    assert printed.out.count('\n') == 1 and printed.err == ''
+    assert str(bank) in printed.out and 'ptdiffseg adapt' in printed.out and 'node' in printed.out
     assert bank.exists() == there
 
 
@@ -129,20 +129,20 @@ def test_damaged_files_are_named_and_hide_no_other(
     put(bank, prompt('fog')).write_bytes(b'gone')
     (bank / 'notes.txt').write_text('not a prompt, nor named like one')
     assert main(['prompts', 'list', '--json', str(tmp_path / 'list.json')]) == 0
-    said = capsys.readouterr()
-    assert 'rain' in said.out and 'fog' not in said.out
-    assert said.err.count('\n') == 1 and f'{OURS}.fog.safetensors cannot be used' in said.err
-    assert json.loads((tmp_path / 'list.json').read_text())['problems'] == [said.err.strip()]
+    printed = capsys.readouterr()
+    assert 'rain' in printed.out and 'fog' not in printed.out
+    assert printed.err.count('\n') == 1 and f'{OURS}.fog.safetensors cannot be used' in printed.err
+    assert json.loads((tmp_path / 'list.json').read_text())['problems'] == [printed.err.strip()]
 
 
-def test_a_copy_made_by_hand_is_told_with_its_proper_name(
+def test_a_renamed_copy_is_reported_with_its_proper_name(
         bank: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(bank, prompt())
     prompt(value=2.0).save(bank / 'copy.safetensors')
     assert main(['prompts', 'list']) == 0
-    said = capsys.readouterr()
-    assert len(said.out.splitlines()) == 2
-    assert f'copy.safetensors should be called {OURS}.fog.safetensors' in said.err
+    printed = capsys.readouterr()
+    assert len(printed.out.splitlines()) == 2
+    assert f'copy.safetensors should be called {OURS}.fog.safetensors' in printed.err
 
 
 @pytest.mark.parametrize('change', [
@@ -155,9 +155,9 @@ def test_a_file_with_a_header_that_makes_no_sense_is_damaged(
     save_file({'tokens': torch.zeros(2, WIDTH)}, path, metadata={
         'format': bank_module.FORMAT, 'prompt': json.dumps(header)})
     assert main(['prompts', 'list']) == 0
-    said = capsys.readouterr().err
-    assert 'cannot be used' in said and next(iter(change)) in said
-    assert PromptBank(bank, OURS, WIDTH).problems == [said.strip()]
+    printed = capsys.readouterr().err
+    assert 'cannot be used' in printed and next(iter(change)) in printed
+    assert PromptBank(bank, OURS, WIDTH).problems == [printed.strip()]
 
 
 @pytest.mark.parametrize('domain', ['\x1b[2J', 'two\nlines', '\ud800'])
@@ -165,8 +165,8 @@ def test_a_name_cannot_steer_the_terminal(
         bank: Path, domain: str, capsys: pytest.CaptureFixture[str]) -> None:
     put(bank, prompt(domain))
     assert main(['prompts', 'list']) == 0
-    said = capsys.readouterr().out
-    assert len(said.splitlines()) == 2 and json.dumps(domain) in said
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 2 and json.dumps(domain) in printed
 
 
 def test_a_file_in_the_place_of_the_bank_is_refused(
@@ -178,14 +178,14 @@ def test_a_file_in_the_place_of_the_bank_is_refused(
 # -- show --------------------------------------------------------------------------------------
 
 
-def test_show_tells_all_of_a_domain_or_a_file(
+def test_show_prints_everything_about_a_domain_or_a_file(
         bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     learned = prompt('light fog', steps=40, loss=float('nan'), frames={'seen': 7})
     path = put(bank, learned)
     file = tmp_path / 'show.json'
     assert main(['prompts', 'show', 'light fog', '--json', str(file)]) == 0
-    said = capsys.readouterr().out
-    rows = dict(line.split('  ', 1) for line in said.splitlines())
+    printed = capsys.readouterr().out
+    rows = dict(line.split('  ', 1) for line in printed.splitlines())
     rows = {name.strip(): value.strip() for name, value in rows.items()}
     assert rows == {
         'domain': 'light fog', 'segmenter': OURS, 'tokens': '2 x 8', 'kind': 'shared', 'norm': '2',
@@ -196,10 +196,10 @@ def test_show_tells_all_of_a_domain_or_a_file(
         **learned.describe(), 'facts': {'steps': 40, 'loss': None, 'frames': {'seen': 7}},
         'norm': 2.0, 'bytes': path.stat().st_size, 'file': str(path)}
     assert main(['prompts', 'show', str(path), '--bank', str(tmp_path / 'none')]) == 0
-    assert capsys.readouterr().out == said
+    assert capsys.readouterr().out == printed
 
 
-def test_show_tells_tokens_of_a_set_for_each_layer(
+def test_show_prints_the_shape_of_tokens_per_layer(
         bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(bank, per_layer('fog'))
     file = tmp_path / 'show.json'
@@ -210,18 +210,19 @@ def test_show_tells_tokens_of_a_set_for_each_layer(
     assert (written['tokens'], written['kind']) == ([7, 2, 8], 'per layer')
 
 
-def test_an_unknown_domain_is_answered_with_those_there_are(
+def test_an_error_for_an_unknown_domain_lists_the_domains(
         bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(bank, prompt('rain'))
     put(bank, prompt('night', OTHER))
     put(bank, prompt('fog')).write_bytes(b'gone')
     for arguments in (['show', 'fog'], ['export', 'fog', tmp_path / 'out']):
-        said = refused(capsys, *arguments)
-        assert "'fog' is n" in said and 'domains are: night, rain' in said
-        assert 'unusable files: 1' in said and 'prompts list' in said
+        printed = refused(capsys, *arguments)
+        assert "'fog' is n" in printed and 'domains are: night, rain' in printed
+        assert 'unusable files: 1' in printed and 'prompts list' in printed
     assert 'no learned prompts' in refused(capsys, 'show', 'fog', '--bank', tmp_path / 'none')
-    said = refused(capsys, 'show', 'fog.safetensors')
-    assert "'fog.safetensors' is neither a file nor a domain" in said and 'night, rain' in said
+    printed = refused(capsys, 'show', 'fog.safetensors')
+    assert "'fog.safetensors' is neither a file nor a domain" in printed
+    assert 'night, rain' in printed
 
 
 @pytest.mark.parametrize('action', ['show', 'export'])
@@ -231,14 +232,14 @@ def test_a_domain_of_several_segmenters_needs_one_named(
     put(bank, prompt(model=OTHER))
     put(bank, prompt('rain', 'third'))
     arguments = [action, 'fog', *([tmp_path / 'out'] if action == 'export' else [])]
-    said = refused(capsys, *arguments)
-    assert '--segmenter' in said and f'{OURS}, {OTHER}' in said and 'third' not in said
-    said = refused(capsys, *arguments, '--segmenter', 'third')
-    assert "'third' has no prompt for 'fog'" in said and f'{OURS}, {OTHER}' in said
+    printed = refused(capsys, *arguments)
+    assert '--segmenter' in printed and f'{OURS}, {OTHER}' in printed and 'third' not in printed
+    printed = refused(capsys, *arguments, '--segmenter', 'third')
+    assert "'third' has no prompt for 'fog'" in printed and f'{OURS}, {OTHER}' in printed
     assert not (tmp_path / 'out').exists()
     assert main(['prompts', *map(str, arguments), '--segmenter', OTHER]) == 0
-    said = capsys.readouterr().out
-    assert OTHER in said and OURS not in said
+    printed = capsys.readouterr().out
+    assert OTHER in printed and OURS not in printed
 
 
 # -- export and import -------------------------------------------------------------------------
@@ -253,8 +254,8 @@ def test_a_prompt_is_carried_from_bank_to_bank(
     assert main(['prompts', 'export', 'fog', str(file)]) == 0
     assert str(file) in capsys.readouterr().out
     assert main(['prompts', 'import', str(file), '--bank', str(there)]) == 0
-    said = capsys.readouterr().out
-    assert str(there / f'{OURS}.fog.safetensors') in said and 'replaces' not in said
+    printed = capsys.readouterr().out
+    assert str(there / f'{OURS}.fog.safetensors') in printed and 'replaces' not in printed
     carried = PromptBank(there, OURS, WIDTH).recall('fog')
     assert carried is not None and carried.describe() == learned.describe()
     assert torch.equal(carried.tokens, learned.tokens)
@@ -276,8 +277,8 @@ def test_export_replaces_a_file_only_with_overwrite(
     put(bank, prompt())
     file = tmp_path / 'fog.safetensors'
     file.write_text('precious')
-    said = refused(capsys, 'export', 'fog', file)
-    assert f'{file} exists already' in said and '--overwrite' in said
+    printed = refused(capsys, 'export', 'fog', file)
+    assert f'{file} exists already' in printed and '--overwrite' in printed
     assert file.read_text() == 'precious'
     assert main(['prompts', 'export', 'fog', str(file), '--overwrite']) == 0
     assert LearnedPrompt.load(file).domain == 'fog'
@@ -291,8 +292,8 @@ def test_import_replaces_a_prompt_only_with_overwrite(
     put(bank, prompt(model=OTHER))
     file = prompt(value=2.0).save(tmp_path / 'new.safetensors')
     before = old.read_bytes()
-    said = refused(capsys, 'import', file)
-    assert 'already' in said and str(old) in said and '--overwrite' in said
+    printed = refused(capsys, 'import', file)
+    assert 'already' in printed and str(old) in printed and '--overwrite' in printed
     assert old.read_bytes() == before
     assert main(['prompts', 'import', str(file), '--overwrite']) == 0
     assert 'replaces the earlier' in capsys.readouterr().out
@@ -336,7 +337,8 @@ def test_import_for_a_model_takes_only_its_own_prompts(
 # -- arguments ---------------------------------------------------------------------------------
 
 
-def test_no_action_is_answered_with_those_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_for_a_missing_action_lists_the_actions(
+        capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(['prompts'])
     assert left.value.code == 2
@@ -345,6 +347,6 @@ def test_no_action_is_answered_with_those_there_are(capsys: pytest.CaptureFixtur
 
 @pytest.mark.parametrize('arguments', [
     ['prompts', '--debug', 'show', 'fog'], ['prompts', 'show', 'fog', '--debug']])
-def test_debug_may_stand_before_or_after_the_action(arguments: list[str]) -> None:
+def test_debug_is_accepted_before_and_after_the_action(arguments: list[str]) -> None:
     with pytest.raises(ValueError, match='no learned prompts'):
         main(arguments)

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Bags: what is recorded is read back; what is no bag, or has no images, is said."""
+"""Bags: recorded messages are read back; errors name files without a bag or images."""
 from __future__ import annotations
 
 from collections import Counter
@@ -71,7 +71,7 @@ def write_bag(path: Path, topics: dict[str, str]) -> Path:
 
 
 def pixels(message: object) -> NDArray[np.uint8]:
-    """Return the data of an Image message by row and column."""
+    """Return the data of an Image message as (height, width, channels)."""
     return message.data.reshape(message.height, message.width, -1)  # type: ignore[attr-defined]
 
 
@@ -164,13 +164,13 @@ def test_a_frame_rate_out_of_range_is_refused(tmp_path: Path, fps: float) -> Non
         record_drive(tmp_path / 'drive', SCHEDULE, fps=fps, size=SIZE)
 
 
-def test_a_bag_without_images_is_said_to_have_none_and_what_it_has(tmp_path: Path) -> None:
+def test_a_bag_without_images_is_refused_with_its_topics(tmp_path: Path) -> None:
     path = write_bag(tmp_path / 'talk', {'/chatter': 'std_msgs/msg/String'})
     with Bag(path) as bag, pytest.raises(BagError, match=r'no image topic.*/chatter \(std_msgs'):
         bag.camera_topic()
 
 
-def test_of_several_image_topics_the_one_named_so_is_taken(tmp_path: Path, recorded: Path) -> None:
+def test_the_image_topic_with_a_usual_name_is_selected(tmp_path: Path, recorded: Path) -> None:
     image = 'sensor_msgs/msg/Image'
     with Bag(recorded) as bag:
         assert bag.camera_topic() == IMAGE_TOPIC
@@ -191,7 +191,7 @@ def test_a_single_mcap_file_is_a_bag(recorded: Path) -> None:
         assert bag.count(IMAGE_TOPIC) == 12
 
 
-def test_what_is_no_bag_is_said(tmp_path: Path, recorded: Path) -> None:
+def test_a_path_that_is_no_bag_is_refused_by_name(tmp_path: Path, recorded: Path) -> None:
     text = tmp_path / 'notes.txt'
     text.write_text('no bag')
     folder = tmp_path / 'folder'
@@ -260,7 +260,7 @@ for i in range(3):
     file.execute('INSERT INTO messages(topic_id, timestamp, data) SELECT topic_id, ?, data '
                  'FROM messages LIMIT 1', (i + 2,))
     file.commit()
-os._exit(1)  # as where the power is cut: nothing is closed
+os._exit(1)  # as in a power failure, without closing the file
 """
     subprocess.run([sys.executable, '-c', recorder, str(path / 'killed.db3')], check=False)
     for lost in ((), ('killed.db3-shm',), ('metadata.yaml',)):
@@ -277,7 +277,7 @@ os._exit(1)  # as where the power is cut: nothing is closed
 def test_a_folder_without_metadata_is_read_in_order_of_time(tmp_path: Path) -> None:
     folder = tmp_path / 'split'
     folder.mkdir()
-    for i, number in enumerate(('0', '1', '10', '2')):  # as text, 10 comes before 2
+    for i, number in enumerate(('0', '1', '10', '2')):  # sorted as text, 10 is before 2
         start = 100 * int(number)
         part = write_texts(tmp_path / f'part{i}', [f'{number}a', f'{number}b'], start)
         next(part.glob('*.mcap')).rename(folder / f'split_{number}.mcap')
@@ -287,7 +287,7 @@ def test_a_folder_without_metadata_is_read_in_order_of_time(tmp_path: Path) -> N
         assert (bag.start_ns, bag.end_ns) == (0, 1002)
 
 
-def test_a_folder_without_a_bag_says_what_is_missing(tmp_path: Path) -> None:
+def test_an_error_names_the_files_that_a_bag_lacks(tmp_path: Path) -> None:
     with pytest.raises(BagError, match=r'neither metadata\.yaml nor a \.mcap or \.db3 file'):
         Bag(tmp_path)
     path = write_texts(tmp_path / 'lost', ['one'])
@@ -340,7 +340,7 @@ def test_a_ros1_bag_is_read(tmp_path: Path) -> None:
 
 
 class McapWriter:
-    """Writes MCAP files of every shape that the specification allows."""
+    """Write MCAP files with every structure that the specification allows."""
 
     def __init__(self, profile: str = 'ros2', compression: str | None = '') -> None:
         self.compression = compression  # of chunks; None: without chunks
@@ -489,7 +489,7 @@ def test_an_index_that_names_no_chunk_is_an_error(tmp_path: Path) -> None:
         start = len(writer.data)
         writer.write(1, i, string(str(i)))
         writer.end_chunk()
-        if i == 1:  # as where a byte in the head of the chunk is damaged
+        if i == 1:  # as with a damaged byte in the head of the chunk
             writer.data = writer.data[:start] + b'\x7f' + writer.data[start + 1:]
     found = []
     with Bag(writer.save(tmp_path / 'a.mcap', 3, 0, 2)) as bag:
@@ -530,7 +530,7 @@ def test_what_a_killed_recorder_wrote_is_read_from_an_mcap(tmp_path: Path) -> No
             for _, topic, data in bag.raw_messages():
                 found.append(bag.deserialize(topic, data).data)
     assert found == [str(i) for i in range(9)] and bag.count('/chatter') == 9
-    (path / 'bag.mcap').write_bytes(whole[:-20])  # all messages, but no end
+    (path / 'bag.mcap').write_bytes(whole[:-20])  # all messages, but no footer
     with Bag(path) as bag:
         assert bag.count('/chatter') == 1000
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures with captions are found, read upright and cropped; what is wrong is said at once."""
+"""Captioned pictures are found, read upright and cropped; errors are reported early."""
 from __future__ import annotations
 
 import json
@@ -19,7 +19,7 @@ TEMPLATE = 'a {folder} driving scene'
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Make three small images in two folders, and a file that is none."""
+    """Make three small images in two folders, and another file."""
     root = tmp_path / 'photos'
     for name, size in (
             ('fog/b.jpg', (20, 30)), ('fog/a.PNG', (9, 5)), ('heavy rain/c.jpeg', (8, 8))):
@@ -30,9 +30,9 @@ def photos(tmp_path: Path) -> Path:
     return root
 
 
-def captions(tmp_path: Path, told: object) -> Path:
+def captions(tmp_path: Path, content: object) -> Path:
     path = tmp_path / 'captions.json'
-    path.write_text(told if isinstance(told, str) else json.dumps(told), encoding='utf-8')
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding='utf-8')
     return path
 
 
@@ -59,7 +59,7 @@ def test_a_crop_of_any_picture_has_exactly_the_size_asked_for(
 
 
 def test_crops_come_from_everywhere_and_are_mirrored_every_other_time() -> None:
-    ramp = np.tile(np.arange(200, dtype=np.uint8), (50, 1))  # brightness is the column
+    ramp = np.tile(np.arange(200, dtype=np.uint8), (50, 1))  # the brightness is the column index
     picture = Picture.fromarray(np.stack([ramp] * 3, axis=-1))
     crops = [random_crop(picture, (50, 50), np.random.default_rng(i))[25, :, 0].astype(int)
              for i in range(200)]
@@ -122,7 +122,7 @@ def test_captions_are_read_from_text_files_beside_the_images(photos: Path) -> No
 ALL = {'fog/b.jpg': 'b', 'fog/a.PNG': 'a', 'heavy rain/c.jpeg': 'c'}
 
 
-@pytest.mark.parametrize(('told', 'message'), [
+@pytest.mark.parametrize(('content', 'message'), [
     ({k: v for k, v in ALL.items() if k != 'fog/b.jpg'}, r"1 of 3.*'fog/b\.jpg'.*captions\.json"),
     ({**ALL, 'fog/z.jpg': 'z'}, r"1 images that are not in .*'fog/z\.jpg'.*such as 'fog/a\.PNG'"),
     ({**ALL, 'fog/b.jpg': ' '}, r'fog/b\.jpg: the caption is empty'),
@@ -133,9 +133,9 @@ ALL = {'fog/b.jpg': 'b', 'fog/a.PNG': 'a', 'heavy rain/c.jpeg': 'c'}
     ('fog/b.jpg,b', r'captions\.json is no JSON file'),
 ])
 def test_a_caption_file_that_does_not_fit_is_refused(
-        photos: Path, tmp_path: Path, told: object, message: str) -> None:
+        photos: Path, tmp_path: Path, content: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        open_captioned(photos, captions(tmp_path, told))
+        open_captioned(photos, captions(tmp_path, content))
 
 
 @pytest.mark.parametrize('template', [
@@ -149,7 +149,7 @@ def test_another_field_in_a_template_is_refused_with_what_is_allowed(
 
 @pytest.mark.parametrize(('template', 'message'), [
     ('a {folder scene', 'cannot be read'), ('  ', 'the caption is empty')])
-def test_a_template_that_says_nothing_is_refused(
+def test_a_malformed_or_empty_template_is_refused(
         photos: Path, template: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         open_captioned(photos, templates=[template])
@@ -167,7 +167,7 @@ def test_images_are_read_upright_and_in_colour(tmp_path: Path) -> None:
     pixels = np.zeros((40, 60, 3), np.uint8)
     pixels[:, :30] = 255  # the left half is white
     exif = Picture.Exif()
-    exif[0x0112] = 6  # the camera was held upright: turn it clockwise
+    exif[0x0112] = 6  # portrait: viewers turn it clockwise
     Picture.fromarray(pixels).save(tmp_path / 'a.jpg', exif=exif, quality=95)
     Picture.new('L', (5, 5), 7).save(tmp_path / 'b.png')
     Picture.new('RGBA', (5, 5), (1, 2, 3, 128)).save(tmp_path / 'c.png')

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Photometric distortion changes how an image looks, within bounds, and nothing else."""
+"""Photometric distortion changes the photometry within bounds, and nothing else."""
 from __future__ import annotations
 
 from hypothesis import given, settings, strategies as st

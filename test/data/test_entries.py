@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""One bad entry does not keep a command from the others."""
+"""A command uses the good entries of an input with bad entries."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ import pytest
 
 
 def fails(error: Exception) -> Callable[[], Any]:
-    """Give what raises an error when it is loaded."""
+    """Return a function that raises an error."""
     def load() -> Any:
         raise error
     return load
@@ -44,7 +44,7 @@ def test_an_input_that_breaks_off_is_a_failure_after_the_entries_before() -> Non
     assert failures == ['the bag is damaged']
 
 
-def test_an_error_of_our_own_is_not_taken_for_a_bad_entry() -> None:
+def test_an_internal_error_is_not_reported_as_a_bad_entry() -> None:
     with pytest.raises(TypeError, match='a slip'):
         list(usable([('a', fails(TypeError('a slip')))], []))
 
@@ -53,12 +53,12 @@ def test_all_failures_are_counted_and_the_first_are_shown(
         capsys: pytest.CaptureFixture[str]) -> None:
     assert report([], 'frames') == 0 and capsys.readouterr().err == ''
     assert report([f'{i}: damaged' for i in range(30)], 'frames') == 1
-    said = capsys.readouterr().err
-    assert said.startswith('30 frames could not be read')
-    assert '19: damaged' in said and '20: damaged' not in said and 'and 10 more' in said
+    printed = capsys.readouterr().err
+    assert printed.startswith('30 frames could not be read')
+    assert '19: damaged' in printed and '20: damaged' not in printed and 'and 10 more' in printed
 
 
-def test_a_data_set_is_looked_through_to_its_end_whatever_its_files_are_called(
+def test_all_pairs_are_checked_also_with_names_that_are_not_utf8(
         tmp_path: Path) -> None:
     for kind in ('images', 'masks'):
         (tmp_path / kind).mkdir()
@@ -74,15 +74,15 @@ def test_a_data_set_is_looked_through_to_its_end_whatever_its_files_are_called(
     (tmp_path / 'images' / 'torn.png').write_bytes(b'no picture')
     (tmp_path / 'dataset.yaml').write_text('images: images\nmasks: masks\nclasses: {road: 0}\n')
     sheet = os.fsencode(tmp_path) + b'/sh\xe9et.png'
-    done = subprocess.run(  # it used to end by a signal
+    done = subprocess.run(  # OpenCV aborts on such names
         [sys.executable, '-m', 'ptdiffseg_ros.cli', 'data', 'check', os.fsencode(tmp_path),
          '--sheet', sheet], capture_output=True, check=False, timeout=60)
     assert done.returncode == 1, done.stderr
-    said = done.stdout.decode()
-    assert '6 pairs, 6 read' in said and '3 of 6 pairs cannot be used' in said
+    printed = done.stdout.decode()
+    assert '6 pairs, 6 read' in printed and '3 of 6 pairs cannot be used' in printed
     for name in ('link', 'folder', 'torn'):
-        assert f'problem: {name}.png: ' in said
-    assert 'sh\\udce9et.png: contact sheet' in said and b'Traceback' not in done.stderr
+        assert f'problem: {name}.png: ' in printed
+    assert 'sh\\udce9et.png: contact sheet' in printed and b'Traceback' not in done.stderr
     with open(sheet, 'rb') as file:
         drawn = cv2.imdecode(np.frombuffer(file.read(), np.uint8), cv2.IMREAD_COLOR)
     assert drawn.shape[2] == 3 and drawn.any()

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The confusion matrix: known values, what is ignored, and properties that always hold."""
+"""The confusion matrix: known values, ignored pixels, and invariants."""
 from __future__ import annotations
 
 from hypothesis import given, strategies as st
@@ -18,7 +18,7 @@ label_images = arrays(np.uint8, (6, 7), elements=st.sampled_from([0, 10, 13, 255
 
 
 def matrix(truth: list[int], prediction: list[int]) -> ConfusionMatrix:
-    """Count one frame of a single row."""
+    """Count one frame with a single row."""
     counted = ConfusionMatrix(CLASSES)
     counted.update(np.array(truth, np.uint8), np.array(prediction, np.uint8))
     return counted

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures and videos: what is written is read back."""
+"""Pictures and videos that are written are read back."""
 from __future__ import annotations
 
 import io
@@ -45,7 +45,7 @@ def test_a_picture_in_no_folder_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('data', [b'', b'text'])
-def test_what_is_no_picture_is_said(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_is_no_picture_is_refused_by_name(tmp_path: Path, data: bytes) -> None:
     (tmp_path / 'a.png').write_bytes(data)
     with pytest.raises(DataError, match=r'a\.png'):
         read_picture(tmp_path / 'a.png')
@@ -57,7 +57,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def quarters(height: int = 40, width: int = 64) -> np.ndarray:
-    """Draw a picture whose four quarters are red, green, blue and white."""
+    """Draw a picture with red, green, blue and white quarters."""
     picture = np.zeros((height, width, 3), np.uint8)
     top, left = height // 2, width // 2
     picture[:top, :left], picture[:top, left:] = (255, 0, 0), (0, 255, 0)
@@ -72,7 +72,7 @@ def exif(orientation: int) -> Picture.Exif:
     return data
 
 
-# What a viewer does to the stored pixels, by EXIF orientation.
+# The operation of a viewer on the stored pixels, by EXIF orientation.
 VIEWED = {
     1: lambda p: p, 2: lambda p: p[:, ::-1], 3: lambda p: p[::-1, ::-1], 4: lambda p: p[::-1],
     5: lambda p: p.transpose(1, 0, 2), 6: lambda p: np.rot90(p, -1),
@@ -107,7 +107,7 @@ def test_half_a_picture_is_refused(tmp_path: Path, name: str) -> None:
         read_picture(path)
 
 
-def test_what_is_in_a_pictures_place_is_named_with_the_reason(tmp_path: Path) -> None:
+def test_an_error_gives_the_name_and_the_reason(tmp_path: Path) -> None:
     (tmp_path / 'folder.png').mkdir()
     (tmp_path / 'link.png').symlink_to(tmp_path / 'gone.png')
     (tmp_path / 'empty.png').touch()
@@ -213,7 +213,7 @@ def test_a_frame_of_another_size_is_fitted_into_the_first_ones(tmp_path: Path) -
     assert frames[3][1:-1, 1:-1].mean() == pytest.approx(200, abs=3)
 
 
-# Display matrices (a, b, c, d), as cameras write them into an MP4, and what a player shows.
+# Display matrices (a, b, c, d) of cameras in an MP4, and the operation of a player.
 MATRICES = {
     (1, 0, 0, 1): VIEWED[1], (0, 1, -1, 0): VIEWED[6], (-1, 0, 0, -1): VIEWED[3],
     (0, -1, 1, 0): VIEWED[8], (-1, 0, 0, 1): VIEWED[2], (1, 0, 0, -1): VIEWED[4],
@@ -258,7 +258,7 @@ def test_every_frame_of_a_video_has_its_own_size(tmp_path: Path) -> None:
 
 def test_what_is_whole_in_a_damaged_video_is_read(tmp_path: Path) -> None:
     frames = jpegs(*[(40, 64)] * 5)
-    frames[2] = frames[2][:20] + b'\xff\xd9'  # nothing but a header is left
+    frames[2] = frames[2][:20] + b'\xff\xd9'  # only the header remains
     path = tmp_path / 'a.mjpeg'
     path.write_bytes(b''.join(frames))
     loaded = []

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Data sets in their published trees are found and read; what is wrong with them is told."""
+"""Data sets in their published trees are found and read; errors name the file."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -37,7 +37,7 @@ TREES = {
 
 
 def truth() -> np.ndarray:
-    """Return ids: sky above, a car and nothing in the middle, road below."""
+    """Return ids: sky at the top, a car and ignored pixels in the middle, road below."""
     ids = np.full(SIZE, ROAD, np.uint8)
     ids[:3] = SKY
     ids[3:5, :6] = CAR
@@ -52,7 +52,7 @@ def write(path: Path, pixels: np.ndarray) -> Path:
 
 
 def write_mask(path: Path, kind: str) -> None:
-    """Write the truth as that kind of data set does."""
+    """Write the truth in the format of a kind of data set."""
     table = SYNTHIA_ID if kind == 'synthia' else LABEL_ID
     numbers = np.vectorize(table.get)(truth()).astype(np.uint16)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -106,13 +106,14 @@ def test_train_ids_are_preferred_where_they_were_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(('split', 'reason'), [('val', 'no pictures'), ('west', 'train, val')])
-def test_a_missing_split_is_told_with_the_tree(tmp_path: Path, split: str, reason: str) -> None:
+def test_an_error_for_a_missing_split_shows_the_tree(
+        tmp_path: Path, split: str, reason: str) -> None:
     make(tmp_path, 'cityscapes')
     with pytest.raises(DataError, match=reason):
         open_data(tmp_path, split, 'cityscapes')
 
 
-def test_a_folder_of_no_kind_is_told_what_is_known(tmp_path: Path) -> None:
+def test_an_error_for_an_unknown_tree_lists_the_known_trees(tmp_path: Path) -> None:
     with pytest.raises(DataError, match='(?s)dataset.yaml.*leftImg8bit/{split}.*rgb_anon'):
         open_data(tmp_path)
     with pytest.raises(DataError, match='does not exist'):
@@ -153,11 +154,11 @@ BAD_MASKS = {
 
 
 @pytest.mark.parametrize('reason', [*BAD_MASKS, 'is damaged'])
-def test_a_bad_mask_is_told_with_its_name_and_found_by_check(
+def test_a_bad_mask_is_refused_by_name_and_reported_by_check(
         tmp_path: Path, reason: str, capsys) -> None:
     make(tmp_path, 'cityscapes')
     mask = tmp_path / TREES['cityscapes'][0][1]
-    if '32-bit' in reason:  # a PNG has 16 at most
+    if '32-bit' in reason:  # a PNG has 16 bits at most
         Picture.fromarray(BAD_MASKS[reason]).save(mask, format='TIFF')
     elif reason in BAD_MASKS:
         write(mask, BAD_MASKS[reason])
@@ -167,8 +168,8 @@ def test_a_bad_mask_is_told_with_its_name_and_found_by_check(
         open_data(tmp_path).read(0)
     assert mask.name in str(refusal.value)
     assert main(['data', 'check', str(tmp_path)]) == 1
-    said = capsys.readouterr().out
-    assert reason in said and '1 of 1 pairs cannot be used' in said
+    printed = capsys.readouterr().out
+    assert reason in printed and '1 of 1 pairs cannot be used' in printed
 
 
 def test_check_names_every_bad_entry_and_reads_the_others(tmp_path: Path, capsys) -> None:
@@ -184,11 +185,11 @@ def test_check_names_every_bad_entry_and_reads_the_others(tmp_path: Path, capsys
     picture = root / 'photos' / 'e.jpg'
     picture.write_bytes(picture.read_bytes()[:-4])
     assert main(['data', 'check', str(root)]) == 1
-    said = capsys.readouterr().out
+    printed = capsys.readouterr().out
     for words in ('b.jpg is a link to gone', 'c_mask.png is a link to gone',
                   'd.jpg is a folder', 'e.jpg is not a picture that can be read, or is damaged',
                   '4 of 5 pairs cannot'):
-        assert words in said
+        assert words in printed
 
 
 def test_a_damaged_picture_is_reported(tmp_path: Path) -> None:
@@ -202,7 +203,7 @@ def test_a_damaged_picture_is_reported(tmp_path: Path) -> None:
     ('a_mask.jpg', {'format': 'JPEG'}), ('a_mask.png', {'format': 'JPEG'}),
     ('a_mask.tif', {'format': 'TIFF', 'compression': 'jpeg'})])
 @pytest.mark.parametrize('colours', [False, True])
-def test_a_mask_compressed_as_jpeg_is_refused_whatever_its_name(
+def test_a_mask_compressed_as_jpeg_is_refused_under_any_name(
         tmp_path: Path, name: str, options: dict[str, str], colours: bool, capsys) -> None:
     mask = np.zeros((*SIZE, 3) if colours else SIZE, np.uint8)
     black = "'#000000'" if colours else '0'
@@ -218,7 +219,7 @@ def test_a_mask_compressed_as_jpeg_is_refused_whatever_its_name(
 
 
 def turned_pair(root: Path, orientation: int, of_mask: int, mask: np.ndarray) -> Path:
-    """Write a JPEG and its mask, each with an EXIF orientation, 1 for none."""
+    """Write a JPEG and its mask with EXIF orientations; 1: without a tag."""
     folders(root, 'classes: {road: 0, sky: 10, car: 13}\n', mask)
     for path, pixels, number in ((root / 'photos' / 'a.jpg', np.full((*SIZE, 3), 50, np.uint8),
                                   orientation), (root / 'truth' / 'a_mask.png', mask, of_mask)):
@@ -232,7 +233,7 @@ def turned_pair(root: Path, orientation: int, of_mask: int, mask: np.ndarray) ->
 @pytest.mark.parametrize('orientation', range(2, 9))
 def test_picture_and_mask_are_turned_alike_or_refused(
         tmp_path: Path, orientation: int, capsys) -> None:
-    root = turned_pair(tmp_path, orientation, 1, truth())  # drawn on the stored pixels, or not?
+    root = turned_pair(tmp_path, orientation, 1, truth())  # ambiguous
     with pytest.raises(DataError, match=f'a.jpg has the EXIF orientation {orientation} .*a_mask'):
         open_data(root).read(0)
     assert main(['data', 'check', str(root)]) == 1
@@ -268,9 +269,9 @@ def test_check_counts_and_draws(tmp_path: Path, capsys) -> None:
     make(tmp_path, 'acdc')
     sheet = tmp_path / 'sheet.png'
     assert main(['data', 'check', str(tmp_path), '--sheet', str(sheet)]) == 0
-    said = capsys.readouterr().out
-    assert 'acdc, split train: 2 pairs, 2 read' in said and 'fog 1, snow 1' in said
-    assert '8 x 12: 2' in said and 'every pair that was read can be used' in said
+    printed = capsys.readouterr().out
+    assert 'acdc, split train: 2 pairs, 2 read' in printed and 'fog 1, snow 1' in printed
+    assert '8 x 12: 2' in printed and 'every pair that was read can be used' in printed
     shares = check_data(open_data(tmp_path)).shares
     assert shares['sky'] == pytest.approx(3 / 8) and shares['none'] == pytest.approx(1 / 8)
     assert sum(shares.values()) == pytest.approx(1.0)
@@ -295,7 +296,7 @@ def folders(root: Path, yaml: str, mask: np.ndarray) -> Path:
     return root
 
 
-def test_any_numbers_and_names_will_do(tmp_path: Path) -> None:
+def test_classes_may_have_any_numbers_and_names(tmp_path: Path) -> None:
     mask = np.array([[1, 2], [3, 9]], np.uint8)
     data = open_data(folders(
         tmp_path, 'classes: {road: [1, 2], tractor: 3}\nignore: 9\n', mask))
@@ -305,7 +306,7 @@ def test_any_numbers_and_names_will_do(tmp_path: Path) -> None:
     assert open_data(tmp_path / 'dataset.yaml').classes == data.classes
 
 
-def test_any_colours_will_do(tmp_path: Path) -> None:
+def test_classes_may_have_any_colours(tmp_path: Path) -> None:
     mask = np.array([[[128, 64, 128], [0, 0, 142]]], np.uint8)
     yaml = "classes: {road: '#804080', car: ['#00008e', '#000046']}\n"
     assert np.array_equal(open_data(folders(tmp_path, yaml, mask)).read(0)[1], [[ROAD, CAR]])
@@ -332,7 +333,7 @@ def test_a_wrong_description_is_refused(tmp_path: Path, yaml: str, reason: str) 
 
 
 def splits(root: Path, conditions: str, **counts: int) -> Path:
-    """Write splits of so many pictures, and a dataset.yaml with these conditions."""
+    """Write splits with these numbers of pictures, and a dataset.yaml with conditions."""
     for split, count in counts.items():
         for i in range(count):
             write(root / 'photos' / split / f'{i}.png', np.full((*SIZE, 3), 50, np.uint8))

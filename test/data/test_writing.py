@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""No file is lost: what a command may write is decided before it works."""
+"""No file is lost: outputs are checked before a command starts to work."""
 from __future__ import annotations
 
 import os
@@ -22,7 +22,7 @@ import pytest
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """Make a folder with an input, links to it, a link to nothing, and another file."""
+    """Make a folder with an input, links to it, a broken link, and another file."""
     (tmp_path / 'in').mkdir()
     for name in ('in/a.png', 'notes.txt'):
         (tmp_path / name).write_text(name)

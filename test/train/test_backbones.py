@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Heads are trained on what the segmenter will see: its autoencoder, its windows, its taps."""
+"""Heads are trained with the autoencoder, the windows and the taps of the segmenter."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -50,7 +50,7 @@ def test_a_head_is_trained_with_the_autoencoder_windows_and_taps_that_were_asked
     assert answer.latents.shape[1:] == (32 // backbone.vae_stride, 64 // backbone.vae_stride)
 
 
-def test_taps_of_ones_own_and_an_early_stop_exclude_each_other() -> None:
+def test_taps_and_an_early_stop_exclude_each_other() -> None:
     with pytest.raises(TrainingError, match='exclude each other'):
         TrainConfig(taps=('mid_block',), stop_early=True)
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A head is trained, evaluated and adapted on data sets as people have them on disk."""
+"""A head is trained, evaluated and adapted on data sets in their usual trees."""
 from __future__ import annotations
 
 import json
@@ -117,7 +117,7 @@ def own_conditions(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_conditions_of_ones_own_are_measured_each_for_itself(
+def test_conditions_of_a_dataset_yaml_are_measured_separately(
         trained: Path, own_conditions: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / 'figures.json'
     arguments = ['evaluate', '--model', str(trained), '--data', str(own_conditions), '--split',
@@ -135,7 +135,7 @@ def test_conditions_of_ones_own_are_measured_each_for_itself(
     assert "conditions ['fog']" in capsys.readouterr().err
 
 
-def test_pairs_that_are_no_use_are_named_and_the_others_are_measured(
+def test_unusable_pairs_are_reported_and_the_others_are_measured(
         trained: Path, cityscapes: Path, tmp_path: Path, capsys) -> None:
     root, figures = tmp_path / 'streets', tmp_path / 'figures.json'
     shutil.copytree(cityscapes, root)
@@ -154,9 +154,9 @@ def test_pairs_that_are_no_use_are_named_and_the_others_are_measured(
     found = json.loads(figures.read_text())
     names = ['folder', 'link', 'small', 'torn', 'ulm_000000']
     assert [line.partition('_leftImg8bit.png: ')[0] for line in found['skipped']] == names
-    said = capsys.readouterr()
-    assert '5 pairs could not be read' in said.err and 'mIoU' in said.out
-    assert all(line in said.err for line in found['skipped'])
+    printed = capsys.readouterr()
+    assert '5 pairs could not be read' in printed.err and 'mIoU' in printed.out
+    assert all(line in printed.err for line in found['skipped'])
     (pictures / 'folder_leftImg8bit.png').rmdir()
     for name in names[1:]:
         (pictures / f'{name}_leftImg8bit.png').unlink()
@@ -178,9 +178,9 @@ def test_bad_pairs_are_all_named_before_the_training(
     assert main([
         'train', str(tmp_path / 'out'), '--backbone', str(folder.parent / 'backbone'), '--data',
         str(root), '--input-size', '64x128', '--steps', '2', '--batch', '2', '--no-cache']) == 2
-    said = capsys.readouterr().err
-    assert '2 of 12 pairs cannot be used: ulm_000002_leftImg8bit.png: ' in said
-    assert 'ulm_000007_leftImg8bit.png: ' in said and 'ptdiffseg data check' in said
+    printed = capsys.readouterr().err
+    assert '2 of 12 pairs cannot be used: ulm_000002_leftImg8bit.png: ' in printed
+    assert 'ulm_000007_leftImg8bit.png: ' in printed and 'ptdiffseg data check' in printed
     assert not (tmp_path / 'out').exists()
 
 
@@ -227,7 +227,7 @@ def test_frames_are_scaled_indexed_and_named_by_what_they_hold(
     assert frames.name == PictureFrames(segmenter, data, [0, 1]).name != others.name
 
 
-def test_pictures_are_augmented_anew_in_every_step_whatever_the_number_of_workers(
+def test_every_step_augments_pictures_independently_of_the_workers(
         trained: Path, cityscapes: Path) -> None:
     segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
     frames = PictureFrames(segmenter, open_data(cityscapes), range(6), distortion=1.0)
@@ -261,7 +261,7 @@ def test_views_of_a_picture_have_one_crop_that_keeps_its_shape(
 
 def test_a_head_trained_on_pictures_without_a_cache_resumes_to_the_same(
         cityscapes: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('torch.cuda.is_available', lambda: False)  # a GPU rounds as it likes
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)  # a GPU is not deterministic
     config = TrainConfig(
         frames=9, steps=4, batch=2, head_width=16, input_size=(64, 128), warmup_steps=1,
         save_every=2, layout_steps=0, workers=0)
@@ -322,9 +322,10 @@ def test_a_condition_without_labels_ends_no_run(
     assert stream(arguments) == 0
     table = capsys.readouterr().out
     figures = json.loads(out.read_text(), parse_constant=lambda name: pytest.fail(name))
-    of = figures['protocols']['one-pass']['0']['source']
-    assert of['night'] == {'online': None, 'held_out': None} and of['mean_held_out'] is None
-    assert of['fog']['held_out'] is not None and '| nan |' in table
+    scores = figures['protocols']['one-pass']['0']['source']
+    assert scores['night'] == {'online': None, 'held_out': None}
+    assert scores['mean_held_out'] is None
+    assert scores['fog']['held_out'] is not None and '| nan |' in table
     assert stream(arguments) == 0, 'read back'
     assert capsys.readouterr().out == table
 
@@ -335,8 +336,8 @@ def test_streams_of_pictures_leave_out_what_is_held_out(trained: Path, acdc: Pat
     segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
     scenes = frames.PictureScenes(frames.Encoder(segmenter), open_data(acdc, 'val'))
     seen = scenes.stream('fog', 0, 0, 100)
-    held = scenes.held_out('fog', 100)
-    assert len(seen) == 10 and len(held) == 5
-    assert not {f.latents.sum().item() for f in seen} & {f.latents.sum().item() for f in held}
+    kept = scenes.held_out('fog', 100)
+    assert len(seen) == 10 and len(kept) == 5
+    assert not {f.latents.sum().item() for f in seen} & {f.latents.sum().item() for f in kept}
     other = scenes.stream('fog', 1, 0, 100)
     assert [f.latents.sum().item() for f in other] != [f.latents.sum().item() for f in seen]

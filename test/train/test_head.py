@@ -108,7 +108,7 @@ def test_dice_counts_classes_not_pixels() -> None:
     right = torch.nn.functional.one_hot(labels, 3).permute(0, 3, 1, 2).float()
     assert dice_loss(right, labels).item() == pytest.approx(0.0)
     missed = torch.zeros_like(right)
-    missed[:, 0] = 1.0  # the small class is never said
+    missed[:, 0] = 1.0  # the small class is never predicted
     assert dice_loss(missed, labels).item() == pytest.approx(
         (1.0 + (1.0 - 2 * 98 / 198)) / 2, rel=1e-5)
     labels[0, 5:] = IGNORE_INDEX
@@ -364,7 +364,7 @@ def test_settings_that_cannot_work_are_refused(change, words: str) -> None:
 # -- evaluation ----------------------------------------------------------------------------
 
 class Oracle:
-    """Answers with the truth for clear frames and with road for the rest."""
+    """Predict the truth for clear frames, and road for all others."""
 
     def __init__(self, config) -> None:
         self.config = config
@@ -421,7 +421,7 @@ def test_every_condition_shows_the_same_scenes_and_splits_differ() -> None:
     assert not any(map(np.array_equal, fog, test))
 
 
-def test_an_unknown_condition_or_split_is_answered_with_what_is_allowed(segmenter) -> None:
+def test_an_error_for_an_unknown_condition_or_split_names_what_is_allowed(segmenter) -> None:
     with pytest.raises(TrainingError, match='hail.*clear, fog'):
         evaluate(segmenter, ('hail',))
     with pytest.raises(TrainingError, match='train, val, test'):

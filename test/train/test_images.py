@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A backbone of one's own images, and everything that is done with it afterwards."""
+"""Pretrain a backbone on a folder of images, and use it in all later commands."""
 from __future__ import annotations
 
 import json
@@ -35,7 +35,7 @@ PRETRAIN = ['--size', '32x64', '--frames', '24', '--autoencoder-steps', '2', *ST
 
 @pytest.fixture(scope='module')
 def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Make four clear images of several shapes with masks, and eight of one camera in fog."""
+    """Make four clear images of several sizes with masks, and eight of one size in fog."""
     root = tmp_path_factory.mktemp('own')
     for kind in ('photos/clear', 'photos/fog', 'masks'):
         (root / kind).mkdir(parents=True)
@@ -62,9 +62,9 @@ def test_the_whole_way_from_own_images_to_adapted_masks(
     backbone, model, figures = tmp_path / 'backbone', tmp_path / 'mine', tmp_path / 'figures.json'
     assert main(['pretrain', str(backbone), '--images', str(photos / 'photos'),
                  '--caption-template', TEMPLATE, *PRETRAIN]) == 0
-    told = capsys.readouterr().out
-    assert "12 images, 2 different captions, such as 'a fog driving scene'" in told
-    assert 'Rows of the samples: a fog driving scene; a clear driving scene' in told
+    printed = capsys.readouterr().out
+    assert "12 images, 2 different captions, such as 'a fog driving scene'" in printed
+    assert 'Rows of the samples: a fog driving scene; a clear driving scene' in printed
     assert cv2.imread(str(backbone / 'samples.png')).shape == (2 * 32, 4 * 64, 3)
     facts = json.loads((backbone / 'pretraining.json').read_text())
     assert (facts['data'], facts['images'], facts['templates']) == ('images', 12, [TEMPLATE])
@@ -121,7 +121,7 @@ def test_every_image_gives_its_share_of_frames_with_its_own_captions(
     assert sorted(map(names.count, {*names})) == [2] * 6 + [3] * 6
     for name, lines in zip(names, captions):
         assert lines == [f'a {Path(name).parent.name} driving scene']
-    for i in range(12):  # whatever process draws them
+    for i in range(12):  # in any process
         assert np.array_equal(source.draw(i)[0], frames[i::12])
     assert len({Path(name).parent for name in names[:6]}) == 2, 'folders are mixed'
 

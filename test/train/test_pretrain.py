@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pretraining of the embedded backbone, on a scale of seconds."""
+"""Pretraining of the embedded backbone, within seconds."""
 from __future__ import annotations
 
 from dataclasses import replace
@@ -145,7 +145,7 @@ def test_any_text_is_encoded_without_unknown_tokens(folder: Path, text: str) -> 
     tokenizer = CLIPTokenizer.from_pretrained(folder / 'tokenizer')
     ids = tokenizer(text)['input_ids']
     assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
-    if '<|' not in text:  # a text may spell the marks themselves
+    if '<|' not in text:  # the text may contain the marks
         assert tokenizer.eos_token_id not in ids[1:-1]
 
 

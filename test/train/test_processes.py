@@ -49,7 +49,7 @@ def two_processes(*arguments: str, status: int = 0) -> str:
 
 
 def figures_of(*files: Path) -> list[dict[str, Any]]:
-    """Read the figures of one process and of two, that differ in the number of processes."""
+    """Read the figures of one process and of two processes."""
     figures = [json.loads(path.read_text()) for path in files]
     assert [values.pop('processes') for values in figures] == [1, 2]
     return figures

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Recipes: those that come with the package, what wins over what, and what is refused."""
+"""Recipes of the package, the precedence of settings, and errors in recipes."""
 from __future__ import annotations
 
 import os
@@ -28,7 +28,7 @@ RECIPES = ('cityscapes_to_acdc', 'cityscapes_to_dark_zurich', 'gta5_to_cityscape
 
 @pytest.fixture
 def trained_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
-    """Give what runs ``train`` up to the training, and answers with its settings."""
+    """Return a function that runs ``train`` up to the training, and returns the settings."""
     def run(*arguments: str) -> TrainConfig:
         found: list[TrainConfig] = []
 
@@ -58,11 +58,11 @@ def test_every_recipe_is_understood(name: str) -> None:
         assert 'train' in KINDS[source].splits and 'val' in KINDS[target].splits
 
 
-def test_the_recipe_of_the_embedded_model_says_what_holds_without_one() -> None:
+def test_the_recipe_of_the_embedded_model_has_the_default_settings() -> None:
     assert load_recipe(find_recipe('micro')) == TrainConfig()
 
 
-def test_a_flag_wins_over_the_recipe_and_the_recipe_over_the_default(
+def test_an_option_overrides_the_recipe_and_the_recipe_the_default(
         trained_with: Any, tmp_path: Path) -> None:
     recipe = tmp_path / 'mine.yaml'
     recipe.write_text('steps: 7\nbatch: 4\ninput_size: [64, 128]\nprompt_randomization: false\n')
@@ -70,7 +70,7 @@ def test_a_flag_wins_over_the_recipe_and_the_recipe_over_the_default(
     assert (config.steps, config.batch, config.frames) == (7, 2, 2000)
     assert config.input_size == (64, 128)
     assert not config.prompt_randomization and not config.view_randomization
-    # A flag that is given wins even where it says what is the default.
+    # An option with the default value also overrides the recipe.
     assert trained_with('--recipe', str(recipe), '--batch', '8').batch == 8
     assert trained_with() == TrainConfig()
     assert trained_with('--taps', 'a', 'b').taps == ('a', 'b')
@@ -135,7 +135,7 @@ except SystemExit:
     ('scene_prompts: [1]', 'scene_prompts is 1; it must be text'),
     ('steps: 0', 'recipe.yaml: steps is 0; it must be at least 1'),
     ('- a', 'holds a list'), ('a: [', 'no YAML file')])
-def test_what_a_recipe_cannot_say_is_answered_with_what_is_allowed(
+def test_an_error_in_a_recipe_names_what_is_allowed(
         tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / 'recipe.yaml'
     path.write_text(text)
@@ -143,10 +143,10 @@ def test_what_a_recipe_cannot_say_is_answered_with_what_is_allowed(
         load_recipe(path)
 
 
-def test_an_unknown_recipe_is_answered_with_those_there_are(capsys) -> None:
+def test_an_error_for_an_unknown_recipe_lists_the_recipes(capsys) -> None:
     assert main(['train', 'x', '--recipe', 'city']) == 2
-    said = capsys.readouterr().err
-    assert "'city'" in said and 'gta5_to_cityscapes' in said
+    printed = capsys.readouterr().err
+    assert "'city'" in printed and 'gta5_to_cityscapes' in printed
 
 
 def test_a_recipe_for_a_data_set_asks_for_its_folder(capsys) -> None:
@@ -154,7 +154,7 @@ def test_a_recipe_for_a_data_set_asks_for_its_folder(capsys) -> None:
     assert 'gta5; give its folder with --data' in capsys.readouterr().err
 
 
-def test_a_saved_recipe_says_every_setting(tmp_path: Path) -> None:
+def test_a_saved_recipe_has_every_setting(tmp_path: Path) -> None:
     config = load_recipe(find_recipe('gta5_to_cityscapes'), {'learning_rate': 1e-5})
     save_recipe(config, tmp_path / 'r.yaml', 'two\nlines')
     assert load_recipe(tmp_path / 'r.yaml') == config
@@ -163,7 +163,7 @@ def test_a_saved_recipe_says_every_setting(tmp_path: Path) -> None:
 
 def test_the_recipe_beside_a_head_trains_the_same_again(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr('torch.cuda.is_available', lambda: False)  # a GPU rounds as it likes
+    monkeypatch.setattr('torch.cuda.is_available', lambda: False)  # a GPU is not deterministic
     given = ['--backbone', str(folder.parent / 'backbone'), '--cache', str(tmp_path / 'f')]
     one, two = tmp_path / 'one', tmp_path / 'two'
     assert main(['train', str(one), *given, '--input-size', '64x128', '--frames', '4', '--steps',
@@ -177,11 +177,11 @@ def test_the_recipe_beside_a_head_trains_the_same_again(
 @pytest.mark.parametrize('library', ['lib/python3/site-packages', '.'], ids=['prefix', 'target'])
 def test_recipes_are_found_where_the_package_is_installed(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str) -> None:
-    said: dict[str, Any] = {}
-    monkeypatch.setattr(setuptools, 'setup', lambda **keywords: said.update(keywords))
+    metadata: dict[str, Any] = {}
+    monkeypatch.setattr(setuptools, 'setup', lambda **keywords: metadata.update(keywords))
     monkeypatch.chdir(ROOT)
     runpy.run_path('setup.py')
-    for folder, files in said['data_files']:
+    for folder, files in metadata['data_files']:
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         for name in files:
             shutil.copy(name, tmp_path / folder)
