@@ -87,18 +87,10 @@ def number(
 
 
 def add_overwrite(
-        parser: argparse.ArgumentParser, old_name: str | None = None,
+        parser: argparse.ArgumentParser,
         what: str = 'replace existing files; inputs are never replaced') -> None:
-    """
-    Add ``--overwrite``, which `ptdiffseg_ros.data.writing` requires to replace files.
-
-    :param old_name: an additional, deprecated name.
-    :param what: the help.
-    """
+    """Add ``--overwrite``, which `ptdiffseg_ros.data.writing` requires to replace files."""
     parser.add_argument('--overwrite', action='store_true', help=what)
-    if old_name is not None:
-        parser.add_argument(
-            old_name, dest='overwrite', action='store_true', help=argparse.SUPPRESS)
 
 
 def open_prompts(path: Path | None, segmenter: PromptedSegmenter) -> LearnedPrompts | None:

@@ -68,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='on a CPU, the same seed gives the same prompt')
     parser.add_argument(
         '--json', type=Path, metavar='FILE', help='write the figures of the run to a file')
-    add_overwrite(parser, '--force')
+    add_overwrite(parser)
 
 
 def run(args: argparse.Namespace) -> int:

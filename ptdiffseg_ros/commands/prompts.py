@@ -34,14 +34,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export = add_command(actions, 'export', 'copy a prompt from the bank to a file')
     export.add_argument('domain', metavar='DOMAIN', help='a domain in the bank')
     export.add_argument('file', type=Path, metavar='FILE', help='the new file')
-    add_overwrite(export, '--force', 'replace an existing FILE')
+    add_overwrite(export, 'replace an existing FILE')
     export.set_defaults(act=_export)
 
     importing = add_command(actions, 'import', 'copy a prompt from a file to the bank')
     importing.add_argument('file', type=Path, metavar='FILE', help='a file of export')
     importing.add_argument(
         '--model', metavar='MODEL', help=f'{MODEL_HELP}: refuse the prompts of other segmenters')
-    add_overwrite(importing, '--force', 'replace the same prompt in the bank')
+    add_overwrite(importing, 'replace the same prompt in the bank')
     importing.set_defaults(act=_import)
 
     for action in (listing, show, export, importing):

@@ -3,7 +3,7 @@
 """Figures in JSON files and Markdown tables, and their provenance."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import importlib.metadata
 import json
 import math
@@ -57,7 +57,9 @@ def write_json(path: str | Path, figures: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(_finite(figures), indent=2, allow_nan=False) + '\n'
+    finite = _mapped(figures, lambda value: None if isinstance(value, float)
+                     and not math.isfinite(value) else value)
+    text = json.dumps(finite, indent=2, allow_nan=False) + '\n'
     write_whole(path, text.encode())
 
 
@@ -67,24 +69,17 @@ def read_json(path: str | Path) -> Any:
 
     :raises ValueError: the file is no JSON.
     """
-    return _numbered(json.loads(Path(path).read_text()))
+    return _mapped(json.loads(Path(path).read_text()),
+                   lambda value: math.nan if value is None else value)
 
 
-def _numbered(figures: Any) -> Any:
-    if isinstance(figures, dict):
-        return {name: _numbered(value) for name, value in figures.items()}
-    if isinstance(figures, list):
-        return [_numbered(value) for value in figures]
-    return math.nan if figures is None else figures
-
-
-def _finite(figures: Any) -> Any:
-    """Replace every number that is not finite by None."""
+def _mapped(figures: Any, change: Callable[[Any], Any]) -> Any:
+    """Change every value in nested mappings and lists."""
     if isinstance(figures, Mapping):
-        return {name: _finite(value) for name, value in figures.items()}
+        return {name: _mapped(value, change) for name, value in figures.items()}
     if isinstance(figures, (list, tuple)):
-        return [_finite(value) for value in figures]
-    return None if isinstance(figures, float) and not math.isfinite(figures) else figures
+        return [_mapped(value, change) for value in figures]
+    return change(figures)
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float | None]:

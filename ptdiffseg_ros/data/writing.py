@@ -113,13 +113,12 @@ def _check_folder(folder: Path) -> None:
 
 def _check_different(paths: Sequence[Path]) -> None:
     """Refuse two outputs that are the same file."""
-    real = {parent: os.path.realpath(parent) for parent in {path.parent for path in paths}}
-    seen: set[tuple[str, str]] = set()
+    seen: set[str] = set()
     for path in paths:
-        key = real[path.parent], path.name
-        if key in seen:
+        real = os.path.join(os.path.realpath(path.parent), path.name)
+        if real in seen:
             raise WritingError(f'{path} would be written twice by this run. Give another name')
-        seen.add(key)
+        seen.add(real)
 
 
 def _is_file(path: Path) -> bool:

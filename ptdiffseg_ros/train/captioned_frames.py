@@ -120,23 +120,27 @@ def training_weather(rng: np.random.Generator) -> town.Weather:
 
 
 def draw_frames(
-        source: CaptionedFrames, workers: int, state: Path) -> tuple[np.ndarray, list[list[str]]]:
+        source: CaptionedFrames, workers: int, state: Path, started_from: str | None = None
+) -> tuple[np.ndarray, list[list[str]]]:
     """
     Draw all frames, (N, H, W, 3) uint8, memory-mapped, and their captions; keep them for --resume.
 
-    :raises TrainingError: the folder holds other frames.
+    :param started_from: digest of the backbone that the run starts from; None: a new one.
+    :raises TrainingError: the folder is of a run with other frames or another start.
     """
     images_path, captions_path = state / 'frames.npy', state / 'captions.json'
     facts_path = state / 'frames.json'
     facts = {'frames': source.frames, 'image_size': list(source.size), 'seed': source.seed,
-             **source.facts}
+             **source.facts, 'started_from': started_from}
     if captions_path.exists():
-        before = json.loads(facts_path.read_text())
-        changed = sorted(k for k in {*before, *facts} if before.get(k) != facts.get(k))
+        # States of earlier versions do not have the start.
+        before = {'started_from': started_from, **json.loads(facts_path.read_text())}
+        changed = [f'{name} was {before.get(name)!r}, and is {facts.get(name)!r}'
+                   for name in sorted({*before, *facts}) if before.get(name) != facts.get(name)]
         if changed:
             raise TrainingError(
-                f'{state} was started with other frames ({", ".join(changed)} changed); give the '
-                'same images, captions, frames, size and seed to continue, or another folder')
+                f'{state} belongs to another run: {"; ".join(changed)}. Give the same images, '
+                'captions, frames, size, seed and --start-from to continue, or another folder')
         return _mapped(images_path), json.loads(captions_path.read_text())
     images = np.lib.format.open_memmap(
         images_path, 'w+', np.uint8, (source.frames, *source.size, 3))

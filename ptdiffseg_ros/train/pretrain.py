@@ -41,7 +41,7 @@ from ptdiffseg_ros.train.captions import (
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.loop import TrainingLoop
 from ptdiffseg_ros.train.settings import PretrainConfig
-from ptdiffseg_ros.train.start import adopt_form, check_start, forget_path, weights_digest
+from ptdiffseg_ros.train.start import adopt_form, forget_path, weights_digest
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -72,8 +72,7 @@ def pretrain(
             f'{state} holds an earlier run; give --resume to continue it, or another folder')
     source = _source(config, data)
     state.mkdir(parents=True, exist_ok=True)
-    check_start(digest, state)
-    images, captions = draw_frames(source, config.workers, state)
+    images, captions = draw_frames(source, config.workers, state, digest)
     tokenizer = (train_tokenizer(config, captions, out / 'tokenizer') if start is None
                  else copy_tokenizer(start.tokenizer, out / 'tokenizer'))
     check_lengths(source, captions, tokenizer)

@@ -5,18 +5,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 import hashlib
-import json
-from pathlib import Path
 
 from diffusers import AutoencoderTiny
-from ptdiffseg_ros.data.writing import write_whole
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.settings import PretrainConfig
 
 STRIDE = 4  # pixels per latent cell
 PREDICTION = 'v_prediction'
-FILE = 'start.json'  # in the state of a pretraining
 
 
 def adopt_form(config: PretrainConfig, start: DiffusionBackbone) -> PretrainConfig:
@@ -50,30 +46,9 @@ def forget_path(backbone: DiffusionBackbone) -> None:
     backbone.text_encoder.config.name_or_path = ''  # written before transformers 5
 
 
-def check_start(digest: str | None, state: Path) -> None:
-    """
-    Record the start of a run in the folder of its state, or compare it with the record.
-
-    :param digest: of the weights; None: the run trains a new backbone.
-    :raises TrainingError: the resumed run was started from other weights.
-    """
-    path = state / FILE
-    begun = any(state.iterdir())
-    before = json.loads(path.read_text())['digest'] if path.exists() else None
-    if begun and before != digest:
-        raise TrainingError(
-            f'{state} was started from {_name(before)}, and this run starts from '
-            f'{_name(digest)}; give the same --start-from to continue, or another folder')
-    write_whole(path, json.dumps({'digest': digest}).encode())
-
-
 def weights_digest(backbone: DiffusionBackbone) -> str:
     """Return a short digest of all weights of a backbone."""
     digest = hashlib.sha256()
     for name, weight in backbone.state_dict().items():
         digest.update(name.encode() + weight.detach().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
-
-
-def _name(digest: str | None) -> str:
-    return 'a new backbone' if digest is None else f'a backbone with the digest {digest}'

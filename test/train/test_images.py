@@ -98,9 +98,9 @@ def test_an_interrupted_run_on_images_ends_as_an_uninterrupted_one(
     data = open_captioned(photos / 'photos' / 'clear', templates=[TEMPLATE])
     interrupted(TINY, tmp_path / 'b', data=data)
     other = open_captioned(photos / 'photos' / 'clear', templates=['a street'])
-    with pytest.raises(TrainingError, match='names_and_captions, templates changed'):
+    with pytest.raises(TrainingError, match='names_and_captions was .*; templates was'):
         pretrain(TINY, tmp_path / 'b', resume=True, data=other)
-    with pytest.raises(TrainingError, match=r'other frames \(data,'):
+    with pytest.raises(TrainingError, match="data was 'images', and is 'town'"):
         pretrain(TINY, tmp_path / 'b', resume=True)
     pretrain(TINY, tmp_path / 'b', resume=True, data=data)
     weights = 'unet/diffusion_pytorch_model.safetensors'
