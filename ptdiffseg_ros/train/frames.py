@@ -75,8 +75,9 @@ class SourceFrames(ABC):
         return ([self._distorted(image[place], (number, view) if view else number)
                  for view in views], self._index[ids[place]])
 
-    def augmented_views(self, i: int, views: Sequence[int], seed: tuple[int, ...]
-                   ) -> tuple[list[np.ndarray], np.ndarray]:
+    def augmented_views(
+            self, i: int, views: Sequence[int], seed: tuple[int, ...]
+    ) -> tuple[list[np.ndarray], np.ndarray]:
         """Return what `views` returns; frames of pictures are augmented by the seed."""
         return self.views(i, views)
 
@@ -138,8 +139,9 @@ class PictureFrames(SourceFrames):
         """Return a picture at the scale at which the node sees it, cropped or padded."""
         return resized(*self.data.read(number), self._input_size)
 
-    def augmented_views(self, i: int, views: Sequence[int], seed: tuple[int, ...]
-                   ) -> tuple[list[np.ndarray], np.ndarray]:
+    def augmented_views(
+            self, i: int, views: Sequence[int], seed: tuple[int, ...]
+    ) -> tuple[list[np.ndarray], np.ndarray]:
         """
         Return a random crop in each of the views, and its class indices.
 
