@@ -149,17 +149,23 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
                 for stage, ms in watch.spent_ms.items():
                     spent_ms[n][stage].append(ms)
     return {
-        'command': 'bench', 'model': options.model, 'size': list(options.size),
-        'working_size': list(segmenter.working_size(*options.size)), 'encoding': ENCODING,
-        'frames': options.frames, 'warm_up': WARM_UP, 'seed': options.seed,
-        'device': accelerator(device) or str(device), 'engine': segmenter.engine.name,
-        'dtype': str(segmenter.backbone.unet.dtype)[6:], 'threads': torch.get_num_threads(),
-        'commit': commit(), 'machine': machine(),
+        **facts(options, segmenter), 'engine': segmenter.engine.name,
         'batches': [{
             'batch': n, **summary(spent_ms[n]), 'frames_per_s': round(
                 1e3 * n / float(np.median(spent_ms[n][WHOLE])), 2),
             'cost': round(cost(spent_ms[n][WHOLE], spent_ms[1][WHOLE], n), 3),
             'peak_memory_mb': round(memory_mb[n], 1)} for n in sizes]}
+
+
+def facts(options: BenchOptions, segmenter: PromptedSegmenter) -> dict[str, Any]:
+    """Return what figures depend on: options, model, number format, machine and commit."""
+    return {
+        'command': 'bench', 'model': options.model, 'size': list(options.size),
+        'working_size': list(segmenter.working_size(*options.size)), 'encoding': ENCODING,
+        'frames': options.frames, 'warm_up': WARM_UP, 'seed': options.seed,
+        'device': accelerator(segmenter.device) or str(segmenter.device),
+        'dtype': str(segmenter.backbone.unet.dtype)[6:], 'threads': torch.get_num_threads(),
+        'commit': commit(), 'machine': machine()}
 
 
 def summary(spent_ms: dict[str, list[float]]) -> dict[str, Any]:

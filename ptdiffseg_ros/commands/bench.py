@@ -7,16 +7,22 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import add_engine, add_model, add_overwrite, image_size, number
+from ptdiffseg_ros.commands import add_model, add_overwrite, image_size, number
 from ptdiffseg_ros.data.results import markdown_table, write_json
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
+from ptdiffseg_ros.model.defaults import ENGINES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     add_model(parser)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
-    add_engine(parser)
+    parser.add_argument(
+        '--engine', nargs='+', default=['eager'], choices=(*ENGINES, 'naive', 'all'),
+        metavar='NAME',
+        help='one engine: measure its stages and batches; several: compare them with eager on '
+        f'single frames. Allowed: {", ".join(ENGINES)}; naive, the model in plain PyTorch as a '
+        'user would write it; all, those of the device and naive (default: eager)')
     parser.add_argument(
         '--dtype', default='auto', choices=('auto', 'float32', 'float16', 'bfloat16'),
         help="the model's number format; the half ones need CUDA")
@@ -24,10 +30,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--size', type=image_size, default='480x640', metavar='HxW', help="of a camera's images")
     parser.add_argument(
         '--batch', type=number(1, 64, kind=int), default=3, metavar='N',
-        help='measure batches of 1, 2, ... N frames')
+        help='with one engine: measure batches of 1, 2, ... N frames')
     parser.add_argument(
         '--frames', type=number(2, 100000, kind=int), default=30, metavar='N',
-        help='how often each batch is measured, after the warm-up')
+        help='how often each batch or engine is measured, after the warm-up')
     parser.add_argument(
         '--seed', type=number(0, kind=int), default=0, help='the same seed, the same images')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures')
@@ -37,11 +43,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     check_outputs([args.json], folders_below(args.model), args.overwrite)
+    from ptdiffseg_ros.bench.engines import compare_engines
     from ptdiffseg_ros.bench.stages import BenchOptions, run_bench
 
-    figures = run_bench(BenchOptions(
-        model=args.model, device=args.device, dtype=args.dtype, engine=args.engine,
-        size=args.size, batch=args.batch, frames=args.frames, seed=args.seed))
+    options = BenchOptions(
+        model=args.model, device=args.device, dtype=args.dtype, engine=args.engine[0],
+        size=args.size, batch=args.batch, frames=args.frames, seed=args.seed)
+    single = len(args.engine) == 1 and args.engine[0] in ENGINES
+    figures = run_bench(options) if single else compare_engines(options, args.engine)
     if args.json:
         write_json(args.json, figures)
     print(tables(figures))
@@ -51,11 +60,16 @@ def run(args: argparse.Namespace) -> int:
 def tables(figures: dict[str, Any]) -> str:
     """Lay the figures out as Markdown."""
     height, width = figures['size']
-    batches = figures['batches']
     head = (f'{figures["model"]} on {figures["device"]} in {figures["dtype"]}, '
             f'{figures["threads"]} threads, images of {height} x {width}, '
             f'{figures["frames"]} rounds'
             + (f', engine {figures["engine"]}.' if 'engine' in figures else '.'))
+    if 'engines' in figures:
+        return head + '\n\n' + markdown_table(
+            ['engine', 'median (ms)', 'p95 (ms)', 'Hz', 'same class as eager (% of pixels)'],
+            [[row['state'], row['ms']['p50'], row['ms']['p95'], row['hz'],
+              row['agreement_percent']] for row in figures['engines']])
+    batches = figures['batches']
     whole = markdown_table(
         ['batch', 'p50 (ms)', 'p95 (ms)', 'frames/s', 'cost against single frames',
          'peak memory (MiB)'],

@@ -8,7 +8,9 @@ from pathlib import Path
 import time
 
 import numpy as np
+from ptdiffseg_ros.bench.engines import engine_names, NaiveEngine
 from ptdiffseg_ros.bench.stages import (
+    BenchOptions,
     camera_messages,
     cost,
     forget_peak_memory,
@@ -22,11 +24,17 @@ from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.commands.bench import tables
 from ptdiffseg_ros.model.layout import LayoutDenoiser
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.ros.images import decode
 import pytest
+from tiny_models import tiny_segmenter
 import torch
 
 STAGES = ['decode', 'preprocess', 'encode', 'UNet', 'head', 'classify', 'messages']
 CPU = torch.device('cpu')
+
+
+def camera_frames(size: tuple[int, int]) -> np.ndarray:
+    return np.stack([decode(message) for message in camera_messages(size, 1, seed=0)])
 
 
 @pytest.mark.parametrize('has_layout', [False, True])
@@ -101,11 +109,52 @@ def test_bench_writes_and_prints_what_it_measured(
     assert tables(figures) in said and '| UNet |' in said
 
 
+def test_engines_are_compared_on_the_same_frames(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip('openvino')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    out = tmp_path / 'bench.json'
+    assert main(['bench', '--model', str(folder), '--device', 'cpu', '--size', '48x64',
+                 '--engine', 'openvino', 'naive', '--frames', '3', '--json', str(out)]) == 0
+    figures = json.loads(out.read_text())
+    assert [row['state'] for row in figures['engines']] == ['eager', 'openvino', 'naive']
+    for row in figures['engines']:
+        assert 0 < row['ms']['p50'] <= row['ms']['p95']
+        assert row['hz'] == pytest.approx(1e3 / row['ms']['p50'], rel=0.01)
+    eager, openvino, naive = (row['agreement_percent'] for row in figures['engines'])
+    assert eager == 100.0 and openvino > 99.9 and 0 <= naive <= 100
+    assert tables(figures) in capsys.readouterr().out
+
+
+def test_all_engines_are_those_of_the_device_and_eager_comes_first() -> None:
+    assert engine_names(['all'], torch.device('cuda')) == ['eager', 'cuda_graph', 'naive']
+    on_cpu = engine_names(['all'], CPU)
+    assert on_cpu[0] == 'eager' and on_cpu[-1] == 'naive' and 'cuda_graph' not in on_cpu
+    assert engine_names(['auto', 'eager'], CPU) == ['eager', 'auto']
+
+
+@pytest.mark.parametrize('kind', ['micro', 'sd15'])
+def test_the_naive_engine_runs_the_same_network(kind: str, tmp_path: Path) -> None:
+    folder = tiny_segmenter(tmp_path, kind)
+    naive = NaiveEngine(BenchOptions(model=str(folder), device='cpu'))
+    images = torch.rand(2, 3, 64, 128) * 2 - 1
+    with torch.no_grad():
+        context = naive.segmenter.context('fog')
+        latents, scores = naive.network(images, context)
+        expected = naive.segmenter.run_network(images, context)
+        ids, _, _ = naive.run(camera_frames((60, 90)), context, False)
+    assert torch.equal(latents, expected[0]) and torch.allclose(scores, expected[1], atol=1e-4)
+    assert ids.shape == (1, 60, 90)
+    assert set(np.unique(ids)) <= {c.id for c in naive.segmenter.config.classes}
+
+
 @pytest.mark.parametrize(('arguments', 'words'), [
     (['--batch', '0'], 'a whole number of at least 1 and at most 64'),
     (['--frames', '1'], 'of at least 2'),
     (['--size', '480'], 'HEIGHTxWIDTH'),
     (['--dtype', 'int8'], "'float32'"),
+    (['--engine', 'eager', 'tpu'], "'openvino'"),
 ])
 def test_a_wrong_argument_is_answered_with_what_is_allowed(
         arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
