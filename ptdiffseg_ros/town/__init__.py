@@ -3,10 +3,10 @@
 """
 The procedural driving world.
 
-`layout` draws the things of `scene`, `street` places them, `render` paints a street with classes
-and depth (`ground`, `roadside` and `vehicles` on a `canvas`), and `weather` changes the picture.
-`world` takes frames, `captions` describes them, and `record` writes a drive to a bag. Everything
-follows from a seed.
+`layout` draws random objects of `scene`, and `street` places them. `render` paints a street with
+classes and depth (`ground`, `roadside` and `vehicles` on a `canvas`), and `weather` changes the
+picture. `world` renders frames, `captions` describes them, and `record` writes a drive to a bag.
+A seed determines everything.
 """
 from ptdiffseg_ros.town.camera import Rendering
 from ptdiffseg_ros.town.captions import caption, scene_words

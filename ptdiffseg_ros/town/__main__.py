@@ -39,9 +39,9 @@ def main() -> None:
     parser.add_argument('--seed', type=int, default=SPLITS['val'],
                         help="seed of the first scene (default: the first of the 'val' split)")
     parser.add_argument('--intensity', type=float, default=0.7,
-                        help='of every weather, 0 to 1 (default: 0.7)')
+                        help='intensity of every weather, 0 to 1 (default: 0.7)')
     parser.add_argument('--size', type=int, nargs=2, default=(128, 256),
-                        metavar=('HEIGHT', 'WIDTH'), help='of each picture (default: 128 256)')
+                        metavar=('HEIGHT', 'WIDTH'), help='picture size (default: 128 256)')
     parser.add_argument('--overwrite', action='store_true', help='replace OUT.png')
     options = parser.parse_args()
     seeds = list(range(options.seed, options.seed + options.rows))

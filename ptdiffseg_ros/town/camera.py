@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The camera above the street, and how the town is drawn for it."""
+"""The camera above the street, and the rendering style."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ VIEW = 0.92           # default focal length over picture width
 @dataclass(frozen=True)
 class Rendering:
     """
-    How the town is drawn, weather apart: another makes the same streets look as if from elsewhere.
+    The rendering style, independent of weather; another style is a domain shift of its own.
 
-    :param hue: degrees by which every colour is turned about grey
-    :param texture: how strong the pattern of surfaces is, 0 none, 1 as usual
-    :param lift: metres that the camera stands higher than usual
-    :param view: focal length over picture width; smaller sees more
-    :raises ValueError: if one of them is out of range
+    :param hue: degrees by which every colour is rotated about grey
+    :param texture: strength of surface patterns; 0 is none, 1 the default
+    :param lift: metres that are added to the camera's height
+    :param view: focal length over picture width; a smaller value gives a wider view
+    :raises ValueError: a value is out of range
     """
 
     hue: float = 0.
@@ -38,7 +38,7 @@ class Rendering:
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera above the street; pitch moves the horizon, so that upright things stay upright."""
+    """A camera above the street. Pitch shifts the horizon, so that verticals stay vertical."""
 
     x: float
     y: float

@@ -1,11 +1,11 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-A painter's canvas that records colour and surface of every pixel.
+A canvas that stores colour and surface of every pixel, for the painter's algorithm.
 
 Every polygon is drawn once into a 16-bit canvas of colour and surface number at twice the size.
-A row of the surface table has a surface's class, its plane (so its depth), its texture, and what
-weather does to it.
+A row of the surface table has a surface's class, plane (hence depth), texture and response to
+weather.
 """
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from ptdiffseg_ros.town.scene import Color
 (ROAD, SIDEWALK, BUILDING, POLE, LIGHT, SIGN, VEGETATION, TERRAIN, SKY, PERSON, CAR, BUS) = (
     0, 1, 2, 5, 6, 7, 8, 9, 10, 11, 13, 15)
 
-NEAR = 1.0            # metres; nothing nearer is drawn
-THINNEST = 1.8        # pixels; a thing that would be thinner is widened or left out
+NEAR = 1.0            # metres; nearer objects are not drawn
+THINNEST = 1.8        # pixels; thinner objects are widened or left out
 SUBPIXEL_BITS = 4     # fractional bits of OpenCV's fixed-point coordinates
 
 Point = tuple[float, float, float]
@@ -38,8 +38,8 @@ class Canvas:
     """
     A canvas with its table of surfaces.
 
-    Single polygons go through plain floats, which for four corners is many times faster than
-    arrays; rows of windows and the like go through arrays.
+    Single polygons use plain floats, which are many times faster than arrays for four corners.
+    Groups of polygons, such as rows of windows, use arrays.
     """
 
     def __init__(self, camera: Camera, sky: tuple[Color, Color]) -> None:
@@ -65,7 +65,7 @@ class Canvas:
         return len(self.rows) - 1
 
     def to_camera(self, x: float, y: float, z: float) -> Point:
-        """Turn a world point into camera axes: right, up, ahead."""
+        """Transform a world point to camera axes: right, up, ahead."""
         dx, dz = x - self.camera.x, z - self.camera.z
         return (dx * self.cos - dz * self.sin, y - self.camera.y, dx * self.sin + dz * self.cos)
 
@@ -82,7 +82,7 @@ class Canvas:
 
     @staticmethod
     def _clip(points: list[Point]) -> list[Point]:
-        """Cut a polygon in camera axes at the near plane."""
+        """Clip a polygon in camera axes at the near plane."""
         kept = []
         for here, there in zip(points, points[1:] + points[:1]):
             if here[2] >= NEAR:
@@ -94,7 +94,7 @@ class Canvas:
         return kept
 
     def sees(self, x0: float, x1: float, z0: float, z1: float) -> bool:
-        """Return whether anything that stands on a rectangle may be in the picture."""
+        """Return whether an object on a rectangle of the ground may be visible."""
         corners = [self.to_camera(x, 0., z) for x, _, z in ground_quad(x0, x1, z0, z1)]
         reach = self.u / self.focal
         return not (all(x < -reach * z for x, _, z in corners)
@@ -118,7 +118,7 @@ class Canvas:
         self.fill(corners, color, surface)
 
     def polygons(self, points: np.ndarray, color: Color, surface: int) -> None:
-        """Paint polygons of one colour, world points (N, M, 3); those too near are left out."""
+        """Paint polygons of one colour, world points (N, M, 3), except those that are too near."""
         if not len(points):
             return
         dx, dz = points[..., 0] - self.camera.x, points[..., 2] - self.camera.z
@@ -142,7 +142,7 @@ class Canvas:
 
 
 class Board:
-    """A flat thing that faces the camera: shapes in metres about a point on the ground."""
+    """A flat object that faces the camera: shapes in metres about a point on the ground."""
 
     def __init__(self, canvas: Canvas, x: float, z: float) -> None:
         right, up, self.depth = canvas.to_camera(x, 0., z)

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Draw a street's style, and single things in it, from a random generator."""
+"""Draw a street's style, and single objects in it, from a random generator."""
 from __future__ import annotations
 
 import math
@@ -40,13 +40,13 @@ GREENS = ((62, 104, 40), (84, 122, 44), (50, 88, 44), (100, 128, 50), (74, 110, 
 
 
 def generator(seed: int, *purpose: int) -> np.random.Generator:
-    """Return the generator of one purpose of a seed; the numbers of a purpose may be negative."""
+    """Return the random generator of a seed for one purpose, whose numbers may be negative."""
     return np.random.Generator(
         np.random.PCG64(np.random.SeedSequence([seed, *(part + (1 << 30) for part in purpose)])))
 
 
 def pick_color(rng: np.random.Generator, colors: tuple[Color, ...], spread: float = 14.) -> Color:
-    """Return one of the colours, a little off."""
+    """Return one of the colours with a random offset."""
     red, green, blue = colors[int(rng.integers(len(colors)))]
     shift, *offsets = (2 * spread * (rng.random(4) - .5)).tolist()
     return (min(max(red + shift + offsets[0] / 2, 8.), 250.),
@@ -55,7 +55,7 @@ def pick_color(rng: np.random.Generator, colors: tuple[Color, ...], spread: floa
 
 
 def draw_style(rng: np.random.Generator) -> Style:
-    """Return a street's style."""
+    """Draw the style of a street."""
     def side(lanes: int) -> Side:
         parking = bool(rng.random() < 0.45)
         strip = float(rng.uniform(1.2, 2.6)) if rng.random() < 0.35 else 0.

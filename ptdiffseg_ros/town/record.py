@@ -22,7 +22,7 @@ CAMERA_INFO_TOPIC = '/camera/camera_info'
 LABELS_TOPIC = '/camera/labels'
 WEATHER_TOPIC = '/camera/weather'
 FRAME_ID = 'camera_optical_frame'
-# A drive starts at a fixed time, so that the same seed gives the same bag to the last byte.
+# A drive starts at a fixed time, so that the same seed gives the same bag, byte for byte.
 START_NS = 1_700_000_000 * 10**9
 
 
@@ -33,12 +33,12 @@ def record_drive(
     """
     Write a drive through the town as a rosbag2 (mcap) with its ground truth.
 
-    Topics: the camera's image (rgb8) and camera info; its labels (mono8 Cityscapes train ids,
-    255 = none) under the same stamps; the weather's name at the start and whenever it changes.
+    Topics: image (rgb8) and camera info of the camera; labels (mono8 Cityscapes train ids,
+    255 = none) with the same stamps; the weather's name at the start and at every change.
 
-    :param out: folder of the new bag. It appears when it is complete.
+    :param out: folder of the new bag, which appears when it is complete.
     :param size: (height, width) of the images in pixels.
-    :param progress: wraps the frame numbers, as ``tqdm`` does.
+    :param progress: wraps the iteration over frame numbers, as ``tqdm`` does.
     :returns: the number of frames.
     :raises WritingError: the folder exists and may not be replaced.
     :raises BagError: fps is out of range.
@@ -74,7 +74,7 @@ def record_drive(
 
 class _Topics:
     """
-    The topics of a drive in a bag that is being written.
+    The topics of a drive in an open bag.
 
     :param writer: a ``rosbags`` writer, open.
     :param store: a ``rosbags`` type store.
@@ -96,7 +96,7 @@ class _Topics:
         self._write(WEATHER_TOPIC, time_ns, self._store.types['std_msgs/msg/String'](condition))
 
     def write_frame(self, time_ns: int, frame: Frame) -> None:
-        """Write labels, camera info and image of a frame, in this order, under one stamp."""
+        """Write labels, camera info and image of a frame, in this order, with one stamp."""
         store, header = self._store, _header(self._store, time_ns)
         size = frame.labels.shape[0], frame.labels.shape[1]
         self._write(LABELS_TOPIC, time_ns, _image(store, header, frame.labels, 'mono8'))

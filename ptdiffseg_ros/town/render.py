@@ -3,8 +3,8 @@
 """
 Paint a street as a camera sees it, from back to front, with classes and depth.
 
-The mean of a canvas's colours is the antialiased picture; the surface of a pixel gives its class,
-its plane and its texture.
+The mean of the canvas's colours is the antialiased picture. The surface of a pixel gives its
+class, plane and texture.
 """
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from ptdiffseg_ros.town.vehicles import paint_vehicle
 
 @dataclass(frozen=True)
 class View:
-    """What the weather needs to know of a picture; maps are (H, W), colours (3, H, W) RGB."""
+    """A clear picture and the maps that weather needs; maps are (H, W), colours (3, H, W) RGB."""
 
     street: Street
     camera: Camera
@@ -49,21 +49,21 @@ class View:
     labels: np.ndarray    # uint8
     depth: np.ndarray     # metres, inf in the sky
     sky: np.ndarray       # share of sky in a pixel, 0 to 1
-    x: np.ndarray         # where in the world; meaningless in the sky
+    x: np.ndarray         # position in the world; undefined in the sky
     y: np.ndarray
-    z: np.ndarray         # less whole PERIODs
+    z: np.ndarray         # modulo PERIOD
     surfaces: np.ndarray  # number of each pixel's surface
     table: np.ndarray     # (columns, surfaces)
     lamps: np.ndarray     # (N, 2) x and z of street lamps
 
     @cached_property
     def snow(self) -> np.ndarray:
-        """Return how much snow would lie here, 0 to 1."""
+        """Return how much snow a surface can carry, 0 to 1."""
         return self.table[SNOW][self.surfaces]
 
     @cached_property
     def glow(self) -> np.ndarray:
-        """Return the light given off at night, (3, H, W)."""
+        """Return the light emitted at night, (3, H, W)."""
         return np.stack([self.table[column][self.surfaces] for column in GLOW])
 
 
@@ -73,7 +73,7 @@ _PAINTERS = {
 
 
 def _depth_order(thing: Thing, front: tuple[Side, Side]) -> tuple[int, float]:
-    """Return what sorts things from back to front: first all behind the fronts, then by z."""
+    """Return a sort key from back to front: first what is behind the fronts, then by z."""
     if isinstance(thing, (Building, Hedge, Vehicle)):
         z = thing.near
     else:
@@ -86,9 +86,7 @@ def paint(street: Street, camera: Camera, time: float) -> View:
     """
     Paint the street in clear weather.
 
-    :param street: where
-    :param camera: from where
-    :param time: seconds, for what moves
+    :param time: seconds, for moving objects
     """
     canvas = Canvas(camera, street.style.sky)
     paint_skyline(canvas, street)
@@ -101,7 +99,7 @@ def paint(street: Street, camera: Camera, time: float) -> View:
 
 
 def _resolve(canvas: Canvas, street: Street) -> View:
-    """Turn a canvas into a picture with its maps."""
+    """Compute the picture and its maps from a canvas."""
     camera, style = canvas.camera, street.style
     height, width = camera.size
     table = np.ascontiguousarray(np.array(canvas.rows, np.float32).T)   # (columns, surfaces)
@@ -114,12 +112,12 @@ def _resolve(canvas: Canvas, street: Street) -> View:
     reach = np.where(sky, np.float32(600.), depth)
     cos, sin = math.cos(camera.yaw), math.sin(camera.yaw)
     x = camera.x + reach * (ray_x * cos + sin)
-    # whole periods of the textures are left out, to keep single precision fine far down the road
+    # z is taken modulo the textures' period, so that single precision suffices far down the road
     z = camera.z % PERIOD + reach * (cos - ray_x * sin)
     y = camera.y + reach * ray_y
 
     upright = table[UPRIGHT][surfaces]
-    u = x + z * upright                                            # along what stands upright
+    u = x + z * upright                                            # along upright surfaces
     v = np.where(upright > 0, y, z)
     fade = np.minimum(9. / reach, 1.)
     fine = cv2.split(look_up(tile(), u * TEXELS, v * TEXELS))
@@ -152,7 +150,7 @@ def _resolve(canvas: Canvas, street: Street) -> View:
 
 
 def _rotate_hue(image: np.ndarray, degrees: float) -> np.ndarray:
-    """Turn colours (3, H, W) about the grey axis; greys and brightness stay."""
+    """Rotate colours (3, H, W) about the grey axis, which keeps greys and brightness."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees)) / math.sqrt(3)
     rest = (1 - cos) / 3
     turn = np.array([[cos + rest, rest - sin, rest + sin], [rest + sin, cos + rest, rest - sin],
@@ -161,7 +159,7 @@ def _rotate_hue(image: np.ndarray, degrees: float) -> np.ndarray:
 
 
 def _add_clouds(image: np.ndarray, share: np.ndarray, camera: Camera, street: Street) -> None:
-    """Lay clouds over the sky, fixed in direction so that they turn with the camera."""
+    """Paint clouds over the sky, fixed in direction so that they turn with the camera."""
     ray_x, ray_y = rays(camera)
     above = np.maximum(ray_y, .0) + .12
     offset = street.seed % 509

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Paint what stands beside the road: buildings, plants, posts and people."""
+"""Paint objects at the roadside: buildings, plants, posts and people."""
 from __future__ import annotations
 
 import math

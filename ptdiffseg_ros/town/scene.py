@@ -1,7 +1,7 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-What a street consists of: its cross-section, its style, and the things in it.
+The parts of a street: its cross-section, its style, and the objects in it.
 
 The street runs along z (metres, ahead), x points right of its centre line, y up.
 """
@@ -20,7 +20,7 @@ CELL = 16.0
 
 @dataclass(frozen=True)
 class Building:
-    """A house: its front at x, from near to far along the street; `side` is -1 or 1."""
+    """A house whose front is at x, from near to far along the street; `side` is -1 or 1."""
 
     side: int
     x: float
@@ -37,7 +37,7 @@ class Building:
     frame: Color
     door: Quad
     door_color: Color
-    shop: Quad            # the shop's window, empty where there is none
+    shop: Quad            # the shop's window, or empty
     awning: Quad
     awning_color: Color
     bands: np.ndarray     # (M, 4, 3) cornice and floor bands
@@ -70,7 +70,7 @@ class Hedge:
 
 @dataclass(frozen=True)
 class Post:
-    """A pole with what hangs on it."""
+    """A pole with its sign or lights."""
 
     side: int
     x: float
@@ -96,13 +96,13 @@ class Person:
     trousers: Color
     skin: Color
     hair: Color
-    stride: float         # -1 to 1, how far the legs are apart
+    stride: float         # -1 to 1, distance of the legs
     bag: Color | None
 
 
 @dataclass(frozen=True)
 class Vehicle:
-    """A car or bus; `near` is the end towards the camera, `rear` whether that is its rear."""
+    """A car or bus; `near` is the end towards the camera, `rear` tells whether it is the rear."""
 
     kind: str             # 'car' or 'bus'
     x: float
@@ -113,7 +113,7 @@ class Vehicle:
     color: Color
     rear: bool
     moving: bool
-    slope: tuple[float, float]   # how far the cabin stands back at the near and far end, metres
+    slope: tuple[float, float]   # set-back of the cabin at the near and far end, metres
 
 
 Thing = Building | Tree | Hedge | Post | Person | Vehicle
@@ -149,7 +149,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Style:
-    """What stays the same along a street."""
+    """Properties that are constant along a street."""
 
     sides: tuple[Side, Side]                # left, right
     asphalt: Color

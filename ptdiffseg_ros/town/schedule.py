@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Which weather a drive has at which time."""
+"""The weather of a drive over time."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ CHANGES = ('clear', 'fog', 'night', 'rain', 'snow', 'clear')
 
 
 class ScheduleError(ValueError):
-    """A schedule that names no weather of the town, or leaves no time for one."""
+    """A schedule has an unknown weather or a value out of range."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,10 @@ class WeatherSchedule:
 
     :param seconds: length of the drive.
     :param names: the weathers in order, each one of ``WEATHERS``.
-    :param intensity: how strong every weather is between its changes, in (0, 1].
-    :param ramp_s: how long a change takes, in seconds, but never longer than a third of a share.
-        It is centred on the border of two shares; half-way through it both weathers are there at
-        half strength.
-    :raises ScheduleError: a name or a figure is out of range.
+    :param intensity: intensity of every weather between changes, in (0, 1].
+    :param ramp_s: length of a change in seconds, limited to a third of a share. A change is
+        centred on the border of two shares, where both weathers have half their intensity.
+    :raises ScheduleError: a name is unknown or a value out of range.
     """
 
     seconds: float
@@ -48,11 +47,11 @@ class WeatherSchedule:
 
     @property
     def share_s(self) -> float:
-        """Return how many seconds each weather has, changes included."""
+        """Return the seconds of each weather, including changes."""
         return self.seconds / len(self.names)
 
     def _blend(self, time_s: float) -> tuple[str, str, float]:
-        """Return the weather before, the weather after, and how far (0..1) the change is."""
+        """Return the weathers before and after a change, and its progress, 0 to 1."""
         last = len(self.names) - 1
         border = int(np.clip(round(time_s / self.share_s), 1, last)) if last else 0
         if not border:
@@ -62,7 +61,7 @@ class WeatherSchedule:
         return self.names[border - 1], self.names[border], x * x * (3 - 2 * x)
 
     def at(self, time_s: float) -> Weather:
-        """Return the weather at a time; two weathers are mixed while one changes into another."""
+        """Return the weather at a time; during a change, a mixture of two."""
         before, after, share = self._blend(time_s)
         strengths = dict.fromkeys(WEATHERS, 0.0)
         strengths[before] += self.intensity * (1 - share)

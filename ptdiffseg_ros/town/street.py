@@ -1,11 +1,11 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-What stands where along an endless street, and how its traffic moves.
+Place objects along an endless street, and move its traffic.
 
-A street is laid out in cells: what a cell holds follows from (seed, purpose, cell number) alone,
-so any stretch of street can be had in any order. Vehicles and walkers stand in cells of lanes
-that move.
+A street consists of cells. The objects of a cell depend on (seed, purpose, cell number) alone, so
+any part of the street can be created in any order. Vehicles and walkers belong to cells of lanes,
+which move.
 """
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from ptdiffseg_ros.town.layout import (
 from ptdiffseg_ros.town.scene import CELL, Hedge, Style, Thing
 
 FAR = 130.0
-"""How far a camera sees, metres."""
+"""Range of a camera, metres."""
 
 _Place = Callable[[np.random.Generator, float], Iterator[Thing]]
 
@@ -36,7 +36,7 @@ _Place = Callable[[np.random.Generator, float], Iterator[Thing]]
 @dataclass
 class Street:
     """
-    An endless street with its traffic, as it is at any time.
+    An endless street with its traffic at any time.
 
     :param seed: any non-negative integer
     :param speed: of the camera's lane, metres per second
@@ -60,13 +60,13 @@ class Street:
         return cell % 5 == self.style.junction
 
     def _cache(self, key: tuple[int, ...], things: tuple[Thing, ...]) -> tuple[Thing, ...]:
-        if len(self._cells) > 4096:  # a long drive must not grow without end
+        if len(self._cells) > 4096:  # limits memory on a long drive
             self._cells.clear()
         self._cells[key] = things
         return things
 
     def roadside(self, cell: int, right: int) -> tuple[Thing, ...]:
-        """Return what stands in a cell of one side, buildings and their like before others."""
+        """Return the objects of a cell of one side, buildings and trees behind them first."""
         key = (1, right, cell)
         if key in self._cells:
             return self._cells[key]
@@ -114,18 +114,18 @@ class Street:
 
     def _lane(self, key: tuple[int, ...], draw: _Place, length: float, drift: float, near: float,
               far: float) -> Iterator[Thing]:
-        """Yield what `draw` places in the cells of a lane that has moved by `drift`."""
+        """Yield the objects that `draw` places in the cells of a lane, moved by `drift`."""
         first, last = (int(math.floor((end - drift) / length)) for end in (near, far))
         for cell in range(first, last + 1):
             yield from draw(generator(self.seed, *key, cell), cell * length + drift)
 
     def things(self, z: float, time: float, far: float = FAR) -> list[Thing]:
         """
-        Return all that may be seen from z at a time, in no order.
+        Return all objects that may be visible from z at a time, without order.
 
-        :param z: where the camera is, metres
+        :param z: position of the camera, metres
         :param time: seconds
-        :param far: how far to look, metres
+        :param far: range, metres
         """
         found: list[Thing] = []
         first, last = (int(math.floor((z + end) / CELL)) for end in (-3., far))
@@ -176,7 +176,7 @@ class Street:
             yield from self._lane((3, right, lane), draw, 8., pace * time, z + 2., z + 42.)
 
     def _crossing(self, z: float, time: float) -> Iterator[Thing]:
-        """Yield those who cross the road; they are across before the camera's car comes."""
+        """Yield people who cross the road; they have crossed before the camera's car arrives."""
         left, right = (side.road + .8 for side in self.style.sides)
 
         def draw(rng: np.random.Generator, start: float) -> Iterator[Thing]:

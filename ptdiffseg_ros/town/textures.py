@@ -3,7 +3,7 @@
 """Tileable textures of the world, computed once per process."""
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import cv2
 import numpy as np
@@ -13,17 +13,19 @@ PERIOD = 1024.        # metres; every texture repeats in whole parts of it
 _TILE_SIZE = 512
 
 
+def _noise(rng: np.random.Generator, cells: int) -> np.ndarray:
+    """Return smooth tileable noise (512, 512) with so many cells a side."""
+    pad = np.pad(rng.standard_normal((cells, cells)).astype(np.float32), 2, mode='wrap')
+    step = _TILE_SIZE // cells
+    big = cv2.resize(pad, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
+    return big[2 * step:-2 * step, 2 * step:-2 * step]
+
+
 @lru_cache(maxsize=1)
 def tile() -> np.ndarray:
-    """Return the world's texture, (512, 512, 4) in about -1 to 1: grain, paving, brick, leaves."""
+    """Return the fine texture, (512, 512, 4) in about -1 to 1: grain, paving, brick, leaves."""
     rng = np.random.Generator(np.random.PCG64(20260101))
-
-    def noise(cells: int) -> np.ndarray:
-        lattice = rng.standard_normal((cells, cells)).astype(np.float32)
-        pad = np.pad(lattice, 2, mode='wrap')
-        step = _TILE_SIZE // cells
-        big = cv2.resize(pad, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
-        return big[2 * step:-2 * step, 2 * step:-2 * step]
+    noise = partial(_noise, rng)
 
     def unit(values: np.ndarray) -> np.ndarray:
         values = values - values.mean()
@@ -47,25 +49,22 @@ def coarse_tile() -> np.ndarray:
     rng = np.random.Generator(np.random.PCG64(20260102))
     total = np.zeros((_TILE_SIZE, _TILE_SIZE), np.float32)
     for cells, weight in ((128, .35), (64, .7), (32, 1.), (16, 1.)):
-        pad = np.pad(rng.standard_normal((cells, cells)).astype(np.float32), 2, mode='wrap')
-        step = _TILE_SIZE // cells
-        big = cv2.resize(pad, None, fx=step, fy=step, interpolation=cv2.INTER_CUBIC)
-        total += weight * big[2 * step:-2 * step, 2 * step:-2 * step]
+        total += weight * _noise(rng, cells)
     return np.clip(total / (2 * total.std()), -1.3, 1.3)
 
 
 @lru_cache(maxsize=1)
 def medium_tile() -> np.ndarray:
-    """Return grain and leaves alone, (512, 512, 2), for a second look at a larger scale."""
+    """Return grain and leaves alone, (512, 512, 2), which are also used at a larger scale."""
     return np.ascontiguousarray(tile()[..., ::3])
 
 
 def _wrap(texels: np.ndarray) -> np.ndarray:
-    """Return the remainder by the tile's size; much faster than np.mod, and the same."""
+    """Return texels modulo the tile's size; the same as np.mod and much faster."""
     return texels - np.floor(texels * np.float32(1 / _TILE_SIZE)) * np.float32(_TILE_SIZE)
 
 
 def look_up(table: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Return a tile's values at float32 texel coordinates, repeated without end."""
+    """Return a tile's values at float32 texel coordinates, which wrap around."""
     u, v = np.broadcast_arrays(_wrap(u), _wrap(v))
     return cv2.remap(table, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)

@@ -26,7 +26,7 @@ _GLASS, _TYRE, _HUB = (44., 56., 68.), (26., 26., 28.), (120., 122., 126.)
 
 @dataclass(frozen=True)
 class _Body:
-    """A vehicle's box: where its parts lie, in metres."""
+    """The positions of a vehicle's parts, in metres."""
 
     thing: Vehicle
     side: float           # which flank faces the camera, -1 or 1
@@ -46,12 +46,12 @@ class _Body:
 
     @property
     def inset(self) -> float:
-        """Return by how much each side of the roof stands in."""
+        """Return the distance from each side of the body to the roof."""
         return 0. if self.bus else .12
 
     @property
     def bonnet(self) -> float:
-        """Return how far the cabin begins behind the near end."""
+        """Return the distance from the near end to the cabin."""
         return 0. if self.bus else self.thing.length * .06
 
     def across(self, z: float, y0: float, y1: float, x0: float = -1., x1: float = 1.,
@@ -137,7 +137,7 @@ def _paint_end(canvas: Canvas, body: _Body) -> None:
         line = canvas.surface(label, plane, glow='' if thing.rear else 'amber')
         canvas.polygon(across(near, top - .5, top - .2, -.6, .6), (40., 40., 40.), line)
         canvas.polygon(across(near, top - .12, top), shade_color(color, 1.1), edge)
-    else:  # the cabin stands behind the bonnet or boot; it shares its edge with the flank's
+    else:  # the cabin is behind the bonnet or boot, and shares an edge with the flank
         lean = thing.slope[0]
         base, narrow = near + body.bonnet, 1 - body.inset / (thing.width / 2)
         screen = canvas.surface(label, canvas.plane(across(base, belt, top, lean=lean)))

@@ -1,9 +1,9 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-Weather over a clear picture: what lies on things, then light, then air, then what falls.
+Add weather to a clear picture: first surfaces, then light, air and falling particles.
 
-Every effect fades in from nothing with its intensity, so that intensity 0 is the clear picture.
+Every effect fades in with its intensity, so that intensity 0 gives the clear picture.
 """
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ _NOTICEABLE = 0.2
 @dataclass(frozen=True)
 class Weather:
     """
-    How strong each kind of weather is, 0 (none) to 1; all 0 is clear weather by day.
+    The intensity of each kind of weather, 0 to 1; all 0 is clear weather by day.
 
-    :raises ValueError: if an intensity is not within 0 to 1
+    :raises ValueError: an intensity is not within 0 to 1
     """
 
     fog: float = 0.
@@ -46,9 +46,9 @@ class Weather:
     @classmethod
     def named(cls, name: str, intensity: float = 0.7) -> Weather:
         """
-        Return one kind of weather alone; 'clear' has no intensity.
+        Return one kind of weather alone; 'clear' ignores the intensity.
 
-        :raises ValueError: if the name is none of WEATHERS or the intensity not within 0 to 1
+        :raises ValueError: the name is not in WEATHERS, or the intensity not within 0 to 1
         """
         if name not in WEATHERS:
             raise ValueError(f'weather {name!r} is not known; use one of {", ".join(WEATHERS)}')
@@ -62,7 +62,7 @@ class Weather:
 
     @property
     def adjectives(self) -> tuple[str, ...]:
-        """Return the words for every kind that can be noticed, ('clear',) where none can."""
+        """Return the adjectives of all noticeable kinds; without any, ('clear',)."""
         words = tuple(_ADJECTIVES[name] for name in WEATHERS[1:]
                       if getattr(self, name) >= _NOTICEABLE)
         return words or ('clear',)
@@ -72,7 +72,7 @@ def draw_weather(name: str, rng: np.random.Generator) -> Weather:
     """
     Return the named weather at an intensity drawn evenly from 0.4 to 1.
 
-    MIXTURE stands for two different kinds at once, drawn as well, from 0.4 to 0.8 each.
+    MIXTURE draws two different kinds, with intensities from 0.4 to 0.8.
     """
     if name == MIXTURE:
         one, other = rng.choice(WEATHERS[1:], 2, replace=False).tolist()
@@ -95,13 +95,12 @@ def apply(view: View, weather: Weather, moment: int) -> np.ndarray:
     Return the picture in a weather, float32 (3, H, W), 0 to 1.
 
     :param view: the clear picture and its maps
-    :param weather: the intensities
-    :param moment: number of the frame, for what is new in every frame (flakes, drops, noise)
+    :param moment: number of the frame, which seeds flakes, drops and noise
     """
     if weather == Weather():
         return view.image
     image = view.image
-    # the kind of fog and where snow lies stay the same along a street; what falls does not
+    # tone of fog and places of snow are constant along a street; falling particles are not
     lasting = generator(view.street.seed, 8)
     tone = lasting.uniform(-1, 1, 4).astype(np.float32)
     overcast = max(weather.rain, weather.snow, 0.)
@@ -139,12 +138,12 @@ def _rgb(red: float, green: float, blue: float) -> np.ndarray:
 
 
 def _grey(tone: float, level: float) -> np.ndarray:
-    """Return a grey of the sky; tone, -1 to 1, makes it warmer or colder."""
+    """Return a grey of the sky; tone, -1 to 1, shifts it between warm and cold."""
     return _rgb(level - .012, level, level + .014 + .01 * tone)
 
 
 def _overcast(view: View, image: np.ndarray, weather: Weather, tone: np.ndarray) -> np.ndarray:
-    """Cover the sky with grey, and take contrast and colour from what lies under it."""
+    """Cover the sky with grey, and reduce contrast and colour below it."""
     rain, snow = weather.rain, weather.snow
     level = .66 - .16 * rain / max(rain + snow, 1e-6) + .06 * float(tone[0])
     strength = min(max(rain, snow) / .35, 1.)
@@ -159,7 +158,7 @@ def _overcast(view: View, image: np.ndarray, weather: Weather, tone: np.ndarray)
 
 
 def _snow_cover(view: View, image: np.ndarray, snow: float, tone: np.ndarray) -> np.ndarray:
-    """Lay snow on what faces up; wheels have left tracks in the road's."""
+    """Cover upward surfaces with snow, with wheel tracks on the road."""
     x, z = view.x, view.z
     wide = look_up(coarse_tile(), x * .9 + 40 * float(tone[2]), z * .5)
     detail = look_up(coarse_tile(), x * 5, z * 5)
@@ -181,13 +180,13 @@ def _snow_cover(view: View, image: np.ndarray, snow: float, tone: np.ndarray) ->
 
 
 def _wet(view: View, image: np.ndarray, rain: float) -> np.ndarray:
-    """Darken what is wet on the ground."""
+    """Darken wet surfaces."""
     wet = np.where(view.labels <= 1, .42, np.where(view.labels == SKY, 0., .12)) * rain
     return image * (1 - wet).astype(np.float32)
 
 
 def _night(view: View, image: np.ndarray, weather: Weather, ambient: float) -> np.ndarray:
-    """Light the street by what is left of the day, head-lamps, street lamps and windows."""
+    """Light the street with remaining daylight, headlights, street lamps and windows."""
     night = weather.night
     ray_x, ray_y = rays(view.camera)
     reach = np.minimum(view.depth, 400.)
@@ -204,7 +203,7 @@ def _night(view: View, image: np.ndarray, weather: Weather, ambient: float) -> n
     light = light + .4 * night * pools * _rgb(1., .82, .55)
     day = 1 - min(night / .4, 1.)
     light = _mix(light, 1., day * day)
-    # night's sky is darker than the ground's share of the day
+    # at night the sky is darker than the ground
     light = light * (1 - .55 * night * view.sky)
     image = image * light.astype(np.float32)
     lit = view.glow * min(night / .3, 1.)
@@ -213,7 +212,7 @@ def _night(view: View, image: np.ndarray, weather: Weather, ambient: float) -> n
 
 
 def _bloom(view: View, image: np.ndarray, weather: Weather) -> np.ndarray:
-    """Let lamps and windows shine beyond their edges, more so in fog."""
+    """Add halos around lamps and windows, larger ones in fog."""
     height, width = view.labels.shape
     size = (max(width // 2, 1), max(height // 2, 1))
     small = cv2.resize(cv2.merge(tuple(view.glow)), size, interpolation=cv2.INTER_AREA)
@@ -225,7 +224,7 @@ def _bloom(view: View, image: np.ndarray, weather: Weather) -> np.ndarray:
 
 
 def _reflections(view: View, image: np.ndarray, rain: float, moment: int) -> np.ndarray:
-    """Mirror what stands above the road in its wet surface."""
+    """Mirror objects above the road in its wet surface."""
     height, width = view.labels.shape
     horizon = view.camera.horizon * height
     ground = (view.labels <= 1).astype(np.float32)
@@ -233,7 +232,7 @@ def _reflections(view: View, image: np.ndarray, rain: float, moment: int) -> np.
     x, z = view.x, view.z
     ripple = look_up(coarse_tile(), x * 9 + moment * 1.7, z * 4.5)
     puddle = look_up(coarse_tile(), x * 1.1 + 77, z * .5)
-    # rows above the picture show its uppermost row again: the mirror reaches the picture's foot
+    # rows above the picture repeat its top row, so that the mirror image reaches the bottom
     mirrored = np.maximum(2 * horizon - rows * .96 - .04 * horizon + ripple * height * .02, 0.)
     source = cv2.blur(cv2.merge(tuple(image)), (1, max(int(height * .05), 1) | 1))
     mirror = cv2.remap(source, columns + ripple * width * .006, mirrored, cv2.INTER_LINEAR,
@@ -251,7 +250,7 @@ def extinction(weather: Weather) -> float:
 
 
 def airlight(weather: Weather, ambient: float, tone: np.ndarray) -> np.ndarray:
-    """Return the light of the air itself, (3, 1, 1) RGB."""
+    """Return the airlight, (3, 1, 1) RGB."""
     total = extinction(weather)
     fog = (total - .016 * weather.rain - .02 * weather.snow) / max(total, 1e-9)
     level = fog * (.74 + .06 * float(tone[0])) + (1 - fog) * (
@@ -262,7 +261,7 @@ def airlight(weather: Weather, ambient: float, tone: np.ndarray) -> np.ndarray:
 
 def _air(view: View, image: np.ndarray, weather: Weather, ambient: float,
          tone: np.ndarray) -> np.ndarray:
-    """Dim what is far and add the air's own light: I = J exp(-b d) + A (1 - exp(-b d))."""
+    """Attenuate by distance and add airlight: I = J exp(-b d) + A (1 - exp(-b d))."""
     b = extinction(weather)
     if b == 0:
         return image
@@ -278,7 +277,7 @@ def _fixed(points: np.ndarray) -> list[list[int]]:
 
 def _flakes(view: View, image: np.ndarray, snow: float, ambient: float,
             moment: int) -> np.ndarray:
-    """Let flakes fall: many small far ones, few large near ones, with a little motion."""
+    """Paint flakes with motion blur: many small distant ones, few large near ones."""
     rng = generator(view.street.seed, 5, moment)
     height, width = view.labels.shape
     unit = width / 256
@@ -305,7 +304,7 @@ def _flakes(view: View, image: np.ndarray, snow: float, ambient: float,
 
 def _streaks(view: View, image: np.ndarray, rain: float, ambient: float,
              moment: int) -> np.ndarray:
-    """Let rain fall in streaks, and leave some drops on the lens."""
+    """Paint streaks of rain, and drops on the lens."""
     rng = generator(view.street.seed, 6, moment)
     height, width = view.labels.shape
     unit = width / 256
@@ -332,7 +331,7 @@ def _streaks(view: View, image: np.ndarray, rain: float, ambient: float,
         cv2.circle(drops, center, max(int(round(rng.uniform(1.5, 4.5) * unit)), 1), 255, -1,
                    cv2.LINE_AA)
     if drops.any():
-        # a drop shows the scene upside down; blurred, for it is out of focus
+        # a drop shows the scene upside down and out of focus
         blur = max(int(12 * unit), 1)
         seen = _planes(cv2.blur(cv2.merge(tuple(image)), (blur, blur))[::-1])
         mask = cv2.GaussianBlur(drops, (0, 0), .8 * unit).astype(np.float32) / 255
@@ -341,10 +340,10 @@ def _streaks(view: View, image: np.ndarray, rain: float, ambient: float,
 
 
 def _sensor(view: View, image: np.ndarray, night: float, moment: int) -> np.ndarray:
-    """Add the noise of a sensor at high gain, of light and of read-out."""
+    """Add the shot and read-out noise of a sensor at high gain."""
     rng = generator(view.street.seed, 7, moment)
     height, width = view.labels.shape
-    # drawn pixel by pixel, as a colour sensor is read
+    # drawn pixel by pixel, in the order in which a sensor is read
     noise = _planes(rng.standard_normal((height, width, 3), np.float32))
     bright = rng.standard_normal((height, width), np.float32)
     sigma = night * (.012 + .05 * np.sqrt(np.maximum(image, 0)))

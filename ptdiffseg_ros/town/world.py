@@ -19,9 +19,9 @@ SPLITS = {'train': 0, 'val': 10_000_000, 'test': 20_000_000}
 
 STYLE = 'style'
 CONDITIONS = (*WEATHERS, MIXTURE, STYLE)
-"""What a segmenter is measured in: each weather, two at once, clear streets drawn otherwise."""
+"""Test conditions: each weather, two at once, and clear streets in another style."""
 OTHER_STYLE = Rendering(hue=45., texture=2., lift=1.2, view=.7)
-"""The shift that is not weather: palette, texture, camera height and field of view."""
+"""A shift other than weather: palette, texture, camera height and field of view."""
 
 _SMALLEST = 16
 
@@ -29,12 +29,12 @@ _SMALLEST = 16
 @dataclass(frozen=True)
 class Frame:
     """
-    One picture with its truth.
+    A picture with its ground truth.
 
     :param image: (H, W, 3) uint8 RGB
-    :param labels: (H, W) uint8, Cityscapes' trainIds
+    :param labels: (H, W) uint8, Cityscapes train ids
     :param depth: (H, W) float32, metres along the optical axis, inf in the sky
-    :param weather: what it was taken in
+    :param weather: weather of the picture
     """
 
     image: np.ndarray
@@ -60,13 +60,11 @@ def _take(street: Street, camera: Camera, time: float, weather: Weather, moment:
 def sample(seed: int, weather: Weather = Weather(), size: tuple[int, int] = (128, 256),
            rendering: Rendering = Rendering()) -> Frame:
     """
-    Return an independent scene; the same seed is the same scene under every weather.
+    Render an independent scene; a seed gives the same scene in every weather.
 
     :param seed: 0 or more; see SPLITS
-    :param weather: what it is seen in
     :param size: height and width, at least 16 each
-    :param rendering: how it is drawn
-    :raises ValueError: if the seed or the size is out of range
+    :raises ValueError: the seed or the size is out of range
     """
     _check(seed, size)
     rng = generator(seed, 9)
@@ -81,12 +79,12 @@ def sample(seed: int, weather: Weather = Weather(), size: tuple[int, int] = (128
 
 def sample_condition(condition: str, seed: int, size: tuple[int, int] = (128, 256)) -> Frame:
     """
-    Return an independent scene in one of CONDITIONS, whose intensity is drawn from the seed.
+    Render an independent scene in one of CONDITIONS, with an intensity drawn from the seed.
 
-    :param condition: of CONDITIONS; a seed is the same scene in each of them
+    :param condition: one of CONDITIONS; a seed gives the same scene in each of them
     :param seed: 0 or more; see SPLITS
     :param size: height and width, at least 16 each
-    :raises ValueError: if one of them is not allowed
+    :raises ValueError: an argument is out of range
     """
     if condition not in CONDITIONS:
         raise ValueError(f'condition {condition!r} is not known; use one of '
@@ -100,12 +98,12 @@ class Drive:
     """
     A drive along one street, coherent in time.
 
-    Any frame can be had in any order, and is always the same.
+    Frames can be rendered in any order, and are always the same.
 
     :param seed: 0 or more
     :param size: height and width of frames, at least 16 each
-    :param speed_mps: of the camera, metres per second, 0 or more
-    :raises ValueError: if one of them is out of range
+    :param speed_mps: speed of the camera, metres per second, 0 or more
+    :raises ValueError: an argument is out of range
     """
 
     def __init__(self, seed: int, size: tuple[int, int] = (128, 256),
@@ -122,11 +120,10 @@ class Drive:
 
     def frame(self, time_s: float, weather: Weather = Weather()) -> Frame:
         """
-        Return what the camera sees.
+        Render the camera's view at a time.
 
         :param time_s: seconds since the start, 0 or more
-        :param weather: what it is seen in
-        :raises ValueError: if the time is negative or not finite
+        :raises ValueError: the time is negative or not finite
         """
         if not 0 <= time_s < math.inf:
             raise ValueError(f'time_s is {time_s}; use 0 or more seconds')
