@@ -1,3 +1,3 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How the embedded model for photographs is made from CamVid and KITTI."""
+"""Data for the embedded model `street`, from CamVid and KITTI."""

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         'out', type=Path, metavar='OUT', help='a new folder for pictures, captions and labels')
     parser.add_argument(
-        '--seed', type=number(0, kind=int), default=0, help='of crops, weather and captions')
+        '--seed', type=number(0, kind=int), default=0, help='seed of crops, weather and captions')
 
 
 def run(args: argparse.Namespace) -> int:

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures with captions to pretrain on, and one labelled data set to train the head on."""
+"""Write captioned pictures for pretraining, and a labelled data set for the head."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -14,27 +14,19 @@ from PIL import Image as Picture
 from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE
 from ptdiffseg_ros.data.pictures import DataError, picture_files, read_picture
+from ptdiffseg_ros.town.captions import SCENES, VISIBLE, WORDS
 import yaml
 
 HEIGHT = 224  # rows of the pictures that are written
 LARGEST_ZOOM = 1.5
 ASPECT = 4 / 3
 UNLABELLED = 'dusk_unlabelled'
-# Views of a photograph: at dusk, which is rare; by day, with one more in each made weather.
+# Views of a photograph: at dusk, which is rare; by day, with one more in each artificial weather.
 DUSK_VIEWS, CLEAR_VIEWS = 24, 4
-CAPTIONS = 4  # of a view; training draws one
-VISIBLE = 0.005  # share of the pixels above which a class is worth a word
-SCENES = ('driving scene', 'driving scene', 'driving scene', 'street scene', 'city street',
-          'road scene')
-WORDS = {
-    'road': ('a road', 'a street'), 'sidewalk': ('a sidewalk', 'sidewalks'),
-    'building': ('buildings', 'houses'), 'pole': ('poles', 'a pole'),
-    'traffic sign': ('a traffic sign', 'traffic signs'),
-    'vegetation': ('trees', 'vegetation'), 'sky': ('the sky', 'sky'),
-    'person': ('persons', 'people', 'a person'), 'car': ('cars', 'a car'),
-    'fence': ('a fence', 'fences'), 'bicycle': ('bicycles', 'a bicycle')}
-# What both data sets label, under Cityscapes' train ids, with KITTI's other classes in their place
-# as CamVid counts them. A class that is in neither mapping is ignored.
+CAPTIONS = 4  # for each view; training draws one
+STREET_WORDS = {**WORDS, 'fence': ('a fence', 'fences'), 'bicycle': ('bicycles', 'a bicycle')}
+# The classes that both data sets label, by Cityscapes train id. MERGED maps other classes of KITTI
+# to them as CamVid counts them. Classes in neither mapping are ignored.
 CLASSES = {'road': 0, 'sidewalk': 1, 'building': 2, 'fence': 4, 'pole': 5, 'traffic sign': 7,
            'vegetation': 8, 'sky': 10, 'person': 11, 'car': 13, 'bicycle': 18}
 MERGED = {'rider': 'bicycle', 'truck': 'car', 'bus': 'car', 'wall': 'building',
@@ -95,7 +87,7 @@ def read_photographs(street: Path) -> Iterator[tuple[str, str, Image, Mask | Non
 
 def random_view(
         image: Image, mask: Mask | None, rng: np.random.Generator) -> tuple[Image, Mask | None]:
-    """Cut a part of the proportions ASPECT out of a picture, flipped half of the time."""
+    """Crop a part of aspect ratio ASPECT from a picture, and flip half of the crops."""
     height, width = image.shape[:2]
     rows = int(min(height, width / ASPECT) / rng.uniform(1.0, LARGEST_ZOOM))
     columns = int(rows * ASPECT)
@@ -108,14 +100,14 @@ def random_view(
 
 
 def caption(adjective: str, mask: Mask | None, rng: np.random.Generator) -> str:
-    """Describe a picture by its weather and some of the classes that are in it."""
+    """Describe a picture by its weather and some of its classes."""
     sentence = f'a {adjective} {rng.choice(SCENES)}'
     if mask is None:
         return sentence
     counts = np.bincount(mask.ravel(), minlength=256)
     seen = [name for name, number in CLASSES.items() if counts[number] > VISIBLE * mask.size]
     picked = rng.permutation(seen)[:int(rng.integers(0, 6))].tolist()
-    nouns = [str(rng.choice(WORDS[name])) for name in picked]
+    nouns = [str(rng.choice(STREET_WORDS[name])) for name in picked]
     return sentence + (f' with {_listed(nouns)}' if nouns else '')
 
 
@@ -124,7 +116,7 @@ def _listed(nouns: Sequence[str]) -> str:
 
 
 class LabelledWriter:
-    """Writes labelled photographs as one data set; wide ones as two parts each."""
+    """Writes labelled photographs as one data set, wide ones as two parts."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -132,7 +124,7 @@ class LabelledWriter:
             (folder / kind / 'train').mkdir(parents=True, exist_ok=True)
 
     def add(self, name: str, image: Image, mask: Mask) -> None:
-        """Write a photograph, or its left and its right part of the proportions ASPECT."""
+        """Write a photograph, or its left and right part of aspect ratio ASPECT."""
         height, width = mask.shape
         columns = min(width, round(height * ASPECT))
         for i, left in enumerate((0, width - columns) if width > columns else (0,)):

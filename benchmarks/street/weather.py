@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Weather made from photographs: night by darkening, fog by a depth prior, rain by streaks."""
+"""Add artificial weather to photographs: night, fog by a depth prior, rain by streaks."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -28,7 +28,7 @@ def make_fog(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
     Blend a picture (H, W, 3) with grey by Koschmieder's law.
 
     Distance comes from a depth prior: on a plane below the camera it is inverse to the rows below
-    the horizon; what is above the horizon is far.
+    the horizon; everything above the horizon is far.
     """
     height, width = image.shape[:2]
     below = np.arange(height, dtype=np.float32) / height - HORIZON
@@ -40,7 +40,7 @@ def make_fog(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.u
 
 
 def make_rain(image: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Grey, blur and streak a picture (H, W, 3) as rain before the camera does."""
+    """Add grey, blur and streaks to a picture (H, W, 3), like rain in front of the camera."""
     pixels = image.astype(np.float32) / 255.0
     grey = pixels.mean(axis=2, keepdims=True)
     pixels = (grey + (pixels - grey) * rng.uniform(0.4, 0.7)) * rng.uniform(0.5, 0.8)
