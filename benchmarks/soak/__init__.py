@@ -1,3 +1,3 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A node under long load with injected faults, and a verdict."""
+"""A long run of the node with injected faults, and checks of its figures."""

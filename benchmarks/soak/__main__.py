@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks.soak``: a long drive with faults, and a verdict."""
+"""``python -m benchmarks.soak``: run the node on a long drive with faults."""
 from __future__ import annotations
 
 import argparse

@@ -1,28 +1,27 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-A long drive with faults: cameras at full rate, trouble at random, and a verdict at the end.
+Run the node on a long drive with random faults, and check the figures.
 
-Or, by `overload`, a drive without faults behind cameras that are faster than the model follows.
+With `overload`, the drive has no faults, and the cameras are faster than the model.
 
-The figures. Of each camera, the node counts in its diagnostics what it `received`, `segmented`,
-`dropped` (for a newer frame, by `max_rate_hz` or by age) and `failed` at; the soak counts what it
-`sent`, how many of these `malformed`, the `masks` that came back, and those `unasked`: under no
-stamp that was sent. `sent_hz` and `masks_hz` are per second of the drive. `forgotten_in_pauses`
-are frames that waited when `~/enable` switched off, one for each pause at the most. `unaccounted`
-is received less segmented, dropped, failed and forgotten.
+Figures of each camera: the node's diagnostics count frames that are `received`, `segmented`,
+`dropped` (for a newer frame, by `max_rate_hz` or by age) and `failed`. The soak counts frames
+`sent`, those of them that are `malformed`, `masks` received, and `unasked` masks, whose stamp was
+not sent. `sent_hz` and `masks_hz` are per second of the drive. `forgotten_in_pauses` are frames
+that waited when `~/enable` switched off, at most one for each pause. `unaccounted` is received
+minus segmented, dropped, failed and forgotten.
 
-`memory_mb` is the node's memory in MiB, every 5 s, and its growth compares the medians of the
-last and the first tenth after the warm-up. `latency_ms` is from sending a frame to receiving its
-mask, in ten parts of the time. `processing_ms` is the node's `~/debug/processing_time_ms`: from
+`memory_mb` is the node's memory in MiB every 5 s; its growth compares the medians of the last and
+the first tenth after the warm-up. `latency_ms` is the time from sending a frame to receiving its
+mask, in ten parts of the drive. `processing_ms` is the node's `~/debug/processing_time_ms`: from
 taking the newest frame, when the model is free, to publishing its mask. `age_ms` is
-`~/debug/pipeline_latency_ms`: from the frame's stamp, which is when it was sent, to publishing its
-mask, by the same machine's clock; frames that a faulty clock has stamped are left out. The
-difference of the two is how long a frame was on the way and waited for the model. `overhead_ms`
-is from receiving a frame to publishing its mask, less the model's own time, and so has that wait
-in it; the node gives the percentiles of the last 10 s, here are their medians over the time.
-`soak_cores` is how many processor cores the soak itself used, to send and to receive: what it
-takes, the node does not get.
+`~/debug/pipeline_latency_ms`: from the frame's stamp, the time of sending, to publishing its mask,
+by the same clock; frames with stamps of a faulty clock are left out. The difference of the two is
+the time of transport and of waiting for the model. `overhead_ms` is the time from receiving a
+frame to publishing its mask, minus the model's time, and includes the wait. It is the median of
+the percentiles over 10 s that the node reports. `soak_cores` is the number of processor cores that
+the soak uses to send and receive, which the node lacks.
 """
 from __future__ import annotations
 
@@ -36,16 +35,11 @@ import threading
 import time
 from typing import Any
 
-from benchmarks.soak.verdict import (
-    growth_percent,
-    percentiles,
-    unexplained_lines,
-    verdict,
-)
+from benchmarks.soak.verdict import growth_percent, unexplained_lines, verdict
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
 from ptdiffseg_ros import town
-from ptdiffseg_ros.data.results import commit, machine
+from ptdiffseg_ros.data.results import commit, machine, percentiles
 from ptdiffseg_ros.demo.node_process import (
     dds_environment,
     DemoError,
@@ -65,10 +59,10 @@ from tqdm import tqdm
 
 START_PATIENCE_S = 180.0
 SAMPLE_S = 5.0
-FAULT_S = 3.0  # how long one lasts
-CLOCK_FAULT_S = 100  # by how much a faulty clock is wrong
-PICTURES = 12  # of each camera, shown in turn
-# What a camera does for a while; the last two are done to the node.
+FAULT_S = 3.0  # duration
+CLOCK_FAULT_S = 100  # error of a faulty clock
+PICTURES = 12  # of each camera, sent in turn
+# Faults of a camera; the last two are faults of the node.
 FAULTS = ('black', 'saturated', 'noise', 'frozen', 'malformed', 'gone', 'small', 'mono',
           'clock back', 'clock forward', 'paused', 'adaptation switched')
 SERVICES = {'paused': 'enable', 'adaptation switched': 'set_adaptation'}
@@ -77,10 +71,10 @@ SERVICES = {'paused': 'enable', 'adaptation switched': 'set_adaptation'}
 @dataclass(frozen=True)
 class SoakOptions:
     """
-    What to put the node through.
+    Settings of a soak.
 
-    minutes; cameras, how many; rate_hz of each; size (h, w) in pixels; calm_s, mean time between
-    two faults; overload: no faults, and checks of lag and fairness.
+    minutes: length. cameras: their number. rate_hz: of each camera. size: (h, w) in pixels.
+    calm_s: mean time between two faults. overload: no faults, but checks of lag and fairness.
     """
 
     minutes: float = 60.0
@@ -95,44 +89,44 @@ class SoakOptions:
 
 @dataclass
 class _Camera:
-    """What one camera sends and what comes back for it."""
+    """A camera, and the figures of its frames and masks."""
 
     name: str
     publisher: Any
     pictures: list[np.ndarray]
-    messages: list[Image]  # of the pictures: copying them for each frame would cost the node time
+    messages: list[Image]  # of the pictures; made once, because copies take time from the node
     fault: str = ''
     until_s: float = 0.0
-    sent: dict[tuple[int, int], float] = field(default_factory=dict)  # stamp: when, monotonic
+    sent: dict[tuple[int, int], float] = field(default_factory=dict)  # stamp: monotonic time
     number: int = 0
     malformed: int = 0
     masks: int = 0
-    unasked: int = 0  # masks of no frame that was sent well-formed
-    latencies_ms: list[tuple[float, float]] = field(default_factory=list)  # when, how long
+    unasked: int = 0  # masks without a well-formed frame that was sent
+    latencies_ms: list[tuple[float, float]] = field(default_factory=list)  # time, duration
     processing_ms: list[float] = field(default_factory=list)
     age_ms: list[float] = field(default_factory=list)
 
 
 class Soak:
-    """Cameras, faults, and what is measured meanwhile; `run` does it all."""
+    """Cameras, faults and measurements."""
 
     def __init__(self, options: SoakOptions) -> None:
         self.options = options
         self.names = [f'camera{i}' for i in range(options.cameras)]
         self.faults: Counter[str] = Counter()
         self.memory_mb: list[tuple[float, float]] = []
-        self.counts: dict[str, dict[str, str]] = {}  # of each camera, by the last diagnostics
+        self.counts: dict[str, dict[str, str]] = {}  # of each camera, in the last diagnostics
         self.overhead_ms: list[tuple[float, float]] = []  # p50 and p95 of the last 10 s
-        self.heard = 0
+        self.diagnostics = 0  # messages received
         self._rng = random.Random(options.seed)
         self._lock = threading.Lock()
 
     def run(self, log: Path) -> dict[str, Any]:
         """
-        Put the node through it.
+        Run the node on the drive.
 
-        :returns: figures and verdicts, JSON-able.
-        :raises DemoError: the node does not come up or dies.
+        :returns: figures and checks, JSON-able.
+        :raises DemoError: the node does not start, or dies.
         """
         environment = dds_environment(free_domain_id(random.Random()))
         os.environ.update(environment)
@@ -182,7 +176,7 @@ class Soak:
         return self._node.create_publisher(Image, f'{name}/image_raw', qos_profile_sensor_data)
 
     def _wait(self, process: NodeProcess) -> None:
-        """Return once the node takes images of every camera."""
+        """Wait until the node subscribes to every camera."""
         deadline = time.monotonic() + START_PATIENCE_S
         while not all(c.publisher.get_subscription_count() for c in self._cameras):
             process.check()
@@ -201,8 +195,8 @@ class Soak:
         with tqdm(total=round(60 * self.options.minutes), desc='soak', unit='s') as bar:
             while (now_s := time.monotonic()) < end_s:
                 process.check()
-                self._mend(now_s)
-                # Nothing is broken any more when the end comes.
+                self._end_faults(now_s)
+                # All faults end before the drive does.
                 if not self.options.overload and fault_s <= now_s < end_s - 2 * FAULT_S:
                     self._break(now_s)
                     fault_s = now_s + self._calm()
@@ -214,9 +208,9 @@ class Soak:
                 bar.update(int(now_s - self._begun_s) - bar.n)
                 due_s = max(due_s + period_s, now_s)
                 time.sleep(max(0.0, due_s - time.monotonic()))
-        self._mend(float('inf'))
-        heard = self.heard
-        while self.heard < heard + 3:  # what is under way is done, and counted
+        self._end_faults(float('inf'))
+        last = self.diagnostics
+        while self.diagnostics < last + 3:  # until pending frames are counted
             process.check()
             time.sleep(0.1)
 
@@ -234,7 +228,7 @@ class Soak:
         elif fault == 'gone':
             self._node.destroy_publisher(camera.publisher)
 
-    def _mend(self, now_s: float) -> None:
+    def _end_faults(self, now_s: float) -> None:
         for camera in self._cameras:
             if not camera.fault or now_s < camera.until_s:
                 continue
@@ -279,14 +273,14 @@ class Soak:
             return to_message(np.random.default_rng(camera.number).integers(
                 0, 256, pixels.shape, np.uint8))
         if camera.fault == 'malformed':
-            return to_message(pixels)  # its own, to be spoilt
+            return to_message(pixels)  # a new message, which is then damaged
         if camera.fault == 'small':
             return to_message(pixels[::2, ::2])
         if camera.fault == 'mono':
             return to_message(pixels[..., :1])
         return camera.messages[0 if camera.fault == 'frozen' else number]
 
-    # -- what comes back -------------------------------------------------------------------
+    # -- results ---------------------------------------------------------------------------
 
     def _on_mask(self, camera: _Camera, mask: Image) -> None:
         now_s = time.monotonic()
@@ -299,7 +293,7 @@ class Soak:
             camera.latencies_ms.append((now_s - self._begun_s, 1e3 * (now_s - sent_s)))
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        self.heard += 1
+        self.diagnostics += 1
         for status in message.status:
             name = status.name.rpartition(': ')[2]
             if name in self.names:
@@ -308,10 +302,10 @@ class Soak:
                     self.overhead_ms.append((
                         float(values['overhead (ms) p50']), float(values['overhead (ms) p95'])))
 
-    # -- the verdict -----------------------------------------------------------------------
+    # -- figures ---------------------------------------------------------------------------
 
     def _report(self, log: Path) -> dict[str, Any]:
-        cameras = {camera.name: self._of_camera(camera) for camera in self._cameras}
+        cameras = {camera.name: self._camera_figures(camera) for camera in self._cameras}
         processing_ms = [ms for camera in self._cameras for ms in camera.processing_ms]
         age_ms = [ms for camera in self._cameras for ms in camera.age_ms
                   if abs(ms) < 1e3 * CLOCK_FAULT_S / 2]
@@ -335,46 +329,47 @@ class Soak:
         p50, p95 = np.median(self.overhead_ms, axis=0)
         return {'p50': round(float(p50), 1), 'p95': round(float(p95), 1)}
 
-    def _of_camera(self, camera: _Camera) -> dict[str, float]:
+    def _camera_figures(self, camera: _Camera) -> dict[str, float]:
         counts, seconds = self.counts.get(camera.name, {}), 60.0 * self.options.minutes
 
-        def of(key: str) -> int:
+        def count(key: str) -> int:
             return int(counts.get(key, 0))
 
-        dropped = of('dropped: newer frame came') + of('dropped: max_rate_hz') + of(
-            'dropped: max_frame_age_s')
-        # A frame that waits when ~/enable switches off is forgotten: one for each pause.
-        unaccounted = of('frames received') - of('frames segmented') - dropped - of('errors')
+        dropped = sum(map(count, (
+            'dropped: newer frame came', 'dropped: max_rate_hz', 'dropped: max_frame_age_s')))
+        # The node forgets a waiting frame when ~/enable switches off, one for each pause.
+        unaccounted = (count('frames received') - count('frames segmented') - dropped
+                       - count('errors'))
         forgotten = min(max(unaccounted, 0), self.faults['paused'])
         return {
             'sent': camera.number, 'sent_hz': round(camera.number / seconds, 2),
             'malformed': camera.malformed,
-            'received': of('frames received'), 'segmented': of('frames segmented'),
-            'dropped': dropped, 'failed': of('errors'), 'forgotten_in_pauses': forgotten,
+            'received': count('frames received'), 'segmented': count('frames segmented'),
+            'dropped': dropped, 'failed': count('errors'), 'forgotten_in_pauses': forgotten,
             'unaccounted': unaccounted - forgotten, 'masks': camera.masks,
             'masks_hz': round(camera.masks / seconds, 2), 'unasked': camera.unasked}
 
-    def _latency(self) -> list[dict[str, float]]:
-        """Give percentiles over the time, in ten parts."""
+    def _latency(self) -> list[dict[str, float | None]]:
+        """Return percentiles for ten parts of the drive."""
         part_s = 6.0 * self.options.minutes
         values = [found for camera in self._cameras for found in camera.latencies_ms]
-        rows = []
+        rows: list[dict[str, float | None]] = []
         for i in range(10):
-            of_part = [ms for at, ms in values if i * part_s <= at < (i + 1) * part_s]
-            if of_part:
-                rows.append({'minute': round((i + 1) * part_s / 60, 2), 'masks': len(of_part),
-                             **percentiles(of_part)})
+            part = [ms for at, ms in values if i * part_s <= at < (i + 1) * part_s]
+            if part:
+                rows.append({'minute': round((i + 1) * part_s / 60, 2), 'masks': len(part),
+                             **percentiles(part)})
         return rows
 
 
 def to_message(pixels: np.ndarray) -> Image:
-    """Make an image message of (H, W, 3) RGB or (H, W, 1) grey pixels."""
+    """Convert (H, W, 3) RGB or (H, W, 1) grey pixels to an image message."""
     return image_message(
         Header(), pixels, 'mono8' if pixels.shape[-1] == 1 else 'rgb8')
 
 
 def spoil(message: Image, rng: random.Random) -> None:
-    """Make an image message malformed, in one of the ways that drivers and networks do."""
+    """Damage an image message in one of the ways that drivers and networks do."""
     way = rng.randrange(5)
     if way == 0:
         message.encoding = rng.choice(['', 'rgb9', 'bayer', '32FC7', 'jpeg'])
@@ -390,9 +385,9 @@ def spoil(message: Image, rng: random.Random) -> None:
 
 def run_soak(options: SoakOptions, log: Path | None = None) -> dict[str, Any]:
     """
-    Run it, with the node's log in a file or in none that stays.
+    Run a soak, with the node's log in a file, or a temporary one.
 
-    :raises DemoError: the node does not come up or dies.
+    :raises DemoError: the node does not start, or dies.
     """
     if log is not None:
         return Soak(options).run(log)

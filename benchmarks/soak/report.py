@@ -9,7 +9,7 @@ from ptdiffseg_ros.data.results import markdown_table
 
 
 def tables(figures: dict[str, Any]) -> str:
-    """Lay the figures out as Markdown."""
+    """Format the figures as Markdown."""
     parts = []
 
     def table(head: list[str], rows: list[list[Any]]) -> None:
@@ -20,7 +20,7 @@ def tables(figures: dict[str, Any]) -> str:
     cameras = figures['cameras']
     keys = list(next(iter(cameras.values())))
     table(['camera', *(key.replace('_', ' ') for key in keys)], [
-        [name, *(of[key] for key in keys)] for name, of in cameras.items()])
+        [name, *(camera[key] for key in keys)] for name, camera in cameras.items()])
     table(['time of a frame', 'p50 (ms)', 'p95 (ms)'], [
         [name, figures[key].get('p50', ''), figures[key].get('p95', '')] for name, key in (
             ('processing, from taking it to publishing its mask', 'processing_ms'),

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-WARM_UP = 1 / 12  # share of the drive before memory growth counts: 5 of 60 minutes
+WARM_UP = 1 / 12  # share of the drive without checks of memory: 5 of 60 minutes
 MAX_GROWTH = 2.0  # percent
-# Overload. A frame that waits for the model is replaced by the next one, so it waits for at most
-# one period of the camera. SLACK_MS is the least allowance, for transport and scheduling.
+# Overload: the next frame replaces a frame that waits for the model, so a frame waits for at most
+# one period of the camera. SLACK_MS is the minimum allowance, for transport and scheduling.
 # MAX_AGE leaves room for other processes.
 MIN_OVERLOAD = 1.5  # frames sent for each mask; fewer are no overload
 MAX_AGE = 1.3  # times the processing time
@@ -20,7 +20,7 @@ MAX_UNFAIRNESS = 1.1  # most masks of a camera over the fewest
 
 
 def verdict(figures: dict[str, Any]) -> dict[str, bool]:
-    """Return which checks the figures pass; the last checks apply to an overload only."""
+    """Return which checks the figures pass. The last checks apply to an overload only."""
     cameras = figures['cameras'].values()
     checks = {
         f'memory grows by {MAX_GROWTH:g} % at the most':
@@ -51,14 +51,6 @@ def verdict(figures: dict[str, Any]) -> dict[str, bool]:
     return checks
 
 
-def percentiles(values: list[float]) -> dict[str, float]:
-    """Return the median and the 95th percentile, or {} without values."""
-    if not values:
-        return {}
-    p50, p95 = np.percentile(values, (50, 95))
-    return {'p50': round(float(p50), 1), 'p95': round(float(p95), 1)}
-
-
 def growth_percent(samples: list[tuple[float, float]]) -> float:
     """Return the growth of memory (seconds, MiB) after the warm-up: last against first tenth."""
     after = [mb for at, mb in samples if at >= WARM_UP * samples[-1][0]]
@@ -68,7 +60,7 @@ def growth_percent(samples: list[tuple[float, float]]) -> float:
 
 
 def unexplained_lines(log: str) -> list[str]:
-    """Return the log's errors, except those about a bad image, and lines without a logger."""
+    """Return the log's errors, except bad images, and errors outside the logger."""
     odd = []
     for line in log.splitlines():
         explained = re.search(r'\[(INFO|WARN|DEBUG)\]', line) or re.search(

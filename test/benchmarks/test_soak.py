@@ -108,9 +108,9 @@ def test_an_overloaded_node_neither_lags_nor_lets_a_camera_starve(tmp_path: Path
     soak.wait()
     figures = json.loads((tmp_path / 'soak.json').read_text())
     # A quarter of a minute says nothing about growth; and tests share the machine with others.
-    told = {name: holds for name, holds in figures['checks'].items()
-            if 'memory' not in name and 'the age' not in name}
-    assert all(told.values()) and len(told) == 7, soak.output
+    checks = {name: holds for name, holds in figures['checks'].items()
+              if 'memory' not in name and 'the age' not in name}
+    assert all(checks.values()) and len(checks) == 7, soak.output
     assert figures['faults'] == {}
     assert 0 < figures['processing_ms']['p50'] < figures['age_ms']['p50']
     assert figures['overhead_ms']['p50'] > 0 and figures['soak_cores'] > 0
