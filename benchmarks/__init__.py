@@ -1,8 +1,8 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-How the figures of ptdiffseg_ros are made: claims, streams, soak, and their result files.
+Benchmarks of ptdiffseg_ros and their result files: claims, stream, soak and street.
 
-It lies in the clone and is never installed. It imports the package; the package never imports it.
-``python -m benchmarks.NAME --help`` explains one.
+They are part of the source tree and never installed. They import the package, which never imports
+them. ``python -m benchmarks.NAME --help`` explains each of them.
 """

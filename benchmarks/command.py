@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line of a benchmark: arguments, help and errors as the ``ptdiffseg`` command has."""
+"""The command line of a benchmark, with the help and errors of the ``ptdiffseg`` command."""
 from __future__ import annotations
 
 import argparse
@@ -17,9 +17,9 @@ def run_benchmark(
     Parse the arguments of a benchmark and run it.
 
     :param name: the module's name within this package, as in ``python -m benchmarks.NAME``.
-    :param argv: the arguments; those of the process by default.
-    :returns: the exit status: 0, 2 where the user has something to mend, 130 after Ctrl-C, else
-        as the benchmark returns.
+    :param argv: the arguments; by default those of the process.
+    :returns: the exit status: that of the benchmark, 2 after an error of the user, 130 after
+        Ctrl-C.
     """
     words = list(sys.argv[1:] if argv is None else argv)
 

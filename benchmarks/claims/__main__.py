@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--first-seed', type=number(0, kind=int), default=0, help='the first seed')
     parser.add_argument(
         '--variants', nargs='+', default=[], metavar='NAME',
-        help='variants of these claims, such as SegFormer-B0 or "t = 400"; by default all')
+        help='variants of these claims, such as SegFormer-B0 or "t = 400" (default: all)')
     parser.add_argument(
         '--preset', default='micro',
         help='budget of frames and steps; "micro" takes about 9 hours on two cores')
@@ -35,16 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='preliminary figures: fewer frames, steps and variants')
     parser.add_argument(
         '--out', type=Path, default=Path('results'), metavar='FOLDER',
-        help='folder of claims.json and of the working files of runs (work/); resumes from '
-        'claims.json if it exists')
+        help='folder of claims.json and of working files (work/); resumes from claims.json if it '
+        'exists')
     parser.add_argument(
         '--model', default=MICRO,
-        help=f'{MODEL_HELP}: claim 4 adapts it, the others train heads on its backbone')
+        help=f'{MODEL_HELP}; claim 4 adapts it, the others train heads on its backbone')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument(
         '--render', nargs='?', type=Path, const=DOCUMENT, metavar='FILE',
-        help='measure nothing, and write a document with tables and plots of OUT/claims.json '
-        f'({DOCUMENT} unless a FILE is given)')
+        help='without measuring, write a document with tables and plots of OUT/claims.json '
+        f'(default FILE: {DOCUMENT})')
     add_overwrite(parser, what='with --render: replace the document and its plots')
 
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check_results(args: argparse.Namespace) -> None:
-    """Refuse to replace files, unless they belong to a claims.json to resume from."""
+    """Refuse to replace files, unless the run resumes from their claims.json."""
     claims = args.out / 'claims.json'
     if not claims.exists():
         check_outputs([claims, args.out / 'rows.png'], folders_below(args.model))

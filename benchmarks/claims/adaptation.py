@@ -28,13 +28,13 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 import torch.nn.functional as F
 
-TIMED = 12  # frames, after the first tuned ones
-COST, PICTURES = 'cost', 'pictures'  # cells that are no method's
-ROWS = 'rows.png'  # beside the figures: image, truth, source, adapted
+TIMED = 12  # frames, after as many that are not timed
+COST, PICTURES = 'cost', 'pictures'  # cells of no method
+ROWS = 'rows.png'  # next to the figures: image, truth, source, adapted
 
 
 class CachedScenes(TownScenes):
-    """The test split's scenes, rendered and encoded once for all methods of a seed."""
+    """Scenes of a split, rendered and encoded once for all methods of a seed."""
 
     def __init__(self, encoder: Encoder, split: str, conditions: tuple[str, ...]) -> None:
         super().__init__(encoder, split, conditions)
@@ -42,14 +42,14 @@ class CachedScenes(TownScenes):
 
     def stream(self, condition: str, seed: int, stretch: int, count: int, after: int = 0
                ) -> list[StreamFrame]:
-        """Give frames of a seed's stretch, from the one after so many."""
+        """Return frames of a seed's stretch, without the first `after` frames."""
         key = (condition, seed, count)
         if key not in self._known:
             self._known[key] = super().stream(condition, seed, stretch, count, after)
         return self._known[key]
 
     def held_out(self, condition: str, count: int) -> list[StreamFrame]:
-        """Give frames that are in no stream."""
+        """Return frames that are in no stream."""
         key = (condition, -1, count)
         if key not in self._known:
             self._known[key] = super().held_out(condition, count)
@@ -57,7 +57,7 @@ class CachedScenes(TownScenes):
 
 
 def measure(experiment: Experiment) -> None:
-    """Fill the cells of the claim."""
+    """Measure the cells of the claim."""
     prompts: dict[str, OnlineMethod] = {}  # of the first seed, by condition
     for seed in experiment.seeds:
         scenes = CachedScenes(
@@ -73,12 +73,12 @@ def measure(experiment: Experiment) -> None:
 
 
 def names(budget: Budget) -> list[str]:
-    """Name what is measured."""
+    """List the names of all cells."""
     return [*budget.methods, COST, PICTURES]
 
 
 def settings(name: str) -> Figures:
-    """Give what a method's figures follow from, beside the budget."""
+    """Return the settings that a method's figures depend on, except the budget."""
     found: Figures = {'rate': LEARNING_RATES.get(name)}
     if name in ('prompt', 'pseudo labels', 'labelled prompt'):
         found['tokens'] = 'per layer'
@@ -86,7 +86,7 @@ def settings(name: str) -> Figures:
 
 
 def earlier(cells: Figures) -> list[str]:
-    """Name the methods whose figures, by method and seed, are not of the present settings."""
+    """List the methods whose cells, by method and seed, have other settings than now."""
     return [name for name in METHODS if any(
         cell['settings'] != settings_digest(settings(name))
         for cell in cells.get(name, {}).values())]
@@ -97,7 +97,7 @@ def measure_method(experiment: Experiment, name: str, scenes: CachedScenes, seed
     """
     Adapt to each condition by one method, and measure it on other frames.
 
-    :param tuned: is given the method as it is in the end, for each condition.
+    :param tuned: receives the adapted method of each condition.
     """
     budget = experiment.budget
     found = one_pass(
@@ -115,48 +115,48 @@ def measure_method(experiment: Experiment, name: str, scenes: CachedScenes, seed
 
 def effort(experiment: Experiment, name: str, scenes: CachedScenes, seed: int) -> Figures:
     """
-    Say what a method takes beside predicting, on frames where every method learns.
+    Measure the cost of a method's updates, on frames from which every method learns.
 
-    :returns: its time in the mean of the second TIMED frames of a stream, in milliseconds and in
-        forward passes of a frame, alternating with them; the bytes it keeps between frames; the
-        most that is held for the gradient.
+    :returns: mean time of an update over the second TIMED frames of a stream, in milliseconds and
+        in forward passes of a frame, which alternate with the updates; the bytes of state between
+        frames; the peak memory for gradients.
     """
     frames = scenes.stream(
         scenes.conditions[0], seed, 0, experiment.budget.stream_frames)[:2 * TIMED]
     method, source = make_method(name, experiment.model, seed=seed), Source(experiment.model)
-    own = method.head.parameters() if isinstance(method, HeadMethod) else ()
-    learning, passes, held = [], [], HeldForGradient(experiment.model, own)
+    weights = method.head.parameters() if isinstance(method, HeadMethod) else ()
+    learning, passes, memory = [], [], GradientMemory(experiment.model, weights)
     for frame in frames:
         begun_s = time.perf_counter()
         source.predict(frame.latents)
         passes.append(time.perf_counter() - begun_s)
         begun_s = time.perf_counter()
-        with held:
+        with memory:
             method.update(frame.latents, frame.labels, frame.time_s)
         learning.append(time.perf_counter() - begun_s)
     mean_s = float(np.mean(learning[len(learning) // 2:]))
     return {'learning_ms_per_frame': round(1e3 * mean_s, 2),
             'learning_in_passes': round(mean_s / float(np.median(passes)), 2),
-            'state_bytes': method.state_bytes, 'step_bytes': held.most}
+            'state_bytes': method.state_bytes, 'step_bytes': memory.peak_bytes}
 
 
-class HeldForGradient:
+class GradientMemory:
     """
-    Count the bytes of tensors that are held for a gradient, all weights apart.
+    Count the bytes of tensors that autograd saves for the gradient, without weights.
 
-    own: weights of a method, beside the segmenter's.
+    :param weights: those of a method, in addition to the segmenter's.
     """
 
-    def __init__(self, segmenter: PromptedSegmenter, own: Iterable[torch.Tensor] = ()) -> None:
-        self.most = self._bytes = 0
-        self._holders: Counter[int] = Counter()
+    def __init__(self, segmenter: PromptedSegmenter, weights: Iterable[torch.Tensor] = ()) -> None:
+        self.peak_bytes = self._bytes = 0
+        self._counts: Counter[int] = Counter()
         layout = segmenter.layout.parameters() if segmenter.layout is not None else ()
         self._weights = {p.untyped_storage().data_ptr() for p in (
-            *segmenter.backbone.parameters(), *segmenter.head.parameters(), *layout, *own)}
+            *segmenter.backbone.parameters(), *segmenter.head.parameters(), *layout, *weights)}
 
     def __enter__(self) -> None:
         self._hooks = torch.autograd.graph.saved_tensors_hooks(
-            lambda tensor: _Held(self, tensor), lambda held: held.tensor)
+            lambda tensor: _SavedTensor(self, tensor), lambda saved: saved.tensor)
         self._hooks.__enter__()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
@@ -164,22 +164,22 @@ class HeldForGradient:
         self._hooks.__exit__(kind, error, trace)
 
     def count(self, tensor: torch.Tensor, by: int) -> None:
-        """Count one holder of a tensor's storage more, or fewer."""
+        """Change the number of saved tensors with this storage by +1 or -1."""
         storage = tensor.untyped_storage()
         key = storage.data_ptr()
         if key in self._weights:
             return
-        held_before = self._holders[key] > 0
-        self._holders[key] += by
-        if held_before != (self._holders[key] > 0):
+        saved_before = self._counts[key] > 0
+        self._counts[key] += by
+        if saved_before != (self._counts[key] > 0):
             self._bytes += by * storage.nbytes()
-            self.most = max(self.most, self._bytes)
+            self.peak_bytes = max(self.peak_bytes, self._bytes)
 
 
-class _Held:
-    """A tensor in the graph, from when it is saved until the graph is gone."""
+class _SavedTensor:
+    """A tensor in the graph, counted until the graph is freed."""
 
-    def __init__(self, counter: HeldForGradient, tensor: torch.Tensor) -> None:
+    def __init__(self, counter: GradientMemory, tensor: torch.Tensor) -> None:
         self.counter, self.tensor = counter, tensor.detach()
         counter.count(self.tensor, +1)
 
@@ -191,7 +191,7 @@ def draw_rows(experiment: Experiment, prompts: dict[str, OnlineMethod]) -> Figur
     """
     Draw image, truth, source and adapted for a held-out frame of each condition.
 
-    :param prompts: those that have been tuned, by condition; others are tuned now.
+    :param prompts: tuned prompts by condition; missing ones are tuned now.
     :returns: the file's name, and the conditions of its rows.
     """
     segmenter, budget = experiment.model, experiment.budget
@@ -208,10 +208,10 @@ def draw_rows(experiment: Experiment, prompts: dict[str, OnlineMethod]) -> Figur
                 condition, 0, stretch, budget.stream_frames))
         frame = town.sample_condition(condition, town.SPLITS['test'], segmenter.config.input_size)
         latents = scenes.held_out(condition, 1)[0].latents
-        answers = [ids[_classes(player.predict(latents), frame.labels.shape)]
-                   for player in (Source(segmenter), method)]
+        masks = [ids[_classes(predictor.predict(latents), frame.labels.shape)]
+                 for predictor in (Source(segmenter), method)]
         rows.append(np.hstack([
-            frame.image, colors[frame.labels], *(colors[answer] for answer in answers)]))
+            frame.image, colors[frame.labels], *(colors[mask] for mask in masks)]))
     path = experiment.store.path.with_name(ROWS)
     write_png(path, np.vstack(rows).astype(np.uint8))
     return {'file': ROWS, 'rows': list(scenes.conditions),
@@ -219,6 +219,6 @@ def draw_rows(experiment: Experiment, prompts: dict[str, OnlineMethod]) -> Figur
 
 
 def _classes(logits: torch.Tensor, size: Sequence[int]) -> np.ndarray:
-    """Give class indices (H, W) of scores (1, K, h, w)."""
+    """Map scores (1, K, h, w) to class indices (H, W)."""
     scores = F.interpolate(logits.float(), tuple(size), mode='bilinear', align_corners=False)
     return scores.argmax(dim=1)[0].cpu().numpy()

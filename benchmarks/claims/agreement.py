@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How far the text reaches: what another scene prompt changes of a head's predictions."""
+"""Measure how much another scene prompt changes a head's predictions."""
 from __future__ import annotations
 
 from benchmarks.claims.experiment import cached_frames, Experiment
@@ -11,7 +11,7 @@ from ptdiffseg_ros.train.losses import consistency_loss
 import torch
 from tqdm import tqdm
 
-# Other words for the weathers than any pool that a head is trained with.
+# Wordings of the weathers that are in no pool that a head is trained with.
 UNSEEN_PROMPTS = ('a photo of a clear city street', 'a foggy road scene', 'a night street scene',
                   'a rainy city street', 'a picture of a snowy road scene')
 
@@ -19,9 +19,8 @@ UNSEEN_PROMPTS = ('a photo of a clear city street', 'a foggy road scene', 'a nig
 @torch.no_grad()
 def agreement(experiment: Experiment, segmenter: PromptedSegmenter) -> Figures:
     """
-    Compare what a head predicts under other scene prompts with that under the source's.
+    Compare a head's predictions under UNSEEN_PROMPTS with those under the source prompt.
 
-    The prompts are the same five for every head, and in no pool.
     :returns: the share of pixels, in percent, whose class another prompt changes, and the
         symmetric KL in nats, both means over prompts, pixels, frames and conditions.
     """

@@ -28,20 +28,20 @@ from benchmarks.claims.variants import VariantConfig
 import numpy as np
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
-SWEEP_SEED = 1000  # of trainings that choose a learning rate; none of those that are reported
-FIRST = (0,)  # the seed of what is measured beside the rows
-BEYOND = 2  # rates more, at most, where the best of those tried is the least or the greatest
-LATENTS = 'latents'  # the tap that is none of the UNet's
+SWEEP_SEED = 1000  # of trainings that choose a learning rate, which are not reported
+FIRST = (0,)  # the seed of measurements other than the rows
+BEYOND = 2  # most additional rates if the best rate is at the edge of those tried
+LATENTS = 'latents'  # the tap outside the UNet
 
 
 @dataclass(frozen=True)
 class Row:
     """
-    One of the compared networks, all on the same labelled frames, normalised and distorted alike.
+    A compared network. All use the same labelled frames, normalisation and distortion.
 
-    rate: its usual learning rate. backbone: of a frozen one, for a head; whole: trains a network
-    from nothing with the labels, for which the budget has more steps. follows: what its figures
-    follow from beside the settings of the training.
+    rate: the default learning rate. backbone: returns the frozen backbone for a head. whole:
+    trains a network from random weights on the labels, for which the budget has more steps.
+    follows: the settings that its figures depend on, in addition to those of the training.
     """
 
     rate: float
@@ -58,9 +58,9 @@ ROWS = {
     'end to end': Row(1e-3, whole=train_unet, follows=whole_settings),
     'SegFormer-B0': Row(1e-3, whole=train_segformer, follows=whole_settings),
 }
-CONVERGING = 'SegFormer-B0'  # trained once more for longer, to see whether it had come to its end
+CONVERGING = 'SegFormer-B0'  # also trained for longer, to check that it has converged
 LONGER = f'{CONVERGING}, longer'
-# What is changed of some rows, to see what it brings.
+# Ablations of some rows.
 ABLATIONS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
     'features not normalised': lambda experiment: {'raw_features': True},
     'without the latents': lambda experiment: {
@@ -69,13 +69,13 @@ ABLATIONS: dict[str, Callable[[Experiment], dict[str, Any]]] = {
 
 
 def names(budget: Budget) -> list[str]:
-    """Name what is measured: the rows, and what is changed of some."""
+    """List the names of all cells: rows and their ablations."""
     return [*ROWS, *(f'{row}, {what}' for row in budget.ablated for what in ABLATIONS),
             *([LONGER] if budget.longer else [])]
 
 
 def measure(experiment: Experiment) -> None:
-    """Fill the cells of the claim: first the learning rates, then the rows at their best."""
+    """Measure the cells of the claim: first learning rates, then rows at the best rate."""
     for row in ROWS:
         changed: dict[str, tuple[str, Sequence[int], dict[str, Any]]] = {
             row: ('1', experiment.seeds, {})}
@@ -95,9 +95,9 @@ def measure(experiment: Experiment) -> None:
 
 def best_rate(experiment: Experiment, name: str) -> float:
     """
-    Give a row's best learning rate on the validation split.
+    Return a row's best learning rate on the validation split.
 
-    Where the best of the rates is the least or the greatest, the next one beyond is tried as well.
+    If the best rate is the lowest or the highest, the next one beyond is tried as well.
     """
     rates = [ROWS[name].rate * factor for factor in experiment.budget.rates]
     if len(rates) < 2:
@@ -114,12 +114,12 @@ def best_rate(experiment: Experiment, name: str) -> float:
 
 
 def at_edge(means: Mapping[float, float]) -> bool:
-    """Say whether the best of the rates is the least or the greatest; means by rate."""
+    """Return whether the best rate is the lowest or the highest, from mean mIoU by rate."""
     return max(means, key=means.__getitem__) in (min(means), max(means))
 
 
 def _mean_at(experiment: Experiment, name: str, rate: float) -> float:
-    """Give the mean mIoU of all conditions on the validation split, of a network not reported."""
+    """Return the mean mIoU over conditions on the validation split, with SWEEP_SEED."""
     share = 1.0 if ROWS[name].whole is None else experiment.budget.sweep_share
 
     def figures() -> Figures:
@@ -135,7 +135,7 @@ def _mean_at(experiment: Experiment, name: str, rate: float) -> float:
 def _config(
         experiment: Experiment, name: str, rate: float, seed: int, share: float = 1.0,
         **changes: Any) -> VariantConfig:
-    """Say how a row is trained, for a share of the steps that it has."""
+    """Return the settings of a row's training, for a share of its steps."""
     budget = experiment.budget
     steps = budget.steps if ROWS[name].whole is None else budget.end_to_end_steps
     return experiment.config(
@@ -145,7 +145,7 @@ def _config(
 def _settings(
         experiment: Experiment, name: str, rate: float, seed: int, share: float = 1.0,
         **changes: Any) -> Figures:
-    """Give what the figures of a row follow from."""
+    """Return the settings that the figures of a row depend on."""
     return {'training': head_settings(_config(experiment, name, rate, seed, share, **changes)),
             'more': ROWS[name].follows(experiment)}
 
@@ -153,7 +153,7 @@ def _settings(
 def _figures(
         experiment: Experiment, name: str, rate: float, seed: int, share: float = 1.0,
         **changes: Any) -> Figures:
-    """Train a row, and measure it."""
+    """Train and measure a row."""
     segmenter, facts = _trained(experiment, name, rate, seed, share, **changes)
     return {**experiment.measure(segmenter), 'rate': rate, **facts}
 
@@ -162,10 +162,10 @@ def _trained(
         experiment: Experiment, name: str, rate: float, seed: int, share: float = 1.0,
         **changes: Any) -> tuple[PromptedSegmenter, Figures]:
     """
-    Train a row at a learning rate, for a share of the steps that it has.
+    Train a row at a learning rate, for a share of its steps.
 
-    :returns: with it, what a whole network was computed in while it learned (`precision`), and, of
-        one with labels, the clear mIoU on the validation split after each quarter (`clear_val`).
+    :returns: the segmenter; facts about the training of a whole network: its `precision` and, if
+        trained on labels, the clear mIoU on the validation split after each quarter (`clear_val`).
     """
     row, config = ROWS[name], _config(experiment, name, rate, seed, share, **changes)
     if row.whole is None:

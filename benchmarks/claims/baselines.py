@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What diffusion features are compared with: other backbones, and networks trained whole."""
+"""Baselines of diffusion features: other frozen backbones, and networks trained whole."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -32,26 +32,26 @@ import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-MASKED = 0.6  # of the patches, as SimMIM (Xie et al., 2022) has it for networks that see all cells
+MASKED = 0.6  # share of patches, as in SimMIM (Xie et al., 2022)
 PATCH = 4  # latent cells a side
-PRETRAINING = 'pretraining.json'  # beside a backbone that `ptdiffseg pretrain` has made
-LEARNED_IN = 'learned_in.json'  # beside a backbone that learned here: precision and schedule
+PRETRAINING = 'pretraining.json'  # in a folder written by `ptdiffseg pretrain`
+LEARNED_IN = 'learned_in.json'  # in a backbone trained here: precision and schedule
 SCHEDULE = 'warm-up and cosine decay'  # of the masked autoencoder's learning rate
 SAVE_EVERY = 100  # steps of a whole network between checkpoints
 GRADIENT_CLIP = 1.0
 ENCODED = 16  # frames at a time
-RANDOM = 'random'  # in a checkpoint: the state of the generator, which dropout draws from
-# Called with the segmenter after each quarter of a training; its figure of it.
+RANDOM = 'random'  # in a checkpoint: the state of the random generator, for dropout
+# Called with the segmenter after each quarter of a training; returns a figure.
 Watch = Callable[[PromptedSegmenter], float]
 
 
 def precision(device: torch.device) -> torch.dtype:
     """
-    Say what a whole network is computed in while it learns; its weights stay float32.
+    Return the number format in which a whole network is trained; its weights stay float32.
 
-    With bfloat16, gradients of the labels' loss point the same way as with float32 (cosine 0.995
-    and above), at two thirds of the time; but a processor without AVX-512 takes twelve times as
-    long as with float32.
+    With bfloat16, gradients of the loss have the same direction as with float32 (cosine at least
+    0.995), in two thirds of the time. A processor without AVX-512 takes twelve times as long as
+    with float32.
     """
     if device.type == 'cpu':
         half = torch.backends.cpu.get_cpu_capability().startswith('AVX512')
@@ -61,12 +61,12 @@ def precision(device: torch.device) -> torch.dtype:
 
 
 def precision_name(device: torch.device) -> str:
-    """Give the name of `precision`: float32 or bfloat16."""
+    """Return the name of `precision`: float32 or bfloat16."""
     return str(precision(device)).removeprefix('torch.')
 
 
 def in_precision(device: torch.device) -> torch.autocast:
-    """Compute in `precision` within a with block."""
+    """Return the autocast context for `precision`."""
     dtype = precision(device)
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
@@ -74,7 +74,7 @@ def in_precision(device: torch.device) -> torch.autocast:
 # -- frozen backbones ----------------------------------------------------------------------
 
 def forget(backbone: DiffusionBackbone, seed: int) -> DiffusionBackbone:
-    """Give the UNet random weights, from a seed; autoencoder and text encoder stay."""
+    """Reset the UNet to random weights of a seed; autoencoder and text encoder are kept."""
     torch.manual_seed(seed)
     fresh = UNet2DConditionModel.from_config(backbone.unet.config)
     backbone.unet.load_state_dict(fresh.state_dict())
@@ -82,22 +82,22 @@ def forget(backbone: DiffusionBackbone, seed: int) -> DiffusionBackbone:
 
 
 def random_backbone(experiment: Experiment, seed: int) -> Path:
-    """Write the backbone with a UNet of random weights from a seed, and give its folder."""
+    """Write the backbone with a UNet of random weights, and return its folder."""
     return _written(experiment, f'random-{seed}', lambda folder: forget(
         DiffusionBackbone.from_pretrained(experiment.backbone), seed))
 
 
 def masked_backbone(experiment: Experiment, seed: int) -> Path:
     """
-    Write the backbone with its UNet pretrained as a masked autoencoder, and give its folder.
+    Write the backbone with its UNet pretrained as a masked autoencoder, and return its folder.
 
-    It is one for all seeds, as the diffusion model is.
+    All seeds share one masked autoencoder, as they share one diffusion model.
 
-    The same network sees the same unlabelled frames, in every weather, in as many steps, with
-    the optimiser and EMA of pretraining. A share MASKED of the patches of its latents is blank,
-    and it learns to fill them in, under the context and at the timestep that the head uses. The
-    diffusion model was trained in float32, with a plateau and linear decay of the learning rate;
-    this one is trained in `precision`, with the schedule of `train.loop`.
+    The same network is trained on the same unlabelled frames, in every weather, for as many steps,
+    with the optimiser and EMA of pretraining. It learns to fill in the blank patches of its
+    latents, a share MASKED, under the context and at the timestep of the head. The diffusion model
+    was trained in float32, with a plateau and linear decay of the learning rate; this one is
+    trained in `precision`, with the schedule of `train.loop`.
     """
     def make(state: Path) -> DiffusionBackbone:
         device = experiment.model.device
@@ -134,12 +134,12 @@ def masked_backbone(experiment: Experiment, seed: int) -> Path:
 
 
 def masked_settings(experiment: Experiment) -> Figures:
-    """Give what the masked autoencoder follows from."""
+    """Return the settings that the masked autoencoder depends on."""
     return {'hidden': MASKED, 'patch': PATCH, **asdict(_pretraining(experiment))}
 
 
 def masks(rng: np.random.Generator, count: int, size: Sequence[int]) -> Tensor:
-    """Draw which cells are hidden: (B, 1, h, w) bool, whole patches, the same number in each."""
+    """Draw hidden cells: (B, 1, h, w) bool, in whole patches, as many in every frame."""
     rows, columns = (-(-side // PATCH) for side in size)
     hidden = torch.zeros(count, rows * columns)
     for row in hidden:
@@ -149,7 +149,7 @@ def masks(rng: np.random.Generator, count: int, size: Sequence[int]) -> Tensor:
 
 
 def _pretraining(experiment: Experiment) -> PretrainConfig:
-    """Say how the masked autoencoder is trained: as the backbone itself, within the budget."""
+    """Return the settings of the masked autoencoder: those of the backbone, within the budget."""
     budget, path = experiment.budget, Path(experiment.backbone) / PRETRAINING
     recorded = json.loads(path.read_text()) if path.exists() else {}
     usual = PretrainConfig()
@@ -163,7 +163,7 @@ def _pretraining(experiment: Experiment) -> PretrainConfig:
 def _written(
         experiment: Experiment, name: str, make: Callable[[Path], DiffusionBackbone],
         facts: Figures | None = None) -> Path:
-    """Give the folder of a backbone, made now if it is not there; whole or not at all."""
+    """Return the folder of a backbone, which is created if missing, whole or not at all."""
     folder = experiment.work / 'backbones' / name
     with alone(folder.with_name(f'{name}.lock')):
         if not folder.exists():
@@ -181,11 +181,10 @@ def _written(
 
 class SegFormer(nn.Module):
     """
-    SegFormer-B0 (Xie et al., 2021), from nothing.
+    SegFormer-B0 (Xie et al., 2021) with random weights.
 
-    Its feature levels are normalised per image before its decoder, because those of the frozen
-    backbones are before theirs; and its decoder has a GroupNorm as theirs have, because the
-    statistics that a BatchNorm keeps would be those of clear frames.
+    As for the frozen backbones, feature levels are normalised per image before the decoder, and
+    the decoder uses GroupNorm, because a BatchNorm would store statistics of clear frames.
     """
 
     def __init__(self, classes: int) -> None:
@@ -201,20 +200,20 @@ class SegFormer(nn.Module):
 
 
 class WholeNetwork(PromptedSegmenter):
-    """A segmenter whose scores come from one network, without a prompt."""
+    """A segmenter whose scores come from one network without a prompt."""
 
     network: nn.Module
 
     def predict(self, images: Tensor, context: Tensor, network: Any = None
                 ) -> tuple[Tensor, Tensor]:
-        """Predict images (B, 3, h, w); what is given for latents are the images."""
+        """Predict images (B, 3, h, w), which are returned in place of latents."""
         return images, self.network(images).float()
 
 
 def train_unet(
         experiment: Experiment, config: VariantConfig, watch: Watch
 ) -> tuple[PromptedSegmenter, list[float]]:
-    """Train the backbone's UNet, from nothing, and the head together on the labels."""
+    """Train the backbone's UNet, from random weights, and the head together on the labels."""
     segmenter = new_segmenter(config, experiment.backbone, experiment.work / 'end-to-end')
     forget(segmenter.backbone, config.seed)
     segmenter.to(experiment.model.device, torch.float32)
@@ -248,19 +247,19 @@ def train_segformer(
 
 
 def whole_settings(experiment: Experiment) -> Figures:
-    """Give what networks trained whole follow from, beside their training's settings."""
+    """Return further settings that networks trained whole depend on."""
     return {'clip': GRADIENT_CLIP}
 
 
 def _state(experiment: Experiment, config: VariantConfig, name: str) -> Path:
-    """Name the checkpoint of a network, by all that it follows from."""
+    """Return the checkpoint of a network, named by all settings that it depends on."""
     precision = precision_name(experiment.model.device)
     digest = settings_digest({**head_settings(config), 'precision': precision})
     return experiment.work / 'networks' / f'{name}-{digest}.safetensors'
 
 
 def _generator(device: torch.device) -> torch.Generator:
-    """Give the generator that dropout draws from on a device."""
+    """Return the random generator of dropout on a device."""
     if device.type != 'cuda':
         return torch.default_generator
     return torch.cuda.default_generators[torch.cuda.current_device()]
@@ -296,10 +295,10 @@ def _fit_labels(
         encode: Callable[[np.ndarray], Tensor], segmenter: PromptedSegmenter,
         config: VariantConfig, watch: Watch, state: Path) -> list[float]:
     """
-    Train a network on the frames, labels, loss, optimiser and schedule of the heads.
+    Train a network with the frames, labels, loss, optimiser and schedule of the heads.
 
-    Its gradient is clipped, because unlike that of a head it is large at the beginning. Resumes
-    from `state` if it exists, with the same result as without a break.
+    The gradient is clipped, because unlike that of a head it is large at the beginning. Resumes
+    from `state` if it exists, with the same result as without interruption.
 
     :returns: the values of `watch` after each quarter.
     """

@@ -1,9 +1,8 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How much is spent on each claim; all rows of a comparison are given the same."""
+"""Sizes of the experiments of each claim, equal for all rows of a comparison."""
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.stream.frames import ADVERSE
@@ -17,16 +16,16 @@ CLAIMS = ('1', '2', '3', '4')
 @dataclass(frozen=True)
 class Budget:
     """
-    Sizes and lists of variants; counts of frames are per condition where they are measured on.
+    Sizes and lists of variants. Numbers of measured frames are per condition.
 
     frames, steps: labelled clear frames and steps of every head. end_to_end_steps: of networks
-    trained whole, which begin from nothing. rates: times each row's usual learning rate, tried on
-    the validation split (one: no sweep); a network that is trained whole has sweep_share of its
-    steps for it. longer: times the steps in which SegFormer-B0 is trained once more, to see
-    whether it had come to its end (0: not). ablated: frozen rows of claim 1 whose head is also
-    given less, with the first seed. masked: of the masked autoencoder; frames, steps and batch of
-    'micro' are those that the backbone had. timesteps: beside the segmenter's own; noised: at
-    which the latents get its noise, too. weights: lambda beside 1. pools: sizes beside the whole.
+    trained whole, from random weights. rates: factors of each row's default learning rate, tried
+    on the validation split (one factor: no sweep); networks trained whole use sweep_share of their
+    steps for it. longer: factor of the steps of a second training of SegFormer-B0, which checks
+    that it has converged (0: none). ablated: frozen rows of claim 1 with ablations, first seed
+    only. masked: for the masked autoencoder; 'micro' has the frames, steps and batch of the
+    backbone. timesteps: in addition to the segmenter's; noised: timesteps with noised latents.
+    weights: values of lambda other than 1. pools: sizes other than the whole pool.
     """
 
     frames: int = 600
@@ -68,9 +67,9 @@ BUDGETS = {
 
 def parse_claims(text: str) -> tuple[str, ...]:
     """
-    Read '1,3' and the like.
+    Parse a list of claims such as '1,3'.
 
-    :raises TrainingError: a claim is not known, or none is given.
+    :raises TrainingError: a claim is unknown, or the list is empty.
     """
     claims = tuple(dict.fromkeys(part.strip() for part in text.split(',') if part.strip()))
     unknown = [claim for claim in claims if claim not in CLAIMS]
@@ -80,12 +79,12 @@ def parse_claims(text: str) -> tuple[str, ...]:
     return claims
 
 
-def choose_budget(preset: str, quick: bool, presets: Sequence[str] = ('micro',)) -> str:
+def choose_budget(preset: str, quick: bool) -> str:
     """
-    Name the budget of a preset, or of a first answer.
+    Return the name of a preset's budget, or of the budget of a quick run.
 
-    :raises TrainingError: the preset is not known.
+    :raises TrainingError: the preset is unknown.
     """
-    if preset not in presets:
-        raise TrainingError(f'preset is {preset!r}; allowed are {", ".join(presets)}')
+    if preset != 'micro':
+        raise TrainingError(f'preset is {preset!r}; allowed are micro')
     return 'quick' if quick else preset

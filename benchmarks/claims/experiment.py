@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Train one variant of a head, and measure it in every condition."""
+"""Train variants of a head, and measure them in every condition."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.evaluate import condition_frames, evaluate
 from ptdiffseg_ros.train.head import train_head
 
-# The source's weather in other words.
+# Paraphrases of the source's weather.
 SOURCE_WORDS = (
     SCENE_PROMPTS[0],
     'a photo of a clear driving scene',
@@ -33,10 +33,10 @@ SOURCE_WORDS = (
 @dataclass
 class Experiment:
     """
-    What all claims share: a segmenter, what may be spent, what is known, and where to work.
+    What all claims share: segmenter, budget, results store and working folder.
 
-    model is the segmenter that claim 4 adapts; the heads of the other claims are put on its
-    backbone, and have its timestep, size and width.
+    model is the segmenter that claim 4 adapts; the heads of the other claims use its backbone,
+    timestep, size and width.
     """
 
     model: PromptedSegmenter
@@ -45,19 +45,19 @@ class Experiment:
     budget: Budget
     store: ResultsStore
     work: Path  # heads, features, and networks of baselines, between runs
-    only: tuple[str, ...] = ()  # the variants that are wanted; none: all
-    seeds: tuple[int, ...] = (0, 1, 2)  # those that are wanted
+    only: tuple[str, ...] = ()  # requested variants; empty: all
+    seeds: tuple[int, ...] = (0, 1, 2)  # requested seeds
 
     @cached_property
     def backbone(self) -> str | Path:
-        """Name the backbone of the segmenter."""
+        """Return the folder or name of the segmenter's backbone."""
         return resolved(self.model.config.backbone, self.folder)
 
     def config(self, seed: int, **changes: Any) -> VariantConfig:
         """
-        Say how a head of the claims is trained: no randomization unless a claim says so.
+        Return the settings of a head: no randomization, unless a claim changes that.
 
-        Every frame is distorted, in one view; without layout denoiser, to measure the head alone.
+        Every frame is distorted, in one view. There is no label prior, to measure the head alone.
         """
         config, budget = self.model.config, self.budget
         settings: dict[str, Any] = {
@@ -75,69 +75,69 @@ class Experiment:
 
     def head(self, config: VariantConfig, backbone: str | Path | None = None
              ) -> PromptedSegmenter:
-        """Give the segmenter of these settings, trained before or now, at the last state on."""
+        """Return the segmenter of these settings, which is trained if it does not exist."""
         backbone, kind = backbone or self.backbone, config.segmenter_type
-        # Named by all that it follows from, so that other settings never find it.
+        # Named by all settings that it depends on, so that others never use it.
         out = self.work / 'heads' / settings_digest({**asdict(config), 'backbone': str(backbone)})
         with alone(out.with_suffix('.lock')):  # another process may want the same one
             if not out.exists():
                 train_head(config, backbone, out, self.features / kind.__name__, resume=True,
                            source=False, segmenter_type=kind)
-        # In float32, as networks that are trained whole are measured.
+        # In float32, like the networks that are trained whole.
         return kind.from_pretrained(out, str(self.model.device), 'float32')
 
     def measure(self, segmenter: PromptedSegmenter, scene: str | None = None,
                 split: str = 'test', conditions: Sequence[str] = ()) -> Figures:
         """
-        Give mIoU by condition, in percent, and the mean of the single adverse weathers.
+        Return mIoU by condition, in percent, and the mean of the single adverse weathers.
 
-        conditions: some of the budget's; none: all.
+        :param conditions: some of the budget's; empty: all.
         """
         frames = self.budget.measured if split == 'test' else self.budget.validated
         figures = evaluate(
             segmenter, tuple(conditions) or self.budget.conditions, frames, split, scene,
             source=cached_frames)
-        return {'miou': {c: of['miou'] for c, of in figures['conditions'].items()},
+        return {'miou': {c: found['miou'] for c, found in figures['conditions'].items()},
                 'adverse_mean': figures['adverse_mean']}
 
     def wants(self, variant: str) -> bool:
-        """Say whether a variant is to be measured."""
+        """Return whether a variant is requested."""
         return not self.only or variant in self.only
 
     def cells(self, claim: str, variant: str, measure: Callable[[int], Figures],
               settings: Callable[[int], Figures], seeds: Sequence[int] | None = None) -> None:
-        """Measure a variant with each seed, or those of `seeds`, if wanted and not known."""
+        """Measure a requested variant with each seed, or those of `seeds`, if not known yet."""
         for seed in self.seeds:
             if self.wants(variant) and (seeds is None or seed in seeds):
                 self.store.cell(claim, variant, seed, partial(measure, seed), settings(seed))
 
     @property
     def features(self) -> Path:
-        """Name the folder of cached features: one for each process of a claim."""
-        own = settings_digest({'claim': self.claim, 'only': self.only, 'seeds': self.seeds})
-        return self.work / f'features-{own}'
+        """Return the folder of cached features, one for each process of a claim."""
+        digest = settings_digest({'claim': self.claim, 'only': self.only, 'seeds': self.seeds})
+        return self.work / f'features-{digest}'
 
     def clear_features(self) -> None:
-        """Free the room of cached features; they are computed again where they are needed."""
+        """Delete cached features; they are computed again when needed."""
         shutil.rmtree(self.features, ignore_errors=True)
 
 
-@cache  # some 100 MB in a run, rendered once for all of its cells
+@cache  # about 100 MB in a run; rendered once for all cells
 def _frame(condition: str, number: int, split: str, size: tuple[int, int]) -> town.Frame:
     return next(iter(condition_frames(condition, [number], split, size)))
 
 
 def cached_frames(condition: str, numbers: Sequence[int], split: str, size: tuple[int, int]
                   ) -> Iterator[town.Frame]:
-    """Do as `condition_frames` does, and keep what it gives."""
+    """Yield what `condition_frames` does, from a cache."""
     for number in numbers:
         yield _frame(condition, number, split, size)
 
 
 def head_settings(config: VariantConfig) -> Figures:
-    """Give the settings of a head that its figures follow from; no folder is among them."""
+    """Return the settings that the figures of a head depend on, without folders."""
     settings = {**asdict(config), 'autoencoder': Path(config.autoencoder).name}
-    del settings['workers']  # differs between machines, and changes no head
-    # The name under which the committed figures know it.
+    del settings['workers']  # differs between machines, without effect on heads
+    # The name in the digests of the committed figures.
     settings['look_randomization'] = settings.pop('view_randomization')
     return settings

@@ -15,7 +15,7 @@ NOT_MIOU = (CACHING, COST, PICTURES)  # cells without mIoU
 
 
 def miou_cells(figures: Figures, claim: str) -> dict[str, list[Figures]]:
-    """Give the cells of the variants with mIoU, seed by seed."""
+    """Return the cells of the variants with mIoU, one for each seed."""
     return {variant: list(seeds.values())
             for variant, seeds in figures['cells'].get(claim, {}).items()
             if variant not in NOT_MIOU and seeds}
@@ -25,8 +25,8 @@ def plot(figures: Figures, claim: str, path: Path) -> None:
     """
     Plot mIoU by condition for each variant, with the spread over seeds.
 
-    A variant of one seed is hatched. Where it was measured, a second plot has the share of pixels
-    that another scene prompt changes.
+    A variant with one seed is hatched. If measured, a second plot shows the share of pixels that
+    another scene prompt changes.
     """
     import matplotlib
     matplotlib.use('Agg')
@@ -49,7 +49,7 @@ def plot(figures: Figures, claim: str, path: Path) -> None:
     axes[0, 0].set_xticks(np.arange(len(conditions)), conditions)
     axes[0, 0].set_ylabel('mIoU (%)')
     axes[0, 0].grid(axis='y', alpha=0.3)
-    axes[0, 0].legend(  # above the bars, which are as high as the axes
+    axes[0, 0].legend(  # above the axes, which the bars fill
         fontsize='small', ncols=min(5, len(rows)), loc='lower center', bbox_to_anchor=(0.5, 1.0))
     if reach:
         for i, (variant, values) in enumerate(reach.items()):
@@ -67,5 +67,5 @@ def _bars(values: Sequence[Sequence[float]]) -> tuple[np.ndarray, np.ndarray]:
     """Return means (C,) over the seeds of values (S, C), and error bars (2, C) around them."""
     seeds = np.array(values)
     mean = seeds.mean(axis=0)
-    # The mean of equal values may be off by a rounding, and no error may be below zero.
+    # The mean of equal values may be off by rounding; matplotlib refuses negative errors.
     return mean, np.maximum(0.0, [mean - seeds.min(axis=0), seeds.max(axis=0) - mean])

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Claim 2: category prompts and scene prompts help, and at which timestep text reaches."""
+"""Claim 2: category prompts and scene prompts help; timesteps at which text has an effect."""
 from __future__ import annotations
 
 from dataclasses import dataclass, field
@@ -26,15 +26,15 @@ AT_TEST = {'both, wrong scene': WRONG, 'both, matching scene': MATCHING}
 
 @dataclass(frozen=True)
 class Variant:
-    """What is changed of a head's training; the scene prompt at test; how far text reaches."""
+    """Changes of a head's training, the scene prompt at test, and whether to measure its reach."""
 
     changes: dict[str, Any] = field(default_factory=dict)
-    scene: str | None = None  # None: the one of the training
-    reach: bool = False  # whether that is measured
+    scene: str | None = None  # None: that of the training
+    reach: bool = False  # measure how much another scene prompt changes predictions
 
 
 def variants(budget: Budget) -> dict[str, Variant]:
-    """Name what is compared."""
+    """Return the compared variants by name."""
     return {
         **{name: Variant(changes, reach=name == 'both') for name, changes in CONTEXTS.items()},
         **{name: Variant(scene=scene) for name, scene in AT_TEST.items()},
@@ -44,7 +44,7 @@ def variants(budget: Budget) -> dict[str, Variant]:
 
 
 def measure(experiment: Experiment) -> None:
-    """Fill the cells of the claim."""
+    """Measure the cells of the claim."""
     def measure_head(variant: Variant, seed: int) -> Figures:
         head = experiment.head(experiment.config(seed, **variant.changes))
         figures = experiment.measure(head, variant.scene)

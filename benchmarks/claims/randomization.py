@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Claim 3: prompt randomization makes predictions agree, and generalises further."""
+"""Claim 3: prompt randomization makes predictions agree, and improves generalisation."""
 from __future__ import annotations
 
 from functools import partial
@@ -12,22 +12,22 @@ from benchmarks.claims.experiment import Experiment, head_settings, SOURCE_WORDS
 from benchmarks.claims.results_store import Figures
 from benchmarks.claims.variants import VariantConfig
 import numpy as np
-from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
+from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.train.head import train_head
 import torch
 
-# Words of things that are not all in the picture, in place of words of weathers.
+# Prompts that name objects, not all of them in the picture, in place of weathers.
 THINGS = (SCENE_PROMPTS[0], *(f'{SCENE_PROMPTS[0]} with {things}' for things in (
     'a bus, a car and a person', 'trees and grass', 'traffic lights and a building',
     'the road, the sidewalk and the sky')))
-CACHING = 'caching'  # a cell that is no head's
-# Templates of the category prompts that name no target.
+CACHING = 'caching'  # a cell of no head
+# Templates of category prompts that name no target domain.
 OTHER_TEMPLATES = tuple(template for template in CATEGORY_TEMPLATES if not any(
     word in template for word in ('foggy', 'night', 'rainy', 'snowy')))
 
 
 def variants(budget: Budget, seed: int) -> dict[str, dict[str, Any]]:
-    """Name the ways of training that are compared, and what they change; pools vary by seed."""
+    """Return the changed settings of each variant by name; pools depend on the seed."""
     on = {'prompt_randomization': True, 'randomized_prompts': ()}
     source_words = {**on, 'randomized_prompts': SOURCE_WORDS}
     first, *adverse = SCENE_PROMPTS
@@ -44,12 +44,12 @@ def variants(budget: Budget, seed: int) -> dict[str, dict[str, Any]]:
 
 
 def names(budget: Budget) -> list[str]:
-    """Name what is measured."""
+    """List the names of all cells."""
     return [*variants(budget, 0), CACHING]
 
 
 def measure(experiment: Experiment) -> None:
-    """Fill the cells of the claim; and once, what caching features saves."""
+    """Measure the cells of the claim, and once the speed-up by cached features."""
     def config(variant: str, seed: int) -> VariantConfig:
         return experiment.config(seed, **variants(experiment.budget, seed)[variant])
 
@@ -68,13 +68,13 @@ def measure(experiment: Experiment) -> None:
 
 
 def caching(experiment: Experiment) -> Figures:
-    """Time a training step with cached features and without, one after the other."""
+    """Time a training step with cached features and without."""
     steps = experiment.budget.caching_steps
     seconds = {}
     for name, cache in (('cached', experiment.features), ('live', None)):
         config = experiment.config(
             0, steps=steps, warmup_steps=1, prompt_randomization=True, randomized_prompts=(),
-            save_every=10 * steps, workers=0)  # else their start is timed as well
+            save_every=10 * steps, workers=0)  # so that the start of workers is not timed
         figures = train_head(
             config, experiment.backbone, experiment.work / 'heads' / f'timed-{name}', cache,
             resume=True, source=False)

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Check the claims, one after the other, and keep what is found."""
+"""Measure the claims one after another, and store the figures."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
@@ -28,7 +28,7 @@ NAME = 'claims.json'
 
 
 def check_variants(only: Sequence[str], claims: Sequence[str], budget: Budget) -> None:
-    """Raise TrainingError, with those that there are, for a variant that no claim has."""
+    """Raise TrainingError, which lists the known variants, for an unknown one."""
     known = [name for claim in claims for name in NAMES[claim](budget)]
     unknown = [name for name in only if name not in known]
     if unknown:
@@ -40,25 +40,25 @@ def reproduce(
         claims: Sequence[str], seeds: int, preset: str, out: Path, model: str = MICRO,
         device: str = 'auto', only: Sequence[str] = (), first_seed: int = 0) -> Figures:
     """
-    Measure what is not known yet of these claims, and give all figures of the file.
+    Measure the missing figures of these claims, and return all figures of the file.
 
-    :param seeds: how many, from the first one on.
-    :param preset: of BUDGETS.
-    :param out: folder of claims.json; `out`/work keeps what a run that is ended goes on with.
-    :param model: a segmenter; claim 4 adapts it, the others put heads on its backbone.
-    :param only: the variants that are wanted; none: all.
+    :param seeds: number of seeds.
+    :param preset: a key of BUDGETS.
+    :param out: folder of claims.json; `out`/work has the files from which a run resumes.
+    :param model: a segmenter; claim 4 adapts it, the others train heads on its backbone.
+    :param only: requested variants; empty: all.
     :raises TrainingError: these claims have no variant of a name in `only`.
     """
     budget = BUDGETS[preset]
     check_variants(only, claims, budget)
     folder = segmenter_folder(model)
-    # In one number format everywhere, so that rows and machines can be compared.
+    # In the same number format everywhere, so that rows and machines are comparable.
     segmenter = PromptedSegmenter.from_pretrained(model, device, 'float32')
     store = ResultsStore(out / NAME, {
         'command': 'reproduce', 'preset': preset, 'budget': asdict(budget),
         'model': segmenter.name, 'segmenter': segmenter.fingerprint, 'commit': commit(),
         'machine': machine(accelerator(segmenter.device)), 'threads': torch.get_num_threads()})
-    # Heads of another segmenter or budget are never taken for those of this one.
+    # Named so that heads of another segmenter or budget are never used.
     spent_on = settings_digest({'budget': asdict(budget), 'segmenter': segmenter.fingerprint})
     work = out / 'work' / f'{preset}-{spent_on}'
     for claim in claims:

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Segmenters that differ from the product in one part, to measure what that part brings."""
+"""Segmenters that differ from the product in one part, for ablations."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ class VariantConfig(TrainConfig):
     """
     Settings of a head of the claims.
 
-    noised: latents get the noise of the timestep that features are taken at. raw_features: the
-    head reads features without normalising them.
+    noised: adds the noise of the features' timestep to latents. raw_features: the head does not
+    normalise features.
     """
 
     noised: bool = False
@@ -27,13 +27,13 @@ class VariantConfig(TrainConfig):
 
     @property
     def segmenter_type(self) -> type[PromptedSegmenter]:
-        """Return the kind of segmenter that these settings ask for."""
+        """Return the type of segmenter for these settings."""
         return {(False, False): PromptedSegmenter, (True, False): NoisedSegmenter,
                 (False, True): RawSegmenter}[self.noised, self.raw_features]
 
 
 class RawHead(SegmentationHead):
-    """A head that reads features as they are."""
+    """A head that does not normalise features."""
 
     @staticmethod
     def normalise(feature: Tensor) -> Tensor:
@@ -48,10 +48,10 @@ class RawSegmenter(PromptedSegmenter):
 
 
 class NoisedSegmenter(PromptedSegmenter):
-    """A segmenter that adds the noise of its timestep to latents before it reads features."""
+    """A segmenter that adds the noise of its timestep to latents."""
 
     def features(self, latents: Tensor, context: Tensor) -> list[Tensor]:
-        """Map latents (B, c, h, w) under a context (B or 1, T, d) to what the head reads."""
+        """Map latents (B, c, h, w) under a context to the feature maps for the head."""
         noisy = add_noise(self.backbone.scheduler, latents, self.config.timestep)
         return super().features(noisy, context)
 
@@ -60,7 +60,7 @@ def add_noise(scheduler: DDPMScheduler, latents: Tensor, timestep: int) -> Tenso
     """
     Add the noise of a timestep in [0, 999] to scaled latents (B, c, h, w).
 
-    Every frame of a size gets the same noise, so that masks do not flicker.
+    All frames of a size get the same noise, so that masks do not flicker.
     """
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(latents.shape[1:], generator=generator).to(latents)

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What each claim leads one to expect, and a rule that says whether it came so."""
+"""The expectations of each claim, and the rule that judges them."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
@@ -10,8 +10,8 @@ from benchmarks.claims.results_store import Figures
 import numpy as np
 from ptdiffseg_ros.town import STYLE
 
-MARGIN = 0.2  # mIoU, below which a difference is none
-MARGIN_PERCENT = 0.3  # the same, of a share of pixels or of the clear mIoU
+MARGIN = 0.2  # mIoU; a smaller difference does not count
+MARGIN_PERCENT = 0.3  # the same for a share of pixels or of the clear mIoU
 WANTED_SEEDS = 3
 HOLDS, CONTRARY, UNCLEAR = 'holds', 'the contrary', 'no clear difference'
 MISSED = 'missed'  # a bound
@@ -20,9 +20,10 @@ MISSED = 'missed'  # a bound
 @dataclass(frozen=True)
 class Expectation:
     """
-    The first of two variants of a claim is above the second, by what `value` reads.
+    The expectation that a variant has a higher `value` than another one.
 
-    condition: that is read beside the weathers, if any; cells without it are passed over.
+    condition: a condition that `value` reads in addition to the weathers, if any; cells without
+    it are skipped.
     """
 
     claim: str
@@ -35,27 +36,27 @@ class Expectation:
 
 
 def adverse(cell: Figures) -> float:
-    """Give the mean of the single adverse weathers, mIoU in percent."""
+    """Return the mean of the single adverse weathers, mIoU in percent."""
     return float(cell['adverse_mean'])
 
 
 def kept(cell: Figures) -> float:
-    """Give the share of clear mIoU that is left in adverse weather, in percent."""
+    """Return the share of clear mIoU kept in adverse weather, in percent."""
     return 100 * cell['adverse_mean'] / cell['miou']['clear']
 
 
 def kept_in_style(cell: Figures) -> float:
-    """Give the share of clear mIoU that is left in another rendering style, in percent."""
+    """Return the share of clear mIoU kept in another rendering style, in percent."""
     return 100 * float(cell['miou'][STYLE]) / float(cell['miou']['clear'])
 
 
 def in_style(cell: Figures) -> float:
-    """Give the mIoU in another rendering style, in percent."""
+    """Return the mIoU in another rendering style, in percent."""
     return float(cell['miou'][STYLE])
 
 
 def agreeing(cell: Figures) -> float:
-    """Give the share of pixels, in percent, that keep their class under another prompt."""
+    """Return the share of pixels, in percent, that keep their class under another prompt."""
     return 100 - float(cell['agreement']['changed_percent'])
 
 
@@ -85,23 +86,23 @@ EXPECTATIONS = (
 
 @dataclass(frozen=True)
 class Verdict:
-    """How an expectation came out: the difference with every seed that has both variants."""
+    """The result of an expectation: the difference for every seed with both variants."""
 
     expectation: Expectation
     differences: tuple[float, ...]
 
     @property
     def mean(self) -> float:
-        """Give the mean difference."""
+        """Return the mean difference."""
         return float(np.mean(self.differences))
 
     @property
     def word(self) -> str:
         """
-        Judge by one rule for all.
+        Judge the differences.
 
-        It holds where the mean is the margin at least and every seed is above 0; the contrary is
-        the same with the sign turned; anything else is no clear difference.
+        The expectation holds if the mean is at least the margin and every seed is above 0. The
+        contrary is the same with the opposite sign. Anything else is no clear difference.
         """
         margin = self.expectation.margin
         if self.mean >= margin and min(self.differences) > 0:
@@ -112,10 +113,10 @@ class Verdict:
 
 
 def judge(figures: Figures) -> Iterator[Verdict]:
-    """Yield a verdict for every expectation both of whose variants were measured."""
+    """Yield a verdict for every expectation with figures of both variants."""
     for expected in EXPECTATIONS:
-        of_claim = figures['cells'].get(expected.claim, {})
-        above, below = (of_claim.get(name, {}) for name in (expected.above, expected.below))
+        variants = figures['cells'].get(expected.claim, {})
+        above, below = (variants.get(name, {}) for name in (expected.above, expected.below))
         differences = tuple(
             expected.value(above[seed]) - expected.value(below[seed])
             for seed in above if seed in below and (
@@ -128,7 +129,7 @@ def judge(figures: Figures) -> Iterator[Verdict]:
 
 @dataclass(frozen=True)
 class Bound:
-    """A least value; values reads those of a claim's cells, by seed, and gives none without."""
+    """A lower bound; `values` reads a value for each seed from a claim's cells, if measured."""
 
     claim: str
     what: str
@@ -137,17 +138,17 @@ class Bound:
     values: Callable[[Figures], Sequence[float]]
 
     def word(self, values: Sequence[float]) -> str:
-        """Judge: every value has to reach it."""
+        """Judge the values, all of which must reach the bound."""
         return HOLDS if min(values) >= self.least else MISSED
 
 
 def caching_ratios(cells: Figures) -> list[float]:
-    """Give how many times longer a training step takes without cached features."""
+    """Return the time of a training step without cached features, over that with them."""
     return [cell['ratio'] for cell in cells.get('caching', {}).values()]
 
 
 def worst_differences(cells: Figures) -> list[float]:
-    """Give, for each seed, the prompt's gain over the source in the condition it is least in."""
+    """Return, for each seed, the least gain of the prompt over the source in a condition."""
     source, prompt = cells.get('source', {}), cells.get('prompt', {})
     return [min(cell['miou'][c] - source[seed]['miou'][c] for c in cell['miou'])
             for seed, cell in prompt.items() if seed in source]
@@ -155,16 +156,17 @@ def worst_differences(cells: Figures) -> list[float]:
 
 def shares_of_ceiling(cells: Figures) -> list[float]:
     """
-    Give, for each seed, the prompt's gain in percent of that of the prompt with labels.
+    Return, for each seed, the prompt's gain in percent of that of the labelled prompt.
 
-    Where labels gain nothing there is nothing to reach, and the share is 0.
+    The share is 0 if the labelled prompt gains nothing.
     """
     source, prompt, ceiling = (
         cells.get(name, {}) for name in ('source', 'prompt', 'labelled prompt'))
     shares = []
     for seed in prompt:
         if seed in source and seed in ceiling:
-            gain, best = (adverse(of[seed]) - adverse(source[seed]) for of in (prompt, ceiling))
+            gain, best = (
+                adverse(found[seed]) - adverse(source[seed]) for found in (prompt, ceiling))
             shares.append(100 * gain / best if best > 0 else 0.0)
     return shares
 
@@ -179,7 +181,7 @@ BOUNDS = (
 
 
 def judge_bounds(figures: Figures) -> Iterator[tuple[Bound, Sequence[float]]]:
-    """Yield every bound that something was measured for, with what was measured."""
+    """Yield every bound with measured values, and these values."""
     for bound in BOUNDS:
         values = bound.values(figures['cells'].get(bound.claim, {}))
         if values:

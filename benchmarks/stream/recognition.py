@@ -12,7 +12,7 @@ import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.domain import domain_name
 from ptdiffseg_ros.adapt.state import AdaptationConfig
-from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
+from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from tqdm import tqdm
 

@@ -17,6 +17,8 @@ from benchmarks.claims import (
     backbones,
     baselines,
     budget,
+    claim_tables,
+    plots,
     randomization,
     report,
     run,
@@ -32,7 +34,7 @@ from benchmarks.claims.results_store import (
 )
 from benchmarks.claims.run import MEASURES
 import numpy as np
-from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
+from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 import pytest
@@ -92,7 +94,7 @@ def test_a_quick_run_is_complete_and_finite(results: Path) -> None:
     assert found['preset'] == 'quick' and found['machine'] and found['commit']
     cells = found['cells']
     assert set(cells['1']) == set(cells['1 rates']) == set(backbones.ROWS)
-    assert set(backbones.ROWS) == set(report.ROW_TITLES)
+    assert set(backbones.ROWS) == set(claim_tables.ROW_TITLES)
     assert set(cells['1 longer']) == {'SegFormer-B0, longer'}
     assert set(cells['1 ablations']) == {
         f'{row}, {what}' for row in ('diffusion', 'random weights')
@@ -112,7 +114,7 @@ def test_a_quick_run_is_complete_and_finite(results: Path) -> None:
     for claim, variant, seed, cell in every_cell(found):
         assert seed == '0' or claim == '1 rates'
         assert all(map(math.isfinite, numbers(cell))), (claim, variant)
-        if variant not in report.NOT_MIOU:
+        if variant not in plots.NOT_MIOU:
             wanted = TINY.stream_conditions if claim == '4' else TINY.conditions
             assert set(cell['miou']) == set(wanted)
             assert 0 <= cell['adverse_mean'] <= 100
@@ -172,7 +174,7 @@ def test_a_run_that_is_ended_keeps_every_cell_it_knows(tmp_path: Path) -> None:
         ResultsStore(tmp_path / 'claims.json', {**facts, 'budget': {'pools': (2,)}})
 
 
-def test_a_cell_of_other_settings_is_measured_anew(
+def test_a_cell_of_other_settings_is_measured_again(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     facts = {'preset': 'quick', 'budget': {}, 'segmenter': 'abc', 'commit': 'x', 'machine': 'm'}
 
@@ -183,19 +185,19 @@ def test_a_cell_of_other_settings_is_measured_anew(
     assert measured(1.0, rate=0.1, prompts=('a', 'b')) == 1.0
     assert measured(2.0, rate=0.1, prompts=('a', 'b')) == 1.0, 'known'
     assert measured(3.0, rate=0.1, prompts=('a', 'b'), noised=None) == 1.0, 'none: as before'
-    assert 'anew' not in capsys.readouterr().err
+    assert 'again' not in capsys.readouterr().err
     assert measured(4.0, rate=0.1, prompts=('a', 'c')) == 4.0
     assert measured(5.0, rate=0.2, prompts=('a', 'c')) == 5.0
     assert measured(6.0, rate=0.2, prompts=('a', 'c'), noised=True) == 6.0
     for number, off in enumerate((False, 0, ''), 7):
         assert measured(number, rate=0.2, prompts=('a', 'c'), noised=off) == number
         assert measured(99.0, rate=0.2, prompts=('a', 'c')) == 99.0, 'what is off is not absent'
-    assert 'claim 2: none, seed 0, anew: its settings have changed' in capsys.readouterr().err
+    assert 'claim 2: none, seed 0, again: its settings have changed' in capsys.readouterr().err
     cell = read_results(tmp_path / 'claims.json')['cells']['2']['none']['0']
     assert cell['machine'] == 'm' and cell['commit'] == 'x'
 
 
-def test_what_another_process_has_measured_anew_is_kept(tmp_path: Path) -> None:
+def test_cells_measured_again_by_another_process_are_kept(tmp_path: Path) -> None:
     facts = {'preset': 'quick', 'budget': {}, 'segmenter': 'abc', 'commit': 'x'}
     ResultsStore(tmp_path / 'claims.json', facts).cell('2', 'none', 0, lambda: {'miou': 1.0})
     one, other = (ResultsStore(tmp_path / 'claims.json', facts) for _ in range(2))
@@ -468,7 +470,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     for text in ('{', '[]', '{"cells": {"1": 3}}', '{"cells": {"1": {"a": {"0": 1}}}}'):
         (tmp_path / 'claims.json').write_text(text)
         assert main(['--out', str(tmp_path), '--render']) == 2
-        assert 'holds no figures of this command' in capsys.readouterr().err
+        assert 'has no figures of this command' in capsys.readouterr().err
 
 
 # -- verdicts and the document -------------------------------------------------------------
@@ -547,7 +549,7 @@ def test_a_sweep_that_is_not_ended_is_missing(means: dict[float, float], words: 
     assert (words in found[0] and len(found) == 1) if words else not found
 
 
-def test_rows_stand_in_the_order_of_the_claims_whoever_was_measured_first() -> None:
+def test_rows_have_the_order_of_the_claims() -> None:
     cell = {'miou': {'fog': 50.0}, 'adverse_mean': 50.0}
     cells = {'2': {'t = 50': {'2': cell, '0': cell}, 'none': {'0': cell}, 'both': {'0': cell}},
              '1 ablations': {'random weights, without the latents': {'0': cell},
@@ -566,17 +568,17 @@ def test_the_document_says_what_rows_were_computed_in() -> None:
     whole = [{'precision': name} for name in ('bfloat16', 'float32', 'float32')]
     figures = {'cells': {'1': {'diffusion': {'0': {}}, 'SegFormer-B0': {
         str(seed): cell for seed, cell in enumerate(whole)}}}}
-    assert report._precisions(figures).endswith(
+    assert claim_tables.precisions(figures).endswith(
         'SegFormer-B0, end to end with labels: bfloat16 (1 of 3 seeds), float32 (2 of 3 seeds).')
     del figures['cells']['1']['SegFormer-B0']
-    assert report._precisions(figures) == 'Rows learned in float32.'
+    assert claim_tables.precisions(figures) == 'Rows learned in float32.'
 
 
 def test_seeds_that_agree_to_the_last_digit_are_drawn(tmp_path: Path) -> None:
     # The mean of three times 57.67 is 57.66999999999999: below the least of them.
     cell = {'miou': {'fog': 57.67}, 'adverse_mean': 57.67}
     figures = {'cells': {'2': {'none': {str(seed): cell for seed in range(3)}}}}
-    report.plot(figures, '2', tmp_path / 'plot.png')
+    plots.plot(figures, '2', tmp_path / 'plot.png')
     assert (tmp_path / 'plot.png').stat().st_size > 1000
 
 
@@ -585,31 +587,31 @@ def test_gains_are_laid_out_by_condition() -> None:
         return {str(seed): {'miou': {'fog': value + 1, 'snow': value - 1}, 'adverse_mean': value}
                 for seed, value in enumerate(adverse)}
 
-    table = report._gains({'cells': {'4': {
+    table = claim_tables.gains({'cells': {'4': {
         'source': cells(50.0, 51.0), 'prompt': cells(52.0, 52.0), 'cost': {'0': {}}}}})
     assert table.splitlines()[-1] == (
         '| prompt | +1.5 (+1.0 to +2.0) | +1.5 (+1.0 to +2.0) | +1.5 (+1.0 to +2.0) |')
 
 
-def test_what_is_held_for_a_gradient_is_counted_until_the_graph_is_gone(segmenter) -> None:
-    held = adaptation.HeldForGradient(segmenter)
+def test_tensors_saved_for_a_gradient_count_until_the_graph_is_freed(segmenter) -> None:
+    memory = adaptation.GradientMemory(segmenter)
     numbers = torch.ones(250, requires_grad=True)
     for _ in range(2):
-        with held:
+        with memory:
             product = (numbers * numbers).exp()  # holds its factors, once, and its result
             product.sum().backward()
             del product
-    assert held.most == 4 * 2 * 250
-    own = adaptation.HeldForGradient(segmenter, [numbers])
-    with own:
+    assert memory.peak_bytes == 4 * 2 * 250
+    method = adaptation.GradientMemory(segmenter, [numbers])
+    with method:
         (numbers * torch.ones(250, requires_grad=True)).sum().backward()
-    assert own.most == 4 * 250, "a factor; a method's own weights do not count"
-    with held:
+    assert method.peak_bytes == 4 * 250, "a factor; a method's weights do not count"
+    with memory:
         segmenter.head(segmenter.backbone.features(
             torch.zeros(1, 4, 8, 16), segmenter.context().requires_grad_(True), 100,
             segmenter.config.taps)).sum().backward()
     weights = sum(p.nbytes for p in segmenter.backbone.unet.parameters())
-    assert 10_000 < held.most < weights
+    assert 10_000 < memory.peak_bytes < weights
 
 
 @pytest.mark.slow
@@ -622,7 +624,7 @@ def test_the_document_shows_the_figures_of_the_file_and_what_did_not_hold(
     for claim in MEASURES:
         if claim in found['cells']:
             assert f'## {report.TITLES[claim]}' in text
-            assert report.CLAIM_TABLES[claim](found) in text
+            assert claim_tables.CLAIM_TABLES[claim](found) in text
             assert (document.parent / 'images' / f'claim{claim}.png').stat().st_size > 1000
     assert 'A quick run' in text and '## What did not hold' in text
     assert 'Unfinished' not in text
