@@ -111,20 +111,20 @@ def load_fp16(folder: Path) -> dict[str, Any]:
 
 @stage
 def train(folder: Path) -> dict[str, Any]:
-    """Train a head by the command, features computed anew at every step."""
+    """Train a head by the command, features computed at every step."""
     out, figures = folder / 'street', folder / 'train.json'
     assert ptdiffseg([
         'train', str(out), '--backbone', str(folder / 'fp16'), '--input-size',
         'x'.join(map(str, TRAINING_SIZE)), '--steps', str(TRAINING_STEPS), '--batch', '1',
         '--frames', '2', '--no-cache', '--layout-steps', '0', '--json', str(figures)]) == 0
-    told = json.loads(figures.read_text())
+    trained = json.loads(figures.read_text())
     trained = load_file(out / 'head.safetensors')
     torch.manual_seed(0)
     untrained = SegmentationHead(
         [weight.shape[1] for name, weight in trained.items()
          if re.fullmatch(r'lateral\.\d+\.0\.weight', name)], len(TOWN)).state_dict()
-    return {'size': list(TRAINING_SIZE), 'steps': told['steps'], 'batch': told['batch'],
-            'seconds_per_step': round(told['seconds_per_step'], 1), 'loss': told['loss'],
+    return {'size': list(TRAINING_SIZE), 'steps': trained['steps'], 'batch': trained['batch'],
+            'seconds_per_step': round(trained['seconds_per_step'], 1), 'loss': trained['loss'],
             'head_parts_moved': sum(
                 not torch.equal(trained[name].float(), start.half().float())
                 for name, start in untrained.items()),
@@ -201,7 +201,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def _run(command: list[str]) -> float:
-    """Run a process; give the most memory, in GiB, that it had beside mapped files."""
+    """Run a process; return its peak memory in GiB, without mapped files."""
     peak = 0.0
     with subprocess.Popen(command) as process:
         while process.poll() is None:

@@ -10,8 +10,8 @@ from pathlib import Path
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
+from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.model.head import SegmentationHead
-from ptdiffseg_ros.model.prompts import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
 from ptdiffseg_ros.model.source import BANDS, GRID, QUERY_TIMESTEPS, SourceStatistics
 import torch

@@ -6,7 +6,7 @@ Compare engines on the same frames, and with what a user would write in plain Py
 A time is that of one decoded frame in main memory to its mask in main memory, without
 confidences, as the node computes it while nobody subscribes to confidences. Every round runs one
 frame through every engine, so that other load on the machine slows all alike. All engines but
-`naive` execute the same loaded model.
+`naive` execute the same loaded model. With `cuda_graph`, cuDNN's autotuning is on for all engines.
 """
 from __future__ import annotations
 
@@ -23,12 +23,13 @@ from ptdiffseg_ros.bench.stages import (
     WARM_UP,
 )
 from ptdiffseg_ros.data.results import percentiles
-from ptdiffseg_ros.model.classify import resize_scores
+from ptdiffseg_ros.model.classify import crop_padding
 from ptdiffseg_ros.model.engine import EagerEngine, make_engine, Output
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.ros.images import decode
 import torch
 from torch import Tensor
+import torch.nn.functional as F
 from tqdm import tqdm
 
 ALL, NAIVE, EAGER = 'all', 'naive', 'eager'
@@ -63,8 +64,9 @@ class NaiveEngine(EagerEngine):
             latents, scores = segmenter.predict(
                 images, segmenter.context(self._encode_padded()), self.network)
         working = images.shape[-2:]
-        scores = resize_scores(
-            scores, segmenter.padded_size(working), working, frames.shape[1:3])
+        scores = crop_padding(scores, segmenter.padded_size(working), working)
+        scores = F.interpolate(
+            scores, size=frames.shape[1:3], mode='bilinear', align_corners=False)
         ids = np.array([c.id for c in segmenter.config.classes], np.uint8)
         return ids[scores.argmax(dim=1).cpu().numpy()], None, latents
 

@@ -100,8 +100,9 @@ def segment_by_stage(
     if segmenter.layout is not None:
         head_logits = logits
         logits = watch.time('layout', lambda: segmenter.correct(head_logits))
-    ids, _ = watch.time('classify', lambda: segmenter.classify(
-        logits.float(), images.shape[-2:], frames.shape[1:3]))
+    ids, _ = watch.time('classify', lambda: [
+        part.cpu().numpy() for part in segmenter.decide(
+            logits.float(), images.shape[-2:], frames.shape[1:3]) if part is not None])
     return watch.time('messages', lambda: [
         image_message(message.header, mask, 'mono8') for message, mask in zip(messages, ids)])
 

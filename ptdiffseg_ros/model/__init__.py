@@ -1,3 +1,3 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What turns an image into a mask: backbone, prompts, head and segmenter."""
+"""Turn an image into a mask: backbone, prompts, head, segmenter and engines."""

@@ -23,16 +23,14 @@ from transformers.utils import logging as transformers_logging
 
 AUTOENCODERS = {'AutoencoderKL': AutoencoderKL, 'AutoencoderTiny': AutoencoderTiny}
 OFFLINE: dict[str, Any] = {'local_files_only': True}
-WEIGHTS: dict[str, Any] = {
-    **OFFLINE, 'use_safetensors': True, 'torch_dtype': torch.float32}
 
 
 class DiffusionBackbone(nn.Module):
     """
     Hold a latent diffusion model and read features out of its UNet.
 
-    Any folder in the diffusers layout of the Stable Diffusion 1.x and 2.x kind fits, and so does
-    the small embedded model. Nothing here is ever trained by the segmenter (PTDiffSeg: frozen).
+    It loads folders in the diffusers layout: Stable Diffusion 1.x and 2.x, their fine-tunes, and
+    the embedded models. The segmenter never trains it (PTDiffSeg: frozen).
     """
 
     def __init__(
@@ -48,7 +46,7 @@ class DiffusionBackbone(nn.Module):
         if unet.config.cross_attention_dim != width:
             raise SegmenterError(
                 f'the UNet takes text tokens of width {unet.config.cross_attention_dim}, but the '
-                f'text encoder gives {width}: unet/ and text_encoder/ are of different models'
+                f'text encoder gives {width}: unet/ and text_encoder/ belong to different models'
             )
         self.vae = vae
         self.unet = unet
@@ -61,48 +59,42 @@ class DiffusionBackbone(nn.Module):
         cls, source: str | Path, autoencoder: str | Path | None = None
     ) -> DiffusionBackbone:
         """
-        Load the components in float32; safetensors only, and never from a network.
+        Load the components in float32 from safetensors files, without network access.
 
         :param source: a folder in the diffusers layout, or the name of a model in the Hugging
             Face cache, such as stable-diffusion-v1-5/stable-diffusion-v1-5.
-        :param autoencoder: the same of an autoencoder to take in place of the model's own, such
-            as madebyollin/taesd; the weights of vae/ are not needed then.
+        :param autoencoder: folder or name of an autoencoder that replaces the model's own, such
+            as madebyollin/taesd; the weights in vae/ are not needed then.
         :raises SegmenterError: files are missing or damaged, or the parts do not fit together.
         """
         vae = files.VAE if autoencoder is None else files.VAE_CONFIG
-        found = files.find_model(
-            source, (files.INDEX, files.UNET, vae, *files.TEXT, files.SCHEDULER),
-            'diffusion backbone')
-        folder = found.folder
+        folder = files.find_model(source, (*files.BACKBONE, *vae), 'diffusion backbone')
         kind = _read_json(folder / 'model_index.json').get('vae', [None, None])[1]
         try:
             with _quiet_libraries():
                 backbone = cls(
-                    vae=_load_autoencoder(folder / 'vae', kind, found.variants['vae'])
+                    vae=_load_autoencoder(folder / 'vae', kind)
                     if autoencoder is None else _other_autoencoder(autoencoder, folder),
-                    unet=UNet2DConditionModel.from_pretrained(
-                        folder / 'unet', variant=found.variants['unet'], **WEIGHTS),
-                    text_encoder=CLIPTextModel.from_pretrained(
-                        folder / 'text_encoder', variant=found.variants['text_encoder'],
-                        **WEIGHTS),
+                    unet=_load(UNet2DConditionModel, folder / 'unet'),
+                    text_encoder=_load(CLIPTextModel, folder / 'text_encoder', 'model'),
                     tokenizer=CLIPTokenizer.from_pretrained(folder / 'tokenizer', **OFFLINE),
                     scheduler=DDPMScheduler.from_pretrained(folder / 'scheduler', **OFFLINE),
                 )
         except SegmenterError:
             raise
-        except Exception as error:  # the libraries raise many kinds for a damaged folder
+        except Exception as error:  # the libraries raise many types for a damaged folder
             raise SegmenterError(
-                f'cannot load the diffusion backbone {source} in {folder}: {error}. Copy or fetch '
-                'its files anew'
+                f'cannot load the diffusion backbone {source} in {folder}: {error}. Copy or '
+                'download its files again'
             ) from error
-        # safetensors maps its files into memory: one that is overwritten or cut short in its place
-        # would change the weights, or end the process (SIGBUS).
+        # safetensors maps its files into memory. A file that is overwritten or truncated in place
+        # would change the weights or end the process (SIGBUS).
         for weight in (*backbone.parameters(), *backbone.buffers()):
             weight.data = weight.data.clone()
         return backbone.eval().requires_grad_(False)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the diffusers layout; weights in the dtype that the components have now."""
+        """Write a folder in the diffusers layout, with weights in their present dtype."""
         folder = Path(folder)
         self.unet.save_pretrained(folder / 'unet')
         self.vae.save_pretrained(folder / 'vae')
@@ -125,7 +117,7 @@ class DiffusionBackbone(nn.Module):
     @property
     def vae_stride(self) -> int:
         """Pixels per latent cell (8 for Stable Diffusion, 4 for the embedded model)."""
-        return _stride_of(self.vae.config)
+        return _stride(self.vae.config)
 
     @property
     def stride(self) -> int:
@@ -140,10 +132,10 @@ class DiffusionBackbone(nn.Module):
     @property
     def cross_attention_layers(self) -> int:
         """
-        Count the cross-attention layers; contexts have their order, that of the UNet's walk.
+        Count the cross-attention layers, which contexts list in the UNet's order.
 
-        There are L = 7 in the embedded model and 16 in Stable Diffusion. A layer is one
-        `attentions.j` of a block, however many transformer blocks it has.
+        L is 7 in the embedded model and 16 in Stable Diffusion. A layer is one `attentions.j` of
+        a block, however many transformer blocks it has.
         """
         blocks = (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks)
         return sum(len(_attentions(block)) for block in blocks)
@@ -152,8 +144,8 @@ class DiffusionBackbone(nn.Module):
         """
         Name the last feature map of every decoder level, coarse to fine, and the latents.
 
-        stop_early: leave out the last level, the costliest, which the UNet then does not compute
-        (more than a quarter of the work in Stable Diffusion's).
+        :param stop_early: leave out the last level, which the UNet then does not compute. It is
+            the costliest: more than a quarter of the work in Stable Diffusion.
         """
         taps = []
         for i, block in enumerate(self.unet.up_blocks):
@@ -163,7 +155,7 @@ class DiffusionBackbone(nn.Module):
         return (*taps[:-1 if stop_early else None], 'latents')
 
     def tap_channels(self, taps: Sequence[str]) -> list[int]:
-        """Give the channels of each tap; a name that is not a tap is refused."""
+        """Return the channels of each tap. Raises SegmenterError for an unknown tap."""
         channels = {'latents': self.unet.config.in_channels, 'mid_block':
                     self.unet.config.block_out_channels[-1]}
         for i, block in enumerate(self.unet.up_blocks):
@@ -181,8 +173,8 @@ class DiffusionBackbone(nn.Module):
         """
         Encode images (B, 3, H, W) in [-1, 1], H and W multiples of `stride`, to scaled latents.
 
-        The mode of the posterior is taken, never a sample, so that features are deterministic,
-        and latents are scaled by the autoencoder's own factor.
+        Latents are the mode of the posterior, so that features are deterministic, and are scaled
+        by the autoencoder's own factor.
         """
         images = images.to(self.vae.dtype)
         if isinstance(self.vae, AutoencoderTiny):
@@ -200,9 +192,9 @@ class DiffusionBackbone(nn.Module):
 
     def layer_contexts(self, context: Tensor) -> Tensor:
         """
-        Expand a context (B, T, d) to (B, L, T, d), one for each of the cross-attention layers.
+        Expand a context (B, T, d) to (B, L, T, d), one for each cross-attention layer.
 
-        A context that has this form already is returned as it is.
+        A context that has this form already is returned unchanged.
 
         :raises PromptError: the context has neither form, or another number of layers.
         """
@@ -244,8 +236,8 @@ class DiffusionBackbone(nn.Module):
         """
         Yield the feature maps by name, in the order in which the UNet computes them.
 
-        The walk is written out, rather than hooked, so that it can be read and stopped, and takes
-        a context for each layer. It gives what diffusers' own forward gives.
+        The walk is written out instead of using hooks, so that it can stop early and pass each
+        layer its own context. Results equal those of diffusers' forward.
         """
         unet = self.unet
         context = context.to(latents.dtype).expand(len(latents), *context.shape[1:])
@@ -277,7 +269,7 @@ class DiffusionBackbone(nn.Module):
                 hidden = yield from _run_layer(
                     f'up_blocks.{i}', block, j, hidden, temb, contexts)
             if block.upsamplers:
-                # The size of the next skip, not a factor of two: odd sizes stay exact.
+                # To the size of the next skip connection, so that odd sizes stay exact.
                 hidden = block.upsamplers[0](hidden, skips[-1].shape[-2:])
 
     def denoising_error(
@@ -286,8 +278,10 @@ class DiffusionBackbone(nn.Module):
         """
         Measure how well each context explains each frame: lower is better.
 
-        latents and noise (B, c, h, w), contexts P times (1, T, d) -> mean squared error
-        (B, P) of the UNet's prediction at `timestep`, the same noise for every context.
+        :param latents: (B, c, h, w), scaled, no noise added.
+        :param contexts: P contexts (1, T, d).
+        :param noise: (B, c, h, w), the same for every context.
+        :returns: mean squared error (B, P) of the UNet's prediction at `timestep`.
         """
         steps = torch.full((len(latents),), timestep, device=latents.device)
         noisy = self.scheduler.add_noise(latents, noise, steps)
@@ -312,12 +306,12 @@ def _run_layer(
         name: str, block: Any, j: int, hidden: Tensor, temb: Tensor, contexts: Iterator[Tensor]
 ) -> Generator[tuple[str, Tensor], None, Tensor]:
     """
-    Run resnet j of a block, and the cross-attention that follows it, if any.
+    Run resnet j of a block and the cross-attention that follows it, if any.
 
-    Each result is yielded by its name, and the last one is returned.
+    Yields each result with its name, and returns the last one.
     """
     resnet, attentions = block.resnets[j], _attentions(block)
-    # Attentions do so by themselves.
+    # Attention layers checkpoint themselves.
     saving_memory = block.gradient_checkpointing and torch.is_grad_enabled()
     hidden = (checkpoint(resnet, hidden, temb, use_reentrant=False) if saving_memory
               else resnet(hidden, temb))
@@ -331,7 +325,7 @@ def _run_layer(
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Keep progress bars and remarks on unused config entries out of a node's log."""
+    """Keep progress bars and warnings about unused config entries out of a node's log."""
     bars, level = transformers_logging.is_progress_bar_enabled(), diffusers_logging.get_verbosity()
     transformers_logging.disable_progress_bar()
     diffusers_logging.set_verbosity_error()
@@ -343,35 +337,38 @@ def _quiet_libraries() -> Iterator[None]:
             transformers_logging.enable_progress_bar()
 
 
-def _load_autoencoder(
-        folder: Path, kind: Any, variant: str | None) -> AutoencoderKL | AutoencoderTiny:
+def _load(module_type: Any, folder: Path, stem: str = 'diffusion_pytorch_model') -> Any:
+    """Load a component in float32 from safetensors, in the variant that exists."""
+    return module_type.from_pretrained(
+        folder, variant=files.find_variant(folder, stem), use_safetensors=True,
+        torch_dtype=torch.float32, **OFFLINE)
+
+
+def _load_autoencoder(folder: Path, kind: Any) -> AutoencoderKL | AutoencoderTiny:
     if kind not in AUTOENCODERS:
         raise SegmenterError(
             f'the autoencoder in {folder} is {kind!r}; allowed are {", ".join(AUTOENCODERS)}')
-    return AUTOENCODERS[kind].from_pretrained(folder, variant=variant, **WEIGHTS)
+    return _load(AUTOENCODERS[kind], folder)
 
 
 def _other_autoencoder(source: str | Path, model: Path) -> AutoencoderKL | AutoencoderTiny:
-    """Load an autoencoder of its own, if its latents have the form of those of the model."""
-    found = files.find_model(source, (files.AUTOENCODER,), 'autoencoder')
+    """Load an autoencoder that replaces the model's own, if its latents have the same form."""
+    folder = files.find_model(source, files.AUTOENCODER, 'autoencoder')
     autoencoder = _load_autoencoder(
-        found.folder, _read_json(found.folder / 'config.json').get('_class_name'),
-        found.variants[''])
+        folder, _read_json(folder / 'config.json').get('_class_name'))
     own = _read_json(model / 'vae' / 'config.json')
     for what, has, wants in (
-            ('latents with so many channels', autoencoder.config.latent_channels,
-             own.get('latent_channels', 4)),
-            ('a stride of so many pixels', _stride_of(autoencoder.config), _stride_of(own))):
+            ('latent channels', autoencoder.config.latent_channels, own.get('latent_channels', 4)),
+            ('stride', _stride(autoencoder.config), _stride(own))):
         if has != wants:
             raise SegmenterError(
-                f'the autoencoder {source} does not fit the UNet of {model}: it has {what}: '
-                f'{has}, and the UNet was trained with {wants}. Give one that was made for this '
-                'model, or none')
+                f'the autoencoder {source} does not fit the UNet of {model}, {what}: {has}, but '
+                f'the UNet needs {wants}. Use an autoencoder made for this model, or none')
     return autoencoder
 
 
-def _stride_of(config: Any) -> int:
-    """Give the pixels per latent cell of an autoencoder."""
+def _stride(config: Any) -> int:
+    """Return the pixels per latent cell of an autoencoder."""
     channels = config.get('encoder_block_out_channels') or config['block_out_channels']
     return 2 ** (len(channels) - 1)
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Scores to class ids and confidences, at the size of the frame."""
+"""Map scores to class ids and confidences at the size of the frame."""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Classifier(nn.Module):
 
     def __init__(self, classes: Sequence[LabelClass]) -> None:
         super().__init__()
-        # Classes are ranked from last to first; rank 0 is none.
+        # Classes are ranked from last to first; rank 0 means no class.
         self.register_buffer(
             'ranks', torch.arange(len(classes), 0, -1, dtype=torch.uint8)[:, None, None])
         self.register_buffer('ids', torch.tensor(
@@ -33,31 +33,34 @@ class Classifier(nn.Module):
         """
         Map scores (B, K, h', w') to class ids and confidences, (B, H, W) uint8 each.
 
-        :param padded: (h, w) of the image that the model saw.
-        :param working: the part of it, at the top left, that the frame was scaled to.
+        :param padded: (h, w) of the image that the model processed.
+        :param working: (h, w) of its top left part, to which the frame was scaled.
         :param size: (H, W) of the frame.
-        :param confidence: whether confidences are computed; without, None stands for them.
+        :param confidence: whether to compute confidences; otherwise None is returned.
         """
-        if logits.device.type == 'cpu' and not confidence:
-            return torch.stack([
-                self.decide_by_class(crop_padding(part.contiguous(), padded, working)[0], size)
-                for part in logits.split(1)]), None
-        # One frame at a time: allocating larger blocks of memory is slow.
-        parts = [
-            self.decide(resize_scores(part.contiguous(), padded, working, size)[0], confidence)
-            for part in logits.split(1)]
-        return (torch.stack([ids for ids, _ in parts]),
-                torch.stack([c for _, c in parts if c is not None]) if confidence else None)
+        ids, confidences = [], []
+        for part in logits.split(1):  # one at a time: allocating larger blocks of memory is slow
+            scores = crop_padding(part.contiguous(), padded, working)
+            if scores.device.type == 'cpu' and not confidence:
+                ids.append(self.decide_by_class(scores[0], size))
+                continue
+            if tuple(scores.shape[-2:]) != tuple(size):
+                scores = F.interpolate(scores, size=size, mode='bilinear', align_corners=False)
+            classes, probability = self.decide(scores[0], confidence)
+            ids.append(classes)
+            if probability is not None:
+                confidences.append(probability)
+        return torch.stack(ids), torch.stack(confidences) if confidence else None
 
     def decide_by_class(self, scores: Tensor, size: Sequence[int]) -> Tensor:
         """
-        Map scores (K, h, w) to ids (H, W) uint8 on a CPU, scaling one class at a time.
+        Map scores (K, h, w) to ids (H, W) uint8 on a CPU, one class at a time.
 
-        A class's scores stay in the processor's cache, which makes it more than twice as fast as
-        `decide` on scaled scores; the ids are the same.
+        The scores of one class stay in the processor's cache, so this is more than twice as fast
+        as `decide` on scaled scores. The ids are the same.
         """
-        # The same loop with torch's interpolate takes 1.6 to 2.4 times as long. Imported here:
-        # on a GPU, and for confidences, nothing of this room needs it.
+        # The same loop with torch's interpolate takes 1.6 to 2.4 times as long. The import is here
+        # because neither a GPU nor confidences need it.
         import cv2
 
         largest = np.full(size, -np.inf, np.float32)
@@ -66,15 +69,15 @@ class Classifier(nn.Module):
             if plane.shape != tuple(size):
                 plane = cv2.resize(plane, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
             np.copyto(rank, len(scores) - number, where=plane > largest)
-            np.maximum(largest, plane, out=largest)  # a NaN stays
+            np.maximum(largest, plane, out=largest)  # keeps NaN
         rank[np.isnan(largest)] = 0
         return self.ids[torch.from_numpy(rank).int()]
 
     def decide(self, scores: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
         """Map scores (K, H, W) to ids and confidences, (H, W) uint8."""
         below = scores - scores.amax(dim=0)
-        # On a CPU twice as fast as max, which gives indices in int64. Where a score is not a
-        # number, no class has the largest one.
+        # On a CPU this is twice as fast as max, whose indices are int64. Where a score is NaN, no
+        # class has the largest score.
         rank = (below == 0).to(torch.uint8).mul_(self.ranks).amax(dim=0)
         ids = self.ids[rank.int()]
         if not confidence:
@@ -83,20 +86,10 @@ class Classifier(nn.Module):
         return ids, (probability * 255.0).round_().to(torch.uint8)
 
 
-def resize_scores(
-        scores: Tensor, padded: Sequence[int], working: Sequence[int], size: Sequence[int]
-) -> Tensor:
-    """Scale scores (B, K, h', w') to the padded image, crop the padding, scale to the frame."""
-    scores = crop_padding(scores, padded, working)
-    if tuple(scores.shape[-2:]) != tuple(size):
-        scores = F.interpolate(scores, size=size, mode='bilinear', align_corners=False)
-    return scores
-
-
 def crop_padding(scores: Tensor, padded: Sequence[int], working: Sequence[int]) -> Tensor:
     """Scale scores (B, K, h', w') to the padded image and crop the padding, if there is any."""
     if tuple(working) != tuple(padded):
-        # Scaled to whole pixels first, so that the padding is cropped to the pixel.
+        # Scaled to whole pixels first, so that the crop is exact.
         scores = F.interpolate(scores, size=padded, mode='bilinear', align_corners=False)
         scores = scores[..., :working[0], :working[1]]
     return scores

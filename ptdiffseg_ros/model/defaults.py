@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Defaults and names that commands share with the model. Imports no libraries: help is instant."""
+"""Defaults and names that commands share. Imports no libraries, so that help is instant."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 MICRO = 'micro'  # the default model
 EMBEDDED = (MICRO, 'street')  # the models in this package: their folders in assets/
 ENGINES = ('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast')
-OVERLAP = 0.25  # of windows: a quarter is enough for the seams to vanish
+OVERLAP = 0.25  # of windows; enough to hide the seams
 CATEGORY_TEMPLATES = (
     'a photo of a {}',
     'a driving scene with a {}',
@@ -29,20 +29,20 @@ SCENE_PROMPTS = (
 
 
 def embedded_folder(name: str | Path) -> Path | None:
-    """Return the folder of an embedded model, with `backbone` and `segmenter`; None: no such."""
+    """Return the folder of an embedded model (backbone/, segmenter/); None for another name."""
     if str(name) not in EMBEDDED:
         return None
     return Path(__file__).resolve().parents[1] / 'assets' / name
 
 
 def segmenter_folder(model: str | Path) -> Path:
-    """Return the folder of a segmenter that is given by it, or by an embedded model's name."""
+    """Return the folder of a segmenter, given as a folder or as the name of an embedded model."""
     embedded = embedded_folder(model)
     return Path(model).expanduser() if embedded is None else embedded / 'segmenter'
 
 
 def backbone_source(model: str | Path) -> str | Path:
-    """Return where to load a backbone from: an embedded model's folder, or what is given."""
+    """Return the folder of an embedded model's backbone; any other `model` unchanged."""
     embedded = embedded_folder(model)
     return model if embedded is None else embedded / 'backbone'
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How a segmenter is executed: eagerly, as captured CUDA graphs, or by OpenVINO."""
+"""Execute a segmenter: eagerly, as captured CUDA graphs, or with OpenVINO."""
 from __future__ import annotations
 
 from collections import OrderedDict
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
 MOST_GRAPHS = 8  # captured at a time; each holds the memory of its batch
-LEAST_ALIKE = 0.99  # share of pixels, of a new graph's masks and eager ones
-WARM_UP = 3  # passes before a capture, in which libraries choose their kernels
+LEAST_ALIKE = 0.99  # share of equal pixels in masks of a new graph and of eager
+WARM_UP = 3  # passes before a capture, while libraries choose their kernels
 
 Warn = Callable[[str], None]
 Output = tuple[np.ndarray, np.ndarray | None, Tensor]
 
 
 def warn_once(message: str) -> None:
-    """Warn as Python does; a node gives its logger instead."""
+    """Issue a Python warning; a node passes its logger instead."""
     warnings.warn(message, stacklevel=3)
 
 
@@ -45,7 +45,8 @@ class EagerEngine:
         Segment frames (B, H, W, 3) uint8 of one size under a context.
 
         :param context: (B or 1, T, d), or (B or 1, L, T, d), one for each cross-attention layer.
-        :returns: class ids (B, H, W) uint8, confidences alike or None, latents (B, c, h, w).
+        :returns: class ids (B, H, W) uint8; confidences in the same form, or None; latents
+            (B, c, h, w).
         """
         ids, confidences, latents = run_on_device(
             self.segmenter, torch.from_numpy(np.ascontiguousarray(frames)), context, confidence,
@@ -55,14 +56,14 @@ class EagerEngine:
 
     @property
     def state(self) -> str:
-        """Name what serves now."""
+        """Describe which engine runs now."""
         return self.name
 
     def wait(self) -> None:
-        """Wait until the engine is ready for the sizes that it has seen, or has failed."""
+        """Wait until the engine is ready for the sizes seen so far, or has failed."""
 
     def close(self) -> None:
-        """Stop what the engine does in the background; it can still be run."""
+        """Stop background work. The engine can still run."""
 
     def network(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Map padded images (B, 3, h, w) under a context to latents and scores."""
@@ -88,8 +89,7 @@ class CudaGraphEngine(EagerEngine):
     The least recently used graphs are dropped. The contexts of the cross-attention layers are
     copied into a static buffer, so a new scene prompt of the same length, shared by the layers or
     not, needs no new capture. The first masks of a new graph are compared with eager ones. After
-    any failure the engine runs eagerly, with one warning; what then fails, for example because
-    memory is short, is raised.
+    a failure the engine warns once and runs eagerly; errors of eager runs are raised.
     """
 
     name = 'cuda_graph'
@@ -99,24 +99,24 @@ class CudaGraphEngine(EagerEngine):
         self.warn = warn
         self.graphs: OrderedDict[tuple[object, ...], Graph] = OrderedDict()
         self.failed = False
-        torch.backends.cudnn.benchmark = True  # shapes are static
+        torch.backends.cudnn.benchmark = True  # pays off because shapes are static
 
     @property
     def state(self) -> str:
-        """Name what serves now."""
+        """Describe which engine runs now."""
         return 'eager (cuda_graph failed, see the log)' if self.failed else self.name
 
     def run(self, frames: np.ndarray, context: Tensor, confidence: bool) -> Output:
-        """Segment frames as EagerEngine does; eagerly once a capture or replay has failed."""
+        """Segment frames as EagerEngine does, by a graph until a capture or replay has failed."""
         if not self.failed:
             contexts = self.segmenter.backbone.layer_contexts(context)
             try:
                 return self._replay(frames, contexts, confidence)
-            except Exception as error:  # torch raises several kinds, also when memory is short
+            except Exception as error:  # torch raises several types, also without memory
                 self.failed = True
                 self.warn(f'no CUDA graph for frames {frames.shape}: {error}. The segmenter runs '
                           'eagerly from now on')
-            # After the handler: the error's traceback holds what is freed here.
+            # Outside the handler, because the traceback of the error refers to the graphs.
             self.graphs.clear()
             release_memory()
         return super().run(frames, context, confidence)
@@ -132,7 +132,7 @@ class CudaGraphEngine(EagerEngine):
         output, expected = graph.replay(frames, context), super().run(frames, context, confidence)
         alike = float((output[0] == expected[0]).mean())
         if alike < LEAST_ALIKE:
-            raise RuntimeError(f'only {alike:.1%} of the pixels are as without it')
+            raise RuntimeError(f'only {alike:.1%} of the pixels equal those of eager')
         self.graphs[key] = graph
         return output
 
@@ -148,8 +148,8 @@ class Graph:
         self.context = context.detach().clone()
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
-        # The outer contexts: a capture is made on the current device, and one that fails leaves
-        # its stream the current one.
+        # The outer contexts are needed because a capture uses the current device, and a failed
+        # capture leaves its stream current.
         with torch.cuda.device(device), torch.cuda.stream(stream):
             for _ in range(WARM_UP):
                 run_on_device(segmenter, self.frames, self.context, confidence)
@@ -178,12 +178,12 @@ class Graph:
 
 def make_engine(name: str, segmenter: PromptedSegmenter, warn: Warn = warn_once) -> EagerEngine:
     """
-    Make the engine of a segmenter that has been loaded from a folder.
+    Create the engine of a segmenter that was loaded from a folder.
 
-    :param name: one of ENGINES. `auto` is cuda_graph on CUDA, which falls back to eager, and
-        openvino on a CPU if it is installed and is otherwise eager. `auto` lets OpenVINO serve
-        only sizes for which it is faster. `openvino` computes in
-        float32, `openvino_fast` in the precision that OpenVINO chooses for the processor.
+    :param name: one of ENGINES. `auto` is cuda_graph on CUDA. On a CPU it is openvino if
+        installed, for image sizes for which it is faster, and eager otherwise. `openvino`
+        computes in float32, `openvino_fast` in the precision that OpenVINO chooses for the
+        processor.
     :raises SegmenterError: the name is unknown, or the engine does not run on this device.
     """
     if name not in ENGINES:

@@ -1,17 +1,17 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Errors that a user can mend; their messages carry the reason and the remedy."""
+"""Errors that a user can fix; their messages name the reason and the remedy."""
 
 from __future__ import annotations
 
 
 class SegmenterError(RuntimeError):
-    """A model folder that is missing, damaged, or does not fit."""
+    """A model folder is missing, damaged or does not fit."""
 
 
 class FrameError(ValueError):
-    """A frame that the model cannot take."""
+    """A frame has a form that the model does not accept."""
 
 
 class PromptError(ValueError):
-    """A sentence or a prompt tensor that the text side cannot take."""
+    """A sentence is blank or too long, or a prompt tensor has a wrong shape."""

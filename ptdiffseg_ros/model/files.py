@@ -1,140 +1,117 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Files of models: found in a folder or in the Hugging Face cache, offline; read and written."""
+"""Find, read and write the files of models, in folders and in the Hugging Face cache."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-import json
 import os
 from pathlib import Path
 import re
 import secrets
 import shutil
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub.utils import HFValidationError, LocalEntryNotFoundError
 from ptdiffseg_ros.model.errors import SegmenterError
 from safetensors.torch import load, save_file
 import torch
 from torch import nn, Tensor
 
-# As the hub writes them, OWNER/NAME; a relative folder begins with a dot, or is there.
+# OWNER/NAME, as the hub writes it. A relative folder begins with a dot or exists.
 HUB_NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 PICKLES = ('.bin', '.ckpt', '.pt', '.pth')
-VARIANTS = (None, 'fp16')  # in the order of preference
 
 
-@dataclass(frozen=True)
-class Component:
+def _weights(stem: str) -> tuple[str, ...]:
+    """List the files that can have the weights of a stem, in the order of preference."""
+    return tuple(f'{stem}{end}' for end in (
+        '.safetensors', '.safetensors.index.json', '.fp16.safetensors',
+        '.safetensors.index.fp16.json'))
+
+
+# The files of a model. Of each tuple, one file is needed.
+Files = tuple[tuple[str, ...], ...]
+VAE_CONFIG: Files = (('vae/config.json',),)  # enough where another autoencoder encodes
+VAE: Files = (*VAE_CONFIG, _weights('vae/diffusion_pytorch_model'))
+BACKBONE: Files = (
+    ('model_index.json',), ('unet/config.json',), _weights('unet/diffusion_pytorch_model'),
+    ('text_encoder/config.json',), _weights('text_encoder/model'),
+    ('tokenizer/tokenizer_config.json',), ('tokenizer/vocab.json', 'tokenizer/tokenizer.json'),
+    ('tokenizer/merges.txt', 'tokenizer/tokenizer.json'), ('scheduler/scheduler_config.json',))
+AUTOENCODER: Files = (('config.json',), _weights('diffusion_pytorch_model'))
+
+
+def find_model(source: str | Path, needed: Files, what: str) -> Path:
     """
-    A part of a model: its folder ('' for the model's own), files, and the stem of weights.
-
-    instead: a file that does for all of the files.
-    """
-
-    folder: str
-    files: tuple[str, ...]
-    weights: str | None = None
-    instead: str | None = None
-
-    def path(self, file: str) -> str:
-        """Give a file's path in the model."""
-        return f'{self.folder}/{file}' if self.folder else file
-
-
-INDEX = Component('', ('model_index.json',))
-UNET = Component('unet', ('config.json',), 'diffusion_pytorch_model')
-VAE = Component('vae', ('config.json',), 'diffusion_pytorch_model')
-VAE_CONFIG = Component('vae', ('config.json',))  # all that is needed where another encodes
-TEXT = (
-    Component('text_encoder', ('config.json',), 'model'),
-    Component('tokenizer', ('tokenizer_config.json',)),
-    Component('tokenizer', ('vocab.json', 'merges.txt'), instead='tokenizer.json'))
-SCHEDULER = Component('scheduler', ('scheduler_config.json',))
-AUTOENCODER = Component('', ('config.json',), 'diffusion_pytorch_model')
-
-
-@dataclass(frozen=True)
-class ModelFiles:
-    """Where a model lies, and which variant of the weights each component has (None: plain)."""
-
-    folder: Path
-    variants: dict[str, str | None]
-
-
-def find_model(source: str | Path, components: Sequence[Component], what: str) -> ModelFiles:
-    """
-    Find a model whose components are all there.
+    Return the folder of a complete model, without network access.
 
     :param source: a folder, or the name of a model in the Hugging Face cache (OWNER/NAME).
-    :param what: what it is, for messages.
-    :raises SegmenterError: it says which files are needed, which of them are missing, where they
-        were looked for, and what fetches or converts them.
+    :param what: the kind of model, for messages.
+    :raises SegmenterError: files are missing; the message lists them, where they were searched
+        for, and the command that downloads or converts them.
     """
     cached = is_hub_name(source)
-    folder = _snapshot(str(source), components) if cached else Path(source)
-    variants: dict[str, str | None] = {}
-    missing: list[str] = []
-    pickles: list[str] = []
-    for component in components:
-        missing += _missing(folder, component)
-        if component.weights is None:
-            continue
-        lacking = {variant: _lacking(folder, component, variant) for variant in VARIANTS}
-        variants[component.folder] = next(
-            (variant for variant in VARIANTS if not lacking[variant]), None)
-        if all(lacking.values()):
-            missing += lacking[None]
-            pickles += _pickles(folder, component)
-    if folder is not None and not missing:
-        return ModelFiles(folder, variants)
+    folder = _snapshot(str(source)) if cached else Path(source)
+    missing = [files[0] for files in needed
+               if not any((folder / file).is_file() for file in files)]
+    if not missing:
+        return folder
+    pickles = sorted(
+        str(path.relative_to(folder)) for file in missing if file.endswith('.safetensors')
+        for path in (folder / file).parent.glob('*') if path.suffix in PICKLES)
     reasons = [f'cannot load the {what} {source}: there is no {_words(missing)}']
     if cached:
         reasons.append(
-            'It is no folder here, so it was looked for in the Hugging Face '
-            f'cache, {constants.HF_HUB_CACHE} (HF_HUB_CACHE, or hub/ in HF_HOME, says where that '
-            f'is), in {folder or "which no snapshot of it is"}')
+            f'No folder has this name, so it was searched for in the Hugging Face cache, {folder} '
+            f'(the cache is {constants.HF_HUB_CACHE}, set by HF_HUB_CACHE, or hub/ in HF_HOME)')
     else:
-        reasons.append(f'It was looked for in {Path(source).absolute()}')
-    reasons.append(f'Needed are {_needed(components)}; in place of *.safetensors may be '
-                   '*.fp16.safetensors')
+        reasons.append(f'It was searched for in {folder.absolute()}')
+    reasons.append(f'The model needs {", ".join(files[0] for files in needed)}; '
+                   '*.fp16.safetensors may replace *.safetensors')
     if pickles:
         reasons.append(
-            f'Not read was {", ".join(pickles)}: a pickle can run code. Get the safetensors '
+            f'Not read: {", ".join(pickles)}, because a pickle can run code. Get the safetensors '
             'of the model or, if you trust it, convert it once: python3 -c "from diffusers import '
             f"DiffusionPipeline as P; P.from_pretrained('{folder}').save_pretrained('NEW')\"")
     elif cached:
         reasons.append(
-            f'Fetch them once, on a machine with a network: hf download {source} '
-            f'{" ".join(missing)} (huggingface-cli download, in older releases)')
+            f'Download them once, on a machine with a network: hf download {source} '
+            f'{" ".join(missing)} (huggingface-cli download in older releases)')
     else:
-        reasons.append('Copy the folder anew, or give the name of a model in the Hugging Face '
+        reasons.append('Copy the folder again, or give the name of a model in the Hugging Face '
                        'cache, OWNER/NAME')
     raise SegmenterError('. '.join(reasons))
 
 
+def find_variant(folder: Path, stem: str) -> str | None:
+    """Return the variant of weights for `from_pretrained`: None if plain ones exist, or 'fp16'."""
+    plain = any((folder / file).is_file() for file in _weights(stem)[:2])
+    return None if plain else 'fp16'
+
+
 def is_hub_name(source: str | Path) -> bool:
-    """Say whether this names a model of the hub; what lies there as a file or folder does not."""
+    """Return whether this names a model of the hub, and is no existing file or folder."""
     return HUB_NAME.fullmatch(str(source)) is not None and not Path(source).exists()
 
 
 def resolved(reference: str, base: Path) -> str | Path:
-    """Turn a segmenter's reference to a model into a folder, or the name that it is."""
+    """Return the folder that a segmenter's reference means, or the name of a model of the hub."""
     folder = base / reference
     return reference if is_hub_name(reference) and not folder.exists() else folder.resolve()
 
 
 def reference(source: str | Path, base: Path) -> str:
-    """Write down where a model is, for a segmenter in the folder `base`: what `resolved` reads."""
+    """Return the reference of a segmenter in the folder `base` to a model, for `resolved`."""
     if is_hub_name(source):
         return str(source)
     return os.path.relpath(Path(source).resolve(), base.resolve())
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a safetensors file in float32; ValueError if it has numbers that are not finite."""
-    # Not load_file: it holds the interpreter's lock, even while a disk does not answer.
+    """Read a safetensors file in float32. Raises ValueError for numbers that are not finite."""
+    # load_file would hold the interpreter's lock while a slow disk is read.
     weights = load(path.read_bytes())
     if not all(torch.isfinite(value).all() for value in weights.values()):
         raise ValueError('it holds numbers that are not finite')
@@ -148,13 +125,23 @@ def write_weights(path: Path, module: nn.Module) -> None:
 
 
 @contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise SegmenterError with the remedy for whatever the read of a segmenter's file raises."""
+    try:
+        yield
+    except Exception as error:  # safetensors and torch raise types of their own
+        raise SegmenterError(f'{path} is missing, damaged or of another segmenter: {error}. '
+                             'Copy the folder again') from error
+
+
+@contextmanager
 def whole_folder(folder: Path, optional: Sequence[str] = ()) -> Iterator[Path]:
     """
-    Give a temporary folder to fill; its files then appear in `folder`, each whole or not at all.
+    Yield a temporary folder, whose files then move to `folder`, each whole or not at all.
 
-    A folder that exists keeps its other files, except `optional` ones that were not written.
+    An existing folder keeps its other files, except `optional` ones that were not written.
     """
-    # A name that no other folder has: nothing foreign is removed.
+    # A unique name, so that no other folder is removed.
     partial = folder.with_name(f'.{secrets.token_hex(8)}.partial')
     partial.mkdir(parents=True)
     try:
@@ -171,56 +158,13 @@ def whole_folder(folder: Path, optional: Sequence[str] = ()) -> Iterator[Path]:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _snapshot(name: str, components: Sequence[Component]) -> Path | None:
-    """Give the folder of a model's snapshot in the cache, complete or not; None without one."""
-    files = [component.path(file) for component in components for file in component.files]
-    for file in files:
-        found = try_to_load_from_cache(name, file, cache_dir=constants.HF_HUB_CACHE)
-        if isinstance(found, str):
-            return Path(found.removesuffix(file))
-    return None
-
-
-def _missing(folder: Path | None, component: Component) -> list[str]:
-    """Name the files, weights apart, that are missing."""
-    paths = [component.path(file) for file in component.files]
-    if folder is None:
-        return paths
-    if component.instead and (folder / component.path(component.instead)).is_file():
-        return []
-    return [path for path in paths if not (folder / path).is_file()]
-
-
-def _lacking(folder: Path | None, component: Component, variant: str | None) -> list[str]:
-    """Name the files of weights that are missing: of one file, or of the shards in its index."""
-    stem = f'{component.weights}.{variant}' if variant else component.weights
-    whole = component.path(f'{stem}.safetensors')
-    if folder is None:
-        return [whole]
-    index = folder / component.path(
-        f'{component.weights}.safetensors.index{f".{variant}" if variant else ""}.json')
-    if (folder / whole).is_file() or not index.is_file():
-        return [] if (folder / whole).is_file() else [whole]
+def _snapshot(name: str) -> Path:
+    """Return the folder of a model's snapshot in the cache; without one, where it would be."""
     try:
-        shards = sorted(set(json.loads(index.read_text())['weight_map'].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise SegmenterError(f'{index} is damaged: {error}. Copy the folder anew') from error
-    return [component.path(str(shard)) for shard in shards
-            if not (folder / component.path(str(shard))).is_file()]
-
-
-def _pickles(folder: Path | None, component: Component) -> list[str]:
-    if folder is None:
-        return []
-    return sorted(str(path.relative_to(folder)) for path in (folder / component.folder).glob('*')
-                  if path.suffix in PICKLES)
-
-
-def _needed(components: Sequence[Component]) -> str:
-    return ', '.join(
-        component.path(file) for component in components
-        for file in (*component.files,
-                     *([f'{component.weights}.safetensors'] if component.weights else [])))
+        return Path(snapshot_download(
+            name, cache_dir=constants.HF_HUB_CACHE, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError):
+        return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type='model'))
 
 
 def _words(names: Sequence[str]) -> str:

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Which frames the model takes, and how they are grouped into batches."""
+"""Check frames, and group them into batches."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -16,9 +16,9 @@ from torch import Tensor
 @dataclass(frozen=True)
 class Batch:
     """
-    Frames (B, H, W, 3) of one size, their numbers, and their context.
+    Frames (B, H, W, 3) of one size, their indices in the input, and their context.
 
-    The context is (B or 1, T, d), or (B or 1, L, T, d), one for each cross-attention layer.
+    The context is (B or 1, T, d), or (B or 1, L, T, d) with one for each cross-attention layer.
     """
 
     numbers: tuple[int, ...]
@@ -29,28 +29,34 @@ class Batch:
 def group_frames(
         frames: Sequence[np.ndarray], context: Tensor | Sequence[Tensor]) -> Iterator[Batch]:
     """
-    Group frames of one size, under contexts of one shape, to batches.
+    Group frames of the same size, and contexts of the same shape, into batches.
 
-    :param context: one for all frames, (1, T, d) or (1, L, T, d); or one for each, as a tensor,
-        (B, T, d) or (B, L, T, d), or as a sequence of contexts whose shapes may differ.
-    :raises ValueError: contexts are neither one nor one each.
-    :raises FrameError: a frame has another form than (H, W, 3) uint8.
+    :param context: one for all frames, (1, T, d) or (1, L, T, d); or one for each frame, as a
+        tensor, (B, T, d) or (B, L, T, d), or as a sequence of contexts whose shapes may differ.
+    :raises ValueError: the number of contexts is neither 1 nor that of the frames.
+    :raises FrameError: a frame is not (H, W, 3) uint8.
     """
-    contexts = _context_per_frame(context, len(frames))
+    if isinstance(context, Tensor):
+        context = [context] * len(frames) if len(context) == 1 else context.split(1)
+    if len(context) != len(frames):
+        raise ValueError(f'there are {len(context)} contexts for {len(frames)} frames; give one '
+                         'for all, or one for each frame')
     groups: dict[tuple[tuple[int, ...], ...], list[int]] = {}
     for number, frame in enumerate(frames):
         check_frame(frame)
-        groups.setdefault((frame.shape[:2], contexts[number].shape[1:]), []).append(number)
+        groups.setdefault((frame.shape[:2], context[number].shape[1:]), []).append(number)
     for numbers in groups.values():
+        contexts = [context[n] for n in numbers]
+        shared = all(each is contexts[0] for each in contexts)
         yield Batch(tuple(numbers), np.stack([frames[n] for n in numbers]),
-                    _join([contexts[n] for n in numbers]))
+                    contexts[0] if shared else torch.cat(contexts))
 
 
 def check_frame(frame: np.ndarray) -> None:
     """
-    Check that the model can take a frame: (H, W, 3) uint8 RGB, from 16 pixels a side.
+    Check a frame: (H, W, 3) uint8 RGB, with at least 16 pixels a side.
 
-    :raises FrameError: it cannot.
+    :raises FrameError: the frame has another form.
     """
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise FrameError(
@@ -60,19 +66,3 @@ def check_frame(frame: np.ndarray) -> None:
         raise FrameError(
             f'a frame is {frame.shape[1]} x {frame.shape[0]} pixels; '
             f'the smallest side allowed is {SMALLEST_SIDE}')
-
-
-def _context_per_frame(context: Tensor | Sequence[Tensor], count: int) -> Sequence[Tensor]:
-    """Return the context of each of `count` frames, with a batch of one."""
-    if isinstance(context, Tensor):
-        context = [context] * count if len(context) == 1 else context.split(1)
-    if len(context) != count:
-        raise ValueError(
-            f'there are {len(context)} contexts for {count} frames; give one for all, or one each')
-    return context
-
-
-def _join(contexts: Sequence[Tensor]) -> Tensor:
-    """Join contexts along the batch; one that all frames share stays a batch of one."""
-    first = contexts[0]
-    return first if all(c is first for c in contexts) else torch.cat(list(contexts))

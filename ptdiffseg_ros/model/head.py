@@ -1,14 +1,13 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The segmentation head, the only part that is trained with labels."""
+"""The segmentation head, which is trained with labels."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from ptdiffseg_ros.model.errors import SegmenterError
-from ptdiffseg_ros.model.files import read_weights, write_weights
+from ptdiffseg_ros.model.files import read_weights, reading, write_weights
 from torch import nn, Tensor
 import torch.nn.functional as F
 
@@ -20,9 +19,9 @@ class SegmentationHead(nn.Module):
     """
     Fuse a feature pyramid to class logits, as a Semantic FPN does.
 
-    Every level is normalised per image (instance normalisation without parameters): that removes
-    the global cast that weather leaves on features, and is the largest single gain on unseen
-    weather. GroupNorm elsewhere, never BatchNorm, so that a batch of one behaves as any other.
+    Every level is normalised per image (instance normalisation without parameters). This removes
+    the global shift that weather causes in features, and gives the largest single gain on unseen
+    weather. Other layers use GroupNorm, not BatchNorm, so that results do not depend on the batch.
     """
 
     def __init__(self, channels: Sequence[int], classes: int, width: int = 96) -> None:
@@ -32,7 +31,7 @@ class SegmentationHead(nn.Module):
         )
         self.fuse = nn.Sequential(
             _convolution(width, width), _convolution(width, width),
-            # Two by two logits per cell: boundaries finer than the latent grid.
+            # Two by two logits per cell give boundaries finer than the latent grid.
             nn.Conv2d(width, 4 * classes, 1), nn.PixelShuffle(2),
         )
 
@@ -52,8 +51,9 @@ class SegmentationHead(nn.Module):
         """
         Normalise every channel of every image: (B, c, h, w), mean 0 and variance 1.
 
-        This is F.instance_norm, written as a GroupNorm of single channels: for a batch of one on a
-        CPU, PyTorch 2.13 gives F.instance_norm a wrong gradient if that arrives in channels_last.
+        A GroupNorm with one channel per group replaces F.instance_norm: for a batch of one on a
+        CPU, the gradient of F.instance_norm in PyTorch 2.13 is wrong if it arrives in
+        channels_last.
         """
         return F.group_norm(feature, feature.shape[1])
 
@@ -62,14 +62,9 @@ class SegmentationHead(nn.Module):
         write_weights(folder / FILE, self)
 
     def load(self, folder: Path) -> None:
-        """Read the weights from a segmenter's folder; SegmenterError if they do not fit."""
-        path = folder / FILE
-        try:
-            self.load_state_dict(read_weights(path))
-        except Exception as error:  # safetensors and torch raise kinds of their own
-            raise SegmenterError(
-                f'{path} is missing, damaged, or of another head: {error}. Copy the folder anew'
-            ) from error
+        """Read the weights from a segmenter's folder. Raises SegmenterError if they do not fit."""
+        with reading(folder / FILE):
+            self.load_state_dict(read_weights(folder / FILE))
 
 
 def _convolution(inputs: int, outputs: int) -> nn.Sequential:

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What a segmenter is made of, and what it costs."""
+"""Parts of a segmenter, and their cost."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -15,10 +15,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 def describe(segmenter: PromptedSegmenter) -> dict[str, Any]:
     """
-    Return a segmenter's configuration, its numbers by part and its GFLOP by part, JSON-able.
+    Return a segmenter's configuration, parameter counts and GFLOP by part, JSON-able.
 
-    GFLOP are of one frame of the input size, with all its windows, a multiplication and an
-    addition counting as two.
+    GFLOP are for one frame of the input size with all its windows. A multiplication and an
+    addition count as two.
     """
     backbone, layout = segmenter.backbone, segmenter.layout
     parts: dict[str, nn.Module | None] = {
@@ -36,7 +36,7 @@ def describe(segmenter: PromptedSegmenter) -> dict[str, Any]:
 
 @torch.no_grad()
 def _cost(segmenter: PromptedSegmenter) -> dict[str, float]:
-    """Count what each part does for one frame."""
+    """Count the GFLOP of each part for one frame."""
     config, context = segmenter.config, segmenter.context()
     images = torch.zeros(1, 3, *config.seen_size, device=segmenter.device,
                          dtype=segmenter.backbone.vae.dtype)

@@ -1,18 +1,17 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What lies where in a street: a denoiser of class maps that corrects the head's predictions."""
+"""The label prior: a denoiser of class maps that corrects the head's predictions."""
 from __future__ import annotations
 
 from pathlib import Path
 
-from ptdiffseg_ros.model.errors import SegmenterError
-from ptdiffseg_ros.model.files import read_weights, write_weights
+from ptdiffseg_ros.model.files import read_weights, reading, write_weights
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
 NAME = 'layout.safetensors'
-CELLS = 2048  # of the grid that maps are seen on, whatever the frame's size: 32 x 64 at 1 : 2
+CELLS = 2048  # of the grid of class maps, for every frame size: 32 x 64 at 1 : 2
 STRIDE = 8  # of the coarsest level
 GROUPS = 8
 FLOOR = 1e-4  # of a share, before its logarithm
@@ -20,12 +19,13 @@ FLOOR = 1e-4  # of a share, before its logarithm
 
 class LayoutDenoiser(nn.Module):
     """
-    Tell from a doubtful class map what the labels would be; it has seen labels, never weather.
+    Predict the labels from a corrupted class map.
 
-    A U-Net over class shares on a coarse grid, with the place in the frame as two more channels.
-    It is trained to undo corruptions of source maps (`ptdiffseg_ros.train.layout`), as denoising
-    autoencoders are in test-time adaptation of medical images (Karani et al., 2021): sky between
-    roofs stays sky, even where the head sees a wall at night.
+    This is a U-Net over class shares on a coarse grid; the position in the frame adds two
+    channels. It is trained on labels alone to undo corruptions of source maps
+    (`ptdiffseg_ros.train.layout`), like the denoising autoencoders in test-time adaptation of
+    medical images (Karani et al., 2021). Sky between roofs stays sky even where the head
+    predicts a wall at night.
     """
 
     def __init__(self, classes: int, width: int = 32) -> None:
@@ -46,7 +46,7 @@ class LayoutDenoiser(nn.Module):
     def forward(self, shares: Tensor) -> Tensor:
         """Map class shares (B, K, R, C), R and C multiples of 8, to scores (B, K, R, C)."""
         batch, _, rows, columns = shares.shape
-        # Made on the device: nothing is copied to it for a frame.
+        # Created on the device, so that no frame copies coordinates to it.
         ys, xs = (torch.linspace(-1, 1, side, device=shares.device, dtype=shares.dtype)
                   for side in (rows, columns))
         place = torch.stack(torch.meshgrid(ys, xs, indexing='ij')).expand(batch, -1, -1, -1)
@@ -63,10 +63,10 @@ class LayoutDenoiser(nn.Module):
 
     def correct(self, logits: Tensor) -> Tensor:
         """
-        Correct scores (B, K, h, w): log-probabilities (B, K, h, w), float32.
+        Map scores (B, K, h, w) to corrected log-probabilities (B, K, h, w), float32.
 
-        What the denoiser changes on its grid is added, smoothly, at the scores' own resolution,
-        so that contours stay the head's.
+        The denoiser's change on its grid is interpolated and added at the resolution of the
+        scores, so that contours stay those of the head.
         """
         logs = logits.float().log_softmax(dim=1)
         shares = F.adaptive_avg_pool2d(logs.exp(), grid_size(*logits.shape[-2:]))
@@ -80,23 +80,19 @@ class LayoutDenoiser(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, classes: int) -> LayoutDenoiser | None:
-        """Read a segmenter's file; None where there is none."""
+        """Read the file from a segmenter's folder; None if it does not exist."""
         path = folder / NAME
         if not path.exists():
             return None
-        try:
+        with reading(path):
             weights = read_weights(path)
             denoiser = cls(classes, weights['out.weight'].shape[1])
             denoiser.load_state_dict(weights)
-        except Exception as error:  # safetensors and torch raise kinds of their own
-            raise SegmenterError(
-                f'{path} is damaged, or of other classes: {error}. Copy the folder anew'
-            ) from error
         return denoiser.eval().requires_grad_(False)
 
 
 def grid_size(height: int, width: int) -> tuple[int, int]:
-    """Give the rows and columns, multiples of 8, of a grid of about CELLS cells of that shape."""
+    """Return rows and columns, multiples of 8, of a grid of about CELLS cells of that shape."""
     def side(cells: float) -> int:
         return max(STRIDE, round(cells / STRIDE) * STRIDE)
 

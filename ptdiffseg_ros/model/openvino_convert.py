@@ -1,10 +1,10 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-Convert a segmenter for OpenVINO in a process of its own, which never outlives its parent.
+Convert a segmenter for OpenVINO in a separate process, which ends with its parent.
 
-``python -m ptdiffseg_ros.model.openvino_convert SEGMENTER HEIGHT WIDTH FINGERPRINT`` is that
-process. Tracing in the parent would hold the interpreter's lock for seconds.
+The process runs ``python -m ptdiffseg_ros.model.openvino_convert SEGMENTER HEIGHT WIDTH
+FINGERPRINT``. Tracing in the parent would hold the interpreter's lock for seconds.
 """
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ import subprocess
 import sys
 import threading
 
-LAST_WORDS = 500  # characters of what a failed conversion wrote
+LAST_CHARACTERS = 500  # of the output of a failed conversion, for the error message
 
 
 class ConversionStopped(Exception):
-    """The converter was stopped, so there is no model."""
+    """The converter was stopped before the model was ready."""
 
 
 class Converter:
-    """Convert a segmenter's folder, for one size at a time, until it is stopped."""
+    """Convert the segmenter in a folder for one size at a time, until `stop`."""
 
     def __init__(self, folder: Path | None, fingerprint: str) -> None:
         self.folder, self.fingerprint = folder, fingerprint
@@ -51,10 +51,10 @@ class Converter:
         if self._stopped:
             raise ConversionStopped
         if process.returncode:
-            raise RuntimeError(f'conversion failed: {words.strip()[-LAST_WORDS:]}')
+            raise RuntimeError(f'conversion failed: {words.strip()[-LAST_CHARACTERS:]}')
 
     def stop(self) -> None:
-        """Kill the conversion in progress, and begin no other one."""
+        """Kill the conversion in progress, and start no other one."""
         with self._lock:
             self._stopped = True
             if self._process is not None:
@@ -62,17 +62,17 @@ class Converter:
 
 
 def _end_with_parent() -> None:
-    """End this process once the parent, however it ended, no longer holds our standard input."""
+    """End this process when the parent closes our standard input, at the latest when it ends."""
     while os.read(0, 1):
         pass
     os._exit(1)
 
 
 def main(folder: str, height: str, width: str, fingerprint: str) -> None:
-    """Convert the segmenter in a folder into the cache."""
+    """Convert the segmenter in a folder, and write the model to the cache."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.nice(10)  # masks come first
-    # After the thread has started: these take seconds.
+    os.nice(10)  # segmenting has priority
+    # Imported after the thread has started, because they take seconds.
     from ptdiffseg_ros.model.openvino_model import cached_path, convert
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Run a segmenter's network with OpenVINO on a CPU."""
+"""Execute a segmenter's network with OpenVINO on a CPU."""
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -9,7 +9,6 @@ import threading
 import time
 import weakref
 
-import numpy as np
 import openvino
 from ptdiffseg_ros.model import openvino_model
 from ptdiffseg_ros.model.engine import EagerEngine, Warn, warn_once
@@ -19,44 +18,43 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 from torch import Tensor
 
-MOST_SIZES = 8  # that get a model; each holds the memory of one
-COMPARED = 3  # runs of each engine, of which the fastest counts
-Infer = Callable[[list[np.ndarray]], list[np.ndarray]]
+MOST_SIZES = 8  # image sizes that get a model, each of which needs memory
+COMPARED = 3  # runs of each engine; the fastest counts
 
 
 class OpenVinoEngine(EagerEngine):
     """
-    Run a model for each padded image size; eagerly for a size that has none yet.
+    Run an OpenVINO model for each padded image size, and eagerly for sizes without one.
 
-    Models are loaded from the cache, or converted, in the background, one at a time. They take a
-    context for each cross-attention layer, in which the token axis is dynamic, so a new scene
-    prompt needs no other model, whether layers share its tokens or not. A conversion ends with
-    `close`, with the engine, and with this process, whichever comes first.
+    Models are loaded from the cache or converted in the background, one at a time. They take a
+    context for each cross-attention layer with a dynamic token axis, so a new scene prompt needs
+    no other model. A conversion ends with `close`, with the engine or with this process.
     """
 
     def __init__(self, segmenter: PromptedSegmenter, fast: bool = False, warn: Warn = warn_once,
                  only_if_faster: bool = False) -> None:
         """
-        Take a segmenter that was loaded from a folder.
+        Start without a model.
 
-        :param fast: compute in the precision that OpenVINO chooses for the processor; otherwise
-            in float32.
-        :param only_if_faster: serve a size eagerly if its model is not faster.
+        :param segmenter: loaded from a folder, which the conversion reads again.
+        :param fast: compute in the precision that OpenVINO chooses for the processor, instead of
+            float32.
+        :param only_if_faster: run a size eagerly if its model is not faster.
         """
         super().__init__(segmenter)
         self.name = 'openvino_fast' if fast else 'openvino'
         self.fast, self.warn, self.only_if_faster = fast, warn, only_if_faster
-        self._models: dict[Size, Infer | None] = {}  # None: this size is served eagerly
+        self._models: dict[Size, openvino.InferRequest | None] = {}  # None: this size runs eagerly
         self._converter = Converter(segmenter.folder, segmenter.fingerprint)
-        self._ends = False  # no other model is prepared: one failed, or the engine is closed
+        self._ends = False  # prepare no more models: one failed, or the engine is closed
         self._threads: list[threading.Thread] = []  # at most one, which prepares a model
         weakref.finalize(self, _end, self._converter, self._threads)
 
     @property
     def state(self) -> str:
-        """Name what serves now, for the sizes seen so far."""
+        """Describe which engine runs now, for the sizes seen so far."""
         busy = self._is_busy()
-        ready = [infer is not None for infer in list(self._models.values())]
+        ready = [request is not None for request in list(self._models.values())]
         if ready and all(ready) and not busy:
             return f'{self.name} (eager for new sizes)' if self._ends else self.name
         if busy or not (ready or self._ends):
@@ -71,78 +69,73 @@ class OpenVinoEngine(EagerEngine):
         size: Size = (images.shape[2], images.shape[3])
         full = len(self._models) >= MOST_SIZES
         if not (full or size in self._models or self._ends or self._is_busy()):
-            # The thread does not keep the engine alive while it converts.
+            # A weak reference, so that the thread does not keep the engine alive.
             thread = threading.Thread(
                 target=_prepare, args=(weakref.ref(self), self._converter, self.warn, size),
                 daemon=True)
             self._threads[:] = [thread]
             thread.start()
-        infer = self._models.get(size)
-        if infer is not None:
+        request = self._models.get(size)
+        if request is not None:
             contexts = self.segmenter.backbone.layer_contexts(context)
             try:
-                return _run(infer, images, contexts)
-            except Exception as error:  # OpenVINO's own, also when memory is short
+                return _run(request, images, contexts)
+            except Exception as error:  # OpenVINO's own types, also without memory
                 self._models[size] = None
-                self.warn(f'OpenVINO failed for images of {size[0]} x {size[1]}: {error}. They '
-                          'are segmented eagerly from now on')
+                self.warn(f'OpenVINO failed for images of {size[0]} x {size[1]}: {error}. This '
+                          'size runs eagerly from now on')
         return super().network(images, context)
 
     def wait(self) -> None:
-        """Wait until the model in preparation is ready, or has failed."""
+        """Wait until the model in preparation is ready or has failed."""
         for thread in self._threads:
             thread.join()
 
     def close(self) -> None:
-        """Stop what prepares a model; sizes without one are served eagerly from now on."""
+        """Stop the preparation of models. Sizes without a model run eagerly from now on."""
         self._ends = True
         self._converter.stop()
 
     def _is_busy(self) -> bool:
         return any(thread.is_alive() for thread in self._threads)
 
-    def serves(self, size: Size) -> bool:
-        """Return whether padded images (h, w) are run by OpenVINO now."""
-        return self._models.get(size) is not None
-
     def use(self, size: Size, model: openvino.Model) -> None:
         """Compile a model for padded images (h, w), and use it from the next image on."""
-        infer = self._compile(model)
-        slower = self.only_if_faster and not self._is_faster(infer, size)
-        self._models[size] = None if slower else infer
+        request = self._compile(model)
+        slower = self.only_if_faster and not self._is_faster(request, size)
+        self._models[size] = None if slower else request
 
     def give_up(self, size: Size, error: Exception) -> None:
-        """Prepare no more models, because one for padded images (h, w) failed."""
+        """Warn that the model for padded images (h, w) failed, and prepare no more models."""
         self._ends = True
         self.warn(f'no OpenVINO model for images of {size[0]} x {size[1]}: {error}. '
                   'The segmenter runs eagerly')
 
-    def _compile(self, model: openvino.Model) -> Infer:
+    def _compile(self, model: openvino.Model) -> openvino.InferRequest:
         settings: dict[str, object] = {
             'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': torch.get_num_threads()}
         if not self.fast:
             settings['INFERENCE_PRECISION_HINT'] = 'f32'
-        request = openvino.Core().compile_model(model, 'CPU', settings).create_infer_request()
-        return partial(_infer, request)
+        return openvino.Core().compile_model(model, 'CPU', settings).create_infer_request()
 
     @torch.no_grad()
-    def _is_faster(self, infer: Infer, size: Size) -> bool:
+    def _is_faster(self, request: openvino.InferRequest, size: Size) -> bool:
         images, context = torch.zeros(1, 3, *size), self.segmenter.context()
         contexts = self.segmenter.backbone.layer_contexts(context)
-        return _fastest(partial(_run, infer, images, contexts)) < _fastest(
+        return _fastest(partial(_run, request, images, contexts)) < _fastest(
             partial(self.segmenter.run_network, images, context))
 
 
 def _prepare(reference: weakref.ref[OpenVinoEngine], converter: Converter, warn: Warn, size: Size
              ) -> None:
-    """Load or convert the model for padded images (h, w), and give it to the engine."""
+    """Load or convert the model for padded images (h, w), and pass it to the engine."""
     try:
         model = _read(converter, warn, size)
         if engine := reference():
             engine.use(size, model)
     except ConversionStopped:
         return
-    except Exception as error:  # also OpenVINO's and the converter's
+    except Exception as error:  # of OpenVINO and of the converter
         if engine := reference():
             engine.give_up(size, error)
 
@@ -151,7 +144,7 @@ def _end(converter: Converter, threads: list[threading.Thread]) -> None:
     """
     Stop a conversion, and wait until its thread has left OpenVINO.
 
-    An interpreter that ends while a thread is in there aborts the process.
+    Otherwise the end of the interpreter would abort the process.
     """
     converter.stop()
     for thread in threads:
@@ -166,23 +159,23 @@ def _read(converter: Converter, warn: Warn, size: Size) -> openvino.Model:
     except FileNotFoundError:
         pass
     except ValueError as error:
-        warn(f'the cached OpenVINO model is damaged or foreign, and made anew: {error}')
+        warn(f'the cached OpenVINO model cannot be used and is converted again: {error}')
     converter.convert(size)
     return openvino_model.load(path, converter.fingerprint)
 
 
-def _run(infer: Infer, images: Tensor, contexts: Tensor) -> tuple[Tensor, Tensor]:
+def _run(
+        request: openvino.InferRequest, images: Tensor, contexts: Tensor
+) -> tuple[Tensor, Tensor]:
     """Map padded images (B, 3, h, w) under contexts (B or 1, L, T, d) to latents and scores."""
     contexts = contexts.expand(len(images), -1, -1, -1)
-    latents, scores = zip(*(
-        infer([image.contiguous().numpy(), tokens.detach().contiguous().numpy()])
-        for image, tokens in zip(images.split(1), contexts.split(1))))
-    return torch.from_numpy(np.concatenate(latents)), torch.from_numpy(np.concatenate(scores))
-
-
-def _infer(request: openvino.InferRequest, arrays: list[np.ndarray]) -> list[np.ndarray]:
-    results = request.infer(arrays, share_inputs=True)
-    return [results[0].copy(), results[1].copy()]
+    latents, scores = [], []
+    for image, tokens in zip(images.split(1), contexts.split(1)):
+        results = request.infer(
+            [image.contiguous().numpy(), tokens.detach().contiguous().numpy()], share_inputs=True)
+        latents.append(torch.tensor(results[0]))
+        scores.append(torch.tensor(results[1]))
+    return torch.cat(latents), torch.cat(scores)
 
 
 def _fastest(run: Callable[[], object]) -> float:

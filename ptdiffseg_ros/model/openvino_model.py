@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""OpenVINO models of a segmenter's network: converted from its modules, and cached on disk."""
+"""Convert a segmenter's network to an OpenVINO model, and cache it on disk."""
 from __future__ import annotations
 
 import hashlib
@@ -15,7 +15,7 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 from torch import nn, Tensor
 
-VERSION = 2  # of what the cached files hold; 1: models take a context shared by all layers
+VERSION = 2  # of the cached files; models of version 1 take a context shared by all layers
 MODEL, WEIGHTS, MANIFEST = 'model.xml', 'model.bin', 'manifest.json'
 MOST_TOKENS = 1024  # of a context
 Size = tuple[int, int]
@@ -27,7 +27,7 @@ class Network(nn.Module):
     def __init__(self, segmenter: PromptedSegmenter) -> None:
         super().__init__()
         self.segmenter = segmenter
-        # Registered, so that the export finds their weights.
+        # Registered as submodules, so that the export finds their weights.
         self.backbone, self.head, self.layout = (
             segmenter.backbone, segmenter.head, segmenter.layout)
 
@@ -37,18 +37,18 @@ class Network(nn.Module):
 
 
 def cached_path(fingerprint: str, size: Size) -> Path:
-    """Return the cache folder of the model of a segmenter for padded images (h, w)."""
+    """Return the cache folder of a segmenter's model for padded images (h, w)."""
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     return cache / 'ptdiffseg_ros' / 'openvino' / fingerprint / f'{size[0]}x{size[1]}'
 
 
 @torch.no_grad()
 def convert(segmenter: PromptedSegmenter, size: Size, folder: Path) -> None:
-    """Convert a segmenter for padded images (h, w); a file appears whole or not at all."""
+    """Convert a segmenter for padded images (h, w). Files appear whole or not at all."""
     context = segmenter.backbone.layer_contexts(segmenter.context())
     images = torch.zeros(1, 3, *size)
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # remarks of the libraries on their own code
+        warnings.simplefilter('ignore')  # the libraries warn about their own code
         tokens = torch.export.Dim('tokens', min=2, max=MOST_TOKENS)
         program = torch.export.export(
             Network(segmenter).eval(), (images, context), dynamic_shapes=({}, {2: tokens}))
@@ -64,8 +64,8 @@ def load(folder: Path, fingerprint: str) -> openvino.Model:
     """
     Read a cached model.
 
-    :raises FileNotFoundError: there is none.
-    :raises ValueError: it is damaged, or of another segmenter or release.
+    :raises FileNotFoundError: the folder does not exist.
+    :raises ValueError: the model is damaged, or belongs to another segmenter or release.
     """
     if not folder.is_dir():
         raise FileNotFoundError(folder)
@@ -75,7 +75,7 @@ def load(folder: Path, fingerprint: str) -> openvino.Model:
             if manifest[name] != value:
                 raise ValueError(f'{name} is {manifest[name]}, expected {value}')
         return openvino.Core().read_model(folder / MODEL)
-    except Exception as error:  # OpenVINO raises kinds of its own
+    except Exception as error:  # OpenVINO raises types of its own
         raise ValueError(f'{folder}: {error!r}') from error
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES, SCENE_PROMPTS  # noqa: F401
+from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.model.errors import PromptError
 import torch
 from torch import Tensor
@@ -15,14 +15,14 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 def tokenize(sentence: str, tokenizer: CLIPTokenizer, limit: int) -> list[int]:
     """
-    Turn a sentence into token ids with begin and end marks, never padded and never cut.
+    Turn a sentence into token ids with begin and end marks, without padding or truncation.
 
     Raises PromptError for a sentence that is blank or longer than `limit` tokens.
     """
     if not sentence.strip():
         raise PromptError('the scene prompt is blank; give a sentence, e.g. '
                           f'{SCENE_PROMPTS[0]!r}')
-    # Not verbose: the message below says better what is too long, and of how many tokens.
+    # Not verbose: the error below replaces the tokenizer's own warning.
     ids = list(tokenizer(sentence, truncation=False, padding=False, verbose=False)['input_ids'])
     if len(ids) > limit:
         raise PromptError(
@@ -32,21 +32,22 @@ def tokenize(sentence: str, tokenizer: CLIPTokenizer, limit: int) -> list[int]:
     return ids
 
 
-@torch.no_grad()
 def encode_sentence(
     sentence: str, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
 ) -> Tensor:
     """Encode a sentence to its tokens (S, d), begin and end marks included, no padding."""
     limit = int(text_encoder.config.max_position_embeddings)
-    ids = tokenize(sentence, tokenizer, limit)
-    batch = torch.tensor([ids], device=text_encoder.device)  # (1, S)
-    return text_encoder(batch).last_hidden_state[0]  # (S, d)
+    return _encode(tokenize(sentence, tokenizer, limit), text_encoder)
+
+
+def empty_caption(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Tensor:
+    """Encode the empty caption (S, d), which text-to-image models learn by caption dropout."""
+    return _encode(tokenizer('')['input_ids'], text_encoder)
 
 
 @torch.no_grad()
-def empty_caption(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Tensor:
-    """Encode no words at all (S, d): what a text-to-image model knows by caption dropout."""
-    batch = torch.tensor([tokenizer('')['input_ids']], device=text_encoder.device)  # (1, S)
+def _encode(ids: list[int], text_encoder: CLIPTextModel) -> Tensor:
+    batch = torch.tensor([ids], device=text_encoder.device)  # (1, S)
     return text_encoder(batch).last_hidden_state[0]  # (S, d)
 
 
@@ -57,14 +58,9 @@ def category_prompts(
     text_encoder: CLIPTextModel,
 ) -> Tensor:
     """Encode class names to (K, d): the end-of-text output, averaged over the templates."""
-    rows = []
-    for name in names:
-        ends = [
-            encode_sentence(template.format(name), tokenizer, text_encoder)[-1]
-            for template in templates
-        ]
-        rows.append(torch.stack(ends).mean(dim=0))
-    return torch.stack(rows)
+    return torch.stack([
+        torch.stack([encode_sentence(template.format(name), tokenizer, text_encoder)[-1]
+                     for template in templates]).mean(dim=0) for name in names])
 
 
 def join_prompts(categories: Tensor, scene: Tensor, layers: int) -> Tensor:
@@ -73,8 +69,7 @@ def join_prompts(categories: Tensor, scene: Tensor, layers: int) -> Tensor:
 
     :param scene: (S, d), shared by all cross-attention layers, or (L, S, d), a set for each.
     :param layers: the number L of cross-attention layers.
-    :returns: (1, K+S, d) or (1, L, K+S, d), on the device and in the number format of the
-        categories.
+    :returns: (1, K+S, d) or (1, L, K+S, d), with the device and number format of the categories.
     :raises PromptError: the scene tokens have another shape.
     """
     width = categories.shape[1]

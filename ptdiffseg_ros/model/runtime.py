@@ -11,13 +11,13 @@ import torch
 
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
-# Where memory has run out and torch raises no kind of its own: in the errors of the allocator of
-# a CPU, and of libraries.
+# Texts of errors that mean a lack of memory: of the CPU allocator and of CUDA libraries, for which
+# torch has no exception type.
 OUT_OF_MEMORY = ('DefaultCPUAllocator', 'out of memory', 'ALLOC_FAILED')
 
 
 def choose_device(name: str = 'auto') -> torch.device:
-    """Resolve 'auto' (CUDA where there is one), 'cpu', 'cuda' or 'cuda:N'."""
+    """Resolve 'auto' (CUDA if available, else the CPU), 'cpu', 'cuda' or 'cuda:N'."""
     if name == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
@@ -30,12 +30,12 @@ def choose_device(name: str = 'auto') -> torch.device:
     count = torch.cuda.device_count()
     if device.type == 'cuda' and (device.index or 0) >= count:
         raise SegmenterError(
-            f'device {name!r} is not on this machine, which has {count} CUDA devices; use cpu')
+            f'device {name!r} does not exist: this machine has {count} CUDA devices; use cpu')
     return device
 
 
 def accelerator(device: torch.device) -> str:
-    """Name the GPU that a device is; empty for a CPU."""
+    """Return the name of a GPU; empty for a CPU."""
     return torch.cuda.get_device_name(device) if device.type == 'cuda' else ''
 
 
@@ -43,9 +43,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """
     Resolve 'auto', 'float32', 'bfloat16' or 'float16'.
 
-    Automatic is bfloat16 on CUDA and float32 on a CPU. Nothing else is allowed there: half
-    precision is slower on most processors, and where a virtual machine announces matrix units
-    (AMX) that it does not pass on, bfloat16 ends the process without an error to catch.
+    'auto' is bfloat16 on CUDA and float32 on a CPU. A CPU allows float32 only: half precision is
+    slower on most processors. On a virtual machine that announces matrix units (AMX) without
+    passing them on, bfloat16 ends the process without an exception.
     """
     if name == 'auto':
         return torch.float32 if device.type == 'cpu' else torch.bfloat16
@@ -57,13 +57,13 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Say whether an error means that memory ran out, of a GPU or of this machine."""
+    """Return whether an error means that a GPU or this machine is out of memory."""
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY))
 
 
 def release_memory() -> None:
-    """Give back what nobody uses any more, to the device as well."""
+    """Free memory that is no longer used, also on the device."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The scene prompt that a frame is segmented under."""
+"""The scene prompt."""
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -15,17 +15,16 @@ Origin = Literal['source', 'sentence', 'recalled', 'tuned', 'loaded']
 @dataclass(frozen=True, eq=False)
 class ScenePrompt:
     """
-    Scene tokens with the context that cross-attention gets.
+    Scene tokens with the context for cross-attention.
 
-    `PromptedSegmenter.scene_prompt` makes it. A prompt is replaced, never changed, so two prompts
-    are the same only if they are one object.
+    `PromptedSegmenter.scene_prompt` creates it. A prompt is replaced, never changed, so prompts
+    are compared by identity.
 
-    tokens: of the scene alone, float32: (S, d), shared by all cross-attention layers, or
-    (L, S, d), a set for each. context: those of the categories and of the scene, (1, K+S, d) or
-    (1, L, K+S, d), in the segmenter's number format. origin: 'source', the sentence that the
-    segmenter was trained with; 'sentence', one set by hand; 'recalled', from the bank, when its
-    domain returned; 'tuned', by adaptation; 'loaded', from the bank, by an operator. name: the
-    sentence, or the domain that the tokens were tuned in.
+    tokens: scene tokens, float32: (S, d), shared by all cross-attention layers, or (L, S, d), a
+    set for each layer. context: category and scene tokens, (1, K+S, d) or (1, L, K+S, d), in the
+    segmenter's number format. origin: 'source', the sentence of the training; 'sentence', set by
+    hand; 'recalled', from the bank when its domain returned; 'tuned', by adaptation; 'loaded',
+    from the bank by an operator. name: the sentence, or the domain of the tuning.
     """
 
     tokens: Tensor
@@ -35,10 +34,10 @@ class ScenePrompt:
 
     def distance(self, other: ScenePrompt) -> float:
         """
-        Return the distance of the tokens to another prompt's, relative to that one's norm.
+        Return the distance to another prompt's tokens, relative to the norm of those.
 
-        Shared tokens are compared with each layer's set of a prompt that has one for each. The
-        distance of prompts with other numbers of tokens S is 0.
+        Shared tokens are compared with the set of each layer. The distance between prompts with
+        different numbers of tokens S is 0.
         """
         if self.tokens.shape[-2:] != other.tokens.shape[-2:]:
             return 0.0

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The prompted segmenter: frames and a text condition in, class masks out."""
+"""The prompted segmenter maps frames and a text condition to class masks."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-# Stable Diffusion's autoencoder attends to every latent cell of a picture and was trained on 512
-# pixels; above this side its latents have been seen to break.
+# Stable Diffusion's autoencoder attends to every latent cell of an image and was trained on 512
+# pixels. Above this side its latents can break.
 LARGEST_SIDE = 1500
 OPTIONAL_FILES = (LAYOUT, STATISTICS)  # of a segmenter's folder
 
@@ -41,11 +41,11 @@ OPTIONAL_FILES = (LAYOUT, STATISTICS)  # of a segmenter's folder
 @dataclass(frozen=True)
 class Segmentation:
     """
-    The answer for one frame.
+    The result for one frame.
 
     class_ids (H, W) uint8, the classes' public ids. confidence (H, W) uint8, the largest class
-    probability times 255; None if it was not asked for. latents (c, h, w), the frame as the
-    backbone encodes it; in a segmenter with windows, the window in the middle.
+    probability times 255; None if not requested. latents (c, h, w), the frame encoded by the
+    backbone; in a segmenter with windows, those of the window in the middle.
     """
 
     class_ids: np.ndarray
@@ -75,10 +75,10 @@ class PromptedSegmenter:
         self.backbone = backbone
         self.head = head
         self.name = name
-        self.statistics = statistics  # adaptation needs them; nothing else does
-        self.layout = layout  # None: what the head says is the answer
+        self.statistics = statistics  # only adaptation needs them
+        self.layout = layout  # None: the head's scores are not corrected
         self.device = torch.device('cpu')
-        self.folder: Path | None = None  # where it was loaded from
+        self.folder: Path | None = None  # from which it was loaded
         self._engine: EagerEngine | None = None  # None: eager
         self._fingerprint: str | None = None
         self.classifier = Classifier(config.classes)
@@ -86,18 +86,18 @@ class PromptedSegmenter:
 
     @property
     def engine(self) -> EagerEngine:
-        """Return what executes `segment`; eager in a copy, because its modules are others."""
+        """Return the engine of `segment`; eager in a copy, which has modules of its own."""
         if self._engine is None or self._engine.segmenter is not self:
             return EagerEngine(self)
         return self._engine
 
     @property
     def fingerprint(self) -> str:
-        """Tell segmenters apart: a learned prompt fits only the one that it was learned with."""
+        """Identify the segmenter: a learned prompt fits only the segmenter of its tuning."""
         if self._fingerprint is not None:
             return self._fingerprint
         config = self.config
-        # Its last name alone: a folder that is moved stays the same autoencoder.
+        # Only the last part of the path, so that a moved folder stays the same autoencoder.
         other = [] if config.autoencoder is None else [Path(config.autoencoder).name]
         digest = hashlib.sha256(json.dumps(
             [config.timestep, config.taps, config.category_context, config.category_templates,
@@ -117,11 +117,10 @@ class PromptedSegmenter:
         """
         Load a segmenter from its folder, or an embedded one by its name.
 
-        :param engine: how `segment` executes it: one of `defaults.ENGINES`.
-        :param warn: called when the engine cannot run and another one is used.
-
-        Raises SegmenterError with the reason and the remedy when the folder is missing, damaged
-        or does not fit together, or the device is not there.
+        :param engine: how `segment` is executed, one of `defaults.ENGINES`.
+        :param warn: called when the engine fails and another one is used.
+        :raises SegmenterError: the folder is missing, damaged or inconsistent, or the device does
+            not exist; the message has the remedy.
         """
         chosen = choose_device(device)
         number_format = choose_dtype(dtype, chosen)
@@ -147,7 +146,7 @@ class PromptedSegmenter:
         return segmenter
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config, head, layout and statistics, without the backbone, to a folder."""
+        """Write configuration, head, label prior and statistics to a folder; no backbone."""
         with whole_folder(Path(folder), OPTIONAL_FILES) as partial:
             (partial / FILE).write_text(self.config.to_json())
             for part in (self.head, self.statistics, self.layout):
@@ -155,9 +154,9 @@ class PromptedSegmenter:
                     part.save(partial)
 
     def to(self, device: torch.device, dtype: torch.dtype) -> PromptedSegmenter:
-        """Move to a device; the autoencoder stays in float32 where the rest is float16."""
+        """Move to a device and number format; with float16 the autoencoder stays in float32."""
         self.device = device
-        if dtype == torch.bfloat16:  # it rounds weights: the fingerprint is of them as saved
+        if dtype == torch.bfloat16:  # rounds weights; the fingerprint is that of saved weights
             self._fingerprint = self.fingerprint
         self.backbone.to(device=device, dtype=dtype)
         if dtype == torch.float16:  # Stable Diffusion's autoencoder overflows in float16
@@ -183,7 +182,7 @@ class PromptedSegmenter:
             self.backbone.tokenizer, self.backbone.text_encoder)
 
     def encode_scene(self, sentence: str) -> Tensor:
-        """Encode a scene sentence to its tokens (S, d). Raises PromptError if it is too long."""
+        """Encode a scene sentence to tokens (S, d). Raises PromptError if it is too long."""
         return prompts.encode_sentence(
             sentence, self.backbone.tokenizer, self.backbone.text_encoder)
 
@@ -191,10 +190,10 @@ class PromptedSegmenter:
             self, scene: str | Tensor | None = None, origin: Origin | None = None, name: str = ''
     ) -> ScenePrompt:
         """
-        Make a scene prompt from a sentence or scene tokens, as `context` takes them.
+        Create a scene prompt from a sentence or scene tokens, as `context` takes them.
 
-        :param origin: by default 'source' where `scene` is None, and 'sentence' elsewhere.
-        :param name: by default the sentence.
+        :param origin: 'source' by default if `scene` is None, otherwise 'sentence'.
+        :param name: the sentence by default.
         """
         if origin is None:
             origin = 'source' if scene is None else 'sentence'
@@ -209,10 +208,10 @@ class PromptedSegmenter:
         """
         Build the context [C ; s] from a sentence or scene tokens.
 
-        Tokens (S, d), and those of a sentence, give (1, K+S, d); tokens (L, S, d), a set for each
-        cross-attention layer, give (1, L, K+S, d). None stands for the source scene prompt, '' for
-        none: categories alone or, where there are no category prompts either, the empty caption,
-        because the UNet attends to something.
+        A sentence and tokens (S, d) give (1, K+S, d). Tokens (L, S, d), a set for each
+        cross-attention layer, give (1, L, K+S, d). None means the source scene prompt, and '' no
+        scene prompt: categories alone or, without category prompts, the empty caption, because
+        cross-attention needs at least one token.
 
         :raises PromptError: the sentence is too long, or the tokens have another shape.
         """
@@ -224,7 +223,7 @@ class PromptedSegmenter:
         return context
 
     def _scene_tokens(self, scene: str | Tensor | None) -> Tensor:
-        """Return scene tokens, (S, d) for a sentence; they are none for ''."""
+        """Return scene tokens: (S, d) for a sentence, (0, d) for ''."""
         if scene is None:
             scene = self.config.source_scene_prompt
         if isinstance(scene, str):
@@ -235,9 +234,9 @@ class PromptedSegmenter:
 
     def working_size(self, height: int, width: int) -> tuple[int, int]:
         """
-        Scale a frame's size to the area of `input_size`, keeping its shape.
+        Scale a frame's size to the area of `input_size`, and keep its aspect ratio.
 
-        What has the size of the input, or of one window, is taken as it is.
+        The size of the input and that of a window stay unchanged.
         """
         if (height, width) in (self.config.input_size, self.config.window):
             return height, width
@@ -254,7 +253,7 @@ class PromptedSegmenter:
         images = images.permute(0, 3, 1, 2)  # channels last already, as a view
         size = self.working_size(*images.shape[-2:])
         if images.shape[-2:] != size:
-            if images.device.type != 'cpu':  # only there does torch scale bytes
+            if images.device.type != 'cpu':  # torch scales bytes on a CPU only
                 images = images.float()
             images = F.interpolate(images, size=size, mode='bilinear', antialias=True,
                                    align_corners=False)
@@ -278,10 +277,11 @@ class PromptedSegmenter:
 
     def windows(self, height: int, width: int) -> Windows:
         """
-        Cover a scaled frame by windows, in cells of the backbone's stride.
+        Cover a scaled frame with windows, in cells of the backbone's stride.
 
-        They start at whole cells of the UNet's coarsest level: its convolutions fall on the same
-        pixels in every window. Without a `window` there is one, the frame itself.
+        Windows start at whole cells of the UNet's coarsest level, so that its convolutions fall on
+        the same pixels in every window. Without a `window` in the configuration, one window covers
+        the frame.
         """
         stride = self.backbone.stride
         size = self.padded_size((height, width))
@@ -292,9 +292,9 @@ class PromptedSegmenter:
 
     def encode_seen(self, images: Tensor) -> Tensor:
         """
-        Encode images (B, 3, h, w) as adaptation gets them: the window in the middle.
+        Encode the part of images (B, 3, h, w) that adaptation uses: the window in the middle.
 
-        Without windows they are encoded whole, as `encode` does.
+        Without windows this is the whole image, as in `encode`.
         """
         windows = self.windows(*images.shape[-2:])
         return self.backbone.encode(
@@ -304,21 +304,21 @@ class PromptedSegmenter:
         """
         Map latents (B, c, h, w) under a context to scores (B, K, h', w').
 
-        A context is (B or 1, T, d), or (B or 1, L, T, d), as `context` builds it. Scores are the
-        head's, corrected by the layout denoiser where the segmenter has one.
+        A context is (B or 1, T, d), or (B or 1, L, T, d), as `context` builds it. The scores of
+        the head are corrected by the label prior, if the segmenter has one.
         """
         return self.correct(self.head_logits(latents, context))
 
     def correct(self, logits: Tensor) -> Tensor:
-        """Correct the head's scores (B, K, h, w) by what lies where in a street."""
+        """Correct the head's scores (B, K, h, w) by the label prior."""
         return logits if self.layout is None else self.layout.correct(logits)
 
     def head_logits(self, latents: Tensor, context: Tensor) -> Tensor:
-        """Map latents (B, c, h, w) under a context to the head's own scores."""
+        """Map latents (B, c, h, w) under a context to the head's scores, not corrected."""
         return self.head(self.features(latents, context))
 
     def features(self, latents: Tensor, context: Tensor) -> list[Tensor]:
-        """Map latents (B, c, h, w) under a context to what the head reads."""
+        """Map latents (B, c, h, w) under a context to the feature maps for the head."""
         return self.backbone.features(latents, context, self.config.timestep, self.config.taps)
 
     def run_network(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
@@ -332,11 +332,11 @@ class PromptedSegmenter:
         """
         Predict images (B, 3, h, w) under a context, whole or by windows.
 
-        Windows go through the model one at a time, so that memory is that of one window and of
-        the scores, which are blended on the head's own grid.
+        Windows go through the model one at a time, so memory holds one window and the scores of
+        the frame, which are blended on the head's grid.
 
-        :param network: what an engine runs in place of `run_network`.
-        :returns: latents (B, c, h'', w''), of the window in the middle where there are several,
+        :param network: replaces `run_network`, in engines.
+        :returns: latents (B, c, h'', w''), with several windows those of the window in the middle,
             and scores (B, K, h', w') float32.
         """
         network, windows = network or self.run_network, self.windows(*images.shape[-2:])
@@ -357,24 +357,25 @@ class PromptedSegmenter:
         """
         Segment RGB uint8 frames (H, W, 3), of any sizes from 16 pixels, under a scene prompt.
 
-        Frames of one size, under contexts of one shape, go through the model as one batch; each
-        answer has the size of its frame. Latents may be tuned on: no_grad, not inference_mode.
+        Frames of one size, under contexts of one shape, go through the model as one batch. A
+        result has the size of its frame. Tuning may use the latents, hence no_grad instead of
+        inference_mode.
 
-        :param prompt: of all frames; or contexts as `context` builds them: one for all frames, or
-            one for each, in one tensor or in a sequence, in which shapes may differ.
-        :param confidence: whether confidences are computed; on a CPU they take time.
-        :raises ValueError: contexts are neither one nor one each; a frame has another form
-            (FrameError).
+        :param prompt: for all frames; or contexts as `context` builds them: one for all frames, or
+            one for each frame, in a tensor or in a sequence, in which shapes may differ.
+        :param confidence: whether to compute confidences, which takes time on a CPU.
+        :raises ValueError: the number of contexts is neither 1 nor that of the frames.
+        :raises FrameError: a frame has another form.
         """
         contexts = prompt.context if isinstance(prompt, ScenePrompt) else prompt
-        answers: dict[int, Segmentation] = {}
+        results: dict[int, Segmentation] = {}
         engine = self.engine
         for batch in group_frames(frames, contexts):
             ids, confidences, latents = engine.run(batch.frames, batch.context, confidence)
             for row, number in enumerate(batch.numbers):
-                answers[number] = Segmentation(
+                results[number] = Segmentation(
                     ids[row], None if confidences is None else confidences[row], latents[row])
-        return [answers[number] for number in range(len(frames))]
+        return [results[number] for number in range(len(frames))]
 
     def decide(
         self, scores: Tensor, working: Sequence[int], size: Sequence[int],
@@ -383,16 +384,8 @@ class PromptedSegmenter:
         """
         Map scores (B, K, h', w') to class ids and confidences, (B, H, W) uint8, on the device.
 
-        :param working: the size (h, w) that the frames were scaled to.
+        :param working: the size (h, w) to which the frames were scaled.
         :param size: the frames' size (H, W).
-        :param confidence: whether confidences are computed; without, None stands for them.
+        :param confidence: whether to compute confidences; otherwise None is returned.
         """
         return self.classifier(scores, self.padded_size(working), working, size, confidence)
-
-    def classify(
-        self, scores: Tensor, working: Sequence[int], size: Sequence[int],
-        confidence: bool = True,
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        """Do as `decide` does; the arrays are in main memory."""
-        ids, confidences = self.decide(scores, working, size, confidence)
-        return ids.cpu().numpy(), None if confidences is None else confidences.cpu().numpy()

@@ -14,7 +14,7 @@ from ptdiffseg_ros.model.errors import SegmenterError
 
 FILE = 'segmenter.json'
 SMALLEST_SIDE = 16
-REMOVED = ('noised', 'raw_features')  # entries of earlier files; only false can be read
+REMOVED = ('noised', 'raw_features')  # entries of earlier files; false alone is accepted
 
 
 @dataclass(frozen=True)
@@ -23,11 +23,11 @@ class SegmenterConfig:
     Configure a segmenter.
 
     `backbone` is a folder, relative to the segmenter's own, or the name of a model in the Hugging
-    Face cache. `autoencoder` is given likewise and replaces the backbone's own. `input_size`
-    (h, w) in pixels sets the area that frames are scaled to; their shape is kept. `timestep` is
-    in [0, 999]. `taps` name UNet feature maps, coarse to fine.
+    Face cache. `autoencoder` has the same form and replaces the backbone's own. `input_size`
+    (h, w) in pixels sets the area that frames are scaled to; their aspect ratio is kept.
+    `timestep` is in [0, 999]. `taps` name UNet feature maps, coarse to fine.
 
-    With a `window` (h, w) in pixels, the model sees a scaled frame through windows of that size,
+    With a `window` (h, w) in pixels, the model processes a scaled frame in windows of that size,
     which overlap by at least the share `overlap`, in [0, 1).
     """
 
@@ -75,14 +75,13 @@ class SegmenterConfig:
         values: dict[str, Any] = json.loads(text)
         for name in REMOVED:
             if values.pop(name, False):
-                raise SegmenterError(f'{name} is no longer supported; train the head anew')
+                raise SegmenterError(f'{name} is no longer supported; train the head again')
         values['classes'] = tuple(
             LabelClass(str(c['name']), int(c['id']), tuple(c['color']))
             for c in values['classes'])
-        for name in ('category_templates', 'scene_prompts', 'taps', 'input_size'):
-            values[name] = tuple(values[name])
-        if values.get('window') is not None:
-            values['window'] = tuple(values['window'])
+        for name, value in values.items():
+            if isinstance(value, list):  # JSON has no tuples
+                values[name] = tuple(value)
         return cls(**values)
 
     @classmethod
@@ -90,8 +89,8 @@ class SegmenterConfig:
         """
         Read the configuration of a segmenter folder.
 
-        :param hint: what to add to the message if the folder has none.
-        :raises SegmenterError: the file is missing, damaged or has values that are not allowed.
+        :param hint: text to add to the message if the folder has no such file.
+        :raises SegmenterError: the file is missing or damaged, or a value is not allowed.
         """
         path = folder / FILE
         if not path.is_file():
@@ -103,7 +102,7 @@ class SegmenterConfig:
         except SegmenterError as error:
             raise SegmenterError(f'{path}: {error}') from error
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise SegmenterError(f'{path} is damaged: {error}. Copy the folder anew') from error
+            raise SegmenterError(f'{path} is damaged: {error}. Copy the folder again') from error
 
     def to_json(self) -> str:
         """Write what `from_json` reads."""
@@ -111,5 +110,5 @@ class SegmenterConfig:
 
     @property
     def seen_size(self) -> tuple[int, int]:
-        """Return the size (h, w) that goes through the model at a time."""
+        """Return the size (h, w) that the model processes at a time."""
         return self.window or self.input_size

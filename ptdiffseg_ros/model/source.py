@@ -1,12 +1,13 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the source domain looks like: what adaptation compares other domains with."""
+"""Statistics of the source domain, which adaptation compares other domains with."""
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ptdiffseg_ros.model.errors import SegmenterError
+from ptdiffseg_ros.model.files import reading
 from safetensors.torch import load, save_file
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ import torch.nn.functional as F
 
 GRID = (8, 4)  # rows and columns of the class prior: fine enough to tell sky from road
 BANDS = 4  # of the latents, top to bottom
-# Noise levels at which sentences tell weathers apart; each sees something else (night at 400).
+# Noise levels that tell weathers apart. Each responds to different ones (400: night).
 QUERY_TIMESTEPS = (50, 200, 400)
 NAME = 'source_statistics.safetensors'
 
@@ -22,11 +23,11 @@ NAME = 'source_statistics.safetensors'
 @dataclass(frozen=True)
 class SourceStatistics:
     """
-    Figures of the labelled source frames, a few kilobytes, stored with the segmenter.
+    Statistics of the labelled source frames, a few kilobytes, stored with the segmenter.
 
-    class_prior (K, R, C): the share of each class in each cell of a grid over the frame; a
-    cell's shares sum to 1. Streets have a layout (sky above, road below) that weather hardly
-    changes. class_variance (K, R, C): how these shares vary from street to street. latent_mean,
+    class_prior (K, R, C): the share of each class in each cell of a grid over the frame; the
+    shares of a cell sum to 1. Streets have a layout (sky above, road below) that weather hardly
+    changes. class_variance (K, R, C): the variance of these shares between frames. latent_mean,
     latent_std (2 c BANDS,): of `describe_latents`, over frames.
     denoising_error (3,): the backbone's mean error at QUERY_TIMESTEPS under the source prompt.
     """
@@ -61,16 +62,14 @@ class SourceStatistics:
 
     @classmethod
     def load(cls, folder: Path, classes: int) -> SourceStatistics | None:
-        """Read a segmenter's file; None where there is none."""
+        """Read the file from a segmenter's folder; None if it does not exist."""
         path = folder / NAME
         if not path.exists():
             return None
-        try:
+        with reading(path):
             statistics = cls(**load(path.read_bytes()))
             if len(statistics.class_prior) != classes:
-                raise ValueError(f'it is of {len(statistics.class_prior)} classes, not {classes}')
-        except Exception as error:  # safetensors raises kinds of its own
-            raise SegmenterError(f'{path} is damaged: {error}. Copy the folder anew') from error
+                raise ValueError(f'it has {len(statistics.class_prior)} classes, not {classes}')
         return statistics
 
 
@@ -85,10 +84,11 @@ def describe_latents(latents: Tensor) -> Tensor:
 
 def class_shares(labels: Tensor, classes: int) -> Tensor:
     """
-    Give each class's share of the labelled pixels in each cell of the grid: (B, K, R, C).
+    Compute each class's share of the labelled pixels in each cell of the grid: (B, K, R, C).
 
-    labels (B, H, W) int64: class indices, anything negative is left out. A cell without any
-    label has the shares of its whole frame.
+    A cell without labels gets the shares of its whole frame.
+
+    :param labels: (B, H, W) int64 class indices; negative ones are left out.
     """
     valid = (labels >= 0)[:, None].float()  # (B, 1, H, W)
     truth = torch.zeros(len(labels), classes, *labels.shape[-2:])

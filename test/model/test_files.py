@@ -82,7 +82,7 @@ def test_a_name_is_found_in_the_cache_without_a_network(folder: Path, cache: Pat
                 DiffusionBackbone.from_pretrained(folder))
 
 
-def test_a_model_that_is_not_cached_is_told_with_what_fetches_it(cache: Path) -> None:
+def test_the_error_for_an_uncached_model_has_the_command_that_downloads_it(cache: Path) -> None:
     said = refusal(NAME)
     assert str(cache) in said and 'HF_HUB_CACHE' in said and 'HF_HOME' in said
     assert f'hf download {NAME} model_index.json' in said
@@ -94,7 +94,7 @@ def test_a_model_that_is_not_cached_is_told_with_what_fetches_it(cache: Path) ->
 @pytest.mark.parametrize('file', [
     'model_index.json', 'unet/diffusion_pytorch_model.safetensors', 'text_encoder/config.json',
     'tokenizer/tokenizer_config.json'])
-def test_of_an_incomplete_model_what_is_missing_is_told_and_no_more(
+def test_the_error_for_an_incomplete_model_lists_only_missing_files(
         folder: Path, cache: Path, file: str) -> None:
     snapshot = put_into_cache(folder, cache)
     (snapshot / file).resolve().unlink()  # a link to nothing, as a broken download leaves it
@@ -103,11 +103,11 @@ def test_of_an_incomplete_model_what_is_missing_is_told_and_no_more(
     assert f'hf download {NAME} {file} (' in said
 
 
-def test_a_folder_that_lacks_files_is_told_with_the_files_that_it_needs(folder: Path) -> None:
+def test_the_error_for_an_incomplete_folder_lists_the_needed_files(folder: Path) -> None:
     (folder / 'vae' / 'config.json').unlink()
     (folder / 'scheduler' / 'scheduler_config.json').unlink()
     said = refusal(folder)
-    assert 'no vae/config.json nor scheduler/scheduler_config.json' in said
+    assert 'no scheduler/scheduler_config.json nor vae/config.json' in said
     assert 'unet/diffusion_pytorch_model.safetensors' in said and 'hf download' not in said
 
 
@@ -118,6 +118,10 @@ def test_a_name_with_a_slash_that_is_a_folder_is_the_folder(
     monkeypatch.chdir(folder.parent)
     assert not is_hub_name(NAME)
     DiffusionBackbone.from_pretrained(NAME)
+
+
+def test_a_name_that_the_hub_forbids_is_refused_like_a_missing_model(cache: Path) -> None:
+    assert 'there is no model_index.json' in refusal('models/my--model')
 
 
 @pytest.mark.parametrize('source', ['../backbone', './a/b', '/a/b', 'a', 'a/b/c', 'a/../b'])
@@ -159,7 +163,7 @@ def test_weights_in_several_files_load_and_a_missing_one_is_named(folder: Path) 
     assert len(shards) > 1
     assert_same(backbone, DiffusionBackbone.from_pretrained(folder))
     shards[1].unlink()
-    assert f'no unet/{shards[1].name}.' in refusal(folder)
+    assert shards[1].name in refusal(folder)
 
 
 def test_pickles_are_refused_with_the_way_to_convert_them(folder: Path) -> None:
@@ -189,7 +193,7 @@ def tiny_autoencoder(folder: Path, levels: int = 4, channels: int = 4) -> Path:
     return folder
 
 
-def test_a_tiny_autoencoder_stands_in_for_the_own_whose_weights_need_not_be_there(
+def test_a_tiny_autoencoder_replaces_the_own_whose_weights_may_be_missing(
         folder: Path, tmp_path: Path, cache: Path) -> None:
     other = tiny_autoencoder(tmp_path / 'taesd')
     put_into_cache(other, cache, 'madebyollin/taesd')

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The layout denoiser: what it mends, how it travels with a segmenter, and what is refused."""
+"""The label prior corrects maps, is saved with a segmenter, and refuses damaged files."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -48,7 +48,7 @@ def test_training_lowers_the_loss_on_other_streets(segmenter) -> None:
     assert loss(trained) < 0.95 * loss(untrained)
 
 
-def test_the_embedded_one_mends_corrupted_maps() -> None:
+def test_the_embedded_one_repairs_corrupted_maps() -> None:
     segmenter = PromptedSegmenter.from_pretrained(device='cpu')
     assert segmenter.layout is not None
     truth, counted, seen = corrupted_streets(segmenter, 6)

@@ -43,9 +43,9 @@ def test_a_loaded_model_is_in_memory_once(stages: dict[str, Any], name: str) -> 
 
 
 def test_a_head_is_trained(stages: dict[str, Any]) -> None:
-    told = stages['train']
-    assert told['steps'] == TRAINING_STEPS and math.isfinite(told['loss'])
-    assert told['head_parts_moved'] == told['head_parts'] > 0
+    stage = stages['train']
+    assert stage['steps'] == TRAINING_STEPS and math.isfinite(stage['loss'])
+    assert stage['head_parts_moved'] == stage['head_parts'] > 0
 
 
 @pytest.mark.parametrize('size', FRAME_SIZES)
@@ -58,7 +58,7 @@ def test_a_mask_has_its_frames_size_and_known_classes(
 
 
 def test_tuning_moves_the_prompt_and_nothing_else(stages: dict[str, Any]) -> None:
-    told = stages['tune']
-    assert len(told['losses']) == TUNING_STEPS and all(map(math.isfinite, told['losses']))
-    assert told['distance'] > 0.0
-    assert told['others_with_gradient'] == told['others_moved'] == 0
+    stage = stages['tune']
+    assert len(stage['losses']) == TUNING_STEPS and all(map(math.isfinite, stage['losses']))
+    assert stage['distance'] > 0.0
+    assert stage['others_with_gradient'] == stage['others_moved'] == 0

@@ -221,13 +221,13 @@ def test_the_class_of_the_largest_score_wins_the_first_of_equals_and_none_withou
     scores = torch.randn(2, len(TOWN), *size)
     scores[0, 3, 0] = scores[0, 7, 0] = 50.0
     scores[1, 5, 7, 15] = float('nan')
-    ids, confidences = segmenter.classify(scores.clone(), size, size)
+    ids, confidences = (part.numpy() for part in segmenter.decide(scores.clone(), size, size))
     expected = np.array([c.id for c in TOWN])[scores.argmax(dim=1).numpy()]
     expected[1, 7, 15] = 255
     assert np.array_equal(ids, expected)
     assert (ids[0, 0] == TOWN[3].id).all() and (confidences[0, 0] == 128).all()
     assert confidences[1, 7, 15] == 0
-    assert np.array_equal(segmenter.classify(scores, size, size, confidence=False)[0], expected)
+    assert np.array_equal(segmenter.decide(scores, size, size, confidence=False)[0], expected)
 
 
 def test_confidence_is_the_largest_softmax(segmenter) -> None:

@@ -222,7 +222,7 @@ with torch.no_grad():
     images = segmenter.preprocess(np.stack(frames))
     scores = segmenter.predict(images, context)[1]
 print(memory('VmHWM') - before)
-segmenter.classify(scores, images.shape[-2:], images.shape[-2:])
+segmenter.decide(scores, images.shape[-2:], images.shape[-2:])
 print(memory('VmHWM') - before)
 """
 
