@@ -1,12 +1,12 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-Segment the images of a bag: the segmenter, `ros2 bag play` and, if wished, RViz.
+Segment the images of a bag: the segmenter, `ros2 bag play` and optionally RViz.
 
-The bag is played once the segmenter is active, so that no frame is missed while the model
-loads, and it gives the time (/clock). When the bag has ended the segmenter and RViz stay, until
-Ctrl-C; a player that fails ends the launch. The arguments of segmenter.launch.py (`namespace`,
-`params_file`, `adaptation`, `autostart`, `log_level`) are this file's too.
+The bag is played when the segmenter is active, so no frame is missed while the model loads. It
+publishes the time (/clock). After the bag has ended, the segmenter and RViz run until Ctrl-C. If
+the player fails, the launch ends. The arguments of segmenter.launch.py (`namespace`,
+`params_file`, `adaptation`, `autostart`, `log_level`) are also arguments of this file.
 """
 
 from __future__ import annotations
@@ -34,40 +34,41 @@ from launch_ros.substitutions import ExecutableInPackage
 from ptdiffseg_ros.data.installed import fastdds_environment
 
 SHARE = Path(__file__).parents[1]
+SWITCH = ['true', 'false']
+# Each name, its default (None: required), the allowed values (None: any) and its description.
+ARGUMENTS = (
+    ('bag', None, None, 'The bag: a rosbag2 folder, or an mcap file'),
+    ('rate', '1.0', None,
+     'Speed of the replay; choose less than 1 if the machine is slower than the camera'),
+    ('rviz', 'false', SWITCH, 'Show the overlay and the colour mask in RViz'),
+    ('use_sim_time', 'true', SWITCH, "Take the time from the bag's /clock, whatever params_file "
+     'says; false measures the age of frames by wall time'),
+    ('image_topic', '/camera/image_raw', None, "The camera's image topic in the bag"),
+)
 
 
 def generate_launch_description() -> LaunchDescription:
-    """Describe the bag's player, the segmenter that it feeds and RViz."""
-    use_sim_time = LaunchConfiguration('use_sim_time')
+    """Describe the player of the bag, the segmenter and RViz."""
+    return LaunchDescription([
+        *(DeclareLaunchArgument(name, default_value=default, choices=choices, description=words)
+          for name, default, choices, words in ARGUMENTS),
+        # Actions that can fail come before those that start a process: launch does not end the
+        # processes of a description that fails halfway.
+        OpaqueFunction(function=check),
+        LogInfo(msg=['use_sim_time of the segmenter is ', LaunchConfiguration('use_sim_time'),
+                     ', whatever params_file says']),
+        # Registered before the node starts, because it must not miss the first transition.
+        RegisterEventHandler(
+            OnStateTransition(goal_state='active', entities=[player()], handle_once=True)
+        ),
+        segmenter(),
+        rviz(),
+    ])
 
-    arguments = [
-        DeclareLaunchArgument('bag', description='The bag: a rosbag2 folder, or an mcap file'),
-        DeclareLaunchArgument(
-            'rate',
-            default_value='1.0',
-            description='Speed of the replay; below 1 where the machine is slower than the camera',
-        ),
-        DeclareLaunchArgument(
-            'rviz',
-            default_value='false',
-            choices=['true', 'false'],
-            description='Show the overlay and the colour mask in RViz',
-        ),
-        DeclareLaunchArgument(
-            'use_sim_time',
-            default_value='true',
-            choices=['true', 'false'],
-            description="Take the time from the bag's /clock, whatever params_file says; false "
-            'judges frames by wall time',
-        ),
-        DeclareLaunchArgument(
-            'image_topic',
-            default_value='/camera/image_raw',
-            description="The camera's image topic in the bag",
-        ),
-    ]
 
-    play = ExecuteProcess(
+def player() -> ExecuteProcess:
+    """Return the process that plays the bag."""
+    return ExecuteProcess(
         cmd=[
             'ros2', 'bag', 'play', LaunchConfiguration('bag'),
             '--clock', '--rate', LaunchConfiguration('rate'),
@@ -76,14 +77,22 @@ def generate_launch_description() -> LaunchDescription:
         additional_env=fastdds_environment(),
         on_exit=after_the_bag,
     )
-    # Arguments that are not named here reach the included file by their own names.
-    segmenter = IncludeLaunchDescription(
+
+
+def segmenter() -> IncludeLaunchDescription:
+    """Return the launch file of the segmenter, which also gets all arguments not named here."""
+    return IncludeLaunchDescription(
         PythonLaunchDescriptionSource(str(SHARE / 'launch' / 'segmenter.launch.py')),
         launch_arguments=[
             (name, LaunchConfiguration(name)) for name in ('use_sim_time', 'image_topic')
         ],
     )
-    rviz = Node(
+
+
+def rviz() -> Node:
+    """Return RViz, which starts if the argument `rviz` is true."""
+    use_sim_time = LaunchConfiguration('use_sim_time')
+    return Node(
         package='rviz2',
         executable='rviz2',
         arguments=['-d', str(SHARE / 'config' / 'segmenter.rviz')],
@@ -92,20 +101,6 @@ def generate_launch_description() -> LaunchDescription:
         additional_env=fastdds_environment(),
         condition=IfCondition(LaunchConfiguration('rviz')),
     )
-    return LaunchDescription([
-        *arguments,
-        # What can fail comes before what starts a process: launch does not end the processes of
-        # a description that fails on the way.
-        OpaqueFunction(function=check),
-        LogInfo(msg=['use_sim_time of the segmenter is ', use_sim_time,
-                     ', whatever params_file says']),
-        # Registered before the node starts: its first transition must not be missed.
-        RegisterEventHandler(
-            OnStateTransition(goal_state='active', entities=[play], handle_once=True)
-        ),
-        segmenter,
-        rviz,
-    ])
 
 
 def check(context: LaunchContext) -> None:
@@ -124,9 +119,9 @@ def check(context: LaunchContext) -> None:
 
 
 def after_the_bag(event: ProcessExited, context: LaunchContext) -> LogInfo | None:
-    """Say that the segmenter stays; raise RuntimeError, which ends the launch, on failure."""
+    """Log that the segmenter continues; raise RuntimeError, which ends the launch, on failure."""
     if context.is_shutdown:
         return None
     if event.returncode > 0:
         raise RuntimeError(f'ros2 bag play failed with status {event.returncode}; see its output')
-    return LogInfo(msg='the bag has ended; the segmenter stays until Ctrl-C')
+    return LogInfo(msg='the bag has ended; the segmenter runs until Ctrl-C')

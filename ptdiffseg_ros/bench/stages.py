@@ -1,18 +1,18 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-What a frame costs on this machine, by stage, alone and in batches.
+Measure the time and memory of frames on this machine, by stage and by batch size.
 
-The stages are those of the node, in their order: `decode` (image messages to RGB), `preprocess`
-(to the device, scaled), `encode` (the autoencoder), `UNet`, `head`, `layout` (the correction;
-absent where the segmenter has no layout denoiser), `classify` (upsampled to the camera's
-resolution, class ids and confidences back in main memory) and `messages` (the masks as image
-messages). Each is timed until the device is done with it. `whole` is the same way once more
-without stopping between the stages, so it is what a round of the node takes, less DDS.
+The stages are those of the node, in order: `decode` (image messages to RGB), `preprocess` (copied
+to the device and scaled), `encode` (the autoencoder), `UNet`, `head`, `layout` (the correction, if
+the segmenter has a layout denoiser), `classify` (upsampled to the camera's resolution, with class
+ids and confidences in main memory) and `messages` (masks as image messages). The time of a stage
+ends when the device has finished it. `whole` is the time of all stages without synchronisation
+between them: a round of the node without DDS.
 
-Batches of every size take turns, round by round, so that other load on the machine slows all
-alike. The cost of a batch against single frames is the median, over the rounds, of its time by
-that of as many single frames of the same round.
+Each round measures batches of all sizes, so that other load on the machine affects all sizes
+equally. The cost of a batch of n is the median over the rounds of its time, divided by n times the
+time of a single frame in the same round.
 """
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ from std_msgs.msg import Header
 import torch
 from tqdm import tqdm
 
-WARM_UP = 3  # rounds that do not count: libraries choose their kernels, memory is laid out
+WARM_UP = 3  # ignored rounds, in which libraries select kernels and allocate memory
 WHOLE = 'whole'
-ENCODING = 'bgr8'  # what many drivers send; rgb8 would be decoded for nothing
+ENCODING = 'bgr8'  # many drivers send it, and rgb8 needs no conversion
 PEAK_SWITCH = Path('/proc/self/clear_refs')  # Linux
 
 ResultT = TypeVar('ResultT')
@@ -52,8 +52,9 @@ class BenchOptions:
     """
     What to measure.
 
-    size (h, w) of the camera in pixels; batch, the largest: 1, 2, ... batch are measured; frames,
-    the rounds that count, each with one batch of each size.
+    :param size: (h, w) of the camera in pixels.
+    :param batch: the largest batch; the sizes 1, 2, ... batch are measured.
+    :param frames: the number of rounds after the warm-up, each with one batch of each size.
     """
 
     model: str = MICRO
@@ -67,14 +68,14 @@ class BenchOptions:
 
 
 class Stopwatch:
-    """Time pieces of work until the device is done with them, in milliseconds."""
+    """Measure times of work in milliseconds, until the device has finished it."""
 
     def __init__(self, device: torch.device) -> None:
         self.spent_ms: dict[str, float] = {}
         self._device = device
 
     def time(self, stage: str, work: Callable[[], ResultT]) -> ResultT:
-        """Do a piece of work and keep its time under the name of a stage."""
+        """Do the work of a stage, record its time and return its result."""
         self._wait()
         begun_s = time.perf_counter()
         result = work()
@@ -91,7 +92,7 @@ class Stopwatch:
 def segment_by_stage(
         segmenter: PromptedSegmenter, messages: list[Image], context: torch.Tensor,
         watch: Stopwatch) -> list[Image]:
-    """Return the masks of images of one size; time each stage."""
+    """Return the masks of images of one size, and measure each stage."""
     frames = np.stack(watch.time('decode', lambda: [decode(message) for message in messages]))
     images = watch.time('preprocess', lambda: segmenter.preprocess(frames))
     latents = watch.time('encode', lambda: segmenter.encode(images))
@@ -116,7 +117,7 @@ def segment_whole(
 
 
 def camera_messages(size: tuple[int, int], count: int, seed: int) -> list[Image]:
-    """Return images of the town as a camera of a size (h, w) sends them."""
+    """Return images of the town as a camera with a size (h, w) sends them."""
     drive = town.Drive(town.SPLITS['val'] + seed, size)
     weather = town.Weather.named('clear', 0.0)
     return [image_message(Header(), drive.frame(0.5 * i, weather).image[..., ::-1], ENCODING)
@@ -125,10 +126,10 @@ def camera_messages(size: tuple[int, int], count: int, seed: int) -> list[Image]
 
 def run_bench(options: BenchOptions) -> dict[str, Any]:
     """
-    Measure batches of every size, stage by stage and as a whole.
+    Measure batches of every size, by stage and as a whole.
 
-    :returns: figures, JSON-able.
-    :raises SegmenterError: no such model, device or number format.
+    :returns: the figures, ready for JSON.
+    :raises SegmenterError: there is no such model, device or number format.
     """
     segmenter = PromptedSegmenter.from_pretrained(
         options.model, options.device, options.dtype, options.engine)
@@ -176,16 +177,16 @@ def summary(spent_ms: dict[str, list[float]]) -> dict[str, Any]:
 
 
 def cost(batch_ms: list[float], single_ms: list[float], n: int) -> float:
-    """Return the time of a batch of n by that of n single frames, the median over all rounds."""
+    """Return the median over all rounds of (time of a batch of n) / (n * time of a frame)."""
     return float(np.median(np.array(batch_ms) / (n * np.array(single_ms))))
 
 
 def forget_peak_memory(device: torch.device) -> None:
-    """Let `peak_memory_mb` count from now on."""
+    """Reset the peak that `peak_memory_mb` returns."""
     if device.type == 'cuda':
         torch.cuda.reset_peak_memory_stats(device)
         return
-    with contextlib.suppress(OSError):  # not Linux, or not allowed: the peak is since the start
+    with contextlib.suppress(OSError):  # not Linux, or not permitted: the peak of the process
         PEAK_SWITCH.write_text('5')  # proc(5)
 
 

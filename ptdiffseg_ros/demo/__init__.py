@@ -1,3 +1,3 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The demo: a recorded drive, a live node, a consumer of its masks, and a report."""
+"""The demo: a recorded drive, a live node, a subscriber to its masks, and a report."""

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A consumer of masks as any other node would be one: reliable, and paired by stamp."""
+"""A subscriber to masks, as another node would be one: reliable QoS, pairs by stamp."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -12,14 +12,14 @@ from typing import Any, NamedTuple
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
 from numpy.typing import NDArray
+from ptdiffseg_ros.ros.qos import keep_last
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64, String
 
 
 class Received(NamedTuple):
-    """A mask that came back: when (monotonic seconds), and for which frame id."""
+    """A received mask, the monotonic time of its arrival in seconds, and its frame id."""
 
     mask: NDArray[np.uint8]
     at: float
@@ -28,11 +28,11 @@ class Received(NamedTuple):
 
 class Event(NamedTuple):
     """
-    Something that adaptation did.
+    An event of adaptation.
 
-    :param stamp_ns: of the newest mask so far.
-    :param kind: ``tuning`` begins, ``rollback``, ``problem``, or the prompt in use from now on:
-        ``tuned``, ``recalled``, ``source``.
+    :param stamp_ns: the stamp of the newest mask so far.
+    :param kind: ``tuning`` (begins), ``rollback``, ``problem``, or the name of the prompt that is
+        used from now on: ``tuned``, ``recalled``, ``source``.
     """
 
     stamp_ns: int
@@ -42,13 +42,13 @@ class Event(NamedTuple):
 
 class MaskConsumer:
     """
-    Keep every mask that a segmenter publishes, by stamp, and the events of its adaptation.
+    Keep all masks of a segmenter by stamp, and the events of its adaptation.
 
-    Subscribers may wait on `arrived`. `rate` is the current speed of the recording's clock, which
-    the node measures ages by; they are kept in milliseconds of real time. `problem` is what the
-    segmenter's diagnostics complain about, `domains` has (stamp of the newest mask, domain).
+    `arrived` notifies of new masks. `rate` is the current speed of the recording's clock: the node
+    measures ages by that clock, and `age_ms` has them in real time. `problem` is the last error
+    of the segmenter's diagnostics. `domains` has (stamp of the newest mask, domain).
 
-    :param node: the node to subscribe with; the caller spins it.
+    :param node: subscribes; the caller spins it.
     :param segmenter: the segmenter's full name, such as ``/segmenter``.
     """
 
@@ -61,12 +61,9 @@ class MaskConsumer:
         self.domains: list[tuple[int, str]] = []
         self.events: list[Event] = []
         self.arrived = threading.Condition()
-        self._timings = 0  # received: two for each mask
-        self._state: dict[str, Any] = {}  # of adaptation
-        reliable = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-        latched = QoSProfile(
-            depth=10, reliability=ReliabilityPolicy.RELIABLE,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._timings = 0  # number of received times; each mask has two
+        self._state: dict[str, Any] = {}  # the last state of adaptation
+        reliable, latched = keep_last(10), keep_last(10, latched=True)
         for kind, topic, callback, qos in (
                 (Image, f'{segmenter}/mask', self._on_mask, reliable),
                 (Float64, f'{segmenter}/debug/processing_time_ms', self._on_processing, reliable),
@@ -77,13 +74,13 @@ class MaskConsumer:
             node.create_subscription(kind, topic, callback, qos)
 
     def forget_times(self) -> None:
-        """Forget what has been measured so far: the first frames only warm the model up."""
+        """Drop the times measured so far, because the first frames only warm up the model."""
         self.wait_for_times()
         self.processing_ms.clear()
         self.age_ms.clear()
 
     def wait_for_times(self, patience_s: float = 5.0) -> None:
-        """Return when the times of every mask are in: they are published just after it."""
+        """Return when the times of every mask have arrived; they follow the mask."""
         with self.arrived:
             self.arrived.wait_for(lambda: self._timings >= 2 * len(self.masks), patience_s)
 
@@ -118,7 +115,7 @@ class MaskConsumer:
     def _on_mask(self, message: Image) -> None:
         received_at = time.monotonic()
         stamp = message.header.stamp
-        # Rows are not padded: step == width, as Nav2's semantic layer relies on.
+        # Rows are not padded: step == width, as Nav2's semantic layer requires.
         mask = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width)
         with self.arrived:
             self.masks[stamp.sec * 10**9 + stamp.nanosec] = Received(
@@ -128,9 +125,9 @@ class MaskConsumer:
 
 def changes(before: Mapping[str, Any], state: Mapping[str, Any]) -> list[tuple[str, str]]:
     """
-    Return (kind, text) for each event between two states of ``~/adaptation``.
+    Return (kind, text) of each event between two states of ``~/adaptation``.
 
-    :param before: the state before; empty at the start.
+    :param before: the previous state; empty at the start.
     """
     domain, prompt = state['domain'], state['prompt']
     entered = domain != before.get('domain', '')
@@ -146,7 +143,7 @@ def changes(before: Mapping[str, Any], state: Mapping[str, Any]) -> list[tuple[s
             'recalled': f'the prompt learned for {domain!r} is in use again',
             'source': 'the source prompt is in use again'}
         found.append((prompt, words.get(prompt, f'the prompt in use is: {prompt}')))
-    # States come at most ten times a second: tuning may have ended and begun in between.
+    # States come at most ten times a second; tuning may have ended and begun between two.
     anew = entered or not before.get('tuning', False) or state['step'] < before['step']
     if state['tuning'] and anew:
         found.append(('tuning', f'tuning for {domain!r} begins: {state["trigger"]}'))

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The segmenter node as a process of its own, and where its DDS settings come from."""
+"""The segmenter node as a separate process, and its DDS settings."""
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -21,44 +21,45 @@ TAIL_LINES = 30
 
 
 class DemoError(RuntimeError):
-    """The demo cannot go on; the message says why."""
+    """The demo cannot continue; the message has the reason."""
 
 
 def free_domain_id(rng: random.Random) -> int:
     """
     Return a ROS_DOMAIN_ID, 1..100, that no process of this machine uses.
 
-    Nobody else's topics are then heard in the demo, nor the demo's by anybody else.
+    It separates the topics of the demo from those of other processes.
     """
     for domain in rng.sample(range(1, 101), 100):
-        # The first participant of a domain listens for discovery at this port (RTPS 9.6.1.1).
+        # The first participant of a domain binds this port for discovery (RTPS 9.6.1.1).
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
                 probe.bind(('', 7400 + 250 * domain + 10))
             except OSError:
                 continue
             return domain
-    raise DemoError('every ROS_DOMAIN_ID from 1 to 100 is in use on this machine')
+    raise DemoError(
+        'every ROS_DOMAIN_ID from 1 to 100 is in use on this machine: stop other ROS processes')
 
 
 def dds_environment(domain: int) -> dict[str, str]:
     """
-    Return the variables that both ends of the demo's topics need.
+    Return the environment variables that both processes of the demo need.
 
-    A Fast DDS profile that the user has chosen stays.
+    A Fast DDS profile of the user is kept.
     """
     return {'ROS_DOMAIN_ID': str(domain), **fastdds_environment()}
 
 
 class NodeProcess:
     """
-    Run the segmenter node in a ``with`` statement; it is gone at the end of it.
+    Run the segmenter node during a ``with`` statement.
 
     :param model: the parameter ``model``.
-    :param image_topic: what the node's ``image_raw`` is remapped to.
-    :param log: where the node's output goes.
-    :param environment: variables besides those of this process.
-    :param parameters: of the node, besides those.
+    :param image_topic: the topic that ``image_raw`` is remapped to.
+    :param log: the file for the node's output.
+    :param environment: variables in addition to those of this process.
+    :param parameters: further parameters of the node.
     """
 
     def __init__(
@@ -69,25 +70,25 @@ class NodeProcess:
         arguments = ['-r', f'image_raw:={image_topic}']
         chosen = {'model': model, 'image_qos': 'reliable', 'use_sim_time': True}
         for name, value in (chosen | dict(parameters or {})).items():
-            # JSON is YAML: a folder called 1e3 or "yes" stays a string.
+            # JSON is YAML: a folder named 1e3 or "yes" remains a string.
             arguments += ['-p', f'{name}:={json.dumps(value)}']
         with log.open('w') as output:
             self._process = subprocess.Popen(
                 [sys.executable, '-m', 'ptdiffseg_ros.ros.process', '--ros-args', *arguments],
                 stdout=output, stderr=subprocess.STDOUT,
                 env={**os.environ, **environment, 'PYTHONUNBUFFERED': '1'},
-                # Ctrl-C in the terminal is for the demo, which then stops the node itself.
+                # Ctrl-C in the terminal must reach only the demo, which stops the node.
                 start_new_session=True)
 
     def __enter__(self) -> NodeProcess:
-        """Return the process itself."""
+        """Return this object."""
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop the node, politely first; a second Ctrl-C meanwhile does not leave it behind."""
+        """Stop the node by SIGINT, SIGTERM, SIGKILL; a second Ctrl-C kills it at once."""
         try:
             for number, patience_s in ((signal.SIGINT, 10), (signal.SIGTERM, 3)):
-                self._process.send_signal(number)  # does nothing once it has ended
+                self._process.send_signal(number)  # does nothing after the process has ended
                 with suppress(subprocess.TimeoutExpired):
                     self._process.wait(patience_s)
         finally:
@@ -96,9 +97,9 @@ class NodeProcess:
 
     def check(self) -> None:
         """
-        Return if the node is alive.
+        Raise an error if the node has ended.
 
-        :raises DemoError: it has died; the message has the end of its log.
+        :raises DemoError: the node has ended; the message has the end of its log.
         """
         if (status := self._process.poll()) is not None:
             raise DemoError(f'the node ended with status {status}. {self.last_words()}')

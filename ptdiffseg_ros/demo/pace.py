@@ -15,8 +15,8 @@ from ptdiffseg_ros.town.record import IMAGE_TOPIC
 
 CALIBRATION_FRAMES = 12
 WARM_UP_FRAMES = 2
-# A frame period is this many times as long as a frame usually takes: domain queries and tuning
-# use the rest.
+# The frame period is this many times the usual time of a frame; domain queries and tuning use the
+# rest.
 HEADROOM = 2.5
 
 
@@ -25,14 +25,14 @@ class Pace:
     """
     Replay at a speed that the machine can follow.
 
-    The first frames are sent one by one, each after the mask of the one before. How long they
-    take sets the speed for the next ones, which are sent by the clock, as a camera does. The
-    speed is set anew every CALIBRATION_FRAMES, so that a busy moment does not slow the whole
-    drive. A late mask halts the recording until it comes (a hold): the node keeps only the newest
-    frame that waits, so it would drop one.
+    The first frames are sent one by one, each after the previous mask. Their time sets the speed
+    of the next frames, which are sent by the clock, as a camera does. The speed is updated every
+    CALIBRATION_FRAMES, so that a busy moment does not slow the whole drive. A late mask stops the
+    recording until it arrives (a hold), because the node keeps only the newest waiting frame and
+    would drop one.
 
     :param progress: called before each image.
-    :param patience_s: to wait for one mask.
+    :param patience_s: the longest time to wait for one mask.
     """
 
     node: NodeProcess
@@ -46,7 +46,7 @@ class Pace:
     holds: int = 0
 
     def before(self, topic: str, time_ns: int) -> None:
-        """Wait for the previous mask, and note when an image is sent; the player calls it."""
+        """Wait for the previous mask and record the time of an image; the player calls it."""
         if topic != IMAGE_TOPIC:
             return
         self.holds += self.wait() and len(self.sent) > CALIBRATION_FRAMES
@@ -58,7 +58,7 @@ class Pace:
         self.sent[time_ns] = time.monotonic()
 
     def wait(self) -> bool:
-        """Wait for the mask of the newest image, with patience; return whether it was late."""
+        """Wait up to `patience_s` for the mask of the newest image; return whether it was late."""
         newest = next(reversed(self.sent), None)
         deadline = time.monotonic() + self.patience_s
         late = False
@@ -71,15 +71,15 @@ class Pace:
         return late
 
     def _set_speed(self) -> None:
-        """Set the speed by the last frames; no mask is under way when this is called."""
+        """Set the speed by the last frames; no frame is in progress at the call."""
         sent = list(self.sent.items())
-        # The very first frames only warm the model up.
+        # The first frames only warm up the model.
         recent = sent[max(WARM_UP_FRAMES, len(sent) - CALIBRATION_FRAMES):]
         masks = self.consumer.masks
         times = [masks[t].at - sent_at for t, sent_at in recent if t in masks]
         if not times:
             raise DemoError(
-                f'no mask came back for the last {len(recent)} images. {self.node.last_words()}')
+                f'no mask arrived for the last {len(recent)} images. {self.node.last_words()}')
         if len(sent) == CALIBRATION_FRAMES:
             self.consumer.forget_times()
         rate = min(1.0, 1 / (self.fps * HEADROOM * float(np.median(times))))

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a drive: the frames of its video, the strip of its weathers, its timeline."""
+"""Pictures of a drive: frames of the video, a strip of all weathers, a timeline."""
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ WHITE = (255, 255, 255)
 HUES = {
     'clear': '#e3a008', 'fog': '#8a97a8', 'night': '#5b54c9', 'rain': '#2b7fd4',
     'snow': '#39b8c6', CHANGING: '#c3c8ce'}
-# Events of adaptation: matplotlib's marker, and the words of the legend.
+# Events of adaptation: the marker for matplotlib and the text of the legend.
 MARKERS = {
     'tuning': ('>', 'tuning begins'), 'tuned': ('o', 'tuned prompt in use'),
     'recalled': ('D', 'prompt recalled from the bank'), 'rollback': ('X', 'rolled back')}
@@ -39,10 +39,10 @@ WINDOW_S = 1.0
 
 
 def film_frame(moment: Moment) -> Picture:
-    """Return image and overlay side by side under a bar that names the weather."""
+    """Return image and overlay side by side, below a bar with the weather."""
     image = _enlarge(moment.image, cv2.INTER_CUBIC)
     if moment.received is None:
-        shown, title = image // 3, 'no mask came back'
+        shown, title = image // 3, 'no mask arrived'
     else:
         shown = overlay(image, _enlarge(moment.mask, cv2.INTER_NEAREST), COLORS)
         title = 'mask'
@@ -53,7 +53,7 @@ def film_frame(moment: Moment) -> Picture:
 
 
 def strip(examples: Mapping[str, Moment]) -> Picture:
-    """Return a picture with one row for each weather: image, truth, prediction."""
+    """Return a picture with a row of image, truth and prediction for each weather."""
     height, width = next(iter(examples.values())).truth.shape
     rows = [[_caption(title, (CAPTION_HEIGHT, width if title else CAPTION_WIDTH))
              for title in ('', 'camera', 'truth', 'prediction')]]
@@ -70,7 +70,7 @@ def _enlarge(picture: Picture, interpolation: int) -> Picture:
 
 
 def _caption(text: str, size: tuple[int, int]) -> Picture:
-    """Return a white picture of a size (h, w) with a text at its left."""
+    """Return a white picture of a size (h, w) with a text at the left."""
     picture = np.full((*size, 3), 255, np.uint8)
     _write(picture, text, (6, size[0] // 2 + 5), (0, 0, 0))
     return picture
@@ -90,11 +90,11 @@ def draw_timeline(
         scores: Sequence[Score], summary: Mapping[str, Any],
         domains: Sequence[tuple[float, str]] = ()) -> Figure:
     """
-    Draw mIoU and latency over time, in the colours of the weathers.
+    Draw mIoU and latency over time in the colours of the weathers.
 
-    Where domains are given, draw them between the two, with the events of adaptation.
+    If there are domains, draw them and the events of adaptation between mIoU and latency.
 
-    :param domains: the recognised domains, each with its time in seconds.
+    :param domains: (time in seconds, recognised domain) of each change.
     """
     import matplotlib  # takes a second
     from matplotlib.figure import Figure
@@ -136,7 +136,7 @@ def _draw_quality(axes: Axes, scores: Sequence[Score], fps: float) -> None:
 
 
 def _draw_latency(axes: Axes, scores: Sequence[Score]) -> None:
-    """Draw the latency of each frame; the warm-up may leave the chart at its top."""
+    """Draw the latency of each frame; the chart may cut off the warm-up at its top."""
     points = [(item.time_s, item.weather, item.latency_ms) for item in scores
               if item.latency_ms is not None]
     _draw_colored(axes, points)

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's report: one HTML file that needs nothing else, and a picture for documents."""
+"""The report of the demo: a self-contained HTML file and a picture for documents."""
 from __future__ import annotations
 
 import base64
@@ -21,10 +21,10 @@ def write_report(
         examples: Mapping[str, Moment], video: Path,
         domains: Sequence[tuple[float, str]] = ()) -> None:
     """
-    Write ``index.html`` and ``strip.png`` into the report's folder.
+    Write ``index.html`` and ``strip.png`` into the folder of the report.
 
     :param examples: one moment of each weather.
-    :param domains: the recognised domains, each with its time in seconds.
+    :param domains: (time in seconds, recognised domain) of each change.
     """
     write_png(folder / 'strip.png', strip(examples))
     pages = Environment(
@@ -41,13 +41,13 @@ def write_report(
 
 
 def _mean_adverse(miou: Mapping[str, float | None]) -> float | None:
-    """Return the mean over the weathers other than clear."""
+    """Return the mean over all weathers except clear."""
     values = [value for name, value in miou.items() if name != 'clear' and value is not None]
     return sum(values) / len(values) if values else None
 
 
 def _picture_rows(examples: Mapping[str, Moment]) -> list[tuple[str, float, str, str, str]]:
-    """Return (weather, time, image, truth, overlay) of each example, pictures as data URIs."""
+    """Return (weather, time, image, truth, overlay) of each example with data URIs."""
     return [
         (name, moment.time_s,
          _data_uri('image/jpeg', encode_picture(moment.image, '.jpg')),

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The demo from end to end: record, segment in a live node, score, report."""
+"""Run the demo: record a drive, segment it in a live node, score the masks, write a report."""
 from __future__ import annotations
 
 from collections import Counter
@@ -41,22 +41,22 @@ from rclpy.signals import SignalHandlerOptions
 from tqdm import tqdm
 
 SEGMENTER = '/segmenter'
-# Snow lasts twice as long at first, to be learned, and returns, to be recalled.
+# The first snow lasts twice as long, so that a prompt is learned; the second snow recalls it.
 DRIVE = ('clear', 'fog', 'night', 'rain', 'snow', 'snow', 'clear', 'snow')
-# In memory: a demo neither reads nor writes the user's bank. A weather lasts seconds here, so
-# adaptation must be quick: few steps, in all the time that the frames leave.
+# The bank is in memory, so the demo does not touch the user's bank. A weather lasts seconds, so
+# tuning has few steps and uses all the time between frames.
 ADAPTATION = {
     'adaptation.enabled': True, 'adaptation.bank': '', 'adaptation.steps': 40,
     'adaptation.duty': 1.0}
 CLOCK_HZ = 200.0
 START_PATIENCE_S = 180.0  # a cold disk, a large model
-VIDEO_QUALITY = 27  # rain and noise at night compress badly; the report holds the whole video
-ENOUGH = 0.99
+VIDEO_QUALITY = 27  # rain and noise compress badly, and the report embeds the whole video
+ENOUGH = 0.99  # share of frames that must have masks
 
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What the demo is to do; see ``ptdiffseg demo --help``."""
+    """The options of ``ptdiffseg demo``; its --help describes them."""
 
     out: Path
     seconds: float = 80.0
@@ -69,13 +69,13 @@ class DemoOptions:
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
     """
-    Record a drive, have a node segment it live, and write the report.
+    Record a drive, let a node segment it live, and write the report.
 
-    :returns: the summary that is also in ``summary.json``.
-    :raises DemoError: the node does not come up, dies, or loses frames.
+    :returns: the summary, which is also in ``summary.json``.
+    :raises DemoError: the node does not start, ends, or loses frames.
     """
     options.out.mkdir(parents=True, exist_ok=True)
-    # The next demo may replace this folder, even if this demo does not reach its end.
+    # Marks the folder as a demo's, which the next demo may replace, even if this demo fails.
     write_json(options.out / 'summary.json', {'command': 'demo'})
     with _terminate_as_interrupt():
         bag_path = options.out / 'drive'
@@ -94,18 +94,18 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
             write_json(options.json, summary)
         write_report(options.out, summary, scores, examples, video, domains)
     sent, received = summary['frames_sent'], summary['masks_received']
-    print(f'{received} of {sent} frames came back as masks; mIoU ' + ', '.join(
+    print(f'{received} of {sent} masks received; mIoU ' + ', '.join(
         f'{name} {value:.1%}' for name, value in summary['miou'].items() if value is not None))
     print(f'the report is in {options.out / "index.html"}')
     if received < ENOUGH * sent:
         raise DemoError(
-            f'only {received} of {sent} frames came back as masks; is the machine busy with '
-            f'other work? {options.out / "node.log"} has the words of the node')
+            f'only {received} of {sent} masks received, at least {ENOUGH:.0%} are needed: the '
+            f'machine may be busy with other work. See {options.out / "node.log"}')
     return summary
 
 
 def _segment_live(bag: Bag, options: DemoOptions) -> Pace:
-    """Play the bag to a node of its own; return what was sent and received."""
+    """Play the bag to a node in another process; return what was sent and received."""
     environment = dds_environment(free_domain_id(random.Random()))
     os.environ.update(environment)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
@@ -131,7 +131,7 @@ def _segment_live(bag: Bag, options: DemoOptions) -> Pace:
 
 
 def _wait_for_node(player: Player, process: NodeProcess, consumer: MaskConsumer) -> None:
-    """Return once the node takes images: it subscribes to them when it is active."""
+    """Return when the node is active and has subscribed to images."""
     deadline = time.monotonic() + START_PATIENCE_S
     while not player.subscriber_count(IMAGE_TOPIC):
         process.check()
@@ -145,7 +145,7 @@ def _wait_for_node(player: Player, process: NodeProcess, consumer: MaskConsumer)
 
 @contextmanager
 def _terminate_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM end the demo as Ctrl-C does, so that the node never stays behind."""
+    """Treat SIGTERM as Ctrl-C, so that the node is stopped as well."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield
@@ -179,7 +179,7 @@ def _summary(
         options: DemoOptions, pace: Pace, scores: Sequence[Score], bag: Bag) -> dict[str, Any]:
     consumer, sent = pace.consumer, pace.sent
     masks = consumer.masks
-    # A mask counts when it carries the stamp and the frame of an image that was sent.
+    # A mask counts if it has the stamp and the frame id of an image that was sent.
     good = [t for t in sent if t in masks and masks[t].frame_id == FRAME_ID]
     frames = Counter(item.weather for item in scores)
     frames_changing = frames.pop(scoring.CHANGING, 0)
@@ -235,7 +235,7 @@ def _class_ious(matrix: ConfusionMatrix) -> dict[str, float | None]:
 
 
 def _time_s(stamp_ns: int, bag: Bag) -> float:
-    """Return the time since the drive began; 0 before the first mask."""
+    """Return the time in seconds since the start of the drive; 0 before the first mask."""
     return round(max(0, stamp_ns - bag.start_ns) / 1e9, 2)
 
 

@@ -18,9 +18,9 @@ from ptdiffseg_ros.town.record import IMAGE_TOPIC, LABELS_TOPIC, WEATHER_TOPIC
 
 Picture = NDArray[np.uint8]
 CHANGING = 'changing'
-# The names that adaptation gives to the weathers as domains.
+# The domain names of the weathers in adaptation.
 DOMAINS = {'clear': 'clear', 'fog': 'foggy', 'night': 'night', 'rain': 'rainy', 'snow': 'snowy'}
-RECOGNITION_S = 3.0  # the first seconds of a weather, in which no recognition is expected
+RECOGNITION_S = 3.0  # recognition is not expected in the first seconds of a weather
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Moment:
     """
     A frame of the drive.
 
-    :param time_s: since the drive began.
-    :param condition: such as 'fog', or 'fog to night' while it changes.
-    :param received: the mask that came back, if one did.
+    :param time_s: seconds since the start of the drive.
+    :param condition: such as 'fog', or 'fog to night' during a change.
+    :param received: the received mask, or None.
     """
 
     stamp_ns: int
@@ -42,7 +42,7 @@ class Moment:
 
     @property
     def mask(self) -> Picture:
-        """Return the mask that came back; unlabelled everywhere where none did."""
+        """Return the received mask; without one, a mask without labels."""
         if self.received is None:
             return np.full_like(self.truth, IGNORE)
         return self.received.mask
@@ -51,12 +51,12 @@ class Moment:
 @dataclass(frozen=True)
 class Score:
     """
-    How good the mask of a frame is, and how long it took.
+    The quality and latency of the mask of a frame.
 
-    :param weather: a steady weather, or CHANGING: the figure of a weather must not depend on how
-        it came and went.
-    :param live: pixels of the mask that came back.
-    :param source: pixels of the mask without adaptation, where it is compared.
+    :param weather: a steady weather, or CHANGING. The figures of a weather must not depend on its
+        neighbours.
+    :param live: the confusion matrix of the received mask.
+    :param source: the confusion matrix of the mask without adaptation, if computed.
     :param latency_ms: from publishing the image to receiving its mask.
     """
 
@@ -72,8 +72,8 @@ def score(moment: Moment, sent: Mapping[int, float], source: Picture | None = No
     """
     Score the mask of a frame.
 
-    :param sent: when each image was sent (monotonic seconds), by stamp.
-    :param source: the mask without adaptation.
+    :param sent: the monotonic time in seconds at which each image was sent, by stamp.
+    :param source: the mask without adaptation, if computed.
     """
     received, sent_s = moment.received, sent.get(moment.stamp_ns)
     return Score(
@@ -91,12 +91,12 @@ def _confusion(truth: Picture, mask: Picture) -> ConfusionMatrix:
 
 
 def total(matrices: Iterable[ConfusionMatrix | None]) -> ConfusionMatrix:
-    """Sum the matrices of several frames; a frame without one does not count."""
+    """Return the sum of confusion matrices; None is skipped."""
     return sum(filter(None, matrices), ConfusionMatrix(TOWN))
 
 
 def moments(bag: Bag, masks: Mapping[int, Received]) -> Iterator[Moment]:
-    """Yield the drive's frames, in order, with their labels and the mask that came back."""
+    """Yield the frames of the drive in order, with labels and received masks."""
     condition, truth, truth_ns = '', None, -1
     for _, topic, message in bag.messages([IMAGE_TOPIC, LABELS_TOPIC, WEATHER_TOPIC]):
         if topic == WEATHER_TOPIC:
@@ -113,7 +113,7 @@ def moments(bag: Bag, masks: Mapping[int, Received]) -> Iterator[Moment]:
 
 def example_moments(
         bag: Bag, masks: Mapping[int, Received], scores: Sequence[Score]) -> dict[str, Moment]:
-    """Return the moment in the middle of each steady weather's first time."""
+    """Return the middle moment of the first period of each steady weather."""
     chosen: dict[str, int] = {}
     for weather, run in groupby(scores, key=lambda item: item.weather):
         stamps = [item.stamp_ns for item in run]
@@ -126,12 +126,12 @@ def example_moments(
 def recognised_share(
         frames: Iterable[tuple[int, str]], domains: Sequence[tuple[int, str]]) -> float | None:
     """
-    Return the share of frames for which the domain recognised last was the right one.
+    Return the share of frames whose domain was recognised correctly.
 
-    Frames count from RECOGNITION_S after their weather became steady; None where none does.
+    Frames count from RECOGNITION_S after their weather became steady. None if no frame counts.
 
-    :param frames: the stamp in ns and the weather of each, in order.
-    :param domains: the changes; each holds for the frames after its stamp.
+    :param frames: (stamp in ns, weather) of each frame, in order.
+    :param domains: (stamp in ns, domain) of each change; it applies to frames after the stamp.
     """
     right = []
     for weather, run in groupby(frames, key=lambda frame: frame[1]):

@@ -1,11 +1,11 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The scene prompt of the running node: set by hand, adapted, saved and loaded."""
+"""The scene prompt of the running node: set by parameter, adapted, saved and loaded."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
+from dataclasses import replace
 import traceback
 from typing import Any, TYPE_CHECKING
 
@@ -14,12 +14,12 @@ from ptdiffseg_ros.ros.adaptation_topics import AdaptationTopics
 from ptdiffseg_ros.ros.diagnostics import THROTTLE
 from ptdiffseg_ros.ros.parameters import Parameters, Settings
 from ptdiffseg_ros.ros.prompt_services import offer_prompt_services, position
-from ptdiffseg_ros.ros.worker import Device, DeviceBusy
+from ptdiffseg_ros.ros.worker import DeviceBusy, Worker
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
-if TYPE_CHECKING:  # these import torch, which takes seconds: not before the node is configured
+if TYPE_CHECKING:  # these import torch, which takes seconds
     from ptdiffseg_ros.adapt.loop import AdaptationLoop
     from ptdiffseg_ros.model.scene_prompt import ScenePrompt
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -33,39 +33,38 @@ class Adaptation:
     The scene prompt in use, the adaptation loop and its topics.
 
     `prompt` is the prompt of the next frame, with or without a loop. One loop serves all cameras.
-    Services and parameters arrive on the executor's thread; everything that touches the loop or
-    the prompt runs on the worker's. ~/set_adaptation sets the parameter `adaptation.enabled`, so
-    the two agree. An error of the loop switches adaptation off and is reported; masks continue.
+    Services and parameters arrive on the executor's thread. All work on the loop and the prompt
+    runs on the worker's thread. ~/set_adaptation sets the parameter `adaptation.enabled`, so the
+    two agree. An error of the loop switches adaptation off and is reported; masks continue.
 
-    :param unavailable: returns why a service is refused, by its name and whether it needs the
-        active state; '' if it is not.
+    :param unavailable: takes the name of a service and whether it needs the active state; returns
+        why the service is refused, or ''.
     """
 
-    def __init__(self, node: Node, parameters: Parameters, device: Device,
+    def __init__(self, node: Node, parameters: Parameters, worker: Worker[Any],
                  unavailable: Callable[[str, bool], str]) -> None:
         self._node = node
         self._parameters = parameters
-        self._device = device
+        self._worker = worker
         self._unavailable = unavailable
         self._segmenter: PromptedSegmenter | None = None
         self.prompt: ScenePrompt | None = None  # from configure to cleanup
         self.loop: AdaptationLoop | None = None
         self.refusal = ''  # why there is no loop
-        self._out_of_memory = False  # a refusal that may pass
         self._failures = 0
-        self._failure = ''  # shown until adaptation is switched by hand
+        self._failure = ''  # shown until a user switches adaptation
         self._sentence = ''
         self._bank_at_start = parameters.settings.adaptation_bank
         self._topics: AdaptationTopics | None = None
-        # Triggered on the worker's thread, runs on the executor's, where parameters are set.
+        # Triggered on the worker's thread; runs on the executor's thread, which sets parameters.
         self._failed = node.create_guard_condition(self.clear_parameter)
         node.create_service(SetBool, '~/set_adaptation', self._on_set_adaptation)
-        offer_prompt_services(self, node, device, unavailable)
+        offer_prompt_services(self, node, worker, unavailable)
 
     # Configure and cleanup
 
     def load(self, segmenter: PromptedSegmenter) -> None:
-        """Set the prompt, and make the loop if possible; on the worker's thread."""
+        """Set the prompt and make the loop if possible; runs on the worker's thread."""
         settings = self._parameters.settings
         self.free()
         self._segmenter = segmenter
@@ -78,41 +77,41 @@ class Adaptation:
         """Make the loop, or set `refusal`."""
         from ptdiffseg_ros.model.runtime import is_out_of_memory, release_memory
         assert self.prompt is not None
-        self.refusal, self._out_of_memory = '', False
+        self.refusal, out_of_memory = '', False
         try:
             self.loop = make_loop(segmenter, self._parameters.settings, self.prompt,
                                   self._set_prompt, self._node.get_logger())
         except (RuntimeError, OSError, ValueError, MemoryError) as error:
             self.refusal = str(error)
-            if is_out_of_memory(error):
-                self._out_of_memory = True
+            out_of_memory = is_out_of_memory(error)
+            if out_of_memory:
                 self.refusal = (
                     f'out of memory: {type(error).__name__} while adaptation was prepared. Free '
                     'the device, then switch adaptation on again (~/set_adaptation)')
-        if self._out_of_memory:  # outside the handler, where the error holds no memory
+        if out_of_memory:  # outside the handler, because the error references memory
             release_memory()
 
     def retry(self) -> None:
-        """Make the loop if memory was lacking before; on the executor's thread."""
+        """Make the loop if it could not be made before; runs on the executor's thread."""
         segmenter, before = self._segmenter, self.refusal
-        if segmenter is not None and self._out_of_memory:
+        if segmenter is not None and self.loop is None:
             try:
-                self._device.run(lambda: self._make_loop(segmenter))
+                self._worker.run(lambda: self._make_loop(segmenter))
             except DeviceBusy as error:
                 self.refusal = str(error)
             if self._failure == before:
                 self._failure = self.refusal
 
     def free(self) -> None:
-        """Release the loop and its memory; on the worker's thread."""
+        """Release the loop and its memory; runs on the worker's thread."""
         if self.loop is not None:
-            self.loop.enable(False)  # saves what it could not save before
+            self.loop.enable(False)  # retries to save prompts that could not be saved before
         self.loop = self._segmenter = self.prompt = None
         self.refusal = self._failure = self._sentence = ''
-        self._out_of_memory, self._failures = False, 0
+        self._failures = 0
 
     def advertise(self) -> None:
-        """Create the publishers; on the executor's thread, once loaded."""
+        """Create the publishers after `load`; runs on the executor's thread."""
         self._topics = AdaptationTopics(self._node)
         if self.refusal and self._parameters.settings.adaptation_enabled:
             self._failure = self.refusal
@@ -126,13 +125,13 @@ class Adaptation:
             self._topics.destroy()
         self._topics = None
 
-    # The worker's thread: every frame, and the time between frames
+    # The worker's thread: during and between frames
 
     def _set_prompt(self, prompt: ScenePrompt) -> None:
         self.prompt = prompt
 
     def _set_sentence(self, sentence: str) -> None:
-        """Use a sentence as the prompt, and as the base of adaptation; '' is the source's."""
+        """Use a sentence as the prompt and as the base of adaptation; '' is the source prompt."""
         assert self._segmenter is not None
         prompt = self._segmenter.scene_prompt(sentence or None)
         self._set_prompt(prompt)
@@ -142,17 +141,17 @@ class Adaptation:
 
     @property
     def enabled(self) -> bool:
-        """Return whether there is a loop, and it is on."""
+        """Return whether adaptation is on."""
         return self.loop is not None and self.loop.state.enabled
 
     def observe(self, camera: str, stamp_s: float, latents: Tensor) -> None:
-        """Offer the latents of a frame whose mask is published."""
+        """Add the latents of a frame after its mask is published."""
         loop = self.loop
         if loop is not None:
             self._attempt(lambda: loop.observe(camera, stamp_s, latents))
 
     def work(self, waiting: Callable[[], bool]) -> None:
-        """Adapt until a frame waits, the budget is spent or nothing is left to do."""
+        """Adapt until a frame waits, the budget is spent or the loop has nothing to do."""
         loop = self.loop
         if loop is None or not self.enabled:
             return
@@ -170,14 +169,14 @@ class Adaptation:
             job()
             return
         except Exception as error:
-            if self._device.ending:
+            if self._worker.ending:
                 return
             self._node.get_logger().debug(traceback.format_exc())
             from ptdiffseg_ros.model.runtime import is_out_of_memory, release_memory
             reason = f'{type(error).__name__}: {error}'
             out_of_memory = is_out_of_memory(error)
         self._give_up(reason)
-        if out_of_memory:  # outside the handler, where the error holds no memory
+        if out_of_memory:  # outside the handler, because the error references memory
             release_memory()
 
     def make_way(self) -> bool:
@@ -185,12 +184,12 @@ class Adaptation:
         if not self.enabled:
             return False
         from ptdiffseg_ros.model.runtime import release_memory
-        self._give_up('out of memory: the device has none left for masks beside it')
+        self._give_up('out of memory: the device has no memory left for masks')
         release_memory()
         return True
 
     def _give_up(self, reason: str) -> None:
-        """Switch off and report, after an error."""
+        """Switch off and report an error."""
         self._failures += 1
         self._failure = f'{reason}. Adaptation is off; ~/set_adaptation switches it on again'
         self._node.get_logger().error(f'adaptation failed: {self._failure}', **THROTTLE)
@@ -201,7 +200,7 @@ class Adaptation:
     # Parameters
 
     def check(self, settings: Settings) -> None:
-        """Refuse (ValueError) adaptation where it is impossible, and another bank folder."""
+        """Raise ValueError if adaptation is not possible or the bank is another folder."""
         if settings.adaptation_enabled:
             self.retry()
             if self.refusal:
@@ -209,30 +208,27 @@ class Adaptation:
         bank, before = settings.adaptation_bank, self._parameters.settings.adaptation_bank
         if bank != before and bank not in ('', 'default', self._bank_at_start):
             raise ValueError(
-                f'adaptation.bank is {bank!r}, allowed while the node runs is nothing, '
-                f"'default' or what it was started with, {self._bank_at_start!r}: folders that "
-                'it writes to are chosen at its start. Start it with that folder, or carry '
-                'prompts with `ptdiffseg prompts export` and `import`')
+                f"adaptation.bank is {bank!r}, allowed while the node runs are '', 'default' and "
+                f'the value at its start, {self._bank_at_start!r}: a running node writes to no '
+                'other folder. Restart it with that folder, or copy prompts with `ptdiffseg '
+                'prompts export` and `import`')
 
-    def needs_device(self, settings: Settings) -> bool:
-        """Return whether `apply` needs the device to put these settings into force."""
-        before = self._parameters.settings
-        return any(getattr(settings, item.name) != getattr(before, item.name)
-                   for item in fields(settings)
-                   if item.name.startswith('adaptation_') or item.name == 'scene_prompt')
+    @staticmethod
+    def depends_on(changed: tuple[str, ...]) -> bool:
+        """Return whether `apply` needs the device to apply these changed parameters."""
+        return any(name == 'scene_prompt' or name.startswith('adaptation.') for name in changed)
 
     def apply(self, settings: Settings, changed: tuple[str, ...]) -> None:
-        """Put changed parameters into force; on the executor's thread."""
-        if not self._device.ready or not any(
-                name == 'scene_prompt' or name.startswith('adaptation.') for name in changed):
+        """Apply changed parameters; runs on the executor's thread."""
+        if self._segmenter is None or not self.depends_on(changed):
             return
         switched = ENABLED in changed
         if switched:
             self._failure = ''
         try:
-            self._device.run(lambda: self._attempt(lambda: self._configure(settings, switched)))
-        except DeviceBusy as error:  # although it was free when they were checked
-            if not self._device.ending:
+            self._worker.run(lambda: self._attempt(lambda: self._configure(settings, switched)))
+        except DeviceBusy as error:  # since the parameters were checked
+            if not self._worker.ending:
                 self._node.get_logger().error(
                     f'{", ".join(changed)} cannot take effect: {error}')
             return
@@ -250,9 +246,9 @@ class Adaptation:
             self.loop.enable(settings.adaptation_enabled)
 
     def clear_parameter(self) -> None:
-        """Set the parameter to false after adaptation was switched off by a failure."""
+        """Set the parameter to false after a failure has switched adaptation off."""
         failure = self._failure
-        # It may be on again, by hand.
+        # A user may have switched it on again.
         if failure and not self.enabled and self._parameters.settings.adaptation_enabled:
             self._node.set_parameters([Parameter(ENABLED, value=False)])
             self._failure = failure
@@ -264,7 +260,7 @@ class Adaptation:
         if response.message:
             return response
         words, before = ('off', 'on'), self._parameters.settings.adaptation_enabled
-        if request.data == before:  # the parameter stays, but a failure is cleared
+        if request.data == before:  # the parameter does not change, but a failure is cleared
             self.apply(self._parameters.settings, (ENABLED,))
         result = self._node.set_parameters([Parameter(ENABLED, value=request.data)])[0]
         response.message = result.reason or self._failure
@@ -291,7 +287,7 @@ class Adaptation:
 
     @property
     def problem(self) -> str:
-        """Return what diagnostics should warn of."""
+        """Return the problem that diagnostics warn of, or ''."""
         return self._failure or ('' if self.loop is None else self.loop.state.problem)
 
     def values(self) -> dict[str, Any]:

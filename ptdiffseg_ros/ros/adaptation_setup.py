@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The adaptation loop of a node, made from its parameters and described for diagnostics."""
+"""The adaptation loop of a node: made from parameters, described for diagnostics."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.folders import bank_folder
 from ptdiffseg_ros.ros.parameters import Settings
 
-if TYPE_CHECKING:  # these import torch, which takes seconds: not before the node is configured
+if TYPE_CHECKING:  # these import torch, which takes seconds
     from ptdiffseg_ros.adapt.bank import PromptBank
     from ptdiffseg_ros.adapt.loop import AdaptationLoop
     from ptdiffseg_ros.adapt.state import AdaptationConfig
@@ -24,7 +24,7 @@ MIB = 2**20
 def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePrompt,
               on_prompt: Callable[[ScenePrompt], None], logger: Any) -> AdaptationLoop:
     """
-    Make the loop, which logs its events.
+    Make the loop and log its events.
 
     :raises AdaptationError: the segmenter cannot adapt, or the bank's folder cannot be used.
     """
@@ -33,11 +33,8 @@ def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePromp
     from ptdiffseg_ros.adapt.state import HOLD_OUT
 
     def log(kind: str, text: str) -> None:
-        message = f'adaptation: {text}'
-        if kind in ('problem', 'rollback'):
-            logger.warning(message)
-        else:
-            logger.info(message)
+        level = logger.warning if kind in ('problem', 'rollback') else logger.info
+        level(f'adaptation: {text}')
 
     bank = _open_bank(segmenter, settings)
     for problem in bank.problems:
@@ -55,12 +52,12 @@ def _open_bank(segmenter: PromptedSegmenter, settings: Settings) -> PromptBank:
                           layers=segmenter.backbone.cross_attention_layers)
     except (RuntimeError, OSError) as error:
         raise AdaptationError(
-            f'adaptation.bank: {error}. Mend that, or set it to nothing to keep prompts in '
-            'memory only, then cleanup and configure again') from error
+            f"adaptation.bank: {error}. Repair it, or set adaptation.bank to '' to keep prompts "
+            'in memory only; then switch adaptation on again') from error
 
 
 def loop_config(settings: Settings) -> AdaptationConfig:
-    """Return the loop's settings by the node's parameters."""
+    """Return the loop's settings for the node's parameters."""
     from ptdiffseg_ros.adapt.state import AdaptationConfig
     from ptdiffseg_ros.adapt.tuner import TunerConfig
     return AdaptationConfig(

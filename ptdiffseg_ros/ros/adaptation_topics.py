@@ -16,16 +16,12 @@ from rclpy.node import Node
 from std_msgs.msg import String
 
 STATE_HZ = 10.0
-# Values that change with every frame: they are published together with other changes only.
+# These values change with every frame; they are published only together with other changes.
 METERS = ('busy_share', 'buffered_frames', 'buffer_bytes')
 
 
 class AdaptationTopics:
-    """
-    The latched topics ~/domain and ~/adaptation.
-
-    Any thread may publish.
-    """
+    """The latched topics ~/domain and ~/adaptation; any thread may publish."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -33,7 +29,7 @@ class AdaptationTopics:
             node.create_publisher(String, f'~/{topic}', LATCHED_QOS)
             for topic in ('domain', 'adaptation')]
         self._lock = Lock()
-        self._state: dict[str, Any] = {}  # published last
+        self._state: dict[str, Any] = {}  # the last published state
         self._domain = ''
         self._rate_limit = RateLimit()
 

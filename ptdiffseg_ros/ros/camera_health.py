@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""How one camera is doing: counts, times and a level, by the table in `diagnostics`."""
+"""The health of one camera: counts, times and a level as documented in `diagnostics`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from diagnostic_msgs.msg import DiagnosticStatus
 import numpy as np
 from ptdiffseg_ros.ros.worker import HANG_REMEDY
 
-WINDOW_S = 10.0  # of the rate and the percentiles
-INTERVALS = 10  # whose median is the usual interval between masks
-STALE_S = 10.0  # the least time without a mask after which the last one is stale
+WINDOW_S = 10.0  # for the rate and the percentiles
+INTERVALS = 10  # the usual interval between masks is the median of the last 10
+STALE_S = 10.0  # the last mask is stale after this time at the earliest
 
 
 class Count(Enum):
-    """The counters of a camera, since the node was configured, by their names in diagnostics."""
+    """The counters of a camera since configure; values are their names in diagnostics."""
 
     RECEIVED = 'frames received'
     SEGMENTED = 'frames segmented'
@@ -34,46 +34,46 @@ class Timing(NamedTuple):
     """The times of one published mask."""
 
     published_s: float  # monotonic
-    age_s: float  # of the frame, by its stamp and the node clock, when the mask was published
+    age_s: float  # node clock minus the frame's stamp when the mask was published
     model_ms: float
-    overhead_ms: float  # from receiving the frame to publishing its mask, less the model's time
+    overhead_ms: float  # from receiving the frame to publishing its mask, without the model
 
 
 class CameraHealth:
     """
-    The counts and times of a camera, which both threads report.
+    The counts and times of a camera, reported by two threads.
 
     The executor's thread reports the frames that arrive, the worker's thread their results. A lock
-    guards what both use. `silence` and `overdue` belong to the executor's thread.
+    guards what both use. Only the executor's thread uses `silence` and `overdue`.
     """
 
     def __init__(self, name: str = '') -> None:
-        self.prefix = f'{name}: ' if name else ''  # of log and status messages
-        self.silence = ''  # why no image arrives, once that has been logged
-        self.overdue = ''  # why no mask is published, once that has been logged
-        self._lock = Lock()  # of all below
+        self.prefix = f'{name}: ' if name else ''  # for log and status messages
+        self.silence = ''  # the logged reason why no image arrives
+        self.overdue = ''  # the logged reason why no mask is published
+        self._lock = Lock()  # guards everything below
         self._counts: Counter[Count] = Counter()
         self._reported: Counter[Count] = Counter()  # the counts at the last report
-        self._failing = False  # the last frame failed
-        self._failure = ''  # of the last frame that failed
-        self._clock_hint = ''  # of the last frame that was too old
+        self._failing = False  # whether the last frame failed
+        self._failure = ''  # why the last failed frame failed
+        self._clock_hint = ''  # the clock hint of the last frame that was too old
         self._significant_bits = 0
         self._timings: deque[Timing] = deque()
-        self._last_mask_s: float | None = None  # monotonic, since masks are expected
-        self._unanswered_s: float | None = None  # monotonic: the first frame since the last mask
+        self._last_mask_s: float | None = None  # monotonic; None after `expect`
+        self._unanswered_s: float | None = None  # monotonic: the first frame after the last mask
         self._before_unanswered: Counter[Count] = Counter()  # the counts at that frame
 
     # The executor's thread
 
     def expect(self) -> None:
-        """Forget when masks were published, at the start and after a pause."""
+        """Reset the times of masks, at the start and after a pause."""
         self.silence = self.overdue = ''
         with self._lock:
             self._last_mask_s = self._unanswered_s = None
             self._timings.clear()
 
     def receive(self, now_s: float) -> None:
-        """Count a frame that arrives."""
+        """Count a received frame."""
         with self._lock:
             if self._unanswered_s is None:
                 self._unanswered_s = now_s
@@ -81,14 +81,14 @@ class CameraHealth:
             self._counts[Count.RECEIVED] += 1
 
     def drop(self, reason: Count) -> None:
-        """Count a frame that is dropped by the rate limit or for a newer one."""
+        """Count a frame that the rate limit or a newer frame drops."""
         with self._lock:
             self._counts[reason] += 1
 
     # The worker's thread
 
     def drop_stale(self, clock_hint: str) -> None:
-        """Count a frame that is too old; clock_hint: the remedy if a clock is wrong."""
+        """Count a frame that is too old; `clock_hint` is the remedy if a clock is wrong."""
         with self._lock:
             self._counts[Count.STALE] += 1
             self._clock_hint = clock_hint
@@ -112,7 +112,7 @@ class CameraHealth:
                 timings.popleft()
 
     def report_bits(self, bits: int) -> None:
-        """Note the significant bits of the camera's 16-bit samples."""
+        """Set the significant bits of the camera's 16-bit samples."""
         with self._lock:
             self._significant_bits = bits
 
@@ -147,9 +147,9 @@ class CameraHealth:
 
     def explain_overdue(self, silence_warning_s: float, waited_s: float) -> tuple[float, str]:
         """
-        Return for how long frames have had no mask and why; (0, '') if that is not too long.
+        Return how long frames have had no mask and why; (0, '') if that is not too long.
 
-        :param waited_s: for how long frames have waited for the worker's thread.
+        :param waited_s: how long frames have waited for the worker's thread.
         """
         with self._lock:
             if self._unanswered_s is None:
@@ -165,11 +165,12 @@ class CameraHealth:
             return overdue_s, self._explain_stale()
         if dropped[Count.LIMITED]:
             return overdue_s, (
-                'max_rate_hz drops every frame. Raise it, or, with use_sim_time, let /clock go on')
-        return overdue_s, 'frames come seldom or fail, see the log'
+                'max_rate_hz drops every frame. Raise it; with use_sim_time check that /clock '
+                'advances')
+        return overdue_s, 'frames are rare or fail, see the log'
 
     def judge(self, silence_warning_s: float) -> tuple[bytes, str]:
-        """Return the level and the message of the camera's status since the last call."""
+        """Return the level and message of the camera's status since the last call."""
         with self._lock:
             new = self._counts - self._reported
             self._reported = self._counts.copy()
@@ -195,7 +196,7 @@ class CameraHealth:
         return DiagnosticStatus.WARN, f'{self.prefix}{message}'
 
     def _stale_after_s(self, silence_warning_s: float) -> float:
-        """Return how long after the last mask that one is stale; call it under the lock."""
+        """Return the age from which the last mask is stale; the caller holds the lock."""
         published_s = [timing.published_s for timing in self._timings][-INTERVALS - 1:]
         usual_s = float(np.median(np.diff(published_s))) if len(published_s) > 1 else 0.0
         return max(STALE_S, 2.0 * silence_warning_s, 3.0 * usual_s)

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The executor's side of a camera: it takes images, limits their rate and checks their clock."""
+"""The executor's side of a camera: receive images, limit their rate and check their clock."""
 
 from __future__ import annotations
 
@@ -15,37 +15,37 @@ from ptdiffseg_ros.ros.limits import RateLimit
 from ptdiffseg_ros.ros.parameters import Parameters
 from ptdiffseg_ros.ros.qos import input_qos, OUTPUT_QOS
 from ptdiffseg_ros.ros.silence import explain_silence
-from ptdiffseg_ros.ros.topics import image_type, Topic, Topics
+from ptdiffseg_ros.ros.topics import image_type, Topics
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-# No camera is so late or so early: the stamp is of another clock.
+# Outside of these limits, the stamp is of another clock than the node's.
 ABSURD_AGE_S = 60.0
 ABSURD_LEAD_S = 1.0
 
 
 @dataclass(frozen=True)
 class Frame:
-    """An image message as it arrived; the worker decodes it."""
+    """A received image message; the worker decodes it."""
 
     message: Image | CompressedImage
     received_s: float  # monotonic
-    stamp_s: float  # may be negative, where rclpy's Time ends
-    clock_hint: str = ''  # the remedy where the stamp and the node clock do not match
+    stamp_s: float  # may be negative, which rclpy's Time does not allow
+    clock_hint: str = ''  # the remedy if the stamp and the node clock do not match
 
 
 def clock_s(node: Node) -> float:
-    """Return the node clock in seconds; 0 while simulated time has not begun."""
+    """Return the node clock in seconds; 0 before simulated time begins."""
     return float(node.get_clock().now().nanoseconds * 1e-9)
 
 
 class CameraInput:
     """
-    Take a camera's images and offer them to the worker; of the executor's thread only.
+    Receive a camera's images and offer them to the worker, on the executor's thread.
 
-    A camera `front` is read from `front/image_raw`, the only one of a node, '', from `image_raw`.
-    Its calibration is passed on unchanged. Made when the node is configured, subscribed while the
-    node is active.
+    The camera `front` reads `front/image_raw`; the camera '' reads `image_raw`. Calibration is
+    republished unchanged. Exists while the node is configured, and is subscribed while the node is
+    active.
 
     :param offer: puts a frame into the camera's slot; returns whether it replaced one.
     """
@@ -60,7 +60,7 @@ class CameraInput:
         self._offer = offer
         self._enabled = True
         self._rate_limit = RateLimit()
-        self._subscriptions: list[tuple[Node, Any]] = []  # of images, of calibration
+        self._subscriptions: list[Any] = []  # to images, to calibration
         self._camera_info = node.create_publisher(
             CameraInfo, posixpath.join('~', name, 'camera_info'), OUTPUT_QOS)
         self._last_frame_s = 0.0  # monotonic
@@ -69,27 +69,23 @@ class CameraInput:
     # Subscriptions
 
     def subscribe(self) -> None:
-        """Begin, or begin anew, to take images."""
+        """Subscribe, or subscribe again after a change of parameters."""
         self.unsubscribe()
         settings = self._parameters.settings
-        self._subscribe(self._topics.image(self._name, settings.compressed),
-                        image_type(settings.compressed), self._on_image)
-        self._subscribe(
-            self._topics.camera_info(self._name), CameraInfo, self._on_camera_info)
+        for topic, kind, callback in (
+                (self._topics.image(self._name, settings.compressed),
+                 image_type(settings.compressed), self._on_image),
+                (self._topics.camera_info(self._name), CameraInfo, self._on_camera_info)):
+            self._subscriptions.append(self._node.create_subscription(
+                kind, topic, callback, input_qos(settings.image_qos)))
         self._expect()
         self._node.get_logger().info(
             f'waiting for images on {self.topic} ({settings.image_qos})')
 
-    def _subscribe(self, topic: Topic, message_type: type,
-                   callback: Callable[[Any], None]) -> None:
-        self._subscriptions.append((topic.node, topic.node.create_subscription(
-            message_type, topic.name, callback, input_qos(self._parameters.settings.image_qos),
-            callback_group=self._node.default_callback_group)))
-
     def unsubscribe(self) -> None:
-        """Take no more images."""
-        for node, subscription in self._subscriptions:
-            node.destroy_subscription(subscription)
+        """Stop receiving images."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
         self._subscriptions = []
 
     def destroy(self) -> None:
@@ -99,18 +95,17 @@ class CameraInput:
 
     @property
     def topic(self) -> str:
-        """Return the image topic that is subscribed to, or will be."""
-        if self._subscriptions:
-            return str(self._subscriptions[0][1].topic_name)
-        return self._topics.image(self._name, self._parameters.settings.compressed).resolved
+        """Return the fully qualified name of the image topic."""
+        return self._topics.resolve(
+            self._topics.image(self._name, self._parameters.settings.compressed))
 
     def enable(self, enabled: bool) -> None:
-        """Take images, or ignore those that arrive."""
+        """Accept images, or ignore those that arrive."""
         self._enabled = enabled
         self._expect()
 
     def _expect(self) -> None:
-        """Count silence from now on."""
+        """Measure silence from now on."""
         self._last_frame_s = time.monotonic()
         self.health.expect()
 
@@ -137,7 +132,7 @@ class CameraInput:
             self.health.drop(Count.REPLACED)
 
     def _check_clock(self, now_s: float, stamp_s: float) -> str:
-        """Return the remedy if stamp and node clock do not match; log it the first time."""
+        """Return the remedy if the stamp and the node clock do not match; log it once."""
         age_s = now_s - stamp_s
         if -ABSURD_LEAD_S <= age_s <= ABSURD_AGE_S:
             return ''
@@ -146,7 +141,7 @@ class CameraInput:
             self._clock_warned = True
             effect = ('max_frame_age_s drops it'
                       if 0.0 < self._parameters.settings.max_frame_age_s < age_s else
-                      'max_frame_age_s and latencies mean nothing')
+                      'max_frame_age_s and latencies are meaningless')
             self._node.get_logger().warning(
                 f'{self.health.prefix}an image is {age_s:.1f} s old by the node clock, so '
                 f'{effect}: {hint}')
@@ -154,29 +149,29 @@ class CameraInput:
 
     def _explain_clock(self, now_s: float, stamp_s: float) -> str:
         if not now_s:
-            return 'use_sim_time is true but /clock has not come yet: play the bag with --clock'
+            return 'use_sim_time is true but no /clock was received: play the bag with --clock'
         if not stamp_s:
-            return ('the stamp is 0: the driver or the bag does not set it. Leave max_frame_age_s '
-                    'at 0')
+            return ('the stamp is 0: the driver or the bag does not set it. Set max_frame_age_s '
+                    'to 0')
         if self._node.get_parameter('use_sim_time').value:
-            return ('use_sim_time is true: is /clock of the same bag or simulation as the images? '
-                    'For a live camera set use_sim_time to false')
+            return ('use_sim_time is true: /clock and the images must come from the same bag or '
+                    'simulation. For a live camera set use_sim_time to false')
         if now_s > stamp_s:
-            return ('for a bag or a simulation set use_sim_time to true and let it publish '
-                    '/clock; for a camera check that its driver stamps with the time of day')
+            return ('for a bag or a simulation set use_sim_time to true and publish /clock; for a '
+                    'camera check that its driver stamps images with the system time')
         return 'synchronise the clocks of the machines (chrony, PTP)'
 
     # Silence
 
     def excuse(self, seconds: float) -> None:
-        """Do not count a time of silence in which the executor could not take images."""
+        """Do not count time in which the executor could not receive images as silence."""
         self._last_frame_s += seconds
 
     def warn(self, waited_s: float) -> None:
         """
-        Log, once for each reason, why no image arrives or no mask is published.
+        Log why no image arrives or no mask is published, once for each reason.
 
-        :param waited_s: for how long frames have waited for the worker's thread.
+        :param waited_s: how long frames have waited for the worker's thread.
         """
         limit_s = self._parameters.settings.silence_warning_s
         silent_s = time.monotonic() - self._last_frame_s

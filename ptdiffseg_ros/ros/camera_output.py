@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The worker's side of a camera: it decodes frames and publishes their results."""
+"""The worker's side of a camera: decode frames and publish their results."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Float64, Header
 
-if TYPE_CHECKING:  # torch: seconds to import
+if TYPE_CHECKING:  # imports torch, which takes seconds
     from ptdiffseg_ros.model.segmenter import Segmentation
 
 
 class CameraOutput:
     """
-    Decode a camera's frames and publish what was found in them; of the worker's thread only.
+    Decode a camera's frames and publish their masks, on the worker's thread.
 
-    Confidence, colour mask and overlay are computed only while they have subscribers. Made and
+    Confidence, colour mask and overlay are computed only while they have subscribers. Created and
     destroyed while the worker has no frames.
     """
 
@@ -64,7 +64,7 @@ class CameraOutput:
     # Frames
 
     def decode(self, frame: Frame) -> np.ndarray | None:
-        """Return the image, RGB (H, W, 3) uint8; None, counted and logged, if it is no good."""
+        """Return the image, RGB (H, W, 3) uint8; count and log a failure, and return None."""
         if self._is_stale(frame):
             return None
         bits = self._depth.bits
@@ -78,7 +78,7 @@ class CameraOutput:
             self._node.get_logger().error(
                 f'{self.health.prefix}bad image: {error}', **THROTTLE)
             return None
-        except Exception as error:  # memory, or a bug: the other cameras must not suffer from it
+        except Exception as error:  # must not affect other cameras
             self.fail(f'{type(error).__name__}: {error}')
             return None
         if self._depth.bits != bits:
@@ -91,7 +91,7 @@ class CameraOutput:
     def _is_stale(self, frame: Frame) -> bool:
         age_s = clock_s(self._node) - frame.stamp_s
         limit_s = self._parameters.settings.max_frame_age_s
-        if not 0.0 < limit_s < age_s:  # a frame from the future is not too old
+        if not 0.0 < limit_s < age_s:  # a stamp in the future is not too old
             return False
         self.health.drop_stale(frame.clock_hint)
         remedy = f': {frame.clock_hint}' if frame.clock_hint else ''
@@ -134,12 +134,12 @@ class CameraOutput:
             published_s, age_s, model_s * 1e3, (published_s - frame.received_s - model_s) * 1e3))
 
     def _publish_mask(self, header: Header, result: Segmentation) -> np.ndarray:
-        """Publish the mask, (H, W) uint8, 255 where confidence is too low, and return it."""
+        """Publish and return the mask, (H, W) uint8; 255 where confidence is too low."""
         mask, min_confidence = result.class_ids, self._parameters.settings.min_confidence
         if min_confidence > 0.0 and result.confidence is not None:
             least = np.uint8(math.ceil(min_confidence * 255.0))
             unsure = (result.confidence < least).view(np.uint8) * np.uint8(IGNORE)
-            mask = mask | unsure  # IGNORE has all bits set; ten times as fast as np.where
+            mask = mask | unsure  # IGNORE has all bits set; np.where takes ten times as long
         self._mask.publish(image_message(header, mask, 'mono8'))
         return mask
 
@@ -161,9 +161,9 @@ class CameraOutput:
 
 
 def image_message(header: Header, pixels: np.ndarray, encoding: str) -> Image:
-    """Wrap (H, W) or (H, W, C) uint8 in a message under the given header, rows not padded."""
+    """Return (H, W) or (H, W, C) uint8 as a message with a header and rows without padding."""
     message = Image(header=header, height=pixels.shape[0], width=pixels.shape[1],
                     encoding=encoding, is_bigendian=0, step=pixels[0].size)
-    # An array.array is taken over as it is; bytes are 7 and an ndarray 1000 times slower.
+    # rclpy keeps an array.array; it copies bytes (7 times slower) or an ndarray (1000 times).
     message.data = array.array('B', pixels.tobytes())
     return message

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Differences between releases of rclpy, made alike; CONTRIBUTING.md lists the others."""
+"""Workarounds for differences between releases of rclpy; CONTRIBUTING.md lists the others."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rclpy.node import Node
 
 def given_parameters(node: Node) -> list[str]:
     """
-    Return the names of the parameters that a node was given at its start.
+    Return the names of the parameters that were given to a node at its start.
 
     rclpy keeps them in a private attribute. The public alternative is to declare all of them
     (`automatically_declare_parameters_from_overrides`), but it raises for an empty list.
@@ -33,7 +33,7 @@ def refuse_impossible_transitions(node: LifecycleNode) -> None:
     """
     for service in node.services:
         if service.srv_type is ChangeState:
-            service.callback = _refusing(node, service.callback)
+            service.callback = functools.partial(_change_state, node, service.callback)
 
 
 def lifecycle_state(node: LifecycleNode) -> str:
@@ -45,22 +45,19 @@ def destroy_lifecycle_node(node: LifecycleNode) -> None:
     """
     Destroy a node and leave DDS, so that others see it leave and its shared memory is freed.
 
-    destroy_node alone keeps the state machine, and with it the node, until the interpreter ends.
+    destroy_node alone keeps the state machine and the node until the interpreter exits.
     """
     node.destroy_node()
     node._state_machine.destroy_when_not_in_use()
 
 
-def _refusing(node: LifecycleNode, change_state: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(change_state)
-    def callback(request: ChangeState.Request, response: ChangeState.Response
-                 ) -> ChangeState.Response:
-        try:
-            return change_state(request, response)
-        except rclpy_implementation.RCLError as error:
-            if node.context.ok():  # otherwise the process ended meanwhile
-                node.get_logger().error(f'transition {request.transition.id} refused: {error}')
-            response.success = False
-            return response
-
-    return callback
+def _change_state(
+        node: LifecycleNode, change_state: Callable[..., Any], request: ChangeState.Request,
+        response: ChangeState.Response) -> ChangeState.Response:
+    try:
+        return change_state(request, response)
+    except rclpy_implementation.RCLError as error:
+        if node.context.ok():  # otherwise the process is ending
+            node.get_logger().error(f'transition {request.transition.id} refused: {error}')
+        response.success = False
+        return response

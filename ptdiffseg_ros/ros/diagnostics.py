@@ -3,18 +3,16 @@
 """
 The status of the node on /diagnostics.
 
-The message of a status has the reason and the remedy. Each of several cameras has a status, and
-the node's has the level of the worst one. Levels:
+A status message has the reason and the remedy. If a node has several cameras, each has a status,
+and the node's status has the level of the worst one. Levels:
 
 ERROR  No masks are published and an operator must act: configure failed, or every frame fails
        (for example because memory ran out).
-STALE  Masks were published, but the last one is old: none for 10 s, twice silence_warning_s, or
-       three of the usual intervals between masks, whichever is longest.
-       The camera is silent, the device hangs, or a parameter drops every frame.
+STALE  The last mask is old: older than 10 s, twice silence_warning_s and three usual intervals
+       between masks. The camera is silent, the device hangs, or a parameter drops every frame.
 WARN   The node is unconfigured or inactive, or it works with a problem: no image for
-       silence_warning_s, no mask yet though images arrive, some frames failed, max_frame_age_s
-       drops every frame, memory does not hold the frames of all cameras, adaptation has a
-       problem.
+       silence_warning_s, images but no mask yet, some frames failed, max_frame_age_s drops every
+       frame, memory does not hold the frames of all cameras, or adaptation has a problem.
 OK     The node segments, or is disabled by ~/enable.
 """
 
@@ -31,10 +29,10 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 SEVERITY = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.STALE,
-            DiagnosticStatus.ERROR)  # its numbers have ERROR below STALE
+            DiagnosticStatus.ERROR)  # in its numbers, STALE is above ERROR
 FINALIZED = 'the node is finalized, because it was shut down; start it again'
-# Of logs that may come with every frame. Not the system's clock, which is rclpy's choice: set back
-# by an hour, it would keep them quiet for an hour.
+# For logs that may occur with every frame. rclpy's default is the system clock, which would
+# suppress them for an hour if it is set back by an hour.
 THROTTLE: dict[str, Any] = {
     'throttle_duration_sec': 5.0,
     'throttle_time_source_type': Clock(clock_type=ClockType.STEADY_TIME)}
@@ -43,7 +41,7 @@ THROTTLE: dict[str, Any] = {
 class CameraStatus(NamedTuple):
     """The status of one camera."""
 
-    name: str  # '' is the only camera of a node, whose values are the node's
+    name: str  # '' is the only camera of a node; its values are added to the node's
     level: bytes
     message: str
     values: Mapping[str, Any]
@@ -51,17 +49,17 @@ class CameraStatus(NamedTuple):
 
 @dataclass(frozen=True)
 class NodeState:
-    """What the level of the node depends on, beside its cameras."""
+    """What the level of the node depends on, in addition to its cameras."""
 
     finalized: bool = False
     configured: bool = False  # or configuring
-    loaded: bool = False  # the model is
+    loaded: bool = False  # the model
     active: bool = False
     enabled: bool = True  # by ~/enable
     problem: str = ''  # why the last transition failed
-    device_failure: str = ''  # what ended the last work on the device
-    hang: str = ''  # what to do about a device that has hung
-    batch_limit: int | None = None  # frames that fit into memory at once, if not all cameras'
+    device_failure: str = ''  # the unhandled error of the last work on the device
+    hang: str = ''  # the remedy if the device has hung
+    batch_limit: int | None = None  # frames that fit into memory at once; None: all cameras'
     adaptation_problem: str = ''
 
 
@@ -94,7 +92,7 @@ def _judge_working(state: NodeState, cameras: int) -> tuple[bytes, str]:
     """Judge a node whose cameras and device have no problem."""
     if state.batch_limit is not None:
         return DiagnosticStatus.WARN, (
-            f'segmenting, but memory takes only {state.batch_limit} of {cameras} cameras at '
+            f'segmenting, but memory holds only {state.batch_limit} of {cameras} cameras at '
             'once: free the device, or send smaller images')
     if state.adaptation_problem:
         return DiagnosticStatus.WARN, f'segmenting; adaptation: {state.adaptation_problem}'
@@ -103,7 +101,7 @@ def _judge_working(state: NodeState, cameras: int) -> tuple[bytes, str]:
 
 def diagnostic_array(node: Node, hardware: str, state: NodeState, values: Mapping[str, Any],
                      cameras: Sequence[CameraStatus]) -> DiagnosticArray:
-    """Build the message for /diagnostics: the node's status, then those of several cameras."""
+    """Return the message for /diagnostics: the node's status, then one for each named camera."""
     single = {key: value for camera in cameras if not camera.name
               for key, value in camera.values.items()}
     parts = [CameraStatus('segmentation', *judge(state, cameras), {**values, **single}),
@@ -120,10 +118,10 @@ def diagnostic_array(node: Node, hardware: str, state: NodeState, values: Mappin
 
 
 def memory(device: Any) -> dict[str, str]:
-    """Return the memory that the model's device (a torch.device) and this process use."""
+    """Return the memory in use by the model's device (a torch.device) and by this process."""
     values = {}
     if device.type == 'cuda':
-        import torch  # loaded with the model already
+        import torch  # already loaded with the model
         values['device memory (MiB)'] = f'{torch.cuda.memory_allocated(device) / 2 ** 20:.0f}'
         values['device memory reserved (MiB)'] = (
             f'{torch.cuda.memory_reserved(device) / 2 ** 20:.0f}')
@@ -135,11 +133,11 @@ def memory(device: Any) -> dict[str, str]:
 
 
 def explain_namesake(node: Node) -> str:
-    """Return what to do about another node of the same full name; '' if there is none."""
+    """Return the remedy if another node has the same full name; '' otherwise."""
     name = node.get_name(), node.get_namespace()
     if node.get_node_names_and_namespaces().count(name) < 2:
         return ''
-    return (f'another node is named {node.get_fully_qualified_name()}: masks of both are mixed, '
-            'and services and parameters reach either. End one, or give it another name '
-            '(-r __node:=NAME) or namespace (-r __ns:=/NAMESPACE; namespace:= with the launch '
-            'file). A node that was killed stays listed for some 20 s')
+    return (f'another node is named {node.get_fully_qualified_name()}: subscribers receive the '
+            'masks of both, and either may answer a service call. Stop one, or start it with '
+            'another name (-r __node:=NAME) or namespace (-r __ns:=/NAMESPACE; namespace:= with '
+            'the launch file). A killed node stays listed for about 20 s')

@@ -1,10 +1,10 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-Image messages as RGB arrays.
+Decode image messages to RGB arrays.
 
-Nothing here imports ROS. A message is any object with the fields of `sensor_msgs/Image` or
-`sensor_msgs/CompressedImage`, such as those that `rosbags` reads.
+This module does not import ROS. A message is any object with the fields of `sensor_msgs/Image` or
+`sensor_msgs/CompressedImage`, such as the messages that `rosbags` reads.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image as Picture, UnidentifiedImageError
 from ptdiffseg_ros.data.depth import Depth
 
-MAX_PIXELS = 2 ** 26  # 8192 x 8192: beyond any camera, short of what exhausts the memory
+MAX_PIXELS = 2 ** 26  # 8192 x 8192: larger than any camera, small enough for memory
 
 
 class ImageError(ValueError):
@@ -27,18 +27,18 @@ class ImageError(ValueError):
 
 @dataclass(frozen=True)
 class _Layout:
-    """The layout of an encoding's samples in a row, and their conversion to RGB."""
+    """How an encoding stores the samples of a row, and their conversion to RGB."""
 
     channels: int
     to_rgb: int | None  # an OpenCV conversion code; None: already RGB
     bits: int = 8
     even_width: bool = False
     even_height: bool = False
-    half_rows: int = 2  # rows in `data` per two rows of the image: 3 for 4:2:0, 6 for 4:4:4
+    half_rows: int = 2  # rows in `data` for two rows of the image: 3 for 4:2:0, 6 for 4:4:4
 
 
-# OpenCV names a Bayer pattern by the 2x2 block that starts at the SECOND row and column, ROS by
-# the one that starts at the first: RGGB here is OpenCV's "BayerBG".
+# OpenCV names a Bayer pattern by the 2x2 block that starts at the second row and column, ROS by
+# the block that starts at the first: RGGB of ROS is "BayerBG" of OpenCV.
 _BAYER = {
     'bayer_rggb': cv2.COLOR_BayerBG2RGB,
     'bayer_bggr': cv2.COLOR_BayerRG2RGB,
@@ -47,7 +47,7 @@ _BAYER = {
 }
 _UYVY = _Layout(2, cv2.COLOR_YUV2RGB_UYVY, even_width=True)
 _YUYV = _Layout(2, cv2.COLOR_YUV2RGB_YUY2, even_width=True)
-# Y, U, V, 1 to RGB: studio range BT.601, as OpenCV converts the other YUV encodings.
+# Converts (Y, U, V, 1) to RGB: studio range BT.601, as OpenCV does for the other YUV encodings.
 _YUV444 = np.array([
     [255 / 219, 0.0, 1.402 * 255 / 224, 0.0],
     [255 / 219, -0.344136 * 255 / 224, -0.714136 * 255 / 224, 0.0],
@@ -62,7 +62,7 @@ _LAYOUTS = {
     **{f'mono{bits}': _Layout(1, cv2.COLOR_GRAY2RGB, bits) for bits in (8, 16)},
     **{f'{name}{bits}': _Layout(1, code, bits) for name, code in _BAYER.items()
        for bits in (8, 16)},
-    # Matrices without a colour space, in OpenCV's order: blue first, as cv_bridge reads them.
+    # Matrices without a colour space; channels are in the order of OpenCV, blue first.
     **{f'{bits}UC1': _Layout(1, cv2.COLOR_GRAY2RGB, bits) for bits in (8, 16)},
     **{f'{bits}UC3': _Layout(3, cv2.COLOR_BGR2RGB, bits) for bits in (8, 16)},
     **{f'{bits}UC4': _Layout(4, cv2.COLOR_BGRA2RGB, bits) for bits in (8, 16)},
@@ -77,24 +77,26 @@ ENCODINGS = tuple(_LAYOUTS)
 
 def decode(message: Any, depth: Depth | None = None) -> np.ndarray:
     """
-    Turn a `sensor_msgs/Image` into RGB, (H, W, 3) uint8.
+    Decode a `sensor_msgs/Image` to RGB, (H, W, 3) uint8.
 
-    `step` (padded rows) and `is_bigendian` are honoured. Of 16-bit samples, the upper 8 of the
-    significant bits are kept. An image that is RGB without padding is returned as a view of
-    `message.data`, not as a copy.
+    Rows may be padded (`step`), and 16-bit samples may be of either byte order (`is_bigendian`).
+    The result has the upper 8 of their significant bits. An RGB image without padding is returned
+    as a view of `message.data`, not as a copy.
 
     :param depth: the significant bits of the camera so far; by default those of this image.
-    :raises ImageError: an encoding, size, step or amount of data does not fit.
+    :raises ImageError: the encoding, size, step or amount of data is not valid.
     """
     width, height, step = int(message.width), int(message.height), int(message.step)
     _check_size(width, height)
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
-        return _decode_by_cv_bridge(message)
+        raise ImageError(
+            f'encoding {message.encoding!r} is not known, allowed are {", ".join(ENCODINGS)}, and '
+            'jpeg or png as a compressed image; change the encoding in the camera driver')
     if layout.even_width and width % 2 or layout.even_height and height % 2:
         raise ImageError(
-            f'{width} x {height} pixels cannot be {message.encoding}, whose colour is shared by '
-            'neighbouring pixels: an even size is needed; check the camera driver')
+            f'{width} x {height} pixels cannot be {message.encoding}, in which neighbouring '
+            'pixels share their colour: the size must be even; check the camera driver')
     row_bytes = width * layout.channels * layout.bits // 8
     if step < row_bytes:
         raise ImageError(
@@ -104,7 +106,7 @@ def decode(message: Any, depth: Depth | None = None) -> np.ndarray:
     if len(message.data) < step * rows:
         raise ImageError(
             f'data has {len(message.data)} bytes, {step * rows} are needed (step {step} x {rows} '
-            'rows): the image was cut short; check the camera driver and the transport')
+            'rows): the image is incomplete; check the camera driver and the transport')
 
     data = np.frombuffer(message.data, np.uint8, step * rows)
     if message.encoding == 'nv24':
@@ -118,11 +120,11 @@ def decode(message: Any, depth: Depth | None = None) -> np.ndarray:
 
 def decode_compressed(message: Any, depth: Depth | None = None) -> np.ndarray:
     """
-    Turn a `sensor_msgs/CompressedImage` (jpeg or png) into RGB, (H, W, 3) uint8.
+    Decode a `sensor_msgs/CompressedImage` (jpeg or png) to RGB, (H, W, 3) uint8.
 
-    A png of 16 bits is treated as `decode` treats 16-bit samples.
+    The samples of a 16-bit png are reduced to 8 bits as `decode` does.
 
-    :raises ImageError: the data is damaged, cut short, too large or of another format.
+    :raises ImageError: the data is damaged, incomplete, too large or of another format.
     """
     if 'compressedDepth' in message.format:
         raise ImageError(
@@ -134,8 +136,8 @@ def decode_compressed(message: Any, depth: Depth | None = None) -> np.ndarray:
             samples = _samples(picture, message.data)
     except ImageError:
         raise
-    except Exception as error:  # a parser of foreign bytes: any error is bad input
-        # Pillow's message for an unknown format names only the buffer.
+    except Exception as error:  # any error of the parser means bad input
+        # For an unknown format, the message of Pillow names only the buffer.
         reason = 'it begins as neither' if isinstance(error, UnidentifiedImageError) else error
         raise ImageError(
             f'compressed image of format {message.format!r} and {len(message.data)} bytes is not '
@@ -150,13 +152,12 @@ def decode_compressed(message: Any, depth: Depth | None = None) -> np.ndarray:
 
 def _pattern(form: str) -> str:
     """
-    Return the encoding, without its bits, of a CompressedImage by its format.
+    Return the encoding of a CompressedImage, without its bits, from the `format` of the message.
 
-    image_transport writes "ORIGINAL; jpeg compressed TARGET". The bytes are of TARGET where there
-    is one, of ORIGINAL otherwise. Every release keeps a Bayer image as it is in a png, without a
-    TARGET. In a jpeg, ROS 1 and the releases before Humble keep it too, without a TARGET. Humble
-    and later make it grey: TARGET is mono8. Newer releases with the parameter jpeg_compress_bayer
-    keep it: TARGET is the pattern.
+    image_transport writes "ORIGINAL; jpeg compressed TARGET". The data is of TARGET if that is not
+    empty, else of ORIGINAL. A Bayer image stays Bayer in a png (no TARGET), in a jpeg before
+    Humble (no TARGET), and in a jpeg with the parameter jpeg_compress_bayer of newer releases
+    (TARGET is the pattern). Otherwise a jpeg from Humble on is grey (TARGET is mono8).
     """
     original, _, rest = form.partition(';')
     target = rest.partition('compressed')[2].strip()
@@ -166,18 +167,18 @@ def _pattern(form: str) -> str:
 def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1 or width * height > MAX_PIXELS:
         raise ImageError(
-            f'an image of {width} x {height} pixels: at least 1 x 1 and at most {MAX_PIXELS} '
-            'pixels are allowed; check the camera driver')
+            f'the image has {width} x {height} pixels, allowed are at least 1 x 1 and at most '
+            f'{MAX_PIXELS} pixels; check the camera driver')
 
 
 def _to_rgb(samples: np.ndarray, code: int | None) -> np.ndarray:
-    """Convert (H, W) or (H, W, C) uint8 by an OpenCV code; None only makes it contiguous."""
+    """Convert (H, W) or (H, W, C) uint8 to RGB by an OpenCV code; None means RGB already."""
     samples = np.ascontiguousarray(samples)
     return samples if code is None else cv2.cvtColor(samples, code)
 
 
 def _nv24_to_rgb(data: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Convert rows of Y, then rows twice as long of U and V in turn, to RGB (H, W, 3) uint8."""
+    """Convert H rows of W samples Y, then H rows of W pairs (U, V), to RGB (H, W, 3) uint8."""
     step = data.size // (3 * height)
     yuv = np.empty((height, width, 3), np.uint8)
     yuv[..., 0] = data[:step * height].reshape(height, step)[:, :width]
@@ -187,29 +188,15 @@ def _nv24_to_rgb(data: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def _samples(picture: Picture.Image, data: Any) -> np.ndarray:
-    """Read a picture, whose file is `data`, as grey (H, W) or RGB (H, W, 3); uint8 or uint16."""
+    """Return a picture as grey (H, W) or RGB (H, W, 3), uint8 or uint16; `data` is its file."""
     if picture.mode == 'L':
         return np.array(picture)
     if picture.mode.startswith('I'):  # 16-bit grey
         return np.asarray(picture).astype(np.uint16)
-    if picture.format == 'PNG' and data[24] == 16:  # bits by the header: Pillow makes colours 8
-        picture.load()  # refuses what is damaged; OpenCV may not
+    if picture.format == 'PNG' and data[24] == 16:  # bit depth; Pillow reduces colours to 8 bits
+        picture.load()  # raises for a damaged file, which OpenCV may accept
         color = cv2.imdecode(
             np.frombuffer(data, np.uint8),
             cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
         return cv2.cvtColor(color, cv2.COLOR_BGR2RGB)
     return np.array(picture if picture.mode == 'RGB' else picture.convert('RGB'))
-
-
-def _decode_by_cv_bridge(message: Any) -> np.ndarray:
-    """Decode an encoding that is not in ENCODINGS by cv_bridge, where that is installed."""
-    problem = (f'encoding {message.encoding!r} is not known; known are {", ".join(ENCODINGS)}, '
-               'and jpeg or png as a compressed image')
-    try:
-        from cv_bridge import CvBridge
-    except Exception as error:  # the PyPI package of that name fails in other ways than absence
-        raise ImageError(f'{problem}; for others install cv_bridge') from error
-    try:
-        return np.ascontiguousarray(CvBridge().imgmsg_to_cv2(message, 'rgb8'))
-    except Exception as error:  # CvBridgeError, cv2.error, or a plain TypeError
-        raise ImageError(f'{problem}; cv_bridge cannot convert it either: {error}') from error

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The latched topics that name the class ids: ~/labels and ~/label_info."""
+"""The latched topics with the names of the classes: ~/labels and ~/label_info."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from std_msgs.msg import Header, String
 
 try:
     from vision_msgs.msg import LabelInfo, VisionClass
-except ImportError:  # not installed with every ROS 2, nor on PyPI
+except ImportError:  # not part of every ROS 2 installation, and not on PyPI
     LabelInfo = VisionClass = None
 
 
 class Labels:
-    """The publishers of the class names, for late subscribers as well."""
+    """The publishers of the class names."""
 
     def __init__(self, node: Node, classes: Sequence[LabelClass]) -> None:
         self._node = node
@@ -30,11 +30,11 @@ class Labels:
             self._label_info = node.create_publisher(LabelInfo, '~/label_info', LATCHED_QOS)
         else:
             node.get_logger().info(
-                'vision_msgs is not installed: no ~/label_info, class names are on ~/labels only',
+                'vision_msgs is not installed: class names are on ~/labels, not on ~/label_info',
                 once=True)
 
     def publish(self, min_confidence: float) -> None:
-        """Publish the names; min_confidence is the threshold in ~/label_info."""
+        """Publish the names, and `min_confidence` as the threshold of ~/label_info."""
         self._labels.publish(String(data=labels_json(self._classes)))
         if self._label_info is not None:
             header = Header(stamp=self._node.get_clock().now().to_msg())
@@ -51,6 +51,6 @@ class Labels:
 
 
 def labels_json(classes: Sequence[LabelClass]) -> str:
-    """List the classes as JSON: [{"id": 0, "name": "road", "color": [128, 64, 128]}, ...]."""
+    """Return the classes as JSON: [{"id": 0, "name": "road", "color": [128, 64, 128]}, ...]."""
     return json.dumps([{'id': label.id, 'name': label.name, 'color': list(label.color)}
                        for label in classes])

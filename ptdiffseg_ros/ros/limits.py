@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Limits of how often and how many frames are segmented: by rate, and by the device's memory."""
+"""Limits for segmentation: the rate of frames, and the frames at once by device memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ class RateLimit:
     """
     Admit at most a given number of frames per second on average, by any clock.
 
-    A frame may arrive a fifth of a period early, so a camera whose rate equals the limit loses no
+    A frame may be a fifth of a period early, so a camera whose rate equals the limit loses no
     frame to jitter.
     """
 
@@ -19,7 +19,7 @@ class RateLimit:
         self._due: float | None = None
 
     def admits(self, now_s: float, rate_hz: float) -> bool:
-        """Return whether a frame that arrives now is taken; 0 Hz is no limit."""
+        """Return whether to accept a frame that arrives now; 0 Hz is no limit."""
         if rate_hz <= 0.0:
             return True
         period = 1.0 / rate_hz
@@ -34,11 +34,10 @@ class RateLimit:
 
 class BatchLimit:
     """
-    Remember how many frames fit into the device's memory at once.
+    The number of frames that fit into the device's memory at once.
 
-    The limit is halved when memory runs out. Other processes and adaptation share the memory and
-    may free it, so twice as many frames are tried again after RETRY_S. A failed attempt makes one
-    batch in a minute slower.
+    The limit is halved when memory runs out. Other processes and adaptation may free memory, so
+    twice the limit is tried again after RETRY_S. A failed attempt delays one batch a minute.
 
     :param most: the largest batch, one frame of each camera.
     """

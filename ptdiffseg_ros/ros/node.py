@@ -1,14 +1,13 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The lifecycle node: camera images in, class masks out. The other files of `ros` do the work."""
+"""The lifecycle node, which connects the parts: camera images in, class masks out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future
 import functools
 import sys
-from threading import Event
 import time
 import traceback
 from typing import Any
@@ -17,7 +16,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.ros.adaptation import Adaptation
 from ptdiffseg_ros.ros.camera_health import CameraHealth
-from ptdiffseg_ros.ros.camera_input import CameraInput
+from ptdiffseg_ros.ros.camera_input import CameraInput, Frame
 from ptdiffseg_ros.ros.camera_output import CameraOutput
 from ptdiffseg_ros.ros.compatibility import (
     destroy_lifecycle_node,
@@ -33,38 +32,38 @@ from ptdiffseg_ros.ros.diagnostics import (
     NodeState,
 )
 from ptdiffseg_ros.ros.labels import Labels
-from ptdiffseg_ros.ros.parameters import Parameters, Settings
+from ptdiffseg_ros.ros.parameters import changes, PARAMETERS, Parameters, Settings
 from ptdiffseg_ros.ros.pipeline import first_line, Pipeline
 from ptdiffseg_ros.ros.topics import Topics
-from ptdiffseg_ros.ros.worker import Device, DeviceBusy, Worker
+from ptdiffseg_ros.ros.worker import DeviceBusy, Worker
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from std_srvs.srv import SetBool
 
-LAST_WORK_S = 0.25  # for the device, when the process ends
+LAST_WORK_S = 0.25  # for the worker's thread, when the process ends
 
 
 class TransitionFailure(Exception):
-    """A transition that cannot be made, with the reason; the node stays in its state."""
+    """A transition fails; the message has the reason, and the node keeps its state."""
 
 
 def _transition(
     change: Callable[[SegmenterNode], None]
 ) -> Callable[[SegmenterNode, LifecycleState], TransitionCallbackReturn]:
-    """Make a lifecycle callback of a method; rclpy itself swallows what a callback raises."""
+    """Make a lifecycle callback of a method: rclpy discards the exceptions of a callback."""
 
     @functools.wraps(change)
     def callback(self: SegmenterNode, state: LifecycleState) -> TransitionCallbackReturn:
         try:
             change(self)
         except (TransitionFailure, DeviceBusy) as failure:
-            if self.device.ending:
+            if self.worker.ending:
                 return TransitionCallbackReturn.FAILURE
             self.problem = str(failure)
             self.get_logger().error(f'{change.__name__[3:]} failed: {failure}')
             return TransitionCallbackReturn.FAILURE
         except Exception:
-            if self.device.ending:  # during the transition
+            if self.worker.ending:  # since the transition began
                 return TransitionCallbackReturn.FAILURE
             self.problem = f'{change.__name__[3:]} failed, see the log'
             self.get_logger().error(f'{self.problem}:\n{traceback.format_exc()}')
@@ -79,50 +78,37 @@ class SegmenterNode(LifecycleNode):
     Segment camera images and publish the masks.
 
     The executor's callbacks only store frames. The model belongs to the worker's thread, which
-    lives from configure to cleanup and gets frames while the node is active.
+    gets frames while the node is active.
 
-    :param ending: once it is done, the process ends: nothing waits for the device any longer.
+    :param ending: once it is done, the process ends and nothing waits for the device.
     """
 
     def __init__(self, *, ending: Future[None] | None = None, **kwargs: Any) -> None:
         super().__init__('segmenter', **kwargs)
-        self._ending: Future[None] = Future() if ending is None else ending
-        self._closed = Event()  # read by the worker's thread as well
         refuse_impossible_transitions(self)
         self.problem = ''  # why the last transition failed
-        self._namesake = ''  # what to do about another node of this name
+        self._namesake = ''  # the remedy for another node of this name
+        self._configured = False  # or configuring
         self._active = False
         self._enabled = True
-        self._inputs: dict[str, CameraInput] = {}  # from configure to cleanup, as all below
+        self._inputs: dict[str, CameraInput] = {}  # from configure to cleanup, as the next two
         self._outputs: dict[str, CameraOutput] = {}
         self._labels: Labels | None = None
-        self.device = Device(self._is_ending, self._excuse_silence)
-        self._topics = Topics(self)
+        self.worker: Worker[Frame] = Worker(
+            lambda frames: self._pipeline.process(frames),
+            lambda waiting: self.adaptation.work(waiting),
+            failed=lambda error: self._pipeline.fail(error),
+            meanwhile=self._report, waited=self._excuse_silence, ending=ending)
         self.parameters = Parameters(self, self._check, self._apply)
         self.adaptation = Adaptation(
-            node=self, parameters=self.parameters, device=self.device,
+            node=self, parameters=self.parameters, worker=self.worker,
             unavailable=self._explain_refusal)
         self._pipeline = Pipeline(
-            self.adaptation, self.device, self.get_logger(), self.get_fully_qualified_name())
+            self.adaptation, self.worker, self.get_logger(), self.get_fully_qualified_name())
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
         self.create_service(SetBool, '~/enable', self._on_enable)
-        # Not the node clock: health is reported while simulated time stands still as well.
+        # Not the node clock: health is also reported while simulated time is paused.
         self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
-
-    def _is_ending(self) -> bool:
-        return self._closed.is_set() or self._ending.done() or not self.context.ok()
-
-    @property
-    def subscriptions(self) -> Iterator[Any]:
-        """Return the subscriptions that the executor serves."""
-        yield from super().subscriptions
-        if hasattr(self, '_topics'):  # not yet while rclpy makes the node
-            yield from self._topics.subscriptions
-
-    def destroy_node(self) -> None:
-        """Leave the graph."""
-        self._topics.close()
-        super().destroy_node()
 
     # Lifecycle
 
@@ -141,21 +127,19 @@ class SegmenterNode(LifecycleNode):
         """Load the model."""
         if self.parameters.refused:
             raise TransitionFailure('; '.join(self.parameters.refused.values()))
-        worker = self.device.worker = Worker(
-            self._pipeline.process, self.adaptation.work, failed=self._pipeline.fail,
-            meanwhile=self._report, ending=self._ending)
+        self._configured = True
         try:
-            worker.run(self._load, patient=True)
+            self.worker.run(self._load, patient=True)
         except Exception:
             self._release()
             raise
         segmenter = self._pipeline.segmenter
         assert segmenter is not None
-        classes = segmenter.config.classes
+        classes, topics = segmenter.config.classes, Topics(self)
         for name in self.parameters.settings.cameras:
             health = CameraHealth(name)
             self._inputs[name] = CameraInput(
-                self, name, self.parameters, self._topics, health, worker.offer)
+                self, name, self.parameters, topics, health, self.worker.offer)
             self._outputs[name] = CameraOutput(self, name, classes, self.parameters, health)
         self._labels = Labels(self, classes)
         self._labels.publish(self.parameters.settings.min_confidence)
@@ -191,14 +175,14 @@ class SegmenterNode(LifecycleNode):
 
     @_transition
     def on_activate(self) -> None:
-        """Start to take images."""
+        """Start to receive images."""
         self._pipeline.start(self._outputs)
         self._enable(True)
         self._subscribe()
 
     @_transition
     def on_deactivate(self) -> None:
-        """Take no more images; returns when the masks of the frames in progress are published."""
+        """Stop receiving images; return when the masks of the last frames are published."""
         try:
             self._stop_frames()
         except DeviceBusy:  # the node stays active
@@ -217,7 +201,7 @@ class SegmenterNode(LifecycleNode):
 
     @_transition
     def on_error(self) -> None:
-        """Go back to unconfigured, from where the node can be configured again."""
+        """Return to unconfigured, so that the node can be configured again."""
         self._release()
 
     def _subscribe(self) -> None:
@@ -229,16 +213,14 @@ class SegmenterNode(LifecycleNode):
         self._active = False
         for camera in self._inputs.values():
             camera.unsubscribe()
-        if self.device.worker is not None:
-            self.device.worker.drain()
+        self.worker.drain()
 
     def _release(self) -> None:
-        """Undo configure and activate, as far as they got."""
-        if self.device.worker is not None:
+        """Undo configure and activate, also if they failed halfway."""
+        if self._configured:
             self._stop_frames()
-            self.device.worker.run(self._free)
-            self.device.worker.stop()
-            self.device.worker = None
+            self.worker.run(self._free)
+            self._configured = False
         for name, camera in self._inputs.items():
             camera.destroy()
             self._outputs[name].destroy()
@@ -258,18 +240,15 @@ class SegmenterNode(LifecycleNode):
             release_memory()
 
     def close(self) -> None:
-        """Leave ROS, whatever the device does; safe in every state."""
-        self._closed.set()
+        """Leave ROS in any state, even if the device hangs."""
         self._active = False
-        if self.device.worker is not None:
-            self.device.worker.finish(self.adaptation.free, LAST_WORK_S)
-            self.device.worker = None
+        self.worker.finish(self.adaptation.free, LAST_WORK_S)
         destroy_lifecycle_node(self)
 
     # Parameters
 
     def _check(self, settings: Settings) -> None:
-        """Refuse (ValueError) what the loaded segmenter cannot do."""
+        """Raise ValueError if the loaded segmenter does not support the settings."""
         self.adaptation.check(settings)
         segmenter = self._pipeline.segmenter
         if segmenter is not None and settings.scene_prompt:
@@ -277,15 +256,16 @@ class SegmenterNode(LifecycleNode):
             backbone = segmenter.backbone
             tokenize(settings.scene_prompt, backbone.tokenizer,
                      backbone.text_encoder.config.max_position_embeddings)
-        if self.device.ready and self.adaptation.needs_device(settings):
+        if segmenter is not None and self.adaptation.depends_on(
+                changes(self.parameters.settings, settings)):
             try:
-                self.device.run(lambda: None)  # a device that hangs could not apply them
+                self.worker.run(lambda: None)  # a device that hangs could not apply them
             except DeviceBusy as error:
                 raise ValueError(str(error)) from error
 
     def _apply(self, settings: Settings, changed: tuple[str, ...]) -> None:
-        late = [name for name in changed if Settings.late(name)]
-        if late and self.device.ready:
+        late = [name for name in changed if PARAMETERS[name].metadata['late']]
+        if late and self._configured:
             self.get_logger().info(f'{", ".join(late)}: takes effect at the next configure')
         if self._active and {'image_qos', 'compressed'} & set(changed):
             self._subscribe()
@@ -296,7 +276,7 @@ class SegmenterNode(LifecycleNode):
     # Services
 
     def _explain_refusal(self, service: str, needs_active: bool) -> str:
-        """Return why a service is refused in the present state, and the remedy; '' if not."""
+        """Return why a service is refused in the current state, and the remedy; '' if not."""
         if reason := self._explain_state(service, needs_active):
             return reason
         if needs_active and not self._enabled:
@@ -305,10 +285,10 @@ class SegmenterNode(LifecycleNode):
 
     def _explain_state(self, service: str, needs_active: bool) -> str:
         if lifecycle_state(self) == 'finalized':
-            return f'~/{service} does not work any longer: {FINALIZED}'
-        if self._active or (self.device.ready and not needs_active):
+            return f'~/{service} is not available: {FINALIZED}'
+        if self._active or (self._configured and not needs_active):
             return ''
-        state, transition = (('inactive', 'activate') if self.device.ready else
+        state, transition = (('inactive', 'activate') if self._configured else
                              ('unconfigured', 'configure'))
         wanted = 'active' if needs_active else 'configured'
         return (f'the node is {state}: ~/{service} works once it is {wanted} '
@@ -333,8 +313,7 @@ class SegmenterNode(LifecycleNode):
         self._enabled = enabled
         for camera in self._inputs.values():
             camera.enable(enabled)
-        if self.device.worker is not None:
-            self.device.worker.pause(not enabled)
+        self.worker.pause(not enabled)
 
     # Health
 
@@ -347,11 +326,11 @@ class SegmenterNode(LifecycleNode):
         if namesake and not self._namesake:
             self.get_logger().warning(namesake)
         self._namesake = namesake
-        if self._active and self._enabled and self.device.worker is not None:
+        if self._active and self._enabled:
             for camera in self._inputs.values():
-                camera.warn(self.device.worker.waited_s())
-        self.adaptation.clear_parameter()  # should the worker's trigger have been lost
-        self.adaptation.publish_state()  # what the limit of ten messages a second held back
+                camera.warn(self.worker.waited_s())
+        self.adaptation.clear_parameter()  # in case the worker's trigger was lost
+        self.adaptation.publish_state()  # a state that the rate limit has held back
         self._report()
 
     def _report(self) -> None:
@@ -373,10 +352,10 @@ class SegmenterNode(LifecycleNode):
             cameras))
 
     def _state(self) -> NodeState:
-        worker, pipeline = self.device.worker, self._pipeline
+        pipeline = self._pipeline
         return NodeState(
-            finalized=lifecycle_state(self) == 'finalized', configured=worker is not None,
+            finalized=lifecycle_state(self) == 'finalized', configured=self._configured,
             loaded=pipeline.segmenter is not None, active=self._active, enabled=self._enabled,
             problem=self.problem, device_failure=pipeline.state.failure,
-            hang='' if worker is None else worker.explain_hang(),
-            batch_limit=pipeline.state.batch_limit, adaptation_problem=self.adaptation.problem)
+            hang=self.worker.explain_hang(), batch_limit=pipeline.state.batch_limit,
+            adaptation_problem=self.adaptation.problem)

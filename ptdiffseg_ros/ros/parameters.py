@@ -3,7 +3,7 @@
 """
 The node's parameters: one dataclass declares their names, defaults, limits and effects.
 
-`Settings` is checked when it is made: a set of values is either in force as a whole or refused
+`Settings` checks its values when it is created: a set of values is applied as a whole or refused
 with the reason. The field `adaptation_steps` is the ROS parameter `adaptation.steps`. Outside the
 dataclass, a name is always the ROS name.
 """
@@ -28,8 +28,8 @@ from rclpy.exceptions import InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-CLOSE = 0.75  # similarity, 0 to 1, from which an unknown name is taken for a misspelt parameter
-# Of every ROS node; not every release declares each of them.
+CLOSE = 0.75  # from this similarity (0 to 1), an unknown name counts as a misspelt parameter
+# Every ROS node has these; not every release declares each of them.
 ROS_PARAMETERS = ('qos_overrides.', 'start_type_description_service', 'use_sim_time')
 
 
@@ -39,9 +39,9 @@ def _parameter(default: Any, description: str, *, least: float = 0, most: float 
     """
     Describe one parameter.
 
-    :param least, most: the range of a number; a whole number where the default is an int.
+    :param least, most: the range of a number; a whole number if the default is an int.
     :param choices: the allowed values; without choices any text is allowed. Empty text is allowed
-        where the default is empty or the parameter is `optional`.
+        if the default is empty or the parameter is `optional`.
     :param late: takes effect at the next configure.
     :param fixed: read-only.
     """
@@ -57,78 +57,79 @@ def ros_name(name: str) -> str:
 
 @dataclass(frozen=True)
 class Settings:
-    """Values of all parameters; raises ValueError, with what is allowed, if one does not fit."""
+    """The values of all parameters; raises ValueError, with what is allowed, for a wrong one."""
 
     model: str = _parameter(
-        MICRO, f'The segmenter: the embedded {embedded_names()}, or the path of a segmenter '
+        MICRO, f'The segmenter: {embedded_names()} (embedded), or the path of a segmenter '
         'folder.', late=True)
     device: str = _parameter(
         'auto', "Where the model runs: 'auto' (a GPU if there is one), 'cpu', 'cuda', 'cuda:1'.",
         late=True)
     dtype: str = _parameter(
-        'auto', "The model's number format; 'auto' picks what suits the device.",
+        'auto', "The number format of the model; 'auto' selects it by the device.",
         choices=('auto', 'float32', 'float16', 'bfloat16'), late=True)
-    engine: str = _parameter(  # the choices are model.engine.ENGINES; a test holds them equal
+    engine: str = _parameter(  # a test compares the choices with model.engine.ENGINES
         'eager', "How the model is executed: 'eager'; on CUDA 'cuda_graph'; on a CPU 'openvino' "
-        "(float32) or 'openvino_fast' (the processor's own precision); 'auto' takes what suits "
-        'the device. One that fails is replaced by eager, with a warning.',
+        "(float32) or 'openvino_fast' (the processor's native precision); 'auto' selects it by "
+        'the device. If an engine fails, eager replaces it with a warning.',
         choices=('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast'), late=True)
     cameras: tuple[str, ...] = _parameter(
-        ('',), 'Names of the cameras: NAME is read from NAME/image_raw and its mask goes to '
-        '~/NAME/mask. One empty name: one camera, image_raw to ~/mask.', late=True)
+        ('',), 'Names of the cameras: camera NAME reads NAME/image_raw and publishes '
+        '~/NAME/mask. One empty name: one camera, from image_raw to ~/mask.', late=True)
     scene_prompt: str = _parameter(
-        '', "A sentence that says how the scene looks, e.g. 'a foggy driving scene'. Conditions "
-        'the next frame. Empty: the sentence the segmenter was trained with.')
+        '', "A sentence that describes the scene, e.g. 'a foggy driving scene'. It conditions the "
+        'next frame. Empty: the sentence that the segmenter was trained with.')
     image_qos: str = _parameter(
-        'sensor_data', "'sensor_data' (best effort) matches every publisher; 'reliable' resends "
-        'what was lost, from publishers that are reliable.', choices=('sensor_data', 'reliable'))
+        'sensor_data', "QoS of the image subscriptions: 'sensor_data' (best effort) matches every "
+        "publisher; 'reliable' resends lost images and needs a reliable publisher.",
+        choices=('sensor_data', 'reliable'))
     compressed: bool = _parameter(
-        False, 'Subscribe to <image_raw>/compressed (jpeg, png) in place of image_raw.')
+        False, 'Subscribe to <image_raw>/compressed (jpeg, png) instead of image_raw.')
     significant_bits: int = _parameter(
-        0, 'Bits that the sensor uses in 16-bit samples (mono16, bayer_*16, png). 0: the smallest '
-        'of 8, 10, 12, 14 and 16 that holds the largest sample so far, for each camera.',
+        0, 'Bits that the sensor uses in 16-bit samples (mono16, bayer_*16, png). 0: for each '
+        'camera, the smallest of 8, 10, 12, 14 and 16 that holds the largest sample so far.',
         most=16, choices=(0, *range(8, 17)))
     max_rate_hz: float = _parameter(
         0.0, 'Segment at most this many frames per second of the node clock. 0: no limit.',
         most=1000.0)
     max_frame_age_s: float = _parameter(
-        0.0, 'Drop a frame whose stamp is older than this by the node clock. 0: never.',
+        0.0, 'Drop a frame if its stamp is older than this by the node clock. 0: never.',
         most=3600.0)
     min_confidence: float = _parameter(
-        0.0, 'A pixel less confident than this gets 255 (unlabelled) in the mask.', most=1.0)
+        0.0, 'A pixel with a lower confidence is 255 (unlabelled) in the mask.', most=1.0)
     overlay_alpha: float = _parameter(
-        0.5, 'How strongly class colours cover the image in ~/overlay: 0 not at all, 1 fully.',
+        0.5, 'Opacity of the class colours in ~/overlay, from 0 (invisible) to 1 (opaque).',
         most=1.0)
     silence_warning_s: float = _parameter(
-        5.0, 'Warn, with the likely reason, when no frame came for this long. 0: never.',
+        5.0, 'Warn, with the likely reason, if no frame arrives for this time. 0: never.',
         most=3600.0)
     autostart: bool = _parameter(
         True, 'Configure and activate at the start, without a lifecycle manager.', fixed=True)
-    # Defaults are those of AdaptationConfig, TunerConfig and FrameBuffer; a test holds them equal.
-    # Importing these here would take the seconds that torch needs.
+    # A test compares the defaults with AdaptationConfig, TunerConfig and FrameBuffer. To import
+    # them here would import torch, which takes seconds.
     adaptation_enabled: bool = _parameter(
-        False, 'Adapt the scene prompt to the scene, as ~/set_adaptation does. Off: the prompt '
-        'stays as it is, and nothing is computed for adaptation.')
+        False, 'Adapt the scene prompt to the scene, as ~/set_adaptation does. If off, the prompt '
+        'is kept and adaptation uses no computing time.')
     adaptation_bank: str = _parameter(
         'default', "The folder of learned prompts. 'default': ptdiffseg/prompts in $ROS_HOME, or "
-        'in ~/.ros. Empty: prompts are kept in memory only. While the node runs it can be set to '
-        "what it was at the start, to 'default' or to nothing.", optional=True, late=True)
+        'in ~/.ros. Empty: prompts are kept in memory only. A running node accepts its value at '
+        "the start, 'default' and an empty text.", optional=True, late=True)
     adaptation_steps: int = _parameter(
-        200, 'Tuning steps, of a frame each, for each visit of a domain.', least=1, most=1000)
+        200, 'Tuning steps for each visit of a domain; a step uses one frame.', least=1, most=1000)
     adaptation_duty: float = _parameter(
-        0.4, 'The largest share of the time that frames may wait for adaptation. Time that no '
-        'frame needs is used in any case.', least=0.01, most=1.0)
+        0.4, 'The largest share of time in which frames may wait for adaptation. Time in which no '
+        'frame waits is not limited.', least=0.01, most=1.0)
     adaptation_learning_rate: float = _parameter(
-        0.2, 'How far one tuning step moves the prompt. Counts for tuning that begins from now '
-        'on.', least=1e-6, most=10.0)
+        0.2, 'Size of a tuning step of the prompt. Applies to tuning that begins after the '
+        'change.', least=1e-6, most=10.0)
     adaptation_gradient_checkpointing: bool = _parameter(
-        False, 'Let a tuning step keep fewer activations and compute them again: less memory, '
-        'more time. Counts for tuning that begins from now on.')
+        False, 'Recompute activations in a tuning step instead of keeping them: less memory, more '
+        'time. Applies to tuning that begins after the change.')
     adaptation_buffer_mib: int = _parameter(
-        32, 'Memory for recent frames to adapt on, in MiB; the oldest make room.',
+        32, 'Memory for buffered frames, in MiB; the oldest frames are dropped first.',
         least=1, most=4096)
     adaptation_seed: int = _parameter(
-        0, 'Seed of the random choices of adaptation: of noise and of buffered frames.',
+        0, 'Seed of the random numbers of adaptation: noise and the choice of buffered frames.',
         most=2**31 - 1, late=True)
 
     def __post_init__(self) -> None:
@@ -141,13 +142,14 @@ class Settings:
                 raise ValueError(
                     f'{ros_name(item.name)} is {value!r}, allowed is {_allowed(item)}')
 
-    @staticmethod
-    def late(name: str) -> bool:
-        """Return whether a change of this ROS parameter waits for the next configure."""
-        return bool(PARAMETERS[name].metadata['late'])
-
 
 PARAMETERS: Mapping[str, Field[Any]] = {ros_name(item.name): item for item in fields(Settings)}
+
+
+def changes(before: Settings, after: Settings) -> tuple[str, ...]:
+    """Return the ROS names of the parameters whose values differ."""
+    return tuple(name for name, item in PARAMETERS.items()
+                 if getattr(before, item.name) != getattr(after, item.name))
 
 
 def _fits(value: Any, item: Field[Any]) -> bool:
@@ -166,7 +168,7 @@ def _fits(value: Any, item: Field[Any]) -> bool:
 
 
 def _are_names(values: tuple[Any, ...]) -> bool:
-    """Return whether these are different names that can be part of a topic's name."""
+    """Return whether the values are different names that are valid in the name of a topic."""
     return len(set(values)) == len(values) and all(
         isinstance(value, str) and re.fullmatch('[A-Za-z][A-Za-z0-9_]*', value)
         for value in values)
@@ -180,7 +182,7 @@ def _allowed(item: Field[Any]) -> str:
         return (f'a whole number from {least} to {most}' if type(item.default) is int else
                 f'a number from {float(least)} to {most}')
     if type(item.default) is tuple:
-        return 'a list of different names of letters, digits and _, which begin with a letter'
+        return 'a list of different names of letters, digits and _ that begin with a letter'
     return 'true or false' if type(item.default) is bool else 'text'
 
 
@@ -188,14 +190,14 @@ class Parameters:
     """
     The declared parameters of a node, always equal to a valid `Settings`.
 
-    `settings` is immutable and replaced as a whole, so that every thread may read it.
+    `settings` is immutable and replaced as a whole, so every thread may read it.
 
-    An invalid value given at the start (command line, YAML) is kept in `refused` with the reason,
-    and the default is in force. The node then refuses to configure, because a vehicle must not run
-    with other values than it was given. A valid value can be set while the node runs.
+    An invalid value at the start (command line, YAML) is replaced by the default, and `refused`
+    has the reason. The node then refuses to configure, because a vehicle must not run with other
+    values than those given to it. A valid value can be set while the node runs.
 
-    :param check: called with new settings; may refuse them by a ValueError with the reason.
-    :param apply: called with new settings and the changed names once they are in force.
+    :param check: called with new settings; raises ValueError with the reason to refuse them.
+    :param apply: called with the settings in force and the names that have changed.
     """
 
     def __init__(self, node: Node, check: Callable[[Settings], None],
@@ -247,11 +249,7 @@ class Parameters:
         self.settings = self._changed(given)
         for name in given:
             self.refused.pop(name, None)
-        changed = tuple(
-            name for name in given
-            if getattr(self.settings, PARAMETERS[name].name) != getattr(
-                before, PARAMETERS[name].name))
-        if changed:
+        if changed := changes(before, self.settings):
             self._apply(self.settings, changed)
 
 
@@ -260,8 +258,8 @@ def _known_values(parameters: list[Parameter]) -> dict[str, Any]:
 
 
 def _warn_of_unknown(node: Node) -> None:
-    """Warn of values that were given to the node under unknown names."""
-    # Compare last parts: names that begin with 'adaptation.' would all be similar.
+    """Warn of values with unknown names that were given to the node."""
+    # Compare the last parts, because all names that begin with 'adaptation.' are similar.
     known = {name.rpartition('.')[2]: name for name in PARAMETERS}
     for name in given_parameters(node):
         if node.has_parameter(name) or name.startswith(ROS_PARAMETERS):
@@ -282,7 +280,7 @@ def describe(name: str) -> ParameterDescriptor:
     descriptor = ParameterDescriptor(
         description=f'{data["description"]} {when}', read_only=data['fixed'],
         additional_constraints=_allowed(item),
-        # Settings checks the types: its reasons name the value and what is allowed, and it takes
+        # Settings checks the types: its errors name the value and what is allowed, and it accepts
         # 10 for 10.0.
         dynamic_typing=True)
     if data['most'] is None:

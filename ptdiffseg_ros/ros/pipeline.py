@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The way of a frame on the worker's thread: decode, segment, publish, observe."""
+"""The steps of a frame on the worker's thread: decode, segment, publish, observe."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ptdiffseg_ros.ros.camera_input import Frame
 from ptdiffseg_ros.ros.camera_output import CameraOutput
 from ptdiffseg_ros.ros.diagnostics import THROTTLE
 from ptdiffseg_ros.ros.limits import BatchLimit
-from ptdiffseg_ros.ros.worker import Device
+from ptdiffseg_ros.ros.worker import Worker
 
 if TYPE_CHECKING:  # torch: seconds to import
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
@@ -27,7 +27,7 @@ class BatchFailure(NamedTuple):
     """
     Why a batch gave no masks.
 
-    It does not hold the exception, whose traceback keeps the model's intermediate results.
+    It does not keep the exception, because its traceback references the model's activations.
     """
 
     reason: str
@@ -35,28 +35,28 @@ class BatchFailure(NamedTuple):
 
 
 class PipelineState(NamedTuple):
-    """What diagnostics show of the pipeline; the worker's thread replaces it as a whole."""
+    """What diagnostics show of the pipeline; the worker's thread replaces it atomically."""
 
     failure: str = ''  # the unhandled error of the last work on the device
-    batch_limit: int | None = None  # frames that fit into memory at once, if not all cameras'
+    batch_limit: int | None = None  # frames that fit into memory at once; None: all cameras'
 
 
 class Pipeline:
     """
     Take the newest frame of each camera from message to mask.
 
-    Everything but `start` and `state` belongs to the worker's thread.
+    Only the worker's thread uses it, except for `start` and `state`.
 
-    :param logger: of the node.
-    :param full_name: of the node, in remedies.
+    :param logger: the node's logger.
+    :param full_name: the node's name in remedies.
     """
 
-    def __init__(self, adaptation: Adaptation, device: Device, logger: Any,
+    def __init__(self, adaptation: Adaptation, worker: Worker[Frame], logger: Any,
                  full_name: str) -> None:
         self.segmenter: PromptedSegmenter | None = None  # from configure to cleanup
         self.state = PipelineState()
         self._adaptation = adaptation
-        self._device = device
+        self._worker = worker
         self._logger = logger
         self._full_name = full_name
         self._outputs: Mapping[str, CameraOutput] = {}
@@ -64,7 +64,7 @@ class Pipeline:
         self._unanswered: dict[str, np.ndarray] = {}  # images in progress, RGB (H, W, 3) uint8
 
     def start(self, outputs: Mapping[str, CameraOutput]) -> None:
-        """Begin with these cameras, before the worker gets frames of them."""
+        """Set the cameras, before the worker gets their frames."""
         self._outputs = outputs
         self._batch_limit = BatchLimit(len(outputs))
         self.state = PipelineState()
@@ -75,7 +75,7 @@ class Pipeline:
         self._unanswered = images = self._decode(frames)
         latents: dict[str, Tensor] = {}
         size = self._batch_limit.now(began_s)
-        while images and not self._device.ending:
+        while images and not self._worker.ending:
             batch = dict(islice(images.items(), size))
             model_began_s = time.monotonic()
             results = self._segment(batch)
@@ -83,7 +83,8 @@ class Pipeline:
                 size = self._shrink(len(batch), results)
                 if size:
                     continue  # try these frames again
-                self._give_up(batch, results)
+                for name in batch:
+                    self._outputs[name].fail(results.reason)
                 size = 1
             else:
                 model_s = time.monotonic() - model_began_s
@@ -95,12 +96,12 @@ class Pipeline:
             self._adaptation.observe(name, frames[name].stamp_s, observed)
 
     def _decode(self, frames: Mapping[str, Frame]) -> dict[str, np.ndarray]:
-        """Return the images of the frames that are good and fresh."""
+        """Return the images of the frames that can be decoded and are not too old."""
         decoded = {name: self._outputs[name].decode(frame) for name, frame in frames.items()}
         return {name: image for name, image in decoded.items() if image is not None}
 
     def _segment(self, images: Mapping[str, np.ndarray]) -> list[Segmentation] | BatchFailure:
-        """Segment images as one batch, with confidence only if a camera's output uses it."""
+        """Segment images as one batch; compute confidence only if a camera's output uses it."""
         prompt = self._adaptation.prompt
         assert self.segmenter is not None and prompt is not None
         try:
@@ -118,7 +119,7 @@ class Pipeline:
             try:
                 self._outputs[name].publish(frames[name], image, result, began_s, model_s)
             except Exception as error:
-                if self._device.ending:
+                if self._worker.ending:
                     return
                 self._outputs[name].fail(f'{type(error).__name__}: {error}')
 
@@ -139,7 +140,7 @@ class Pipeline:
     def _shrink(self, frames: int, failure: BatchFailure) -> int:
         """Return the size of the next attempt after a batch failed; 0 to give it up."""
         if not failure.out_of_memory:
-            return 1 if frames > 1 else 0  # a bad frame must not fail those of other cameras
+            return 1 if frames > 1 else 0  # a bad frame must not affect other cameras
         from ptdiffseg_ros.model.runtime import release_memory
         release_memory()
         if frames == 1:
@@ -150,13 +151,9 @@ class Pipeline:
             f'out of memory with {frames} frames at once: {size} from now on', **THROTTLE)
         return size
 
-    def _give_up(self, images: Mapping[str, np.ndarray], failure: BatchFailure) -> None:
-        for name in images:
-            self._outputs[name].fail(failure.reason)
-
     def fail(self, error: Exception) -> None:
-        """Count, log and report an error that ended the work on the device."""
-        if self._device.ending:
+        """Count, log and report an unhandled error of the work on the device."""
+        if self._worker.ending:
             return
         reason = f'{type(error).__name__}: {first_line(error)}'
         for name in self._unanswered:

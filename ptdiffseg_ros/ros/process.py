@@ -5,10 +5,10 @@ The process of the node: SIGINT and SIGTERM end it within a second in any state.
 
 The main thread only waits for a signal. The node runs on another thread, because a thread that
 imports a library or waits in native code cannot be interrupted. After a signal the node has
-GRACE_S to leave ROS. Then the process ends, even if work is in progress. No file is damaged: each
-is written under another name, then renamed.
+GRACE_S to leave ROS. Then the process ends, even if work is in progress. This damages no file,
+because files are written under another name and then renamed.
 
-This module imports nothing slow: a signal before `main` runs cannot be handled.
+This module imports no slow library, because signals are not handled before `main` runs.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ def main(args: list[str] | None = None) -> int:
     """
     Run the node until it is interrupted. Call it on the main thread; it does not return.
 
-    The exit status is 0 after a signal, 2 where the arguments are wrong or there is no rclpy, 1
-    after an error.
+    The exit status is 0 after a signal, 2 for wrong arguments or without rclpy, 1 after an error.
 
-    :param args: the arguments; those of the process by default.
+    :param args: the arguments; by default those of the process.
     """
     signals, wake = os.pipe()
     os.set_blocking(wake, False)
-    # The interpreter writes to `wake` in any thread, without the global lock.
+    # The interpreter writes the signal number to `wake`, whatever the threads do.
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: None)
@@ -56,7 +55,7 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _run(args: list[str] | None, ending: Future[None], status: list[int], wake: int) -> None:
-    """Run the node, leave its exit status in `status` and wake the main thread."""
+    """Run the node, set `status` to its exit status and wake the main thread."""
     try:
         status[0] = _spin(args, ending)
     except BaseException:
@@ -76,7 +75,7 @@ def _spin(args: list[str] | None, ending: Future[None]) -> int:
         print('segmenter_node: error: it needs rclpy, which is not installed here: source a ROS 2 '
               "installation, or pip install 'ptdiffseg_ros[ros]'", file=sys.stderr)
         return 2
-    from ptdiffseg_ros.ros.node import SegmenterNode  # a second
+    from ptdiffseg_ros.ros.node import SegmenterNode  # takes a second
     from rclpy.executors import SingleThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
     from rclpy.task import Future as RosFuture
@@ -104,7 +103,7 @@ def _spin(args: list[str] | None, ending: Future[None]) -> int:
 
 
 def _explain_arguments(error: RuntimeError) -> str:
-    """Return what rclpy.init raises in one line, without the lines of its source."""
+    """Return an error of rclpy.init as one line without source locations."""
     text = re.sub(r',? at /?[^ ,]*:[0-9]+', '', str(error)).strip()
     text = text.removeprefix('failed to initialize rcl: ')
     if type(error).__name__ == 'UnknownROSArgsError':
@@ -113,12 +112,12 @@ def _explain_arguments(error: RuntimeError) -> str:
 
 
 def _flush() -> None:
-    """Flush buffered output, as the exit of an interpreter does."""
+    """Flush buffered output, as the interpreter does at exit."""
     import ctypes
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             stream.flush()
-    ctypes.CDLL(None).fflush(None)  # the log goes through C's streams
+    ctypes.CDLL(None).fflush(None)  # rcl logs to the streams of C
 
 
 if __name__ == '__main__':

@@ -7,35 +7,27 @@ from __future__ import annotations
 from collections.abc import Callable
 import functools
 import traceback
-from typing import TYPE_CHECKING
+from typing import Any, TYPE_CHECKING
 
 from ptdiffseg_ros.adapt.errors import AdaptationError
-from ptdiffseg_ros.ros.worker import Device, DeviceBusy
+from ptdiffseg_ros.ros.worker import DeviceBusy, Worker
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
-if TYPE_CHECKING:  # these import torch, which takes seconds: not before the node is configured
+if TYPE_CHECKING:  # these import torch, which takes seconds
     from ptdiffseg_ros.adapt.loop import AdaptationLoop
     from ptdiffseg_ros.ros.adaptation import Adaptation
 
 
-def offer_prompt_services(adaptation: Adaptation, node: Node, device: Device,
+def offer_prompt_services(adaptation: Adaptation, node: Node, worker: Worker[Any],
                           unavailable: Callable[[str, bool], str]) -> None:
     """Create ~/adapt_now, ~/reset_prompt, ~/save_prompt and ~/load_prompt."""
-    _offer(adaptation, node, device, unavailable, 'adapt_now', _adapt_now, needs_active=True)
-    _offer(adaptation, node, device, unavailable, 'reset_prompt', _reset)
-    _offer(adaptation, node, device, unavailable, 'save_prompt', _save)
-    _offer(adaptation, node, device, unavailable, 'load_prompt', _load)
 
-
-def _offer(adaptation: Adaptation, node: Node, device: Device,
-           unavailable: Callable[[str, bool], str], name: str,
-           job: Callable[[AdaptationLoop], str], needs_active: bool = False) -> None:
-    """Create a Trigger service that responds with the job's result, or its AdaptationError."""
-
-    def callback(request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+    def serve(name: str, job: Callable[[AdaptationLoop], str], request: Trigger.Request,
+              response: Trigger.Response) -> Trigger.Response:
+        """Respond with the job's result, or with the reason why it fails."""
         response.success = False
-        response.message = unavailable(name, needs_active)
+        response.message = unavailable(name, name == 'adapt_now')
         if not response.message:
             adaptation.retry()
             response.message = adaptation.refusal
@@ -43,7 +35,7 @@ def _offer(adaptation: Adaptation, node: Node, device: Device,
         if response.message or loop is None:
             return response
         try:
-            response.message = device.run(functools.partial(job, loop))
+            response.message = worker.run(functools.partial(job, loop))
             response.success = True
             node.get_logger().info(f'~/{name}: {response.message}')
         except (AdaptationError, DeviceBusy) as error:
@@ -55,7 +47,9 @@ def _offer(adaptation: Adaptation, node: Node, device: Device,
         adaptation.publish_state(at_once=True)
         return response
 
-    node.create_service(Trigger, f'~/{name}', callback)
+    for name, job in (('adapt_now', _adapt_now), ('reset_prompt', _reset),
+                      ('save_prompt', _save), ('load_prompt', _load)):
+        node.create_service(Trigger, f'~/{name}', functools.partial(serve, name, job))
 
 
 def _adapt_now(loop: AdaptationLoop) -> str:
@@ -75,7 +69,7 @@ def _save(loop: AdaptationLoop) -> str:
     loop.publisher.save()
     path = loop.bank.path(domain)
     return f'the {loop.state.prompt} prompt for {domain!r} ({position(loop)}) is ' + (
-        f'saved to {path}' if path else 'kept in memory only, adaptation.bank being empty')
+        f'saved to {path}' if path else 'kept in memory only, because adaptation.bank is empty')
 
 
 def _load(loop: AdaptationLoop) -> str:
@@ -84,14 +78,14 @@ def _load(loop: AdaptationLoop) -> str:
     if prompt is None:
         names = ', '.join(sorted(loop.bank.domains()))
         raise AdaptationError(
-            f'the bank has no prompt for {domain!r}, it has '
-            f'{f"those for: {names}" if names else "none at all"}. Save one with ~/save_prompt, '
-            'or put one there with `ptdiffseg prompts import`, then cleanup and configure again')
+            f'the bank has no prompt for {domain!r}; it has '
+            f'{f"those for: {names}" if names else "no prompts"}. Save one with ~/save_prompt, '
+            'or add one with `ptdiffseg prompts import`, then cleanup and configure again')
     before = f'{loop.state.prompt} ({position(loop)})'
     loop.load(prompt)
     return f'{before} -> {loop.state.prompt}, learned for {prompt.domain!r}'
 
 
 def position(loop: AdaptationLoop) -> str:
-    """Return the tuning step in words."""
+    """Return the tuning step as text."""
     return f'step {loop.state.step}'

@@ -4,19 +4,21 @@
 
 from __future__ import annotations
 
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
-OUTPUT_QOS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.VOLATILE)
-LATCHED_QOS = QoSProfile(
-    history=HistoryPolicy.KEEP_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+def keep_last(depth: int, reliable: bool = True, latched: bool = False) -> QoSProfile:
+    """Return a QoS that keeps the last messages; a latched topic sends them to late joiners."""
+    return QoSProfile(
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE)
+
+
+OUTPUT_QOS = keep_last(1)
+LATCHED_QOS = keep_last(1, latched=True)
 
 
 def input_qos(image_qos: str) -> QoSProfile:
-    """Return the QoS of a camera's subscriptions by the parameter `image_qos`."""
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST, depth=1,
-        reliability=(ReliabilityPolicy.RELIABLE if image_qos == 'reliable' else
-                     ReliabilityPolicy.BEST_EFFORT))
+    """Return the QoS of a camera's subscriptions for the parameter `image_qos`."""
+    return keep_last(1, reliable=image_qos == 'reliable')

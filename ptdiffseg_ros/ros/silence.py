@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Why no image of a camera may arrive, from what the ROS graph shows."""
+"""Why no image of a camera arrives, as far as the ROS graph shows it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rclpy.qos import qos_check_compatible, QoSCompatibility, QoSProfile, Reliab
 
 def explain_silence(topics: Topics, camera: str, compressed: bool, qos: QoSProfile) -> str:
     """
-    Return why no image of a camera may arrive, with the remedy.
+    Return the likely reason why no image of a camera arrives, with the remedy.
 
     :param compressed: whether the camera is read as CompressedImage.
     :param qos: of the subscription.
     """
-    image, type_name = topics.image(camera, compressed), _type_name(compressed)
-    topic, publishers = image.resolved, image.publishers()
+    name, type_name = topics.image(camera, compressed), _type_name(compressed)
+    topic, publishers = topics.resolve(name), topics.publishers(name)
     if not publishers:
         return _explain_absence(topics, camera, compressed)
     if all(info.topic_type != type_name for info in publishers):
@@ -30,13 +30,13 @@ def explain_silence(topics: Topics, camera: str, compressed: bool, qos: QoSProfi
     if len(refusals) == len(publishers):
         remedy = ('set image_qos to sensor_data' if qos.reliability == ReliabilityPolicy.RELIABLE
                   else 'change the QoS of the publisher')
-        return (f'the publisher of {topic} offers a QoS that does not match what this node asks '
-                f'for ({refusals[0].rstrip("; ")}): {remedy}')
-    return (f'{topic} has a publisher that matches, but it sends nothing, or its messages are '
-            'lost on the way: check the camera driver; a best-effort image larger than the '
-            'shared-memory segment of Fast DDS is lost without a word, so use the profile in '
-            'config/ (FASTDDS_DEFAULT_PROFILES_FILE; in Humble and Jazzy '
-            'FASTRTPS_DEFAULT_PROFILES_FILE) or set image_qos to reliable')
+        return (f'the QoS of the publisher of {topic} is incompatible with that of this node '
+                f'({refusals[0].rstrip("; ")}): {remedy}')
+    return (f'{topic} has a compatible publisher, but it sends nothing or its messages are lost. '
+            'Check the camera driver. Fast DDS drops a best-effort image larger than its '
+            'shared-memory segment without a warning: use the profile in config/ '
+            '(FASTDDS_DEFAULT_PROFILES_FILE; in Humble and Jazzy FASTRTPS_DEFAULT_PROFILES_FILE) '
+            'or set image_qos to reliable')
 
 
 def _type_name(compressed: bool) -> str:
@@ -44,12 +44,12 @@ def _type_name(compressed: bool) -> str:
 
 
 def _explain_absence(topics: Topics, camera: str, compressed: bool) -> str:
-    """Return what to do where no one publishes the topic of a camera."""
-    absent = f'nobody publishes {topics.image(camera, compressed).resolved}'
+    """Return the remedy if no node publishes the topic of a camera."""
+    absent = f'nobody publishes {topics.resolve(topics.image(camera, compressed))}'
     switch = f'set the parameter compressed to {str(not compressed).lower()}'
     other = topics.image(camera, not compressed)
-    if any(info.topic_type == _type_name(not compressed) for info in other.publishers()):
-        return f'{absent}, only {other.resolved}: {switch}'
+    if any(info.topic_type == _type_name(not compressed) for info in topics.publishers(other)):
+        return f'{absent}, only {topics.resolve(other)}: {switch}'
     name = topics.rule(camera, compressed)
     remap = f'Remap {name} (-r {name}:=...' + (
         ')' if camera else '; image_topic:=... with the launch file)')

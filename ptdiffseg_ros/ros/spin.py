@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Callbacks of a node on a thread of their own."""
+"""Run the callbacks of a node on another thread."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from rclpy.node import Node
 
 @contextmanager
 def spinning(node: Node) -> Iterator[None]:
-    """Run the callbacks of a node on a thread of their own, in a ``with`` statement."""
+    """Run the callbacks of a node on another thread during a ``with`` statement."""
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin, daemon=True)

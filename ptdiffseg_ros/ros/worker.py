@@ -10,61 +10,63 @@ from threading import Lock
 import time
 from typing import Any, Generic, TypeVar
 
-# Where a frame always waits, background work gets some steps after so many batches. Fewer than one
-# in twenty of the intervals between masks is longer for it, so their 95th percentile is unchanged.
+# If a frame always waits, background work gets some steps after this many batches. It lengthens
+# fewer than one in twenty intervals between masks, so their 95th percentile is unchanged.
 BATCHES_BETWEEN_STEPS = 24
 STEPS_AT_ONCE = 5  # a domain query
-# A device that is busy with one piece of work for longer has hung, unless frames take a third of
-# this time: nothing waits for it any longer.
+# The device has hung if a piece of work takes longer than this and three times the last batch.
 HANG_S = 10.0
-HANG_REMEDY = ('Look at it (nvidia-smi, dmesg, the load of the machine); if it has hung, start '
-               'the node again')
-MEANWHILE_S = 1.0  # between the calls of `meanwhile` while a job is waited for
+HANG_REMEDY = ('Check the device (nvidia-smi, dmesg) and the load of the machine; if the device '
+               'has hung, restart the node')
+MEANWHILE_S = 1.0  # between the calls of `meanwhile` while `run` waits
 
 FrameT = TypeVar('FrameT')
 ResultT = TypeVar('ResultT')
 
 
 class DeviceBusy(RuntimeError):
-    """A job was given up: the device may have hung, or the process ends."""
+    """A job is abandoned because the device may have hung or the process ends."""
 
 
 class Worker(Generic[FrameT]):
     """
     One thread that runs jobs in order and, between them, `process` on the newest frames.
 
-    Each camera has a slot for its newest frame. A frame that still waits is replaced, so the age
-    of frames never grows. `process(frames)` gets one frame of each camera that has one.
+    Each camera has a slot for its newest frame. A newer frame replaces one that still waits, so
+    the age of frames never grows. `process(frames)` gets one frame of each camera that has one.
 
     When no frame waits, `idle(waiting)` may use the thread until the next frame. It works in
-    cooperative steps and asks `waiting()` before each. It is called after frames only, so that a
-    thread without frames rests. Where frames arrive faster than they are processed, it gets
-    STEPS_AT_ONCE steps after every BATCHES_BETWEEN_STEPS batches, and does not starve.
+    cooperative steps and calls `waiting()` before each. It is called after frames only, so the
+    thread rests while no frames arrive. If frames arrive faster than they are processed, it gets
+    STEPS_AT_ONCE steps after every BATCHES_BETWEEN_STEPS batches.
 
     Both should handle their own exceptions. `failed(error)` gets those that they raise, and the
-    thread continues with the next frames.
+    thread continues with the next frames. The thread starts with the first frame or job.
 
-    :param meanwhile: called once a second, by the thread that waits, while `run` waits.
-    :param ending: once it is done, the process ends: `run` waits no longer.
+    :param meanwhile: called once a second while `run` waits, by the thread that waits.
+    :param waited: called after each `run` with the seconds that it waited.
+    :param ending: `run` stops waiting once it is done.
     """
 
     def __init__(self, process: Callable[[dict[str, FrameT]], None],
                  idle: Callable[[Callable[[], bool]], None] = lambda waiting: None, *,
                  failed: Callable[[Exception], None] = lambda error: None,
                  meanwhile: Callable[[], None] = lambda: None,
+                 waited: Callable[[float], None] = lambda seconds: None,
                  ending: Future[None] | None = None) -> None:
         self._process = process
         self._idle = idle
         self._failed = failed
         self._meanwhile = meanwhile
+        self._waited = waited
         self._process_ends: Future[None] = Future() if ending is None else ending
-        self._batches = 0  # since the last background work; of the worker's thread only
-        self._lock = Lock()  # of all below
+        self._batches = 0  # since the last background work; used by the worker's thread only
+        self._lock = Lock()  # guards everything below
         self._step_began_s: float | None = None  # monotonic; None while the thread rests
         self._batch_s = 0.0  # duration of the last batch
-        self._jobs = 0  # that wait
+        self._jobs = 0  # number of waiting jobs
         self._paused = False
-        self._ending = False
+        self._finished = False
         self._newest: dict[str, FrameT] = {}
         self._waiting_since_s: float | None = None  # monotonic
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix='device')
@@ -72,7 +74,7 @@ class Worker(Generic[FrameT]):
     # Frames
 
     def offer(self, camera: str, frame: FrameT) -> bool:
-        """Put a frame into its camera's slot; True if it replaces one that still waited."""
+        """Put a frame into its camera's slot; return whether it replaces one that still waits."""
         with self._lock:
             wake = not self._newest
             replaced = camera in self._newest
@@ -95,24 +97,24 @@ class Worker(Generic[FrameT]):
             with self._lock:
                 self._batch_s = time.monotonic() - began_s
             self._do_background_work()
-        except Exception as error:  # no one reads the result of what `offer` submits
+        except Exception as error:  # `offer` discards the future
             self._failed(error)
         finally:
             self._rest()
 
     def _do_background_work(self) -> None:
-        """Let background work use the time until the next frame, or a few steps if one waits."""
+        """Do background work until the next frame, or for a few steps if one waits."""
         self._batches += 1
         if not self.waiting():
             self._batches = 0
             self._idle(lambda: self._end_step(self.waiting()))
-        elif self._batches >= BATCHES_BETWEEN_STEPS and not self._stopped():
+        elif self._batches >= BATCHES_BETWEEN_STEPS and not self._paused and not self.ending:
             self._batches = 0
             steps = iter((False,) * STEPS_AT_ONCE)
             self._idle(lambda: self._end_step(next(steps, True)))
 
     def _end_step(self, make_way: bool) -> bool:
-        """Note that a step of background work ended; return whether it was the last."""
+        """Record the end of a step of background work; return whether it was the last."""
         self._begin_step()
         return make_way
 
@@ -125,10 +127,6 @@ class Worker(Generic[FrameT]):
     def _rest(self) -> None:
         with self._lock:
             self._step_began_s = None
-
-    def _stopped(self) -> bool:
-        with self._lock:
-            return self._paused or self._ending
 
     def clear(self) -> None:
         """Drop the frames that wait."""
@@ -146,24 +144,24 @@ class Worker(Generic[FrameT]):
     # Load
 
     def waiting(self) -> bool:
-        """Return whether background work must make way: for a frame, a job, a pause, the end."""
+        """Return whether background work must stop for a frame, a job, a pause or the end."""
         with self._lock:
-            return bool(self._newest) or self._jobs > 0 or self._paused or self._ending
+            return bool(self._newest) or self._jobs > 0 or self._paused or self._finished
 
     def waited_s(self) -> float:
-        """Return for how long frames have waited for the thread; 0 where none does."""
+        """Return how long frames have waited for the thread; 0 if no frame waits."""
         with self._lock:
             since_s = self._waiting_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def busy_s(self) -> float:
-        """Return the duration of the present piece of work; 0 while the thread rests."""
+        """Return how long the current piece of work has taken; 0 while the thread rests."""
         with self._lock:
             since_s = self._step_began_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def explain_hang(self) -> str:
-        """Return what to do about a device that seems to have hung; '' if it does not."""
+        """Return the remedy if the device seems to have hung; '' otherwise."""
         busy_s = self.busy_s()
         with self._lock:
             limit_s = max(HANG_S, 3.0 * self._batch_s)
@@ -175,27 +173,34 @@ class Worker(Generic[FrameT]):
 
     def run(self, job: Callable[[], ResultT], *, patient: bool = False) -> ResultT:
         """
-        Run a job on the thread, after the work in progress; return its result or raise its error.
+        Run a job on the thread after the work in progress; return its result or raise its error.
 
         :param patient: the job may take any time, as loading a model does.
         :raises DeviceBusy: the device seems to have hung (`explain_hang`), or the process ends.
             The job is not run later, unless it is the job that hangs.
         """
+        began_s = time.monotonic()
         with self._lock:
             self._jobs += 1
         future = self._thread.submit(self._run, job)
-        while not future.done():
-            problem = ('the process ends' if self._process_ends.done() else
-                       '' if patient else self.explain_hang())
-            if problem:
-                if future.cancel():
-                    self._forget_job()
-                raise DeviceBusy(problem)
-            either: tuple[Future[Any], ...] = (future, self._process_ends)
-            wait(either, MEANWHILE_S, FIRST_COMPLETED)
-            if not future.done() and not self._process_ends.done():
-                self._meanwhile()
-        return future.result()
+        try:
+            while not future.done():
+                if problem := self._explain_abandoning(patient):
+                    if future.cancel():
+                        self._forget_job()
+                    raise DeviceBusy(problem)
+                either: tuple[Future[Any], ...] = (future, self._process_ends)
+                wait(either, MEANWHILE_S, FIRST_COMPLETED)
+                if not future.done() and not self._process_ends.done():
+                    self._meanwhile()
+            return future.result()
+        finally:
+            self._waited(time.monotonic() - began_s)
+
+    def _explain_abandoning(self, patient: bool) -> str:
+        if self._process_ends.done():
+            return 'the process ends'
+        return '' if patient else self.explain_hang()
 
     def _run(self, job: Callable[[], ResultT]) -> ResultT:
         self._forget_job()
@@ -206,68 +211,27 @@ class Worker(Generic[FrameT]):
             self._rest()
 
     def _forget_job(self) -> None:
-        """Count a job as one that no longer waits."""
+        """Decrement the number of waiting jobs."""
         with self._lock:
             self._jobs -= 1
 
     # The end
+
+    @property
+    def ending(self) -> bool:
+        """Return whether the process ends: nothing is to be published or logged any more."""
+        return self._finished or self._process_ends.done()
 
     def drain(self) -> None:
         """Drop the frames that wait, and return when the work in progress is done."""
         self.clear()
         self.run(lambda: None)
 
-    def stop(self) -> None:
-        """Drop the frames that wait, and end the thread after the work in progress."""
-        self._end()
-        self._thread.shutdown()
-
     def finish(self, job: Callable[[], None], within_s: float) -> None:
-        """Run a last job if the thread can in time, and leave the thread in any case."""
-        self._end()
+        """End the thread; wait up to `within_s` for a last job after the work in progress."""
+        self.clear()
+        with self._lock:
+            self._finished = True
         future = self._thread.submit(job)
         self._thread.shutdown(wait=False)
         wait((future,), within_s)
-
-    def _end(self) -> None:
-        self.clear()
-        with self._lock:
-            self._ending = True
-
-
-class Device:
-    """
-    Run jobs on the worker's thread for those who do not own it; there is none until configure.
-
-    :param is_ending: returns whether the process ends.
-    :param waited: called with the seconds that the caller of `run` waited.
-    """
-
-    def __init__(self, is_ending: Callable[[], bool],
-                 waited: Callable[[float], None] = lambda seconds: None) -> None:
-        self.worker: Worker[Any] | None = None
-        self._is_ending = is_ending
-        self._waited = waited
-
-    @property
-    def ready(self) -> bool:
-        """Return whether there is a worker to run jobs."""
-        return self.worker is not None
-
-    @property
-    def ending(self) -> bool:
-        """Return whether the process ends: no one receives what is published or logged."""
-        return self._is_ending()
-
-    def run(self, job: Callable[[], ResultT]) -> ResultT:
-        """
-        Run a job on the worker's thread and return its result; the caller waits.
-
-        :raises DeviceBusy: see `Worker.run`.
-        """
-        assert self.worker is not None
-        began_s = time.monotonic()
-        try:
-            return self.worker.run(job)
-        finally:
-            self._waited(time.monotonic() - began_s)

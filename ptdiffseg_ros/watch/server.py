@@ -21,22 +21,22 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 
 PAGE = Path(__file__).with_name('page.html')
-HEADER = 'X-Requested-With'  # a page of another site cannot set it, so it cannot switch anything
+HEADER = 'X-Requested-With'  # pages of other sites cannot set it, so they cannot switch adaptation
 MAX_BODY = 1000  # bytes
-MAX_THREADS = 64  # each open page occupies one: it waits for news
+MAX_THREADS = 64  # each open page occupies one while it waits for news
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class WatchError(RuntimeError):
-    """The page cannot be served; the message says why."""
+    """The page cannot be served; the message has the reason."""
 
 
 def application(watcher: Watcher, hosts: Collection[str] = ()) -> web.Application:
     """
-    Return the page and the answers to its requests.
+    Return the application that serves the page and answers its requests.
 
-    :param hosts: the names and addresses by which a browser may ask; none: any.
+    :param hosts: the host names and addresses that a request may use; empty allows any.
     """
     routes = web.RouteTableDef()
 
@@ -68,18 +68,18 @@ def application(watcher: Watcher, hosts: Collection[str] = ()) -> web.Applicatio
     async def switch(request: web.Request) -> web.Response:
         on = _requested_switch(await request.read())
         if not request.headers.get(HEADER):
-            raise web.HTTPForbidden(text=f'the header {HEADER} is needed')
+            raise web.HTTPForbidden(text=f'the header {HEADER} is required')
         done, message = await asyncio.to_thread(watcher.set_adaptation, on)
         return web.json_response({'message': message}, status=200 if done else 503)
 
-    made = web.Application(
+    served = web.Application(
         middlewares=[_json_errors, _host_check(hosts)], client_max_size=MAX_BODY)
-    made.add_routes(routes)
-    return made
+    served.add_routes(routes)
+    return served
 
 
 def _requested_switch(body: bytes) -> bool:
-    """Return the value of {"on": ...}; a request with any other body fails."""
+    """Return the value of {"on": ...}; raise HTTPBadRequest for any other body."""
     try:
         on: Any = json.loads(body)['on']
     except (ValueError, KeyError, TypeError):
@@ -91,7 +91,7 @@ def _requested_switch(body: bytes) -> bool:
 
 @web.middleware
 async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer a failed request with a message in JSON, and forbid browsers to cache answers."""
+    """Send errors as JSON, and forbid browsers to cache answers."""
     try:
         response = await handler(request)
     except web.HTTPException as error:
@@ -102,22 +102,23 @@ async def _json_errors(request: web.Request, handler: Handler) -> web.StreamResp
 
 
 def _host_check(hosts: Collection[str]) -> Any:
-    """Return what refuses requests under a name that is not this machine's (DNS rebinding)."""
+    """Return a middleware that refuses requests with other host names (DNS rebinding)."""
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:  # without a port, which browsers leave out where it is 80
+        try:  # without the port, which browsers omit if it is 80
             host = urlsplit(f'//{request.headers.get("Host", "")}').hostname or ''
-        except ValueError:  # no address
+        except ValueError:  # not an address
             host = ''
         if hosts and _normalized(host) not in hosts:
-            raise web.HTTPForbidden(text=f'this is not {host}')
+            raise web.HTTPForbidden(
+                text=f'the host is {host!r}, allowed are {", ".join(sorted(hosts))}; see --host')
         return await handler(request)
 
     return check
 
 
 def _normalized(host: str) -> str:
-    """Return the one way to write a name or an address: ::1 for 0:0:0:0:0:0:0:1."""
+    """Return the canonical form of a name or an address: ::1 for 0:0:0:0:0:0:0:1."""
     try:
         return str(ipaddress.ip_address(host))
     except ValueError:
@@ -126,32 +127,29 @@ def _normalized(host: str) -> str:
 
 def _listen(host: str, port: int) -> socket.socket:
     """
-    Listen at an address or a name of this machine, by IPv4 where it has one.
+    Listen at an IPv6 address, or at an IPv4 address or a name of this machine.
 
-    :raises WatchError: the port is taken or the address is not this machine's.
+    :raises WatchError: the port is in use, or the address is not one of this machine.
     """
+    is_ipv6 = ':' in host
     try:
-        families = {family for family, *_ in socket.getaddrinfo(
-            host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)}
-        family = socket.AF_INET if socket.AF_INET in families else socket.AF_INET6
         return socket.create_server(
-            (host, port), family=family,
-            dualstack_ipv6=family == socket.AF_INET6 and socket.has_dualstack_ipv6())
+            (host, port), family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6())
     except OSError as error:
         raise WatchError(
-            f'cannot serve on {host}:{port} ({error.strerror}): choose another with --port or '
-            '--host') from error
+            f'cannot serve on {host}:{port} ({error.strerror}): choose another port or address '
+            'with --port or --host') from error
 
 
 @asynccontextmanager
 async def serving(watcher: Watcher, host: str, port: int) -> AsyncIterator[str]:
     """
-    Serve the page of a watcher, and give its URL.
+    Serve the page of a watcher, and yield its URL.
 
-    :param host: an address or a name of this machine; '0.0.0.0' and '::' let everybody on the
-        network in.
-    :param port: 0 takes a free one.
-    :raises WatchError: the port is taken or the address is not this machine's.
+    :param host: an address or a name of this machine; '0.0.0.0' and '::' serve the whole network.
+    :param port: 0 selects a free port.
+    :raises WatchError: the port is in use, or the address is not one of this machine.
     """
     listener = _listen(host, port)
     address, port = listener.getsockname()[:2]
@@ -170,7 +168,7 @@ async def serving(watcher: Watcher, host: str, port: int) -> AsyncIterator[str]:
 
 
 def run_watch(segmenter: str, host: str, port: int) -> None:
-    """Serve until interrupted."""
+    """Serve the page of a segmenter until interrupted."""
     async def serve(watcher: Watcher) -> None:
         async with serving(watcher, host, port) as url:
             print(f'{segmenter} is at {url} (Ctrl-C ends it)', flush=True)

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The ROS side of the live page: keeps the newest of what a segmenter publishes."""
+"""The ROS side of the live page: it keeps the newest messages of a segmenter."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
@@ -32,17 +32,17 @@ IMAGE_TYPE, COMPRESSED_TYPE = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/Compress
 DISCOVERY_S = 1.0
 LONG_POLL_S = 1.0
 SERVICE_S = 5.0
-UNWATCHED_S = 3.0  # without a request: an open page sends two per second
-MAX_WIDTH = 960  # of a picture for the page, in pixels
+UNWATCHED_S = 3.0  # no page is open after this time without a request; one sends two a second
+MAX_WIDTH = 960  # pixels of a picture for the page
 JPEG_QUALITY = 85
 LEVELS = ('OK', 'WARN', 'ERROR', 'STALE')
 
 
 @dataclass
 class _View:
-    """The newest message of one view, and its JPEG once a page has asked for it."""
+    """The newest message of one view, and its JPEG after the first request."""
 
-    serial: int = 0  # counts the pictures of all views: a greater number is newer
+    serial: int = 0  # increases with each picture of any view
     received_s: float = 0.0  # monotonic
     message: Any = None
     jpeg: tuple[int, bytes] = (0, b'')
@@ -52,18 +52,18 @@ class _View:
 @dataclass
 class _Camera:
     views: dict[str, _View] = field(default_factory=lambda: {view: _View() for view in VIEWS})
-    confidence: float | None = None  # mean over the newest frame
+    confidence: float | None = None  # mean of the newest frame
     subscriptions: dict[str, Any] = field(default_factory=dict)  # by view, while a page is open
 
 
 class Watcher:
     """
-    Keep the newest of what a segmenter publishes.
+    Keep the newest messages of a segmenter.
 
-    Pictures are subscribed to only while a page asks: the segmenter computes overlays for
-    subscribers only.
+    Pictures are subscribed to only while a page is open, because the segmenter computes overlays
+    only for subscribers.
 
-    :param node: the node to subscribe with; the caller spins it.
+    :param node: subscribes; the caller spins it.
     :param segmenter: the segmenter's full name, such as ``/segmenter``; it may start later.
     """
 
@@ -75,8 +75,8 @@ class Watcher:
         self._cameras: dict[str, _Camera] = {}
         self._latched: dict[str, Any] = {'labels': [], 'adaptation': {}, 'domain': ''}
         self._health: list[dict[str, Any]] = []
-        self._heard_s: float | None = None  # when diagnostics came, monotonic
-        self._asked_s = -math.inf  # when a page sent a request, monotonic
+        self._heard_s: float | None = None  # monotonic: the last diagnostics
+        self._asked_s = -math.inf  # monotonic: the last request of a page
         for name, parse in (('labels', json.loads), ('adaptation', json.loads), ('domain', str)):
             node.create_subscription(
                 String, f'{segmenter}/{name}', partial(self._on_latched, name, parse),
@@ -97,15 +97,14 @@ class Watcher:
         self._discover()
 
     def _discover(self) -> None:
-        """Look for cameras, and subscribe to their pictures while a page is open."""
+        """Find cameras, and subscribe to their pictures while a page is open."""
         namespace, _, name = self.segmenter.rpartition('/')
         try:
             published = self._node.get_publisher_names_and_types_by_node(name, namespace or '/')
             read = self._node.get_subscriber_names_and_types_by_node(name, namespace or '/')
         except NodeNameNonExistentError:
-            return  # not started yet, or ended
-        # A helper node reads what a remap rule of the segmenter would change.
-        types = dict([*self._node.get_topic_names_and_types(), *read])
+            return  # the segmenter has not started or has ended
+        types = dict(read)
         for camera, outputs in find_outputs(self.segmenter, published).items():
             with self._arrival:
                 found = self._cameras.setdefault(camera, _Camera())
@@ -118,14 +117,14 @@ class Watcher:
                     self._subscribe(found, 'camera', topic, COMPRESSED_TYPE in types[topic])
 
     def _input_topic(self, camera: str) -> str:
-        """Return the topic that the segmenter reads for a camera, by its diagnostics, or ''."""
+        """Return the image topic of a camera from the segmenter's diagnostics, or ''."""
         part = camera or 'segmentation'
         return next((status['values'].get('image topic', '') for status in self._health
                      if status['part'] == part), '')
 
     def _subscribe(
             self, camera: _Camera, view: str, topic: str, compressed: bool = False) -> None:
-        """Subscribe to a view of a camera, in place of an earlier topic of it."""
+        """Subscribe to a view of a camera, in place of an earlier topic."""
         earlier = camera.subscriptions.get(view)
         if earlier is not None:
             if earlier.topic_name == topic:
@@ -137,7 +136,7 @@ class Watcher:
             CompressedImage if compressed else Image, topic, callback, qos_profile_sensor_data)
 
     def _unsubscribe(self) -> None:
-        """End all subscriptions to pictures, and drop the pictures, which become old."""
+        """End all subscriptions to pictures, and drop the pictures."""
         for camera in self._cameras.values():
             with self._arrival:
                 subscriptions, camera.subscriptions = camera.subscriptions, {}
@@ -171,7 +170,7 @@ class Watcher:
     # -- requests of the page --------------------------------------------------------------
 
     def _note_request(self) -> None:
-        """Note that a page is open; the first time, subscribe to pictures."""
+        """Record that a page is open; subscribe to pictures if none was open before."""
         is_first = not self._is_watched()
         self._asked_s = time.monotonic()
         if is_first:
@@ -179,10 +178,10 @@ class Watcher:
 
     def state(self) -> dict[str, Any]:
         """
-        Return all but the pictures, JSON-able.
+        Return everything except the pictures, ready for JSON.
 
-        `silent_s` is the time since the last diagnostics of the segmenter, `age_s` since the last
-        picture of a view; None before the first.
+        `silent_s` is the time since the last diagnostics of the segmenter, `age_s` the time since
+        the last picture of a view. Both are None before the first.
         """
         self._note_request()
         now_s = time.monotonic()
@@ -201,7 +200,7 @@ class Watcher:
         """
         Wait up to LONG_POLL_S for pictures newer than a serial number.
 
-        :returns: serial number, camera and view of each.
+        :returns: (serial number, camera, view) of each newer picture.
         """
         self._note_request()
 
@@ -215,9 +214,9 @@ class Watcher:
 
     def picture(self, camera: str, view: str) -> bytes | None:
         """
-        Return the newest picture as JPEG; None before the first.
+        Return the newest picture of a view as JPEG; None before the first.
 
-        :raises KeyError: no such camera or view.
+        :raises KeyError: there is no such camera or view.
         """
         self._note_request()
         found = self._cameras[camera].views[view]
@@ -232,22 +231,22 @@ class Watcher:
     def set_adaptation(self, on: bool) -> tuple[bool, str]:
         """Call ~/set_adaptation; return whether it succeeded, and the segmenter's message."""
         if not self._client.service_is_ready():
-            return False, f'{self.segmenter}/set_adaptation does not answer: is the node up?'
+            return False, f'no service {self.segmenter}/set_adaptation: check that the node runs'
         answered = threading.Event()
         future = self._client.call_async(SetBool.Request(data=on))
         future.add_done_callback(lambda _: answered.set())
         if not answered.wait(SERVICE_S):
-            return False, f'no answer from {self.segmenter}/set_adaptation'
+            return False, f'no answer from {self.segmenter}/set_adaptation in {SERVICE_S:g} s'
         return bool(future.result().success), str(future.result().message)
 
 
 def find_outputs(
         segmenter: str, published: Iterable[tuple[str, list[str]]]) -> dict[str, dict[str, str]]:
     """
-    Return the topic of each output, by camera and output; the camera without a name is ''.
+    Return the topic of each output by camera and output; the camera without a name is ''.
 
-    A topic outside of the segmenter's namespace is a remapped output. It needs the output's name
-    as its last part. It belongs to the only camera, or to the camera that its path names.
+    A topic outside the segmenter's namespace is a remapped output. Its last part must be the name
+    of the output. It belongs to the only camera, or to the camera that its path names.
 
     :param published: the topics that the segmenter publishes, with their types.
     """
@@ -270,9 +269,9 @@ def find_outputs(
 
 def to_jpeg(message: Image | CompressedImage, depth: Depth | None = None) -> bytes:
     """
-    Encode an image message, scaled down to MAX_WIDTH; a bad one becomes a black picture.
+    Encode an image message, at most MAX_WIDTH wide; a bad message becomes a black picture.
 
-    :param depth: the significant bits of the camera's 16-bit samples; None: of this message.
+    :param depth: the significant bits of the camera so far; by default those of this message.
     """
     read = decode_compressed if isinstance(message, CompressedImage) else decode
     try:

@@ -350,6 +350,6 @@ def test_pace_recovers_from_a_busy_moment() -> None:
 
 def test_pace_gives_up_when_no_mask_comes_any_more() -> None:
     pace = pace_of(SimpleNamespace(arrived=threading.Condition(), masks={}), 0.01)
-    with pytest.raises(node_process.DemoError, match='no mask came back .*I fell asleep'):
+    with pytest.raises(node_process.DemoError, match='no mask arrived .*I fell asleep'):
         for stamp in range(CALIBRATION_FRAMES + 1):
             pace.before(IMAGE_TOPIC, stamp)

@@ -151,7 +151,7 @@ def test_memory_that_runs_out_makes_batches_smaller_then_is_an_error_with_a_reme
 
     begun_s = time.monotonic()
     vehicle.order(2)
-    assert vehicle.becomes(DiagnosticStatus.WARN, 'memory takes only 2 of 4 cameras at once')
+    assert vehicle.becomes(DiagnosticStatus.WARN, 'memory holds only 2 of 4 cameras at once')
     for _ in range(5):
         assert vehicle.sees()
     assert 'frames at once: 2 from now on' in node.output

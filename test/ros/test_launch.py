@@ -166,7 +166,7 @@ def test_a_player_that_fails_ends_the_launch(launch, tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which('ros2') is None, reason='ros2 bag comes with a ROS 2 only')
 def test_the_segmenter_outlives_the_player(launch, bag: Path) -> None:
     process = launch('rosbag.launch.py', bag=bag)
-    process.wait_for_output('the bag has ended; the segmenter stays until Ctrl-C')
+    process.wait_for_output('the bag has ended; the segmenter runs until Ctrl-C')
 
     assert 'use_sim_time of the segmenter is true' in process.output
     assert len(segmenters()) == 1

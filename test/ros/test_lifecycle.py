@@ -108,7 +108,7 @@ def test_age_is_by_the_node_clock_and_a_start_with_a_wrong_parameter_is_mended(m
         assert consumer.spin_until(
             lambda: consumer.masks and consumer.masks[-1].header.stamp.sec == 100_000,
             lambda: tell(100_000))
-        assert 'use_sim_time is true' in process.wait_for_output('mean nothing')
+        assert 'use_sim_time is true' in process.wait_for_output('are meaningless')
         assert process.end(signal.SIGINT) == 0
         assert 'Traceback' not in process.output
     finally:

@@ -17,7 +17,6 @@ from ptdiffseg_ros.ros.camera_output import CameraOutput, image_message
 from ptdiffseg_ros.ros.labels import Labels
 from ptdiffseg_ros.ros.parameters import Settings
 from ptdiffseg_ros.ros.qos import LATCHED_QOS
-from ptdiffseg_ros.ros.topics import Topic
 import pytest
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -167,8 +166,8 @@ def test_label_info_is_published_where_vision_msgs_exists(node, monkeypatch):
 
 def test_camera_info_is_passed_on_to_subscribers_only_and_while_enabled(node):
     topics = SimpleNamespace(
-        image=lambda name, compressed: Topic(node, 'image_raw'),
-        camera_info=lambda name: Topic(node, 'camera_info'))
+        image=lambda name, compressed: 'image_raw', camera_info=lambda name: 'camera_info',
+        resolve=lambda name: f'/{name}')
     camera = CameraInput(node, '', SimpleNamespace(settings=Settings()), topics, CameraHealth(),
                          lambda name, frame: False)
     camera.subscribe()

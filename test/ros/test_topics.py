@@ -21,12 +21,12 @@ PATIENCE_S = 60.0  # of a check that a wrong topic fails
 RULES = {
     'left/image_raw': '/right/image_raw', 'right/image_raw': '/left/image_raw',  # exchanged
     'first/image_raw': '/second/image_raw', 'second/image_raw': '/third/image_raw',  # a chain
-    'second/image_raw/compressed': '/jpeg', 'second/camera_info': '/calibration'}
+    'first/image_raw/compressed': '/jpeg', 'first/camera_info': '/calibration'}
 RESOLVED = {  # of image, compressed image, camera_info
     'left': ('/right/image_raw', '/right/image_raw/compressed', '/right/camera_info'),
     'right': ('/left/image_raw', '/left/image_raw/compressed', '/left/camera_info'),
-    'first': ('/second/image_raw', '/second/image_raw/compressed', '/second/camera_info'),
-    'second': ('/third/image_raw', '/jpeg', '/calibration')}
+    'first': ('/second/image_raw', '/jpeg', '/calibration'),
+    'second': ('/third/image_raw', '/third/image_raw/compressed', '/third/camera_info')}
 
 
 class Remapped(Peer):
@@ -121,12 +121,12 @@ def test_remap_rules_apply_once_to_each_name(process: Process, number: int, kind
 
 
 @pytest.mark.parametrize('compressed, published, expected', [
-    (False, {'/second/image_raw/compressed': CompressedImage, '/roof/image_raw': Image}, {
-        'first': 'nobody publishes /second/image_raw, only /second/image_raw/compressed: '
+    (False, {'/third/image_raw/compressed': CompressedImage, '/roof/image_raw': Image}, {
+        'second': 'nobody publishes /third/image_raw, only /third/image_raw/compressed: '
                  'set the parameter compressed to true',
         'right': 'there are /roof/image_raw. Remap right/image_raw (-r right/image_raw:=...)'}),
-    (True, {'/third/image_raw': Image, '/roof/image_raw/compressed': CompressedImage}, {
-        'second': 'nobody publishes /jpeg, only /third/image_raw: '
+    (True, {'/second/image_raw': Image, '/roof/image_raw/compressed': CompressedImage}, {
+        'first': 'nobody publishes /jpeg, only /second/image_raw: '
                   'set the parameter compressed to false',
         'left': 'Remap left/image_raw (-r left/image_raw:=...), without the suffix /compressed'}),
     (False, {'/roof/image_raw/compressed': CompressedImage}, {
@@ -134,7 +134,7 @@ def test_remap_rules_apply_once_to_each_name(process: Process, number: int, kind
                 'set the parameter compressed to true. Remap left/image_raw '
                 '(-r left/image_raw:=...)'}),
     (True, {'/roof/image_raw/compressed': CompressedImage}, {
-        'second': 'Remap second/image_raw/compressed (-r second/image_raw/compressed:=...)'}),
+        'first': 'Remap first/image_raw/compressed (-r first/image_raw/compressed:=...)'}),
 ])
 def test_silence_names_the_other_transport_and_the_name_to_remap(
         process: Process, peer: Peer, compressed: bool, published: dict[str, type],

@@ -10,7 +10,6 @@ import time
 
 from ptdiffseg_ros.ros.worker import (
     BATCHES_BETWEEN_STEPS,
-    Device,
     DeviceBusy,
     STEPS_AT_ONCE,
     Worker,
@@ -18,6 +17,12 @@ from ptdiffseg_ros.ros.worker import (
 import pytest
 
 PATIENCE_S = 30.0
+
+
+def finish(worker: Worker[int]) -> None:
+    """End the thread of a worker after the work in progress, unless a test has ended it."""
+    if not worker.ending:
+        worker.finish(lambda: None, PATIENCE_S)
 
 
 class Bench:
@@ -40,7 +45,7 @@ def bench():
     bench = Bench()
     yield bench
     bench.go.release(1000)
-    bench.worker.stop()
+    finish(bench.worker)
 
 
 def test_under_overload_the_newest_frame_wins_and_drops_are_reported(bench):
@@ -132,7 +137,7 @@ def background():
     background = Background()
     yield background
     background.go.release(1000)
-    background.worker.stop()
+    finish(background.worker)
 
 
 def test_a_frame_waits_for_one_step_of_background_work_at_most(background):
@@ -158,7 +163,7 @@ def test_a_job_waits_for_one_step_at_most_and_work_goes_on_after_the_next_frame(
     assert background.log[3:] == [{'front': 1}, 'step']
 
 
-@pytest.mark.parametrize('end', [Worker.drain, Worker.stop])
+@pytest.mark.parametrize('end', [Worker.drain, finish])
 def test_draining_and_stopping_wait_for_the_step_in_progress_only(background, end):
     background.worker.offer('front', 0)
     assert background.begun.acquire(timeout=PATIENCE_S)
@@ -181,7 +186,7 @@ def test_there_is_no_background_work_without_frames_or_while_one_waits():
     worker.offer('front', 0)
     while 'idle' not in log:
         worker.run(lambda: None)
-    worker.stop()
+    finish(worker)
 
     assert log == ['job', {'front': 0}, {'front': 1}, 'idle']
 
@@ -204,7 +209,7 @@ def test_background_work_gets_some_steps_now_and_then_where_a_frame_always_waits
     worker: Worker[int] = Worker(process, idle)
     worker.offer('front', 1)
     assert done.wait(PATIENCE_S)
-    worker.stop()
+    finish(worker)
 
     steps = [i for i, entry in enumerate(log) if entry == 'step']
     period = BATCHES_BETWEEN_STEPS + STEPS_AT_ONCE
@@ -237,7 +242,7 @@ def test_an_error_is_handed_on_and_the_thread_goes_on_with_the_next_frame():
         assert failed.acquire(timeout=PATIENCE_S)
     worker.offer('front', 2)
     worker.run(lambda: None)
-    worker.stop()
+    finish(worker)
 
     assert errors == ['of frames', 'of background work']
     assert taken == [1, 2]
@@ -277,11 +282,11 @@ def hung(monkeypatch: pytest.MonkeyPatch):
     hung = Hung()
     yield hung
     hung.go.release(1000)
-    hung.worker.stop()
+    finish(hung.worker)
 
 
 def test_a_job_waits_for_a_device_that_hangs_for_a_limited_time_and_is_not_run_later(hung):
-    with pytest.raises(DeviceBusy, match='busy for 0 s .*nvidia-smi.*start the node again'):
+    with pytest.raises(DeviceBusy, match='busy for 0 s .*nvidia-smi.*restart the node'):
         hung.call().result(PATIENCE_S)
     assert hung.waits.acquire(blocking=False)  # who waited could do something else
     assert not hung.worker.waiting()
@@ -328,7 +333,7 @@ def test_background_work_that_goes_on_in_steps_is_no_device_that_hangs(monkeypat
     worker.offer('front', 0)
     assert begun.wait(PATIENCE_S)
     assert worker.run(lambda: 'done') == 'done'
-    worker.stop()
+    finish(worker)
     assert worker.busy_s() == 0.0
 
 
@@ -350,14 +355,13 @@ def test_a_pause_stops_background_work_and_forgets_frames_until_it_ends(backgrou
     assert background.log[3:] == [{'front': 2}, 'step']
 
 
-def test_a_device_runs_jobs_of_others_and_reports_how_long_they_waited():
+def test_every_job_reports_how_long_it_was_waited_for_and_the_end_is_known():
     waits: list[float] = []
-    device = Device(lambda: False, waits.append)
-    assert not device.ready and not device.ending
-
-    device.worker = Worker(lambda frames: None)
-    assert device.ready and device.run(lambda: 'result') == 'result'
+    worker: Worker[int] = Worker(lambda frames: None, waited=waits.append)
+    assert worker.run(lambda: 'result') == 'result'
     with pytest.raises(ValueError, match='no device'):
-        device.run(lambda: int('no device'))
+        worker.run(lambda: int('no device'))
     assert len(waits) == 2 and min(waits) >= 0.0
-    device.worker.stop()
+    assert not worker.ending
+    finish(worker)
+    assert worker.ending
