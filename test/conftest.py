@@ -55,9 +55,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope='session')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give the folder of a tiny random segmenter, one for each test module."""
+    """Give the folder of a tiny random segmenter; a test that changes files copies it first."""
     from tiny_models import tiny_segmenter  # after OMP_NUM_THREADS is set
     return tiny_segmenter(tmp_path_factory.mktemp('tiny'))
 

@@ -168,7 +168,8 @@ def running_segmenter(model: Path | str, arguments: tuple[str, ...] = (),
 @contextmanager
 def running_watch(*arguments: str) -> Iterator[tuple[Process, int]]:
     """Run `ptdiffseg watch`, at a free port if no other is named; give it and its port."""
-    watch = Process('-m', 'ptdiffseg_ros.cli', 'watch', '--port', '0', *arguments)
+    watch = Process(
+        '-m', 'ptdiffseg_ros.cli', 'watch', '--port', '0', *arguments, forked=True)
     try:
         output = watch.wait_for_output('Ctrl-C ends it')
         found = re.search(r'http://127\.0\.0\.1:(\d+)/', output)

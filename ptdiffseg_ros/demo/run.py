@@ -3,7 +3,6 @@
 """Run the demo: record a drive, segment it in a live node, score the masks, write a report."""
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -181,13 +180,12 @@ def _summary(
     masks = consumer.masks
     # A mask counts if it has the stamp and the frame id of an image that was sent.
     good = [t for t in sent if t in masks and masks[t].frame_id == FRAME_ID]
-    frames = Counter(item.weather for item in scores)
-    frames_changing = frames.pop(scoring.CHANGING, 0)
-    changing = [item for item in scores if item.weather == scoring.CHANGING]
-    live = {name: total(item.live for item in scores if item.weather == name)
-            for name in frames}
-    source = {name: total(item.source for item in scores if item.weather == name)
-              for name in frames}
+    weathers: dict[str, list[Score]] = {}
+    for item in scores:
+        weathers.setdefault(item.weather, []).append(item)
+    changing = weathers.pop(scoring.CHANGING, [])
+    live = {name: total(item.live for item in items) for name, items in weathers.items()}
+    source = {name: total(item.source for item in items) for name, items in weathers.items()}
     return {
         'command': 'demo',
         'frames_sent': len(sent),
@@ -210,8 +208,8 @@ def _summary(
         'rate': round(float(np.mean(pace.rates or [1.0])), 3),
         'holds': pace.holds,
         'calibration_frames': min(CALIBRATION_FRAMES, len(sent)),
-        'frames': dict(frames),
-        'frames_changing': frames_changing,
+        'frames': {name: len(items) for name, items in weathers.items()},
+        'frames_changing': len(changing),
         'miou_changing': _finite(total(item.live for item in changing).miou()),
         'miou_changing_without_adaptation': (
             _finite(total(item.source for item in changing).miou())

@@ -74,9 +74,7 @@ class CameraOutput:
         try:
             image = decode_message(frame.message, self._depth)
         except ImageError as error:
-            self.health.fail(str(error))
-            self._node.get_logger().error(
-                f'{self.health.prefix}bad image: {error}', **THROTTLE)
+            self.fail(str(error), 'bad image')
             return None
         except Exception as error:  # must not affect other cameras
             self.fail(f'{type(error).__name__}: {error}')
@@ -100,11 +98,10 @@ class CameraOutput:
             f'{limit_s}{remedy}', **THROTTLE)
         return True
 
-    def fail(self, reason: str) -> None:
-        """Count and log a frame that could not be segmented."""
+    def fail(self, reason: str, effect: str = 'a frame could not be segmented') -> None:
+        """Count and log a frame that has no mask."""
         self.health.fail(reason)
-        self._node.get_logger().error(
-            f'{self.health.prefix}a frame could not be segmented: {reason}', **THROTTLE)
+        self._node.get_logger().error(f'{self.health.prefix}{effect}: {reason}', **THROTTLE)
 
     # Results
 

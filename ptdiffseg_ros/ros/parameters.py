@@ -153,18 +153,15 @@ def changes(before: Settings, after: Settings) -> tuple[str, ...]:
 
 
 def _fits(value: Any, item: Field[Any]) -> bool:
-    data = item.metadata
-    if data['most'] is not None:
-        kinds = (int,) if type(item.default) is int else (int, float)
-        return (type(value) in kinds and data['least'] <= value <= data['most']
-                and (not data['choices'] or value in data['choices']))
-    if type(item.default) is tuple:
+    data, kind = item.metadata, type(item.default)
+    if kind is tuple:
         return type(value) is tuple and (value == item.default or _are_names(value))
-    if type(value) is not type(item.default):
+    if data['choices'] and value not in data['choices']:
         return False
-    if data['choices']:
-        return value in data['choices']
-    return value != '' or bool(data['optional'])
+    if data['most'] is not None:
+        kinds = (int,) if kind is int else (int, float)
+        return type(value) in kinds and bool(data['least'] <= value <= data['most'])
+    return type(value) is kind and (value != '' or bool(data['optional']))
 
 
 def _are_names(values: tuple[Any, ...]) -> bool:

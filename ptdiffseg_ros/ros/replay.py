@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 import importlib
 import time
-from typing import TYPE_CHECKING
 
+from ptdiffseg_ros.data.bags import Bag, IMAGE_TYPES
 from ptdiffseg_ros.ros.qos import keep_last
 import rclpy
 from rclpy.duration import Duration
@@ -16,12 +16,8 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 
-if TYPE_CHECKING:
-    from ptdiffseg_ros.data.bags import Bag
-
 LONG_GAP_S = 10.0  # a longer wait is logged
 LEAST_ROUND_S = 0.1  # the shortest round of a loop: one message must not keep a processor busy
-IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
 
 
 class ReplayError(RuntimeError):

@@ -154,17 +154,11 @@ class Worker(Generic[FrameT]):
             since_s = self._waiting_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
-    def busy_s(self) -> float:
-        """Return how long the current piece of work has taken; 0 while the thread rests."""
-        with self._lock:
-            since_s = self._step_began_s
-        return 0.0 if since_s is None else time.monotonic() - since_s
-
     def explain_hang(self) -> str:
         """Return the remedy if the device seems to have hung; '' otherwise."""
-        busy_s = self.busy_s()
         with self._lock:
-            limit_s = max(HANG_S, 3.0 * self._batch_s)
+            since_s, limit_s = self._step_began_s, max(HANG_S, 3.0 * self._batch_s)
+        busy_s = 0.0 if since_s is None else time.monotonic() - since_s
         if busy_s < limit_s:
             return ''
         return f'the device has been busy for {busy_s:.0f} s with one piece of work. {HANG_REMEDY}'

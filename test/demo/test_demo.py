@@ -33,7 +33,6 @@ from ptdiffseg_ros.demo.scoring import DOMAINS, recognised_share, Score
 from ptdiffseg_ros.town.record import IMAGE_TOPIC
 import pytest
 from ros_harness import Process
-from tiny_models import tiny_segmenter
 
 FRAMES = 24
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
@@ -43,7 +42,7 @@ def demo(out: Path, model: str, *more: str) -> Process:
     """Run a demo that is nearly as short as one can be."""
     return Process(
         '-m', 'ptdiffseg_ros.cli', 'demo', '--out', str(out), '--seconds', '8', '--fps', '3',
-        '--seed', '4', '--model', model, '--json', str(out / 'again.json'), *more)
+        '--seed', '4', '--model', model, '--json', str(out / 'again.json'), *more, forked=True)
 
 
 def others_with(words: str) -> list[str]:
@@ -60,9 +59,9 @@ def others_with(words: str) -> list[str]:
 
 
 @pytest.fixture(scope='module')
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Write a tiny segmenter."""
-    return str(tiny_segmenter(tmp_path_factory.mktemp('model')))
+def model(folder: Path) -> str:
+    """Give the path of a tiny segmenter."""
+    return str(folder)
 
 
 @pytest.fixture(scope='module')
@@ -218,25 +217,18 @@ def test_recognition_counts_in_steady_weather_once_there_was_time_for_it() -> No
     assert recognised_share(frames[-2:], [(0, 'night')]) is None
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_demo_with_the_reason(tmp_path: Path) -> None:
-    nowhere = str(tmp_path / 'nowhere')
-    process = demo(tmp_path / 'report', nowhere)
-    output = process.wait_for_output('error:')
-    assert process.end(by=0) == 2
-    assert 'the node cannot start' in output and 'segmenter.json is missing' in process.output
-    assert 'Traceback' not in process.output
-    assert others_with(nowhere) == []
-
-
-def test_a_demo_replaces_the_report_of_another_and_no_other_file(
+def test_a_model_that_cannot_be_loaded_ends_the_demo_with_the_reason_after_it_replaced_another(
         report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere, again = str(tmp_path / 'nowhere'), tmp_path / 'report'
     shutil.copytree(report, again)
     (again / 'again.json').unlink()
     (again / 'notes.txt').write_text('precious')
     process = demo(again, nowhere)
-    process.wait_for_output('the node cannot start')
+    output = process.wait_for_output('error:')
     assert process.end(by=0) == 2, 'the drive was recorded again, and the node was started'
+    assert 'the node cannot start' in output and 'segmenter.json is missing' in process.output
+    assert 'Traceback' not in process.output
+    assert others_with(nowhere) == []
     assert (again / 'notes.txt').read_text() == 'precious'
     (again / 'drive' / 'notes.txt').write_text('precious')
     foreign = tmp_path / 'mine'

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 import json
+from pathlib import Path
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
@@ -14,7 +15,6 @@ import pytest
 from ros_harness import image, Peer, Process, running_segmenter
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
-from tiny_models import tiny_segmenter
 
 pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
 
@@ -54,9 +54,8 @@ class Cameras(Peer):
 
 
 @pytest.fixture(scope='module')
-def segmenter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    model = tiny_segmenter(tmp_path_factory.mktemp('model'))
-    with running_segmenter(model, cameras='[front,left,rear]') as process:
+def segmenter(folder: Path) -> Iterator[Process]:
+    with running_segmenter(folder, cameras='[front,left,rear]') as process:
         process.wait_for_output('waiting for images', times=3)
         yield process
 

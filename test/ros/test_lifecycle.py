@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 import signal
 
 import pytest
@@ -20,14 +19,8 @@ from ros_harness import (
     start_segmenter,
 )
 from rosgraph_msgs.msg import Clock
-from tiny_models import tiny_segmenter
 
 pytestmark = pytest.mark.timeout(1200)  # seconds where a machine is idle
-
-
-@pytest.fixture(scope='module')
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_segmenter(tmp_path_factory.mktemp('model'))
 
 
 @pytest.fixture
@@ -38,7 +31,7 @@ def consumer() -> Iterator[Consumer]:
 
 
 def test_a_damaged_model_can_be_replaced_and_transitions_do_not_gather_memory(
-        model, tmp_path, consumer):
+        folder, tmp_path, consumer):
     damaged = tmp_path / 'damaged'
     damaged.mkdir()
     (damaged / 'segmenter.json').write_text('{"backbone": ')
@@ -54,7 +47,7 @@ def test_a_damaged_model_can_be_replaced_and_transitions_do_not_gather_memory(
         assert consumer.values()
         assert 'is damaged' in consumer.health[0].status[0].message
 
-        assert consumer.set_parameter('model', str(model)).successful
+        assert consumer.set_parameter('model', str(folder)).successful
         sizes = []
         for _ in range(8):
             assert consumer.change_state(CONFIGURE)
@@ -78,9 +71,9 @@ def test_a_damaged_model_can_be_replaced_and_transitions_do_not_gather_memory(
         process.kill()
 
 
-def test_age_is_by_the_node_clock_and_a_start_with_a_wrong_parameter_is_mended(model, consumer):
+def test_age_is_by_the_node_clock_and_a_start_with_a_wrong_parameter_is_mended(folder, consumer):
     process = start_segmenter(
-        model, use_sim_time=True, max_frame_age_s=2, min_confidence='high')
+        folder, use_sim_time=True, max_frame_age_s=2, min_confidence='high')
     clock = consumer.node.create_publisher(Clock, '/clock', 10)
     now = Clock()
     now.clock.sec = 500

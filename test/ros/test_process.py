@@ -122,14 +122,14 @@ sys.exit(main(sys.argv))
 
 
 @pytest.mark.real_time
-@pytest.mark.parametrize('moment, signals', [
-    (handles_signals, (signal.SIGINT, signal.SIGINT)),
-    (has_loaded('_rclpy_pybind11'), (signal.SIGTERM,)),
-    (has_said('loading model'), (signal.SIGINT, signal.SIGTERM)),
-    (has_loaded('libtorch_cpu'), (signal.SIGINT, signal.SIGINT))],
-    ids=['first line', 'rclpy is imported', 'loading begins', 'torch is imported'])
-def test_it_ends_at_once_at_any_moment_of_its_start(start, folder, moment, signals):
-    process = start(folder)
+@pytest.mark.parametrize('moment, forked, signals', [
+    (handles_signals, False, (signal.SIGINT, signal.SIGINT)),
+    (has_loaded('_rclpy_pybind11'), False, (signal.SIGTERM,)),
+    (has_loaded('libtorch_cpu'), False, (signal.SIGINT, signal.SIGINT)),
+    (has_said('loading model'), True, (signal.SIGINT, signal.SIGTERM))],
+    ids=['first line', 'rclpy is imported', 'torch is imported', 'loading begins'])
+def test_it_ends_at_once_at_any_moment_of_its_start(start, folder, moment, forked, signals):
+    process = start(folder, forked=forked)
     wait_until(lambda: moment(process))
     ends(process, *signals)
 
@@ -140,7 +140,7 @@ def test_it_ends_at_once_while_the_disk_with_the_model_does_not_answer(start, fo
     silent = tmp_path / 'tiny' / folder.name / 'head.safetensors'
     silent.unlink()
     os.mkfifo(silent)
-    process = start(tmp_path / 'tiny' / folder.name)
+    process = start(tmp_path / 'tiny' / folder.name, forked=True)
     writer = -1
 
     def is_read() -> bool:
@@ -210,7 +210,7 @@ def test_device_errors_are_reported_and_a_hanging_device_blocks_neither_services
 
 @pytest.mark.real_time
 def test_it_says_what_it_waits_for_and_that_it_can_only_be_started_again(start, folder, consumer):
-    process = start(folder, autostart=False)
+    process = start(folder, autostart=False, forked=True)
     assert 'ros2 lifecycle set /segmenter configure' in process.wait_for_output(
         'autostart is false')
     assert consumer.change_state(SHUTDOWN_UNCONFIGURED) and consumer.state() == 'finalized'
@@ -228,7 +228,7 @@ def test_it_says_what_it_waits_for_and_that_it_can_only_be_started_again(start, 
 @pytest.mark.real_time
 def test_it_leaves_no_shared_memory_and_others_see_it_go(start, folder, consumer):
     before = set(os.listdir('/dev/shm'))
-    process = start(folder, autostart=False)
+    process = start(folder, autostart=False, forked=True)
     process.wait_for_output('autostart is false')
     assert consumer.spin_until(lambda: 'segmenter' in consumer.node.get_node_names())
     maps = Path(f'/proc/{process.pid}/maps').read_text()
@@ -252,8 +252,8 @@ def test_wrong_arguments_are_named_in_one_line(tmp_path):
         f'--params-file {tmp_path}/none.yaml': ('none.yaml', 'opening'),
         '-r image_raw': ('remap rule', "'-r image_raw'"),
         '--parameters x': ('unknown ROS arguments', '--parameters')}
-    processes = [Process('-m', 'ptdiffseg_ros.ros.process', '--ros-args', *arguments.split())
-                 for arguments in wrong]
+    processes = [Process('-m', 'ptdiffseg_ros.ros.process', '--ros-args', *arguments.split(),
+                         forked=True) for arguments in wrong]
     for process, words in zip(processes, wrong.values()):
         assert process.wait() == 2
         assert 'Traceback' not in process.output

@@ -55,7 +55,7 @@ def peer() -> Iterator[Peer]:
 
 def replay(*arguments: str) -> Process:
     """Run ``ptdiffseg replay``."""
-    return Process('-m', 'ptdiffseg_ros.cli', 'replay', *arguments)
+    return Process('-m', 'ptdiffseg_ros.cli', 'replay', *arguments, forked=True)
 
 
 def test_every_message_arrives_as_it_was_recorded(drive: Path, peer: Peer) -> None:

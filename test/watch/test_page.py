@@ -173,7 +173,7 @@ def test_what_is_no_longer_live_looks_like_it(page, teller) -> None:
     page.wait_for(f"{OLD}[0] === 'old:overlay: 7 s ago'")
 
     teller.told['silent_s'] = 12.0
-    page.wait_for("byId('health').innerText === 'no word from /segmenter for 12 s'")
+    page.wait_for("byId('health').innerText === 'no diagnostics from /segmenter for 12 s'")
     assert page.text('article p') == ''
     assert [page.text(f'#{name}') for name in ('domain', 'prompt', 'adaptation')] == ['–'] * 3
     assert page.evaluate("byId('switch').disabled")

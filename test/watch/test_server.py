@@ -23,7 +23,6 @@ import pytest
 from ros_harness import Consumer, image, Peer, PIXELS, running_segmenter, running_watch
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
-from tiny_models import tiny_segmenter
 
 pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
 
@@ -63,14 +62,13 @@ def has_ipv6() -> bool:
 
 
 @pytest.fixture(scope='module')
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    model = tiny_segmenter(tmp_path_factory.mktemp('model'))
-    with running_segmenter(model, **{'adaptation.bank': tmp_path_factory.mktemp('bank')}):
+def browser(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with running_segmenter(folder, **{'adaptation.bank': tmp_path_factory.mktemp('bank')}):
         with running_watch() as (_, port):
             yield Browser(port)
 
 
-@pytest.fixture
+@pytest.fixture(scope='module')
 def consumer() -> Iterator[Consumer]:
     consumer = Consumer()
     yield consumer
@@ -271,11 +269,11 @@ def test_the_brightness_of_a_16_bit_camera_does_not_jump() -> None:
     assert abs(shown[1] - 800 / 16) < 2
 
 
-def test_a_segmenter_with_remapped_outputs_is_shown(tmp_path: Path) -> None:
+def test_a_segmenter_with_remapped_outputs_is_shown(folder: Path) -> None:
     rules = ('-r', '~/mask:=/lane/mask', '-r', '~/overlay:=/lane/overlay')
     peer, consumer = Peer('watching'), Consumer()
     try:
-        with running_segmenter(tiny_segmenter(tmp_path), rules):
+        with running_segmenter(folder, rules):
             watcher = Watcher(peer.node)
 
             def shown() -> bool:
