@@ -41,8 +41,8 @@ ARGUMENTS = (
     ('rate', '1.0', None,
      'Speed of the replay; choose less than 1 if the machine is slower than the camera'),
     ('rviz', 'false', SWITCH, 'Show the overlay and the colour mask in RViz'),
-    ('use_sim_time', 'true', SWITCH, "Take the time from the bag's /clock, whatever params_file "
-     'says; false measures the age of frames by wall time'),
+    ('use_sim_time', 'true', SWITCH, "Take the time from the bag's /clock, which overrides "
+     'params_file; false measures the age of frames by wall time'),
     ('image_topic', '/camera/image_raw', None, "The camera's image topic in the bag"),
 )
 
@@ -53,10 +53,10 @@ def generate_launch_description() -> LaunchDescription:
         *(DeclareLaunchArgument(name, default_value=default, choices=choices, description=words)
           for name, default, choices, words in ARGUMENTS),
         # Actions that can fail come before those that start a process: launch does not end the
-        # processes of a description that fails halfway.
+        # processes of a description that fails later.
         OpaqueFunction(function=check),
         LogInfo(msg=['use_sim_time of the segmenter is ', LaunchConfiguration('use_sim_time'),
-                     ', whatever params_file says']),
+                     ', which overrides params_file']),
         # Registered before the node starts, because it must not miss the first transition.
         RegisterEventHandler(
             OnStateTransition(goal_state='active', entities=[player()], handle_once=True)

@@ -144,7 +144,7 @@ def changes(before: Mapping[str, Any], state: Mapping[str, Any]) -> list[tuple[s
             'source': 'the source prompt is in use again'}
         found.append((prompt, words.get(prompt, f'the prompt in use is: {prompt}')))
     # States come at most ten times a second; tuning may have ended and begun between two.
-    anew = entered or not before.get('tuning', False) or state['step'] < before['step']
-    if state['tuning'] and anew:
+    begins = entered or not before.get('tuning', False) or state['step'] < before['step']
+    if state['tuning'] and begins:
         found.append(('tuning', f'tuning for {domain!r} begins: {state["trigger"]}'))
     return found

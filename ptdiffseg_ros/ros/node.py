@@ -216,7 +216,7 @@ class SegmenterNode(LifecycleNode):
         self.worker.drain()
 
     def _release(self) -> None:
-        """Undo configure and activate, also if they failed halfway."""
+        """Undo configure and activate, also after a failure."""
         if self._configured:
             self._stop_frames()
             self.worker.run(self._free)

@@ -38,7 +38,7 @@ def main(args: list[str] | None = None) -> int:
     """
     signals, wake = os.pipe()
     os.set_blocking(wake, False)
-    # The interpreter writes the signal number to `wake`, whatever the threads do.
+    # The interpreter writes the number of a signal to `wake`, even while a thread blocks.
     signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
     for number in SIGNALS:
         signal.signal(number, lambda number, frame: None)
