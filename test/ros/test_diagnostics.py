@@ -138,12 +138,19 @@ def node(folder: Path, order: Path) -> Iterator[Process]:
         process.kill()
 
 
-@pytest.fixture
-def vehicle(order: Path) -> Iterator[Vehicle]:
+@pytest.fixture(scope='module')
+def peer(order: Path) -> Iterator[Vehicle]:
+    """Be the same vehicle in all tests: discovery takes longer than most of them."""
     vehicle = Vehicle(order)
     yield vehicle
-    vehicle.order(99)  # whatever a test has left
     vehicle.close()
+
+
+@pytest.fixture
+def vehicle(peer: Vehicle) -> Iterator[Vehicle]:
+    """Give the vehicle, and reset the model after the test."""
+    yield peer
+    peer.order(99)
 
 
 def test_memory_that_runs_out_makes_batches_smaller_then_is_an_error_with_a_remedy(node, vehicle):

@@ -13,8 +13,9 @@ from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.ros.adaptation_setup import loop_config, MIB
 from ptdiffseg_ros.ros.parameters import PARAMETERS, Parameters, ros_name, Settings
 import pytest
+import rclpy
 from rclpy.parameter import Parameter
-import ros_harness
+from ros_harness import start_segmenter
 
 WRONG = [
     ('cameras', 'front'), ('cameras', ['front', 'front']), ('cameras', ['front', '']),
@@ -36,12 +37,11 @@ WRONG = [
 class Declared:
     """A node with the segmenter's parameters, and what it was told to apply."""
 
-    def __init__(self, overrides: dict[str, object]) -> None:
-        self.peer = ros_harness.Peer()
+    def __init__(self, context: rclpy.Context, overrides: dict[str, object]) -> None:
         self.applied: list[tuple[Settings, tuple[str, ...]]] = []
         self.unwanted = ''
-        self.node = ros_harness.rclpy.create_node(
-            'declared', context=self.peer.context,
+        self.node = rclpy.create_node(
+            'declared', context=context, enable_rosout=False, start_parameter_services=False,
             parameter_overrides=[Parameter(k, value=v) for k, v in overrides.items()])
         self.parameters = Parameters(
             self.node, self._check, lambda *change: self.applied.append(change))
@@ -55,18 +55,26 @@ class Declared:
             [Parameter(name, value=value) for name, value in values.items()])
 
 
+@pytest.fixture(scope='module')
+def context():
+    """Give one context to all nodes here, which talk to nobody."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    yield context
+    rclpy.shutdown(context=context)
+
+
 @pytest.fixture
-def declare():
+def declare(context):
     made = []
 
     def make(**overrides: object) -> Declared:
-        made.append(Declared(overrides))
+        made.append(Declared(context, overrides))
         return made[-1]
 
     yield make
     for declared in made:
         declared.node.destroy_node()
-        declared.peer.close()
 
 
 def test_every_parameter_is_described_with_what_is_allowed_and_when_it_counts(declare):
@@ -157,7 +165,7 @@ def test_the_nodes_own_check_refuses_as_well(declare):
 
 def test_without_the_post_set_callback_of_later_releases_values_are_applied_as_well(
         declare, monkeypatch):
-    monkeypatch.delattr(ros_harness.rclpy.node.Node, 'add_post_set_parameters_callback')
+    monkeypatch.delattr(rclpy.node.Node, 'add_post_set_parameters_callback')
     declared = declare()
 
     assert declared.change(min_confidence=0.5).successful
@@ -186,9 +194,9 @@ def test_a_value_that_is_in_force_already_is_no_change(declare):
 
 def test_an_empty_list_of_cameras_is_one_camera_without_a_name():
     # On the command line, where an empty list has no type; rclpy cannot make such a Parameter.
-    context = ros_harness.rclpy.Context()
-    ros_harness.rclpy.init(args=['x', '--ros-args', '-p', 'cameras:=[]'], context=context)
-    node = ros_harness.rclpy.create_node('declared', context=context)
+    context = rclpy.Context()
+    rclpy.init(args=['x', '--ros-args', '-p', 'cameras:=[]'], context=context)
+    node = rclpy.create_node('declared', context=context)
     try:
         parameters = Parameters(node, lambda settings: None, lambda settings, changed: None)
         assert parameters.refused == {} and parameters.settings.cameras == ('',)
@@ -197,7 +205,7 @@ def test_an_empty_list_of_cameras_is_one_camera_without_a_name():
         assert parameters.settings.cameras == ('front',)
     finally:
         node.destroy_node()
-        ros_harness.rclpy.shutdown(context=context)
+        rclpy.shutdown(context=context)
 
 
 def test_names_that_do_not_exist_are_warned_of_with_the_nearest(tmp_path):
@@ -207,7 +215,7 @@ def test_names_that_do_not_exist_are_warned_of_with_the_nearest(tmp_path):
         '    adaptation: {enable: true, duty: 0.3, learning_rat: 2.0,\n'
         '                 per_camera: true, prompt_file: tunnel}\n'  # of an earlier version
         '    qos_overrides./image_raw.subscription.depth: 3\n')
-    process = ros_harness.start_segmenter(
+    process = start_segmenter(
         'micro', autostart=False, arguments=('--params-file', str(file)), camera='[front]', step=3,
         use_sim_time=False, start_type_description_service=True, wheels=4)
     try:
