@@ -33,8 +33,11 @@ def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePromp
     from ptdiffseg_ros.adapt.state import HOLD_OUT
 
     def log(kind: str, text: str) -> None:
-        level = logger.warning if kind in ('problem', 'rollback') else logger.info
-        level(f'adaptation: {text}')
+        message = f'adaptation: {text}'
+        if kind in ('problem', 'rollback'):  # rclpy refuses two severities at one line of code
+            logger.warning(message)
+        else:
+            logger.info(message)
 
     bank = _open_bank(segmenter, settings)
     for problem in bank.problems:
