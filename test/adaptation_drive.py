@@ -16,8 +16,8 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
 import torch
 
-FOG = Recognition('foggy', 'a foggy driving scene', 0.1, True)
-CLEAR = Recognition('clear', 'a clear driving scene', 0.1, True)
+FOG = Recognition('foggy', 'a foggy driving scene', 0.1)
+CLEAR = Recognition('clear', 'a clear driving scene', 0.1)
 ENOUGH = HOLD_OUT * VALIDATION_FRAMES  # frames that tuning and validation need
 
 
@@ -51,15 +51,15 @@ class Drive:
     def say(self, verdict: Recognition) -> None:
         """Let the recogniser name a domain once, as after a shift."""
         left = [verdict]
-        self.loop.tracker.searching = True
-        recognizer = self.loop.tracker.recognizer
+        tracker = self.loop.tracker
+        tracker.hurried = 1
 
         def query(latents: torch.Tensor) -> Steps[Recognition | None]:
-            yield from type(recognizer).query_in_steps(recognizer, latents)
-            recognizer.explained = True
+            yield from type(tracker).query_latents(tracker, latents)
+            tracker.explained = True
             return left.pop() if left else None
 
-        recognizer.query_in_steps = query
+        tracker.query_latents = query
 
     def frame(self) -> torch.Tensor:
         self.number += 1

@@ -10,9 +10,9 @@ from benchmarks.stream.frames import encode_drive, Encoder, first_stream_scene, 
 from benchmarks.stream.methods import make_loop
 import numpy as np
 from ptdiffseg_ros import town
-from ptdiffseg_ros.adapt.domain import domain_name
 from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
+from ptdiffseg_ros.model.prompts import domain_name
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from tqdm import tqdm
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, read_prompts
-from ptdiffseg_ros.adapt.domain import DECISIVE_QUERIES, DomainRecognizer
+from ptdiffseg_ros.adapt.cooperative import run_steps
+from ptdiffseg_ros.adapt.domain import DomainTracker, QUERIES
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -82,24 +83,24 @@ class RecognisedPrompts:
         self._segmenter = segmenter
         self._prompts = prompts
         try:
-            self._recognizer = DomainRecognizer(segmenter, segmenter.config.scene_prompts)
+            self._tracker = DomainTracker(segmenter)
         except ValueError as error:
             raise AdaptationError(
                 f'{segmenter.name} cannot recognise a domain: {error}. Give the file of one '
                 'prompt in place of a bank') from error
-        self._queries = DECISIVE_QUERIES  # at the next frame, at most
+        self._domain = ''  # nothing until the first is recognised
 
     @torch.no_grad()
     def choose(self, image: NDArray[np.uint8]) -> ChosenPrompt:
         """Return the prompt for a frame (H, W, 3) RGB; the source prompt for what is no street."""
         segmenter = self._segmenter
         latents = segmenter.encode_seen(segmenter.preprocess(image[None]))[0]
-        for _ in range(self._queries):
-            found = self._recognizer.query(latents)
+        for _ in range(1 if self._domain else QUERIES):
+            found = run_steps(self._tracker.query_latents(latents))
             if found is not None:
-                self._queries = 1
-                return self._prompts.choose(found.domain)
-        return self._prompts.choose()
+                self._domain = found.domain
+                break
+        return self._prompts.choose(*[self._domain] if self._tracker.explained else [])
 
 
 def _chosen(path: Path, prompt: LearnedPrompt, segmenter: PromptedSegmenter) -> ChosenPrompt:

@@ -11,7 +11,7 @@ import numpy as np
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.buffer import FrameBuffer
 from ptdiffseg_ros.adapt.cooperative import Steps
-from ptdiffseg_ros.adapt.domain import domain_name, DomainTracker, Recognition
+from ptdiffseg_ros.adapt.domain import DomainTracker, Recognition
 from ptdiffseg_ros.adapt.duty import DutyBudget
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.intake import FrameIntake
@@ -25,6 +25,7 @@ from ptdiffseg_ros.adapt.state import (
 )
 from ptdiffseg_ros.adapt.tuner import PromptTuner
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
+from ptdiffseg_ros.model.prompts import domain_name
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import describe_latents, SourceStatistics
@@ -159,7 +160,7 @@ class AdaptationLoop:
         if not self._intake.add(camera, stamp_s, latents, descriptor):
             return
         self._newest_camera = camera
-        if self.tracker.observe(stamp_s, latents, descriptor):
+        if self.tracker.observe(latents, descriptor):
             self._job = None
 
     def work(self, waiting: Callable[[], bool] = lambda: False) -> None:
@@ -211,7 +212,7 @@ class AdaptationLoop:
 
     def _restart_recognition(self) -> None:
         self.tracker = DomainTracker(
-            self.segmenter, self.statistics, self.config.query_period_s, self.config.seed)
+            self.segmenter, self.config.query_period_s, self.config.seed)
         self._intake = FrameIntake(self.buffer, self.statistics, self.state, self._on_event)
         self._newest_camera = ''  # whose frame is queried next
         self.state.domain = ''
@@ -219,7 +220,7 @@ class AdaptationLoop:
     def _query_domain(self, now_s: float) -> Steps[None]:
         camera = self._newest_camera
         found = yield from self.tracker.query(now_s)
-        if not self.tracker.recognizer.explained:
+        if not self.tracker.explained:
             self._intake.reject(camera)
             self.buffer.clear(camera)
         if found is not None:

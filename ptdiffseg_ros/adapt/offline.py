@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.adapt.bank import LearnedPrompt
-from ptdiffseg_ros.adapt.domain import DECISIVE_QUERIES, DomainRecognizer, Recognition
+from ptdiffseg_ros.adapt.cooperative import run_steps
+from ptdiffseg_ros.adapt.domain import DomainTracker, QUERIES, Recognition
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.loop import source_statistics
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
@@ -23,10 +24,10 @@ MAX_HELD_OUT = 16  # frames for validation
 
 def recognise(segmenter: PromptedSegmenter, frames: Sequence[Tensor]) -> Recognition:
     """Recognise the domain of frames, latents (c, h, w)."""
-    recognizer = DomainRecognizer(segmenter, segmenter.config.scene_prompts)
+    tracker = DomainTracker(segmenter)
     found: Recognition | None = None
-    for i in np.linspace(0, len(frames) - 1, DECISIVE_QUERIES).round().astype(int):
-        found = recognizer.query(frames[i].to(segmenter.device)) or found
+    for i in np.linspace(0, len(frames) - 1, QUERIES).round().astype(int):
+        found = run_steps(tracker.query_latents(frames[i].to(segmenter.device))) or found
     if found is None:
         raise AdaptationError('the frames look like no street that the model knows')
     return found

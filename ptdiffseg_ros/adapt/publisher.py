@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ptdiffseg_ros.adapt.bank import AUTOMATIC, LearnedPrompt, PromptBank
-from ptdiffseg_ros.adapt.domain import domain_name
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.state import AdaptationState, OnEvent
+from ptdiffseg_ros.model.prompts import domain_name
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch

@@ -5,12 +5,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import re
 
 from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.model.errors import PromptError
 import torch
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
+
+
+def domain_name(sentence: str) -> str:
+    """Return the name of a sentence's domain: 'a foggy driving scene' is 'foggy'."""
+    words = re.sub(r'^(an?|the)\s+', '', sentence.strip().lower())
+    return re.sub(r'\s+(driving )?scene$', '', words) or sentence
 
 
 def tokenize(sentence: str, tokenizer: CLIPTokenizer, limit: int) -> list[int]:

@@ -14,14 +14,13 @@ from typing import Any
 
 import numpy as np
 from ptdiffseg_ros import town
-from ptdiffseg_ros.adapt.domain import domain_name
 from ptdiffseg_ros.adapt.learned import LearnedPrompts
 from ptdiffseg_ros.data.entries import pairs, usable
 from ptdiffseg_ros.data.labelled import LabelledPictures
 from ptdiffseg_ros.data.labels import IGNORE
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.frames import check_frame
-from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
+from ptdiffseg_ros.model.prompts import domain_name, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.features import at_a_time

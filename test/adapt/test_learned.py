@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, prompt_path
-from ptdiffseg_ros.adapt.domain import DomainRecognizer, Recognition
+from ptdiffseg_ros.adapt.domain import DomainTracker, Recognition
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.learned import LearnedPrompts, RecognisedPrompts
 from ptdiffseg_ros.cli import main
@@ -109,24 +109,27 @@ def test_tokens_for_each_layer_are_used(segmenter, tmp_path: Path) -> None:
 
 def test_a_frame_has_the_prompt_of_the_domain_that_is_recognised(
         segmenter, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
+    save('foggy')
     prompts = LearnedPrompts(save('night').parent, segmenter)
-    answers = iter([None, None, 'night', 'night', 'foggy', None])
+    answers = iter([None, None, 'night', None, 'foggy', 'unexplained', None])
     queried = []
 
     def query(self, latents):
         queried.append(latents)
         domain = next(answers)
-        return domain and Recognition(domain, f'a {domain} driving scene', 0.1, False)
+        self.explained = domain != 'unexplained'
+        return Recognition(domain, '', 0.1) if domain and self.explained else None
+        yield
 
-    monkeypatch.setattr(DomainRecognizer, 'query', query)
+    monkeypatch.setattr(DomainTracker, 'query_latents', query)
     recognised = RecognisedPrompts(segmenter, prompts)
     frame = town.sample(0, size=(64, 128)).image
     counts, domains = [], []
-    for _ in range(4):
+    for _ in range(5):
         domains.append((recognised.choose(frame).facts or {}).get('domain'))
         counts.append(len(queried))
-    assert counts == [3, 4, 5, 6], 'until a domain is decided, then once a frame'
-    assert domains == ['night', 'night', None, None]
+    assert counts == [3, 4, 5, 6, 7], 'until a domain is decided, then once a frame'
+    assert domains == ['night', 'night', 'foggy', None, 'foggy']
 
 
 def test_evaluate_measures_each_condition_under_its_prompt(
@@ -174,9 +177,14 @@ def test_predict_recognises_the_domain_of_each_frame_for_a_bank(
         folder: Path, save: Save, pictures: Path, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     bank = save('night').parent
-    domains = iter(['night', 'night', 'foggy', 'foggy'])
-    monkeypatch.setattr(DomainRecognizer, 'query', lambda self, latents: Recognition(
-        next(domains), '', 0.1, False))
+    domains = iter(['night', None, 'foggy', None])
+
+    def query(self, latents):
+        domain = next(domains)
+        return domain and Recognition(domain, '', 0.1)
+        yield
+
+    monkeypatch.setattr(DomainTracker, 'query_latents', query)
     figures = run(tmp_path, folder, [
         'predict', str(pictures / 'images' / 'val'), str(tmp_path / 'out')], '--prompts',
         str(bank))

@@ -8,7 +8,6 @@ import math
 
 from adaptation_drive import CLEAR, Drive, ENOUGH, find, FOG
 from ptdiffseg_ros.adapt.cooperative import Steps
-from ptdiffseg_ros.adapt.domain import CALM_S, Recognition
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.loop import AdaptationLoop
 from ptdiffseg_ros.adapt.state import AdaptationConfig, VALIDATION_FRAMES
@@ -24,9 +23,8 @@ def test_what_weather_looked_like_half_way_is_queried_again(segmenter) -> None:
     drive.go()
     drive.say(FOG)
     queried: list[torch.Tensor] = []
-    query = drive.loop.tracker.recognizer.query_in_steps
-    drive.loop.tracker.recognizer.query_in_steps = lambda latents: (
-        queried.append(latents) or query(latents))
+    query = drive.loop.tracker.query_latents
+    drive.loop.tracker.query_latents = lambda latents: queried.append(latents) or query(latents)
     drive.go(2)
     assert drive.loop.state.domain == 'foggy'
     assert len(queried) == 2, 'the frame after the change as well'
@@ -257,73 +255,21 @@ def test_work_stops_when_a_frame_waits(segmenter) -> None:
 
 
 def test_a_shift_ends_the_work_on_a_frame_half_way(segmenter, always_better) -> None:
-    drive = Drive(segmenter, query_period_s=1000.0)
-    drive.say(FOG)
-    drive.go(3, passes=2)
-    while not drive.loop.busy:
-        drive.go(passes=1)
-    drive.loop.tracker.detector.observe = lambda descriptor: True
-    drive.loop.tracker.searching = False
-    drive.loop.observe('', drive.number / 5, drive.frame())
-    assert not drive.loop.busy
+    drive = Drive(segmenter, query_period_s=1000.0, steps=1000)
+    drive.enter(FOG)
+    tracker = drive.loop.tracker
+    while tracker.hurried:
+        drive.go(passes=drive.query_passes)
+    drive.go(passes=1)
+    assert drive.loop.busy
+    frame = drive.frame() + 10 * segmenter.statistics.latent_std.max()
+    drive.loop.observe('', drive.number / 5, frame)
+    assert not drive.loop.busy and tracker.hurried
     queried: list[torch.Tensor] = []
-    recognizer = drive.loop.tracker.recognizer
-    query = recognizer.query_in_steps
-    recognizer.query_in_steps = lambda latents: queried.append(latents) or query(latents)
+    query = tracker.query_latents
+    tracker.query_latents = lambda latents: queried.append(latents) or query(latents)
     drive.loop.run_step(drive.clock.now_s)
-    assert len(queried) == 1
-
-
-def test_a_move_keeps_what_was_seen_and_a_jump_does_not(segmenter) -> None:
-    drive = Drive(segmenter, query_period_s=1000.0)
-    drive.go(2)
-    loop = drive.loop
-    recognizer, detector = loop.tracker.recognizer, loop.tracker.detector
-    loop.tracker.searching = False
-    recognizer.stable = True
-    recognizer.update(torch.ones(len(segmenter.config.scene_prompts)))
-    detector.observe, detector.jumped = lambda descriptor: True, lambda: False
-    loop.observe('', drive.number / 5, drive.frame())
-    assert loop.tracker.searching and recognizer.stable and recognizer.query_count
-    detector.jumped = lambda: True
-    loop.observe('', drive.number / 5, drive.frame())
-    assert loop.tracker.searching and not recognizer.stable and not recognizer.query_count
-
-
-def test_what_has_just_changed_may_go_on_changing(segmenter) -> None:
-    drive = Drive(segmenter, query_period_s=0.0)
-    loop, tracker = drive.loop, drive.loop.tracker
-    recognizer, detector = tracker.recognizer, tracker.detector
-    changed, resets = [False], [0]
-
-    def reset() -> None:
-        resets[0] += 1
-        type(recognizer).reset(recognizer)
-
-    def still_foggy(latents: torch.Tensor) -> Steps[Recognition]:
-        yield
-        return Recognition('foggy', 'a foggy driving scene', 0.1, False)
-
-    recognizer.reset, detector.jumped = reset, lambda: False
-    detector.observe = lambda descriptor: changed[0]
-    drive.go(2)
-    drive.say(FOG)
-    drive.go()
-    noticed = drive.number
-    assert loop.state.domain == 'foggy' and resets == [2]
-    recognizer.query_in_steps = still_foggy
-    tracker.searching = False
-    changed[0] = True
-    drive.go()
-    assert resets == [3] and tracker.searching, 'it goes on changing'
-    changed[0] = tracker.searching = False
-    drive.go(round(5 * CALM_S) - (drive.number - noticed) - 1)
-    assert not recognizer.stable
-    drive.go(2)
-    assert recognizer.stable
-    changed[0] = True
-    drive.go()
-    assert resets == [3] and tracker.searching, 'a mere change does not reset a stable domain'
+    assert len(queried) == 1 and torch.equal(queried[0], frame)
 
 
 @pytest.mark.parametrize(('change', 'words'), [

@@ -25,7 +25,7 @@ EDGE = {'front': 0, 'rear': 255}  # how bright the left quarter of a camera's pi
 SEES_FOG = """
 import sys
 
-from ptdiffseg_ros.adapt.domain import DomainRecognizer, Recognition
+from ptdiffseg_ros.adapt.domain import DomainTracker, Recognition
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.ros.process import main
 import torch
@@ -38,7 +38,7 @@ def query(self, latents):
     seen = latents[..., :latents.shape[-1] // 4].flatten(1).mean(dim=1)
     name = min(LOOKS, key=lambda name: (seen - torch.tensor(LOOKS[name])).norm())
     changed, self.told = getattr(self, 'told', None) != name, name
-    return Recognition(name, f'a {{name}} driving scene', 0.1, changed)
+    return Recognition(name, f'a {{name}} driving scene', 0.1) if changed else None
 
 
 def validate(self, candidate, frames):
@@ -46,7 +46,7 @@ def validate(self, candidate, frames):
     return Outcome.ACCEPT
 
 
-DomainRecognizer.query_in_steps = query
+DomainTracker.query_latents = query
 PromptValidation.judge_in_steps = validate
 sys.exit(main(sys.argv))
 """
