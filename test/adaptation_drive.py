@@ -9,7 +9,7 @@ from ptdiffseg_ros.adapt.bank import PromptBank
 from ptdiffseg_ros.adapt.cooperative import Steps
 from ptdiffseg_ros.adapt.domain import Recognition
 from ptdiffseg_ros.adapt.loop import AdaptationLoop
-from ptdiffseg_ros.adapt.state import AdaptationConfig, HOLD_OUT, VALIDATION_FRAMES
+from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -18,7 +18,8 @@ import torch
 
 FOG = Recognition('foggy', 'a foggy driving scene', 0.1)
 CLEAR = Recognition('clear', 'a clear driving scene', 0.1)
-ENOUGH = HOLD_OUT * VALIDATION_FRAMES  # frames that tuning and validation need
+VALIDATION_FRAMES = AdaptationConfig().validation_frames
+ENOUGH = AdaptationConfig().hold_out * VALIDATION_FRAMES  # frames that tuning and validation need
 
 
 class Clock:

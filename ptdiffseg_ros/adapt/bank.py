@@ -166,34 +166,22 @@ class PromptBank:
     :param folder: the folder of the files; None keeps prompts in memory only.
     :param model: the fingerprint of the segmenter.
     :param width: the width d of its text tokens.
-    :param limit: the largest number of domains; the least recently used one is forgotten.
     :param layers: the number L of its cross-attention layers; None leaves it unchecked.
     """
 
     def __init__(
-            self, folder: Path | None, model: str, width: int, limit: int = 32,
-            layers: int | None = None) -> None:
-        if limit < 1:
-            raise ValueError(f'limit is {limit}; it must be at least 1')
+            self, folder: Path | None, model: str, width: int, layers: int | None = None,
+    ) -> None:
         self.folder = folder
         self.model = model
         self.width = width
-        self.limit = limit
         self.layers = layers
         self.problems: list[str] = []
-        self._prompts: dict[str, LearnedPrompt] = {}  # the least recently used first
+        self._prompts: dict[str, LearnedPrompt] = {}  # by domain
         if folder is not None and folder.is_dir():
-            self._load(folder)
-
-    def _load(self, folder: Path) -> None:
-        found, self.problems = read_prompts(folder, self.model, self.width, self.layers)
-        for prompt in sorted(found.values(), key=lambda p: p.saved_s)[-self.limit:]:
-            self._prompts[prompt.domain] = prompt
-        if len(found) > self.limit:
-            self.problems.append(
-                f'{folder} has prompts for {len(found)} domains, the latest {self.limit} are in '
-                'use: delete those that are not needed (`ptdiffseg prompts list`)')
-        _sweep(folder)
+            found, self.problems = read_prompts(folder, model, width, layers)
+            self._prompts = {prompt.domain: prompt for prompt in found.values()}
+            _sweep(folder)
 
     def path(self, domain: str) -> Path | None:
         """Return the file of a domain's prompt; None for a bank in memory."""
@@ -202,11 +190,8 @@ class PromptBank:
         return prompt_path(self.folder, self.model, domain)
 
     def recall(self, domain: str) -> LearnedPrompt | None:
-        """Return the prompt learned for a domain, if any, and count it as used."""
-        prompt = self._prompts.pop(domain, None)
-        if prompt is not None:
-            self._prompts[domain] = prompt
-        return prompt
+        """Return the prompt learned for a domain, if any."""
+        return self._prompts.get(domain)
 
     def remember(self, prompt: LearnedPrompt) -> None:
         """
@@ -222,16 +207,10 @@ class PromptBank:
             raise AdaptationError(
                 "the prompt's numbers are none, all zero, not finite or too large: what the bank "
                 'has stays')
-        self._prompts.pop(prompt.domain, None)
         self._prompts[prompt.domain] = prompt
-        forgotten = list(self._prompts)[:-self.limit]
-        for domain in forgotten:
-            del self._prompts[domain]
         path = self.path(prompt.domain)
         if path is not None:
             prompt.save(path, over_anything=True)  # the bank's own folder; perhaps damaged
-            for domain in forgotten:
-                self._delete(domain)
 
     def forget(self, domain: str) -> None:
         """
@@ -240,9 +219,6 @@ class PromptBank:
         :raises AdaptationError: the file cannot be deleted; the prompt is dropped from memory.
         """
         self._prompts.pop(domain, None)
-        self._delete(domain)
-
-    def _delete(self, domain: str) -> None:
         path = self.path(domain)
         try:
             if path is not None:
@@ -253,8 +229,8 @@ class PromptBank:
                 'the next start') from error
 
     def domains(self) -> list[str]:
-        """Return the domains of the prompts, the least recently used first."""
-        return list(self._prompts)
+        """Return the domains of the prompts, sorted."""
+        return sorted(self._prompts)
 
 
 def prompt_path(folder: Path, model: str, domain: str) -> Path:

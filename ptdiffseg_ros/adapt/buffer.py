@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 DEFAULT_BYTES = 32 * 2**20
-EARLY = 0.9  # least share of the spacing: stamps jitter, and 0.6 - 0.4 is less than 0.2
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class FrameBuffer:
     64 KiB for Stable Diffusion at 512 x 1024. When `max_bytes` are exceeded, the oldest frame of
     the camera with most bytes is dropped. One thread uses the buffer.
 
-    :param spacing_s: the least time between two frames of a camera; a frame may come a tenth
-        early.
+    :param spacing_s: the least time between two frames of a camera. The default takes every
+        frame of a 5 Hz camera whose stamps jitter.
     :param horizon_s: frames older than this, against the newest of their camera, are dropped.
     :param change: the least mean squared difference of the latents to those last buffered,
         relative to their variance. A standing vehicle and a frozen camera stay below it.
@@ -41,7 +40,7 @@ class FrameBuffer:
     """
 
     def __init__(
-            self, max_bytes: int = DEFAULT_BYTES, spacing_s: float = 0.2,
+            self, max_bytes: int = DEFAULT_BYTES, spacing_s: float = 0.18,
             horizon_s: float = 60.0, change: float = 0.02, hold_out: int = 0) -> None:
         if max_bytes < 1 or min(spacing_s, change, hold_out) < 0 or horizon_s <= 0.0:
             raise ValueError(
@@ -85,7 +84,7 @@ class FrameBuffer:
         return True
 
     def _is_new(self, last: _BufferedFrame, new: _BufferedFrame) -> bool:
-        if new.stamp_s - last.stamp_s < EARLY * self.spacing_s:
+        if new.stamp_s - last.stamp_s < self.spacing_s:
             return False
         if last.latents.shape != new.latents.shape:
             return True

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import math
 
 from ptdiffseg_ros.adapt.buffer import FrameBuffer
-from ptdiffseg_ros.adapt.state import AdaptationState, HOLD_OUT, OnEvent, VALIDATION_FRAMES
+from ptdiffseg_ros.adapt.state import AdaptationState, OnEvent
 from ptdiffseg_ros.model.source import SourceStatistics
 from torch import Tensor
 
@@ -16,7 +16,6 @@ from torch import Tensor
 # fog at 4.1.
 UNUSABLE_LATENTS = 4.3
 MAX_REPEATED = 20  # frames in a row with one stamp that are no fault: a few may be sent twice
-RECOVERED = 20  # frames in a row with different stamps, before a warning may be repeated
 MIB = 2**20
 FLOAT16_BYTES = 2
 
@@ -26,32 +25,25 @@ class CameraStamps:
     """The time stamps of one camera's frames, in seconds."""
 
     newest_s: float = -math.inf
-    warned: bool = False  # of repeated stamps; set by the caller, false again once recovered
-    _same: int = 0  # frames in a row with the newest stamp
-    _different: int = 0  # frames in a row with different stamps
+    repeats: int = 0  # frames in a row with the newest stamp, after the first
 
     def add(self, stamp_s: float) -> None:
         """Add the stamp of the next frame."""
-        if stamp_s == self.newest_s:
-            self._same += 1
-            self._different = 0
-            return
-        self.newest_s, self._same = stamp_s, 1
-        self._different += 1
-        self.warned = self.warned and self._different < RECOVERED
-
-    @property
-    def repeated(self) -> bool:
-        """Return whether too many frames in a row have one stamp."""
-        return self._same > MAX_REPEATED
+        self.repeats = self.repeats + 1 if stamp_s == self.newest_s else 0
+        self.newest_s = stamp_s
 
 
 class FrameIntake:
-    """Buffer usable frames since adaptation was switched on, and report why others are not."""
+    """
+    Buffer usable frames since adaptation was switched on, and report why others are not.
+
+    :param needed: frames that tuning and validation take.
+    """
 
     def __init__(self, buffer: FrameBuffer, statistics: SourceStatistics,
-                 state: AdaptationState, on_event: OnEvent) -> None:
+                 state: AdaptationState, on_event: OnEvent, needed: int) -> None:
         self.buffer = buffer
+        self.needed = needed
         self.usable_cameras: set[str] = set()  # whose newest frame is usable
         self._statistics = statistics
         self._state = state
@@ -95,8 +87,8 @@ class FrameIntake:
             return 'none has come since adaptation was switched on. Wait for images, call again'
         if self._unusable:
             return (f'of {self._received} that came, {self._unusable} are unusable: black, '
-                    'saturated, noise or otherwise unlike any street. Mend what the camera sees, '
-                    'call again')
+                    'saturated, noise or otherwise unlike any street. Check the camera, call '
+                    'again')
         return f'none of {self._received} that came fits. {self._state.problem}'
 
     def _check_stamps(self, camera: str, stamp_s: float) -> None:
@@ -104,23 +96,20 @@ class FrameIntake:
         stamps.add(stamp_s)
         label = f' (camera {camera})' if camera else ''
         problem = (
-            f'the stamps of images stand still at {stamp_s:g} s{label}: frames cannot be told '
-            'apart in time, and nothing is learned from them. Let the driver stamp its images'
-        ) if stamps.repeated else ''
-        self._state.set_problem(f'stamps of {camera}', problem)
-        if problem and not stamps.warned:
-            stamps.warned = True
+            f'the images have repeated the time stamp {stamp_s:g} s{label}: adaptation learns '
+            'nothing from them. Let the camera driver stamp each image'
+        ) if stamps.repeats >= MAX_REPEATED else ''
+        if self._state.set_problem(f'stamps of {camera}', problem) and problem:
             self._on_event('problem', problem)
 
     def _check_room(self, latents: Tensor) -> None:
         """Report a buffer that cannot hold the frames that a validation needs."""
         self._frame_bytes = max(self._frame_bytes, FLOAT16_BYTES * latents.numel())
-        frames = HOLD_OUT * VALIDATION_FRAMES
-        needed, room = frames * self._frame_bytes, self.buffer.max_bytes
+        needed, room = self.needed * self._frame_bytes, self.buffer.max_bytes
         problem = (
-            f'the buffer of {room / MIB:.3g} MiB holds {room // self._frame_bytes} frames, a '
-            f'prompt takes {frames} to tune and to judge: nothing is learned. Set '
-            f'adaptation.buffer_mib to at least {math.ceil(needed / MIB)}'
+            f'the buffer of {room / MIB:.3g} MiB holds {room // self._frame_bytes} frames; '
+            f'tuning and validation need {self.needed}. Set adaptation.buffer_mib to at least '
+            f'{math.ceil(needed / MIB)}'
         ) if room < needed else ''
         if self._state.set_problem('room', problem) and problem:
             self._on_event('problem', problem)

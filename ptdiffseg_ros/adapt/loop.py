@@ -19,9 +19,7 @@ from ptdiffseg_ros.adapt.publisher import PromptPublisher, UNSAVED
 from ptdiffseg_ros.adapt.state import (
     AdaptationConfig,
     AdaptationState,
-    HOLD_OUT,
     OnEvent,
-    VALIDATION_FRAMES,
 )
 from ptdiffseg_ros.adapt.tuner import PromptTuner
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
@@ -30,8 +28,6 @@ from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import describe_latents, SourceStatistics
 from torch import Tensor
-
-HISTORY_S = 2.0  # frames so long before a recognised change belong to the new domain
 
 
 def source_statistics(segmenter: PromptedSegmenter) -> SourceStatistics:
@@ -72,7 +68,8 @@ class AdaptationLoop:
         self.config = config or AdaptationConfig()
         self.bank = bank or PromptBank(
             None, segmenter.fingerprint, segmenter.backbone.text_width)
-        self.buffer = FrameBuffer(hold_out=HOLD_OUT) if buffer is None else buffer
+        self.buffer = (
+            FrameBuffer(hold_out=self.config.hold_out) if buffer is None else buffer)
         if not self.buffer.hold_out:
             raise ValueError('the buffer holds no frames out for validation: set hold_out')
         self.state = AdaptationState()
@@ -213,7 +210,9 @@ class AdaptationLoop:
     def _restart_recognition(self) -> None:
         self.tracker = DomainTracker(
             self.segmenter, self.config.query_period_s, self.config.seed)
-        self._intake = FrameIntake(self.buffer, self.statistics, self.state, self._on_event)
+        self._intake = FrameIntake(
+            self.buffer, self.statistics, self.state, self._on_event,
+            self.config.hold_out * self.config.validation_frames)
         self._newest_camera = ''  # whose frame is queried next
         self.state.domain = ''
 
@@ -233,7 +232,8 @@ class AdaptationLoop:
         self._on_event(
             'domain', f'the scene is {found.domain!r} (margin {100 * found.margin:.2f} %)')
         self._drop_tuning()
-        self.buffer.keep_latest(HISTORY_S, self._intake.newest_stamps())
+        # The domain has changed since the last query.
+        self.buffer.keep_latest(self.config.query_period_s, self._intake.newest_stamps())
         if found.domain == self._source_domain:
             self.publisher.publish(self.base)
             return
@@ -282,11 +282,12 @@ class AdaptationLoop:
         self.state.step, self.state.loss = tuner.steps, round(loss, 5)
 
     def _validate(self, tuner: PromptTuner, validation: PromptValidation) -> Steps[None]:
-        frames = self.buffer.held_out(VALIDATION_FRAMES)
-        if len(frames) < VALIDATION_FRAMES:  # a vehicle that stands, or has just come
+        needed = self.config.validation_frames
+        frames = self.buffer.held_out(needed)
+        if len(frames) < needed:  # a vehicle that stands, or has just come
             self._intake.usable_cameras.clear()  # until the next frame
             self.state.waiting = (f'for frames to judge the prompt by, {len(frames)} of '
-                                  f'{VALIDATION_FRAMES} are there')
+                                  f'{needed} are there')
             return
         self.state.waiting = ''
         candidate = self.segmenter.scene_prompt(

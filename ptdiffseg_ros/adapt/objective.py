@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import SourceStatistics
-import torch
 from torch import Tensor
 import torch.nn.functional as F
 
@@ -21,12 +20,10 @@ class FrameLoss:
     The loss of one frame's prediction, without its part in the prior loss.
 
     loss: a scalar. shares (K, R, C): the class shares of the corrected prediction in each cell.
-    classes (h, w) uint8: those of the corrected prediction.
     """
 
     loss: Tensor
     shares: Tensor
-    classes: Tensor
 
 
 class UnlabelledLoss:
@@ -56,8 +53,7 @@ class UnlabelledLoss:
         corrected = self.segmenter.correct(logits)
         rows, columns = self._prior.shape[-2:]
         shares = F.adaptive_avg_pool2d(corrected.softmax(dim=1), (rows, columns))[0]
-        classes = corrected.argmax(dim=1)[0].to(torch.uint8)
-        return FrameLoss(agreement_loss(logits, corrected), shares, classes)
+        return FrameLoss(agreement_loss(logits, corrected), shares)
 
     def prior_loss(self, shares: Tensor) -> Tensor:
         """

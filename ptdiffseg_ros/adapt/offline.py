@@ -12,14 +12,14 @@ from ptdiffseg_ros.adapt.cooperative import run_steps
 from ptdiffseg_ros.adapt.domain import DomainTracker, QUERIES, Recognition
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.loop import source_statistics
-from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
+from ptdiffseg_ros.adapt.state import AdaptationConfig
+from ptdiffseg_ros.adapt.tuner import PromptTuner
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from torch import Tensor
 from tqdm import tqdm
 
 MIN_FRAMES = 8
-MAX_HELD_OUT = 16  # frames for validation
 
 
 def recognise(segmenter: PromptedSegmenter, frames: Sequence[Tensor]) -> Recognition:
@@ -36,42 +36,42 @@ def recognise(segmenter: PromptedSegmenter, frames: Sequence[Tensor]) -> Recogni
 def adapt_to(
         segmenter: PromptedSegmenter, frames: Sequence[Tensor], epochs: int = 3,
         sentence: str | None = None, domain: str | None = None,
-        config: TunerConfig | None = None, validate_every: int = 12, seed: int = 0,
+        config: AdaptationConfig | None = None,
         before: Callable[[str], object] = lambda domain: None
 ) -> LearnedPrompt:
     """
     Tune the scene prompt on unlabelled frames, and return the best prompt by validation.
 
-    :param frames: latents (c, h, w), float16 to save memory; every fifth of them, up to 16 in
-        all, is held out.
+    :param frames: latents (c, h, w), float16 to save memory.
     :param sentence: the start; None: the pool's sentence of the recognised domain.
     :param domain: the name to save the prompt under; None: the recognised one.
     :param before: called with that name before the tuning begins; it may raise.
     :raises AdaptationError: too few frames, or no source statistics.
     """
-    statistics = source_statistics(segmenter)
-    tuner_config = config or TunerConfig()
+    statistics, config = source_statistics(segmenter), config or AdaptationConfig()
     if len(frames) < MIN_FRAMES:
         raise AdaptationError(
             f'there are {len(frames)} frames; adaptation takes at least {MIN_FRAMES}')
     found = recognise(segmenter, frames)
     before(domain or found.domain)
-    validated = range(0, len(frames), 5)[:MAX_HELD_OUT]
-    held_out = [frames[i].to(segmenter.device) for i in validated]
-    rest = [i for i in range(len(frames)) if i not in validated]
+    held_out = range(0, len(frames), config.hold_out)
+    rest = [i for i in range(len(frames)) if i not in held_out]
+    count = min(config.validation_frames, len(held_out))
+    validated = [frames[held_out[round(i)]].to(segmenter.device)
+                 for i in np.linspace(0, len(held_out) - 1, count)]
     base = best = segmenter.scene_prompt()
     start = segmenter.encode_scene(sentence or found.sentence).float()
-    tuner = PromptTuner(segmenter, start, base, statistics, tuner_config)
+    tuner = PromptTuner(segmenter, start, base, statistics, config.tuner)
     validation = PromptValidation(tuner.loss, base, base)
     facts: dict[str, Any] = {'steps': 0, 'score': None, 'score_source': None}
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(config.seed)
     order = np.concatenate([rng.permutation(rest) for _ in range(epochs)])
     bar = tqdm(order, 'adapting', unit='frame')
     for number, i in enumerate(bar, 1):
         bar.set_postfix(loss=f'{tuner.add(frames[i].to(segmenter.device)):.3f}')
-        if number % validate_every == 0 or number == len(order):
+        if number % config.validate_every == 0 or number == len(order):
             candidate = segmenter.scene_prompt(tuner.published.clone(), 'tuned', found.domain)
-            outcome = validation.judge(candidate, held_out)
+            outcome = validation.judge(candidate, validated)
             facts['score_source'] = round(validation.scores[0], 5)
             if outcome is Outcome.ACCEPT:
                 best = candidate

@@ -10,8 +10,6 @@ from typing import Any
 from ptdiffseg_ros.adapt.tuner import TunerConfig
 from ptdiffseg_ros.model.scene_prompt import Origin
 
-HOLD_OUT = 3  # one frame of so many is held out
-VALIDATION_FRAMES = 6  # held-out frames of a domain, the newest, that a prompt is validated on
 OnEvent = Callable[[str, str], None]  # called with (kind, text)
 
 
@@ -21,21 +19,25 @@ class AdaptationConfig:
     When to adapt, and how much of the device's time it may take.
 
     steps: tuning steps, of a frame each, for each visit of a domain; validate_every: steps between
-    two validations; duty: the largest share of the device's time that frames may wait for
-    adaptation; query_period_s: between two domain queries in steady driving.
+    two validations; hold_out: one frame in so many is held out; validation_frames: the newest
+    held-out frames of a domain, which a prompt is validated on; duty: the largest share of the
+    device's time that frames may wait for adaptation; query_period_s: between two domain queries
+    in steady driving.
     """
 
     tuner: TunerConfig = TunerConfig()
     steps: int = 200
     validate_every: int = 12
+    hold_out: int = 3
+    validation_frames: int = 6
     duty: float = 0.4
     query_period_s: float = 2.0
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name, low, high in (
-                ('steps', 1, 100000), ('validate_every', 1, 100000), ('duty', 0.01, 1),
-                ('query_period_s', 0, 3600)):
+                ('steps', 1, 100000), ('validate_every', 1, 100000), ('hold_out', 2, 100),
+                ('validation_frames', 1, 1000), ('duty', 0.01, 1), ('query_period_s', 0, 3600)):
             if not low <= getattr(self, name) <= high:
                 raise ValueError(f'{name} is {getattr(self, name)}; allowed are {low} to {high}')
 

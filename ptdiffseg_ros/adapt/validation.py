@@ -12,8 +12,6 @@ from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 import torch
 from torch import Tensor
 
-MAX_CHANGED = 0.6  # of the pixels; weather changes up to a third
-
 
 class Outcome(Enum):
     """What a validation decides about the candidate and the current prompt."""
@@ -56,7 +54,7 @@ class PromptValidation:
         base, current, new = (
             scores[prompt] for prompt in (self.base, self.current, candidate))
         self.scores = base, current, new
-        if new < min(base, current) and self._changed(candidate, frames) <= MAX_CHANGED:
+        if new < min(base, current):
             self.current = candidate
             return Outcome.ACCEPT
         return Outcome.KEEP if current <= base else Outcome.ROLL_BACK
@@ -68,7 +66,8 @@ class PromptValidation:
                 yield
                 self._results.setdefault(prompt, []).append(
                     (latents, self._predict(prompt, latents)))
-        results = self._results_on(prompt, frames)
+        found = [self._find(prompt, latents) for latents in frames]
+        results = [result for result in found if result is not None]
         shares = torch.stack([result.shares for result in results]).mean(dim=0)
         losses = torch.stack([result.loss for result in results])
         return float(losses.mean() + self.loss.prior_loss(shares))
@@ -83,13 +82,3 @@ class PromptValidation:
         """Return what a prompt gave on a frame; None: it has not been computed."""
         return next((result for seen, result in self._results.get(prompt, ())
                      if seen is latents), None)
-
-    def _results_on(self, prompt: ScenePrompt, frames: Sequence[Tensor]) -> list[FrameLoss]:
-        found = [self._find(prompt, latents) for latents in frames]
-        return [result for result in found if result is not None]
-
-    def _changed(self, candidate: ScenePrompt, frames: Sequence[Tensor]) -> float:
-        """Return the share of pixels to which base and candidate give different classes."""
-        pairs = zip(self._results_on(self.base, frames), self._results_on(candidate, frames))
-        return float(torch.stack([(base.classes != new.classes).float().mean()
-                                  for base, new in pairs]).mean())

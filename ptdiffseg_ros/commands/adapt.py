@@ -123,14 +123,16 @@ def _adapt(
         labelled: LabelledPictures | None) -> None:
     """Tune the prompt, save it to the file that `place` returns, and print the result."""
     from ptdiffseg_ros.adapt.offline import adapt_to
+    from ptdiffseg_ros.adapt.state import AdaptationConfig
     from ptdiffseg_ros.adapt.tuner import TunerConfig
     from ptdiffseg_ros.data.results import commit, write_json
 
     places: list[Path] = []
     prompt = adapt_to(
         segmenter, frames, args.epochs, args.scene_prompt, args.domain,
-        TunerConfig(learning_rate=args.learning_rate,
-                    gradient_checkpointing=args.gradient_checkpointing), seed=args.seed,
+        AdaptationConfig(
+            TunerConfig(learning_rate=args.learning_rate,
+                        gradient_checkpointing=args.gradient_checkpointing), seed=args.seed),
         before=lambda domain: places.append(place(domain)))
     (path,), facts = places, prompt.facts
     kept = not facts['steps'] and path.exists()  # an earlier prompt is not worse

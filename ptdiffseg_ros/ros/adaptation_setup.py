@@ -30,7 +30,6 @@ def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePromp
     """
     from ptdiffseg_ros.adapt.buffer import FrameBuffer
     from ptdiffseg_ros.adapt.loop import AdaptationLoop
-    from ptdiffseg_ros.adapt.state import HOLD_OUT
 
     def log(kind: str, text: str) -> None:
         message = f'adaptation: {text}'
@@ -42,9 +41,9 @@ def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePromp
     bank = _open_bank(segmenter, settings)
     for problem in bank.problems:
         logger.warning(problem)
-    buffer = FrameBuffer(settings.adaptation_buffer_mib * MIB, hold_out=HOLD_OUT)
-    return AdaptationLoop(
-        segmenter, loop_config(settings), bank, buffer, base, log, on_prompt)
+    config = loop_config(settings)
+    buffer = FrameBuffer(settings.adaptation_buffer_mib * MIB, hold_out=config.hold_out)
+    return AdaptationLoop(segmenter, config, bank, buffer, base, log, on_prompt)
 
 
 def _open_bank(segmenter: PromptedSegmenter, settings: Settings) -> PromptBank:

@@ -57,16 +57,6 @@ def test_a_prompt_is_carried_to_another_vehicle_as_a_file(tmp_path: Path) -> Non
     assert bank.domains() == ['fog']
 
 
-def test_the_domain_unused_for_longest_is_forgotten(tmp_path: Path) -> None:
-    bank = PromptBank(tmp_path, MODEL, WIDTH, limit=2)
-    bank.remember(prompt('fog'))
-    bank.remember(prompt('rain'))
-    assert bank.recall('fog') is not None
-    bank.remember(prompt('snow'))
-    assert bank.domains() == ['fog', 'snow'] and bank.recall('rain') is None
-    assert len(list(tmp_path.iterdir())) == 2
-
-
 def test_a_bank_without_a_folder_remembers_in_memory() -> None:
     bank = PromptBank(None, MODEL, WIDTH)
     bank.remember(prompt())
@@ -292,15 +282,6 @@ def test_a_copy_under_another_name_does_not_count_and_is_told(tmp_path: Path) ->
     assert kept is not None and torch.equal(kept.tokens, prompt().tokens)
     assert again.problems == [problem for problem in again.problems
                               if f'{copy} should be called' in problem] != []
-
-
-def test_more_prompts_than_are_remembered_are_told(tmp_path: Path) -> None:
-    bank = PromptBank(tmp_path, MODEL, WIDTH)
-    for number in range(5):
-        bank.remember(prompt(f'domain {number}', saved_s=float(number)))
-    again = PromptBank(tmp_path, MODEL, WIDTH, limit=3)
-    assert again.domains() == [f'domain {number}' for number in (2, 3, 4)]
-    assert '5 domains, the latest 3 are in use' in again.problems[0]
 
 
 def test_what_is_forgotten_is_gone_from_the_disk(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def test_frames_too_close_in_time_or_alike_are_passed_over() -> None:
 
 
 def test_at_a_steady_rate_no_frame_is_too_soon() -> None:
-    buffer = FrameBuffer(spacing_s=0.2)
+    buffer = FrameBuffer()
     assert all(buffer.add('front', i / 5, frame(i)) for i in range(50)), '0.6 - 0.4 < 0.2'
 
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 import math
 
-from adaptation_drive import CLEAR, Drive, ENOUGH, find, FOG
+from adaptation_drive import CLEAR, Drive, ENOUGH, find, FOG, VALIDATION_FRAMES
 from ptdiffseg_ros.adapt.cooperative import Steps
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.loop import AdaptationLoop
-from ptdiffseg_ros.adapt.state import AdaptationConfig, VALIDATION_FRAMES
+from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt

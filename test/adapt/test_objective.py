@@ -44,7 +44,6 @@ def test_a_frame_has_the_shares_and_classes_of_its_corrected_prediction(segmente
     scores[:, 0, :8] = scores[:, 1, 8:] = 50.0
     frame = loss_with(segmenter, prior, torch.ones_like(prior)).frame_loss(scores)
     assert torch.allclose(frame.shares, prior, atol=1e-5)
-    assert frame.classes.shape == (16, 24) and frame.classes.unique().tolist() == [0, 1]
     own = PromptedSegmenter.from_pretrained(folder, 'cpu')
     own.layout = LayoutDenoiser(len(prior), 16)
     own.layout.correct = lambda scores: scores.flip(2)  # all is upside down

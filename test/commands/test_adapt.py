@@ -43,9 +43,9 @@ def test_a_prompt_is_tuned_and_the_same_seed_gives_the_same(
             tmp_path / f'{name}.safetensors', segmenter.fingerprint,
             segmenter.backbone.text_width))
     assert torch.equal(prompts[0].tokens, prompts[1].tokens)
-    assert prompts[0].facts['steps'] == 9 and prompts[0].facts['frames'] == 12
+    assert prompts[0].facts['steps'] == 8 and prompts[0].facts['frames'] == 12
     assert json.loads((tmp_path / 'a.json').read_text())['domain'] == prompts[0].domain
-    assert 'after 9 steps on 12 frames' in capsys.readouterr().out
+    assert 'after 8 steps on 12 frames' in capsys.readouterr().out
 
 
 def test_it_goes_to_the_bank_under_its_domain(
