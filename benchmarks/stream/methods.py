@@ -32,11 +32,10 @@ LEARNING_RATES = {
 
 
 def make_loop(
-        segmenter: PromptedSegmenter, learning_rate: float | None = None, seed: int = 0
-) -> AdaptationLoop:
-    """Make the node's adaptation loop, with a bank in memory."""
+        segmenter: PromptedSegmenter, learning_rate: float | None = None, seed: int = 0,
+        bank: PromptBank | None = None) -> AdaptationLoop:
+    """Make the node's adaptation loop; without a bank it gets an empty one in memory."""
     rate = learning_rate or LEARNING_RATES['prompt']
-    bank = PromptBank(None, segmenter.fingerprint, segmenter.backbone.text_width)
     return AdaptationLoop(
         segmenter, AdaptationConfig(tuner=TunerConfig(learning_rate=rate), seed=seed), bank)
 

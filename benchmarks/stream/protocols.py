@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
-from benchmarks.stream.baselines import OnlineMethod, PromptLoop
+from benchmarks.stream.baselines import OnlineMethod, PromptLoop, Source
 from benchmarks.stream.cost import cost
 from benchmarks.stream.frames import (
     ADVERSE,
@@ -16,13 +16,15 @@ from benchmarks.stream.frames import (
     first_stream_scene,
     FPS,
     Scenes,
+    StreamFrame,
     TownScenes,
 )
-from benchmarks.stream.methods import make_method, METHODS
+from benchmarks.stream.methods import make_loop, make_method, METHODS
 from benchmarks.stream.recognition import recognition
 from benchmarks.stream.scoring import held_out_miou, online_miou, score
 import numpy as np
 from ptdiffseg_ros import town
+from ptdiffseg_ros.adapt.bank import PromptBank
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
@@ -114,28 +116,77 @@ def drives(
 
     :returns: online mIoU of the whole drive, and of its last third, with and without adaptation.
     """
-    encoder = Encoder(segmenter)
     result: dict[str, Any] = {}
     for stretch, condition in enumerate(tqdm(ADVERSE, f'drives, seed {seed}')):
-        number = first_stream_scene(split, seed, 80 + stretch)
-        weather = town.draw_weather(condition, np.random.default_rng(number))
-        stream = encode_drive(encoder, number, weather, frames, start_s=3.0)
+        stream = _encode_street(segmenter, split, seed, 80 + stretch, condition, frames)
         result[condition] = {}
         for name in ('source', 'prompt'):
             method = make_method(name, segmenter, seed=seed)
-            whole, last = (ConfusionMatrix(segmenter.config.classes) for _ in range(2))
-            for i, frame in enumerate(stream):
-                score(method, frame, last if 3 * i >= 2 * frames else whole)
-                method.update(frame.latents, frame.labels, frame.time_s)
-            whole = whole + last
+            early, last = _drive(segmenter, method, stream, 2 * frames / 3 / FPS)
             result[condition][name] = {
-                'online': round(100 * whole.miou(), 2), 'last_third': round(100 * last.miou(), 2)}
+                'online': round(100 * (early + last).miou(), 2),
+                'last_third': round(100 * last.miou(), 2)}
     return result
 
 
+def fleet(
+        segmenter: PromptedSegmenter, split: str, seed: int, frames: int = 120) -> dict[str, Any]:
+    """
+    Share the prompts of one vehicle with another one, which drives down another street.
+
+    In each weather a first vehicle drives down one street and learns. A second one has the first
+    vehicle's bank, as `ptdiffseg prompts import` carries it.
+
+    :returns: online mIoU of the second vehicle, before 3 s and from then on, without adaptation,
+        with an empty bank and with the first vehicle's.
+    """
+    fits = segmenter.fingerprint, segmenter.backbone.text_width
+    result: dict[str, Any] = {}
+    for stretch, condition in enumerate(tqdm(ADVERSE, f'fleet, seed {seed}')):
+        first, second = (
+            _encode_street(segmenter, split, seed, begin + stretch, condition, frames)
+            for begin in (80, 90))
+        learned, imported = PromptBank(None, *fits), PromptBank(None, *fits)
+        _drive(segmenter, PromptLoop(make_loop(segmenter, seed=seed, bank=learned)), first, 0.0)
+        for domain in learned.domains():
+            prompt = learned.recall(domain)
+            assert prompt is not None
+            imported.remember(prompt.by_hand())
+        methods: dict[str, OnlineMethod] = {
+            'source': Source(segmenter), 'empty bank': PromptLoop(make_loop(segmenter, seed=seed)),
+            "first vehicle's bank": PromptLoop(make_loop(segmenter, seed=seed, bank=imported))}
+        result[condition] = {}
+        for name, method in methods.items():
+            early, late = _drive(segmenter, method, second, 3.0)
+            result[condition][name] = {
+                'before_3_s': round(100 * early.miou(), 2),
+                'from_3_s': round(100 * late.miou(), 2)}
+    return result
+
+
+def _encode_street(
+        segmenter: PromptedSegmenter, split: str, seed: int, stretch: int, condition: str,
+        frames: int) -> list[StreamFrame]:
+    """Encode a drive down one street in a weather of this condition."""
+    number = first_stream_scene(split, seed, stretch)
+    weather = town.draw_weather(condition, np.random.default_rng(number))
+    return encode_drive(Encoder(segmenter), number, weather, frames, start_s=3.0)
+
+
+def _drive(
+        segmenter: PromptedSegmenter, method: OnlineMethod, stream: Iterable[StreamFrame],
+        split_s: float) -> tuple[ConfusionMatrix, ConfusionMatrix]:
+    """Predict each frame, then learn from it; return the scores before a time and from it on."""
+    early, late = (ConfusionMatrix(segmenter.config.classes) for _ in range(2))
+    for frame in stream:
+        score(method, frame, late if frame.time_s >= split_s else early)
+        method.update(frame.latents, frame.labels, frame.time_s)
+    return early, late
+
+
 PROTOCOLS: dict[str, Callable[..., dict[str, Any]]] = {
-    'one-pass': one_pass, 'drives': drives, 'continual': continual, 'recognition': recognition,
-    'cost': cost}
+    'one-pass': one_pass, 'drives': drives, 'fleet': fleet, 'continual': continual,
+    'recognition': recognition, 'cost': cost}
 PICTURE_PROTOCOLS = ('one-pass', 'continual')  # those that labelled pictures suffice for
 
 

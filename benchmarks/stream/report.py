@@ -100,6 +100,17 @@ def _drives(seeds: list[dict[str, Any]]) -> str:
         [f'one street, last third, {len(seeds)} seeds', *conditions, 'mean'], rows)
 
 
+def _fleet(seeds: list[dict[str, Any]]) -> str:
+    conditions = list(seeds[0])
+    rows = []
+    for name in ('empty bank', "first vehicle's bank"):
+        for key, words in (('before_3_s', 'before 3 s'), ('from_3_s', 'from 3 s')):
+            gains = [[s[c][name][key] - s[c]['source'][key] for s in seeds] for c in conditions]
+            rows.append([f'{name}, {words}', *map(_signed, gains), f'{np.mean(gains):+.1f}'])
+    return markdown_table(
+        [f'second vehicle, gain, {len(seeds)} seeds', *conditions, 'mean'], rows)
+
+
 def _recognition(seeds: list[dict[str, Any]]) -> str:
     delays = [d for s in seeds for d in s['delays_s']]
     correct = np.average([s['right_from_3_s_percent'] for s in seeds],
@@ -131,7 +142,7 @@ def _sweep(figures: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
-    'one-pass': _one_pass, 'drives': _drives, 'continual': _continual,
+    'one-pass': _one_pass, 'drives': _drives, 'fleet': _fleet, 'continual': _continual,
     'recognition': _recognition, 'cost': _cost}
 
 

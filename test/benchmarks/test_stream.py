@@ -238,12 +238,13 @@ def test_every_stream_drives_steadily_for_as_long(
 def test_every_protocol_runs_and_has_a_table(segmenter) -> None:
     figures = {
         'drives': protocols.drives(segmenter, 'val', 0, frames=6),
+        'fleet': protocols.fleet(segmenter, 'val', 0, frames=20),
         'continual': protocols.continual(
             segmenter, 'val', 0, rounds=3, frames=10, first_frames=10, evaluated=1),
         'recognition': recognition(segmenter, 'val', 0, seconds_each=3.4, steady_s=0.6)}
     assert set(figures) | {'one-pass', 'cost'} == set(protocols.PROTOCOLS)
     text = report.tables({'protocols': {name: {'0': seed} for name, seed in figures.items()}})
-    for words in ('one street, last third, 1 seeds', '| round | seeds | 1 | 2 | 3 | least |',
+    for words in ('one street, last third, 1 seeds', 'second vehicle, gain, 1 seeds', '| round | seeds | 1 | 2 | 3 | least |',
                   '2 s into the third', '| recognition |'):
         assert words in text
     continual = figures['continual']
