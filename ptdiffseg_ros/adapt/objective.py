@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 PRESENT = 0.001  # share of the frame: Dice leaves out classes with less
 VARIANCE_FLOOR = 0.003  # of a share: what is the same in every street may still differ a little
+TOLERANCE = 0.5  # deviations: one street differs that much from the mean of all
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,12 @@ class UnlabelledLoss:
         """
         Compute a J(m) of mean class shares m (K, R, C).
 
-        J is the squared distance from those of source streets in units of the variance between
-        streets, a tenth of the sum over the classes, mean over the cells.
+        J is the squared distance from the mean of source streets, in deviations between streets
+        and beyond a tolerance. It is a tenth of the sum over the classes, mean over the cells.
         """
-        distance = (shares - self._prior).square() / (self._variance + VARIANCE_FLOOR)
-        return 0.1 * self.prior_weight * distance.sum(dim=0).mean()
+        deviations = (shares - self._prior) / (self._variance + VARIANCE_FLOOR).sqrt()
+        beyond = F.relu(deviations.abs() - TOLERANCE)
+        return 0.1 * self.prior_weight * beyond.square().sum(dim=0).mean()
 
 
 def agreement_loss(logits: Tensor, corrected: Tensor) -> Tensor:

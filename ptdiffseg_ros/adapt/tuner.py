@@ -27,7 +27,7 @@ class TunerConfig:
     """
 
     learning_rate: float = 0.2
-    prior_weight: float = 2.0
+    prior_weight: float = 3.0
     anchor_weight: float = 0.6
     memory: float = 0.95
     gradient_checkpointing: bool = False

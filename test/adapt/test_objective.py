@@ -38,7 +38,16 @@ def test_what_streets_vary_in_costs_little_and_what_they_agree_in_much(segmenter
     assert 0 < strict.prior_loss(0.5 * (turned + prior)) < strict.prior_loss(turned)
 
 
-def test_a_frame_has_the_shares_and_classes_of_its_corrected_prediction(segmenter, folder) -> None:
+def test_what_one_street_may_differ_by_costs_nothing(segmenter) -> None:
+    classes = len(segmenter.config.classes)
+    prior = torch.full((classes, *GRID), 1.0 / classes)
+    loss = loss_with(segmenter, prior, 0.04 * torch.ones_like(prior))  # deviations of 0.2
+    assert loss.prior_loss(prior + 0.1) == loss.prior_loss(prior - 0.1) == 0.0
+    above, below = (float(loss.prior_loss(prior + shift)) for shift in (0.15, -0.15))
+    assert above == pytest.approx(below) and above > 0.0
+
+
+def test_a_frame_has_the_shares_of_its_corrected_prediction(segmenter, folder) -> None:
     prior = sky_above_road(segmenter)
     scores = torch.zeros(1, len(prior), 16, 24)
     scores[:, 0, :8] = scores[:, 1, 8:] = 50.0
