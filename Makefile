@@ -15,7 +15,7 @@ ROS := $(shell [ -n "$${ROS_DISTRO:-}" ] && $(PYTHON) -c 'import rclpy' 2>/dev/n
 STAMP := $(VENV)/installed-$(or $(ROS),pypi)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test test-benchmarks test-slow lint build colcon clean
+.PHONY: help venv demo docs test test-benchmarks test-docs test-slow lint build colcon clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +24,9 @@ venv: $(STAMP) ## Make the virtual environment .venv; the other targets do so to
 
 demo: $(STAMP) ## Drive through changing weather, segmented over DDS; leaves demo_report/
 	$(BIN)/ptdiffseg demo --out demo_report
+
+docs: $(STAMP) ## Build the site of docs/ into site/; a warning fails it
+	$(BIN)/mkdocs build --strict --quiet
 
 # First what may share the machine, then what measures time, of which only the files are imported;
 # $(1) says what to test, $(2) where to look for such files. flake8 and pep257 run in make colcon:
@@ -35,11 +38,14 @@ pytest = failed=0; set -x; \
 		$$(grep -rl --include='test_*.py' 'mark\.real_time' $(2)) || failed=1; \
 	exit $$failed
 
-test: lint ## Lint, then test the package; without test-benchmarks and test-slow
-	@$(call pytest,--ignore test/benchmarks,--exclude-dir=benchmarks test)
+test: lint ## Lint, then test the package; without test-benchmarks, test-docs and test-slow
+	@$(call pytest,--ignore test/benchmarks --ignore test/docs,--exclude-dir=benchmarks --exclude-dir=docs test)
 
 test-benchmarks: $(STAMP) ## Test the benchmarks: claims, streams, soak
 	@$(call pytest,test/benchmarks,test/benchmarks)
+
+test-docs: docs ## Build the site, run the commands of the tutorials, check links and figures
+	$(BIN)/python -m pytest test/docs
 
 test-slow: $(STAMP) ## Test Stable Diffusion at its real size: 16 GiB of memory, many minutes
 	$(BIN)/python -m pytest -m real_size
@@ -58,7 +64,7 @@ colcon: build ## Run the quick tests through colcon, and see that it ran some
 	@grep -Eq '^Summary: [1-9]' build/test_summary.txt || { echo 'colcon ran no test' >&2; exit 1; }
 
 clean: ## Remove the environment and all that was built
-	rm -rf .venv .venv-* build install log *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build install log site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(RELEASE_CONSTRAINTS):
 	@echo "ROS_RELEASE is $(ROS_RELEASE): allowed are kilted and jazzy." >&2; exit 1
@@ -89,7 +95,7 @@ $(STAMP): setup.py config/constraints.txt $(RELEASE_CONSTRAINTS)
 		grep -v '^ros-' config/constraints.txt; cat $(RELEASE_CONSTRAINTS); \
 	else cat config/constraints.txt; fi > $(VENV)/constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c $(VENV)/constraints.txt \
-		-e '.[demo,openvino,tensorboard,test,train$(if $(ROS),,$(comma)ros)]'
+		-e '.[demo,docs,openvino,tensorboard,test,train$(if $(ROS),,$(comma)ros)]'
 	@touch $(STAMP)
 
 comma := ,

@@ -73,6 +73,7 @@ setup(
         # Bags, videos, the demo's report and the live page.
         'demo': ['aiohttp>=3.8', 'av', 'jinja2', 'matplotlib', 'mcap>=1.0', 'rosbags',
                  'zstandard>=0.19'],
+        'docs': ['mkdocs>=1.6'],
         'train': ['tokenizers'],
         'tensorboard': ['tensorboard'],
         'openvino': ['openvino>=2025.0'],
