@@ -3,8 +3,8 @@
 """
 Let pages of the site link to files of the repository that are not below docs/.
 
-MkDocs knows only the files in docs/. These hooks add each linked file as repository/PATH, and point
-the links at it, so that one relative link works in a clone and on the site.
+MkDocs knows only the files in docs/. These hooks add each linked file as repository/PATH, and
+point the links at it, so that one relative link works in a clone and on the site.
 """
 from __future__ import annotations
 

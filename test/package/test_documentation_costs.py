@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The computed figures of docs/training.md follow from the networks, built without weights."""
+"""The computed figures of stable_diffusion.md follow from the networks, built without weights."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-TEXT = (Path(__file__).resolve().parents[2] / 'docs' / 'training.md').read_text()
+TEXT = (Path(__file__).resolve().parents[2] / 'docs/how-to/stable_diffusion.md').read_text()
 SIZES = ((512, 512), (512, 1024))
 
 
