@@ -44,7 +44,7 @@ def _row(model: str, device: str, engine: str, batch: dict[str, Any]) -> str:
 def test_the_rates_are_those_of_the_result_files() -> None:
     cpu, gpu = results('bench_cpu.json'), results('bench_gpu.json')
     assert cpu['threads'] == 2 and cpu['size'] == gpu['size'] == [480, 640]
-    rows = [_row(model, '2 CPU cores', engine, figures)
+    rows = [_row(model, 'CPU', engine, figures)
             for model, engines in cpu['models'].items() for engine, figures in engines.items()]
     rows.append(_row('micro', f'{gpu["device"]}, {gpu["dtype"]}', 'eager', gpu['batches'][0]))
     assert len(rows) == 7
