@@ -38,8 +38,10 @@ def blocks(page: Path, language: str) -> list[str]:
 
 @pytest.mark.parametrize('tutorial', TUTORIALS, ids=lambda path: path.stem)
 def test_the_commands_of_a_tutorial_work_in_their_order(tutorial: Path, tmp_path: Path) -> None:
-    script = '\n'.join(blocks(tutorial, 'bash'))
-    assert script, 'no block is marked as bash'
+    texts = blocks(tutorial, 'bash')
+    assert texts, 'no block is marked as bash'
+    # A command that fails leaves no node behind, which would hold the output open.
+    script = '\n'.join(["trap 'jobs -p | xargs -r kill' EXIT", *texts])
     environment = {
         **os.environ, 'ROS_HOME': str(tmp_path / 'ros'),
         'PATH': os.pathsep.join((str(Path(sys.executable).parent), os.environ['PATH'])),
