@@ -17,7 +17,8 @@ README = ROOT / 'README.md'
 PAGES = sorted((ROOT / 'docs').rglob('*.md'))
 NOTEBOOK = sorted((ROOT / 'benchmarks').rglob('*.md'))
 CARDS = sorted((ROOT / 'ptdiffseg_ros' / 'assets').rglob('*.md'))
-DOCUMENTS = [README, ROOT / 'CONTRIBUTING.md', *PAGES, *NOTEBOOK, *CARDS]
+DOCUMENTS = [README, ROOT / 'CONTRIBUTING.md', ROOT / 'examples' / 'README.md', *PAGES, *NOTEBOOK,
+             *CARDS]
 # Their tables and help texts are written by a tool.
 GENERATED = {'reference/parameters.md', 'reference/commands.md', 'reference/python_api.md',
              'explanation/results.md'}
