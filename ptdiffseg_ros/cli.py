@@ -57,7 +57,7 @@ def _version() -> str:
         return 'not installed'
 
 
-def _parser(called: str | None) -> argparse.ArgumentParser:
+def build_parser(called: str | None) -> argparse.ArgumentParser:
     """Return the parser, with the arguments of the called command only."""
     parser = argparse.ArgumentParser(
         prog='ptdiffseg', allow_abbrev=False,
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     called = next((word for word in words if not word.startswith('-')), None)
 
     def work() -> int:
-        parser = _parser(called)
+        parser = build_parser(called)
         args = parser.parse_args(words)
         if args.version:
             print('ptdiffseg', _version())

@@ -185,9 +185,9 @@ def _indented(text: str) -> str:
 # -- any pair of folders ---------------------------------------------------------------------
 
 def _open_folders(path: Path, split: str, parts: tuple[str, ...]) -> LabelledPictures:
-    """Open the data set of a dataset.yaml, whose entries docs/training.md describes."""
+    """Open the data set of a dataset.yaml (docs/reference/data_formats.md)."""
     if not path.exists():
-        raise DataError(f'{path} does not exist; docs/training.md describes its entries')
+        raise DataError(f'{path} does not exist; docs/reference/data_formats.md lists its entries')
     try:
         description = yaml.safe_load(path.read_text())
         if not isinstance(description, dict):
