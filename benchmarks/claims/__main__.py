@@ -13,7 +13,7 @@ from ptdiffseg_ros.commands import add_overwrite, MODEL_HELP, number
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 from ptdiffseg_ros.model.defaults import MICRO
 
-DOCUMENT = Path('docs', 'results.md')
+DOCUMENT = Path('docs', 'explanation', 'results.md')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -55,6 +55,7 @@ def run(args: argparse.Namespace) -> int:
 
     from benchmarks.claims import report
     from benchmarks.claims.budget import choose_budget, parse_claims
+    from benchmarks.claims.document import render
     from benchmarks.claims.results_store import read_results
     from benchmarks.claims.run import NAME, reproduce
 
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     if args.render is not None:
         figures = read_results(path)
         _check_document(args)
-        report.render(figures, path, args.render)
+        render(figures, path, args.render)
         print(f'{args.render}: tables and plots of {path}')
         return 0
     figures = reproduce(claims, args.seeds, preset, args.out, args.model, args.device,

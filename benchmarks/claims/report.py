@@ -1,45 +1,61 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The document of the claims: tables, plots, verdicts and gaps."""
+"""The tables and verdicts of the claims."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields
-from pathlib import Path
-import re
-import shutil
 
 from benchmarks.claims import verdicts
+from benchmarks.claims.adaptation import earlier, TIMED
 from benchmarks.claims.backbones import (
     ABLATIONS,
     at_edge,
     BEYOND,
+    CONVERGING,
     LONGER,
     ROWS,
 )
 from benchmarks.claims.budget import Budget, CLAIMS
-from benchmarks.claims.claim_tables import CLAIM_TABLES, ROW_TITLES, spread
-from benchmarks.claims.plots import miou_cells, NOT_MIOU, plot
-from benchmarks.claims.results_store import every_cell, Figures
+from benchmarks.claims.plots import miou_cells, NOT_MIOU
+from benchmarks.claims.results_store import Figures
 from benchmarks.claims.run import NAMES
+import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
+from ptdiffseg_ros.train.settings import TrainConfig
 
 TITLES = {
     '1': 'Claim 1: features of a text-to-image diffusion model generalise',
     '2': 'Claim 2: category prompts and scene prompts help',
     '3': 'Claim 3: prompt randomization makes predictions agree, and generalises further',
     '4': 'Claim 4: tuning the scene prompt adapts, without labels'}
+ROW_TITLES = {
+    'diffusion': 'text-to-image diffusion (ours), frozen',
+    'random weights': 'the same UNet, random weights, frozen',
+    'masked autoencoder': 'the same UNet, masked autoencoder, frozen',
+    'end to end': 'the same UNet, end to end with labels',
+    'SegFormer-B0': 'SegFormer-B0, end to end with labels'}
 ONCE = (*NOT_MIOU, LONGER, *(f'{row}, {what}' for row in ROWS for what in ABLATIONS))  # one seed
+EARLIER_SCHEDULE = 'a plateau and linear decay'  # of a masked autoencoder that names none
+_TIMESTEP = f't = {TrainConfig.timestep}'
+
+
+def _spread(values: Sequence[float], form: str = '.1f') -> str:
+    """Give the mean and, where there are several that differ, the least and the greatest."""
+    mean, least, most = (
+        format(round(v) if form == 'd' else v, form)
+        for v in (float(np.mean(values)), min(values), max(values)))
+    return mean if least == most else f'{mean} ({least} to {most})'
 
 
 def _budget(figures: Figures) -> Budget:
-    """Return the budget of the figures."""
+    """Give the budget that was spent."""
     return Budget(**{field.name: figures['budget'][field.name] for field in fields(Budget)
                      if field.name in figures['budget']})
 
 
 def in_order(figures: Figures) -> Figures:
-    """Return the figures with variants in the order of the claims."""
+    """Give figures with their variants in the order of the claims, whoever was measured first."""
     budget, cells = _budget(figures), {}
     for part, variants in figures['cells'].items():
         order = {name: place for place, name in enumerate(NAMES[part[0]](budget))}
@@ -48,24 +64,223 @@ def in_order(figures: Figures) -> Figures:
     return {**figures, 'cells': cells}
 
 
+def _table(figures: Figures, claim: str,
+           more: dict[str, tuple[str, Callable[[Figures], float]]] | None = None) -> str:
+    """Lay out mIoU by condition and the adverse mean with its spread, and columns by a format."""
+    rows = miou_cells(figures, claim)
+    conditions = list(next(iter(rows.values()))[0]['miou'])
+    lines = []
+    for variant, cells in rows.items():
+        means = [float(np.mean([cell['miou'][c] for cell in cells])) for c in conditions]
+        lines.append([
+            ROW_TITLES.get(variant, variant), str(len(cells)), *(f'{m:.1f}' for m in means),
+            _spread([cell['adverse_mean'] for cell in cells]),
+            *(_spread([take(cell) for cell in cells], form)
+              for form, take in (more or {}).values())])
+    head = ['mIoU, %', 'seeds', *conditions, 'adverse mean', *(more or {})]
+    return markdown_table(head, lines)
+
+
+def _precisions(figures: Figures) -> str:
+    """Name the number formats that rows were trained in."""
+    parts = []
+    for row, seeds in figures['cells']['1'].items():
+        names = [cell['precision'] for cell in seeds.values() if 'precision' in cell]
+        counts = [f'{name} ({names.count(name)} of {len(names)} seeds)'
+                  for name in sorted(set(names))]
+        if counts:
+            parts.append(f'{ROW_TITLES[row]}: {", ".join(counts)}')
+    return f'Training in float32{", except " if parts else ""}{"; ".join(parts)}.'
+
+
+def _schedules(figures: Figures) -> str:
+    """Name the schedules that the masked autoencoder has learned by."""
+    cells = figures['cells']['1'].get('masked autoencoder', {}).values()
+    return ' or '.join(sorted({cell.get('schedule', EARLIER_SCHEDULE) for cell in cells}))
+
+
+def _backbones(figures: Figures) -> str:
+    table = _table(figures, '1', {
+        'drop from clear': ('.1f', lambda cell: cell['miou']['clear'] - cell['adverse_mean']),
+        'share kept, %': ('.1f', verdicts.kept),
+        'learning rate': ('.3g', lambda cell: cell['rate'])})
+    budget = figures['budget']
+    table += (
+        f'\n\n* The masked autoencoder was trained for {budget["masked_steps"]} steps of '
+        f'{budget["masked_batch"]} frames on {budget["masked_frames"]} frames, at a learning rate '
+        f'with {_schedules(figures)}. Networks trained end to end start from random weights and '
+        f'take {budget["end_to_end_steps"]} steps.\n* {_precisions(figures)}\n'
+        '* Unlabelled adverse frames are part of the pretraining of the diffusion model (with '
+        'captions), of the masked autoencoder, and of the autoencoder that all rows but '
+        'SegFormer-B0 use. A tenth of them are mixtures. No row has seen labels of adverse '
+        'weather, and none has seen the style.\n'
+        '* Random weights differ between seeds. Diffusion model and masked autoencoder are one '
+        'pretraining each.\n'
+        '* Learning rates are chosen on the validation split by the mean of all conditions, with '
+        f'another seed; end to end with {budget["sweep_share"]:g} of the steps. If the best rate '
+        'was the lowest or the highest, up to two more were tried.')
+    if figures['preset'] == 'quick':
+        table += (' A quick run trains these rows for less than the diffusion model, so they are '
+                  'weaker than they should be.')
+    watched = [[ROW_TITLES[row], *(
+        _spread([cell['clear_val'][quarter] for cell in seeds.values()]) for quarter in range(4))]
+        for row, seeds in figures['cells']['1'].items()
+        if seeds and all('clear_val' in cell for cell in seeds.values())]
+    if watched:
+        table += '\n\n' + markdown_table(
+            ['clear mIoU, validation split, after', *(
+                f'{round(budget["end_to_end_steps"] * part / 4)} steps' for part in (1, 2, 3, 4))],
+            watched)
+    if miou_cells(figures, '1 longer'):
+        table += (f'\n\nSegFormer-B0 with {budget["longer"]:g} times the steps, first seed. '
+                  f'{_shorter(figures)}\n\n' + _table(
+                      figures, '1 longer', {'share kept, %': ('.1f', verdicts.kept)}))
+    if miou_cells(figures, '1 ablations'):
+        table += ('\n\nInputs of the head, for the frozen backbones, at their learning rates '
+                  'above:\n\n' + _table(
+                      figures, '1 ablations', {'share kept, %': ('.1f', verdicts.kept)}))
+    sweeps = [[ROW_TITLES[row], ', '.join(
+        f'{rate}: {cell["mean"]:.1f}' for rate, cell in sorted(
+            rates.items(), key=lambda pair: float(pair[0])))]
+        for row, rates in figures['cells'].get('1 rates', {}).items()]
+    if not sweeps:
+        return f'{table}\n\nLearning rates were not swept: each row has its usual one.'
+    return f'{table}\n\n' + markdown_table(
+        ['validation split, mean of all conditions', 'learning rate: mIoU'], sweeps)
+
+
+def _shorter(figures: Figures) -> str:
+    """Say what the network that was trained for longer had after the usual steps."""
+    cell = figures['cells']['1'].get(CONVERGING, {}).get('0')
+    return '' if cell is None else (
+        f'With the usual steps this seed reaches {cell["miou"]["clear"]:.1f} in clear weather, '
+        f'{cell["adverse_mean"]:.1f} in adverse weather, and keeps {verdicts.kept(cell):.1f} %:')
+
+
+_ABOUT_POOLS = ('"On" and the rows of lambda draw from the scene prompts of the five weathers, as '
+                'in the paper. A pool of n has the clear prompt and n - 1 others. Words of the '
+                'source: the clear prompt in other words. Words of things: the clear prompt with '
+                "objects. Without the targets' words: no prompt names an adverse weather, and "
+                '"on" draws from words of the source.')
+_ABOUT_CHANGED = ('Pixels changed: the share of pixels whose class changes under another scene '
+                  'prompt; mean over all conditions and five prompts that no pool contains.')
+
+
+def _prompts(figures: Figures) -> str:
+    """Return the table, and how many pixels another scene prompt changes."""
+    variants = figures['cells']['2']
+    reach = [[f'{_TIMESTEP} (both)' if name == 'both' else name,
+              _spread([cell['agreement']['changed_percent'] for cell in seeds.values()], '.2f')]
+             for name, seeds in variants.items() if all('agreement' in c for c in seeds.values())]
+    table = (f'{_table(figures, "2")}\n\nThe timestep is {_TIMESTEP} unless a row names another. '
+             'A matching scene prompt names the weather of the frame, a wrong one another '
+             'weather. Both use the head of "both", which was trained under the clear prompt.')
+    if not reach:
+        return table
+    return f'{table}\n\n{_ABOUT_CHANGED}\n\n' + markdown_table(
+        ['both prompts, features at', 'pixels changed, %'], reach)
+
+
+def _randomization(figures: Figures) -> str:
+    table = _table(figures, '3', {
+        'pixels changed, %': ('.2f', lambda cell: cell['agreement']['changed_percent']),
+        'KL, 0.001 nats': ('.1f', lambda cell: 1e3 * cell['agreement']['divergence_nats'])})
+    table += f'\n\n{_ABOUT_POOLS} {_ABOUT_CHANGED}'
+    timed = figures['cells']['3'].get('caching', {}).get('0')
+    if timed is None:
+        return table
+    seconds = timed['seconds_per_step']
+    return f'{table}\n\n' + markdown_table(
+        ['a training step', 'cached features', 'features anew', 'ratio', 'threads'],
+        [['seconds', f'{seconds["cached"]:.3f}', f'{seconds["live"]:.3f}',
+          f'{timed["ratio"]:.1f}', timed['threads']]])
+
+
+_MEANINGS = (
+    ('source', 'the segmenter without adaptation'),
+    ('head alone', 'without the layout denoiser'),
+    ('prompt', 'ours'),
+    ('pseudo labels', 'the objective of the paper'),
+    ('labelled prompt', 'the same prompt tuned with labels, for comparison'),
+    ('online', 'frames of the stream, each predicted before it is learned from'),
+    ('numbers', 'values that the method changes'),
+    ('kept', 'memory between frames, the latest frames included'),
+    ('for a step', 'memory for the gradient'),
+    ('learning', f'time for a frame without its prediction, frames {TIMED} to {2 * TIMED}'))
+
+
+def _adaptation(figures: Figures) -> str:
+    budget = figures['budget']
+    table = _table(figures, '4', {
+        'online': ('.1f', lambda cell: float(np.mean(list(cell['online'].values())))),
+        'numbers': ('d', lambda cell: cell['trainable']),
+        'kept, KiB': ('.0f', lambda cell: cell['state_bytes'] / 1024),
+        'for a step, MiB': ('.1f', lambda cell: cell['step_bytes'] / 2**20),
+        'learning, in forward passes': ('.1f', lambda cell: cell['learning_in_passes']),
+        'learning rate': ('g', lambda cell: cell.get('rate', 0.0))})
+    parts = [
+        f'Each method sees {budget["stream_frames"]} unlabelled frames of a condition once, from '
+        f'the source on, and is measured on {budget["held_out"]} other frames. The prompt and the '
+        'labelled prompt take 50 steps at most, the others one every other frame.',
+        markdown_table(['row or column', 'meaning'], _MEANINGS), *_earlier(figures), table,
+        _gains(figures)]
+    cost = figures['cells']['4'].get('cost', {}).get('0')
+    if cost:
+        parts.append(markdown_table(
+            ['tuning on a frame, in forward passes of it', 'a learned prompt', 'a buffered frame'],
+            [[cost['step_in_forward_passes'], f'{cost["prompt_file_bytes"]} bytes',
+              f'{cost["buffer_bytes_per_frame"]} bytes']]))
+    return '\n\n'.join(parts)
+
+
+def _earlier(figures: Figures) -> list[str]:
+    """Say which methods were measured before their present settings."""
+    names = earlier(figures['cells']['4'])
+    return [f'**Of earlier settings, and not measured anew since: {", ".join(names)}.** In these '
+            'rows all layers share one set of scene tokens.'] if names else []
+
+
+def _gains(figures: Figures) -> str:
+    """Lay out what each method gains over the source in each condition."""
+    variants = figures['cells']['4']
+    source = variants.get('source', {})
+    lines, conditions = [], []
+    for name, seeds in variants.items():
+        pairs = [(cell, source[seed]) for seed, cell in seeds.items()
+                 if name not in ('source', *NOT_MIOU) and seed in source]
+        if pairs:
+            conditions = list(pairs[0][0]['miou'])
+            lines.append([name, *(
+                _spread([cell['miou'][c] - before['miou'][c] for cell, before in pairs], '+.1f')
+                for c in conditions), _spread(
+                    [cell['adverse_mean'] - before['adverse_mean'] for cell, before in pairs],
+                    '+.1f')])
+    return markdown_table(['gain over the source', *conditions, 'adverse mean'], lines)
+
+
+CLAIM_TABLES: dict[str, Callable[[Figures], str]] = {
+    '1': _backbones, '2': _prompts, '3': _randomization,
+    '4': _adaptation}
+
+
 def verdict_tables(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
-    """Judge every expectation, and list first those that do not hold."""
+    """Judge every expectation, and say first which do not hold."""
     found = [v for v in verdicts.judge(figures) if v.expectation.claim in claims]
     rows = [[v.expectation.claim, f'{v.expectation.above} above {v.expectation.below}',
-             v.expectation.what, spread(v.differences, '+.2f'), str(len(v.differences)), v.word]
+             v.expectation.what, _spread(v.differences, '+.2f'), str(len(v.differences)), v.word]
             for v in found]
     rows += [[bound.claim, f'{bound.what}, at least {bound.least:g}', bound.unit,
-              spread(values), str(len(values)), bound.word(values)]
+              _spread(values), str(len(values)), bound.word(values)]
              for bound, values in verdicts.judge_bounds(figures) if bound.claim in claims]
     failed = [row for row in rows if row[-1] != verdicts.HOLDS]
-    rule = ('The rule: an expectation holds where the mean difference is at least '
+    rule = ('An expectation *holds* if the mean difference is at least '
             f'{verdicts.MARGIN} mIoU, or {verdicts.MARGIN_PERCENT} percentage points of a share, '
-            'and every seed is above 0; "the contrary" is the same with the sign turned; anything '
-            'else is no clear difference. A bound has to be reached by every seed.')
+            'and every seed is above 0. *The contrary* has the opposite sign. Anything else is '
+            '*no clear difference*. Every seed must reach a bound.')
     few = [v for v in found if len(v.differences) < verdicts.WANTED_SEEDS]
     if few:
         rule += (f' {len(few)} of {len(found)} have fewer than {verdicts.WANTED_SEEDS} seeds: '
-                 'a first answer, no more.')
+                 'preliminary.')
     head = ['claim', 'expected', 'measured in', 'found', 'seeds', 'verdict']
     parts = [rule]
     parts.append(markdown_table(head, failed) if failed else 'Everything that was measured held.')
@@ -81,7 +296,7 @@ def verdict_tables(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
 
 
 def gaps(figures: Figures) -> Iterator[tuple[str, str]]:
-    """Yield claims and their variants that are missing or have too few seeds."""
+    """Yield each claim and what of it is not measured yet, or with too few seeds."""
     budget = _budget(figures)
     wanted = 1 if figures['preset'] == 'quick' else verdicts.WANTED_SEEDS
     for claim in CLAIMS:
@@ -105,90 +320,9 @@ def gaps(figures: Figures) -> Iterator[tuple[str, str]]:
                     yield claim, f'a learning rate of "{name}" beyond the best one'
 
 
-def cost_table(figures: Figures) -> str:
-    """Sum the time of the cells of each claim; of a resumed cell, since its last start."""
-    spent: dict[str, list[float]] = {}
-    for claim, _, _, cell in every_cell(figures):
-        spent.setdefault(claim, []).append(cell['seconds'] / 60)
-    return ('Where several processes filled the file at once, each took longer than it would '
-            'alone.\n\n') + markdown_table(
-        ['claim', 'cells', 'minutes', 'the longest cell'],
-        [[claim, len(minutes), f'{sum(minutes):.1f}', f'{max(minutes):.1f}']
-         for claim, minutes in sorted(spent.items())])
-
-
 def tables(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
-    """Format the tables of these claims, if measured, and the verdicts."""
+    """Give the tables of these claims, as far as they have figures, and the verdicts."""
     figures = in_order(figures)
     parts = [f'## {TITLES[claim]}\n\n{CLAIM_TABLES[claim](figures)}'
              for claim in claims if miou_cells(figures, claim)]
     return '\n\n'.join([*parts, f'## What did not hold\n\n{verdict_tables(figures, claims)}'])
-
-
-def render(figures: Figures, origin: Path, document: Path) -> None:
-    """
-    Write a document with all tables, and its plots to images/ in the same folder.
-
-    :param origin: the JSON file of the figures.
-    """
-    figures = in_order(figures)
-    images = document.parent / 'images'
-    images.mkdir(parents=True, exist_ok=True)
-    parts = [_opening(figures)]
-    for claim in CLAIMS:
-        if not miou_cells(figures, claim):
-            continue
-        name = f'claim{claim}.png'
-        plot(figures, claim, images / name)
-        parts += [f'## {TITLES[claim]}', f'![{TITLES[claim]}]({images.name}/{name})',
-                  CLAIM_TABLES[claim](figures)]
-        drawn = figures['cells'][claim].get('pictures', {}).get('0')
-        if drawn:
-            kept = images / f'claim{claim}_rows.png'
-            if origin.with_name(drawn['file']).exists():
-                shutil.copyfile(origin.with_name(drawn['file']), kept)
-            if kept.exists():
-                parts.append(f'Rows: {", ".join(drawn["rows"])}. Columns: '
-                             f'{", ".join(drawn["columns"])}.\n\n'
-                             f'![Image, truth, source, adapted]({images.name}/{kept.name})')
-    parts += ['## What did not hold', verdict_tables(figures), '## What it took',
-              cost_table(figures)]
-    document.write_text('\n\n'.join(parts) + '\n')
-
-
-def _opening(figures: Figures) -> str:
-    """Describe commands, machines, commits and budget."""
-    quick = figures['preset'] == 'quick'
-    missing: dict[str, list[str]] = {}
-    for claim, what in gaps(figures):
-        missing.setdefault(claim, []).append(what)
-    unfinished = ('**Unfinished, not measured yet:** ' + '; '.join(
-        f'claim {claim}: {", ".join(names)}' for claim, names in missing.items()) + '.\n\n'
-        if missing else '')
-    commits = dict.fromkeys(
-        cell.get('commit') or figures['commit'] for *_, cell in every_cell(figures))
-    machines: dict[str, dict[str, None]] = {}  # the claims that each has measured
-    for claim, _, _, cell in every_cell(figures):
-        # Without the number of cores, which several processes shared.
-        machine = re.sub(r', \d+ cores', '', cell.get('machine') or figures['machine'])
-        machines.setdefault(machine, {})[claim[0]] = None
-    threads = ' or '.join(sorted({
-        str(cell.get('threads', figures['threads'])) for *_, cell in every_cell(figures)}))
-    budget = ', '.join(f'{name} {value}' for name, value in figures['budget'].items()
-                       if isinstance(value, (int, float)))
-    return '\n\n'.join([
-        "# The paper's four claims, checked",
-        ('**A quick run: a first answer with few frames, steps and variants. Nothing here is a '
-         'figure to quote.** ' if quick else '')
-        + unfinished
-        + 'Made by `python -m benchmarks.claims`; written by `python -m benchmarks.claims '
-        '--render`, so that every figure is one of the JSON file. mIoU in percent on the test '
-        'split of the town, head alone in claims 1 to 3, the whole segmenter in claim 4; trained '
-        'on labelled clear frames. The adverse mean is that of fog, night, rain and snow; mixture '
-        'is two of them at once, style the same streets by another palette, texture, camera '
-        'height and field of view. In brackets the least and the greatest of the seeds, which '
-        'change the training or the stream, not the test frames.',
-        f'Preset {figures["preset"]}, model {figures["model"]} ({figures["segmenter"]}), commit '
-        f'{", ".join(commits)}; ' + '; '.join(
-            f'{machine} (claim {", ".join(claims)})' for machine, claims in machines.items())
-        + f'; threads: {threads}. Budget: {budget}.'])

@@ -29,7 +29,7 @@ def add_settings(
             continue
         dashed = declared.name.replace('_', '-')
         option = rule.option or ('--no-' if declared.default is True else '--') + dashed
-        shown = _shown(declared.default)
+        shown = _shown(declared.default) if rule.shown else ''
         group.add_argument(
             option, dest=declared.name, help=rule.help_text + (f' ({shown})' if shown else ''),
             **_parsing(kinds[declared.name], declared.default, rule))

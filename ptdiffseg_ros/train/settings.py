@@ -26,6 +26,7 @@ class Rule:
     help_text: of the option; '': no option, only recipes and Python can change the setting. low,
     high: the smallest and the largest number; above: low itself is not allowed. choices: the
     allowed words. option: its name, if it differs from the setting's. metavar: of its value.
+    shown: whether the help shows the default; false where it depends on the machine.
     """
 
     help_text: str = ''
@@ -35,6 +36,7 @@ class Rule:
     choices: tuple[str, ...] = ()
     option: str | None = None
     metavar: str | None = None
+    shown: bool = True
 
     def problem(self, value: Any) -> str:
         """Return what is allowed instead of a value; '' for an allowed value."""
@@ -142,7 +144,8 @@ class TrainConfig(Settings):
     cached: bool = setting(True, 'compute the features in every step', option='--no-cache')
     workers: int = setting(
         min(4, (os.cpu_count() or 1) - 1), 'processes that read and augment frames if features '
-        'are not cached; 0: none. The head does not depend on this number', low=0)
+        'are not cached; by default one fewer than the cores, at most 4; 0: none. The head does '
+        'not depend on this number', low=0, shown=False)
 
     def __post_init__(self) -> None:
         super().__post_init__()

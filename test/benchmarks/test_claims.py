@@ -25,7 +25,9 @@ from benchmarks.claims import (
     verdicts,
 )
 from benchmarks.claims.__main__ import main
+from benchmarks.claims.document import render
 from benchmarks.claims.experiment import Experiment
+from benchmarks.claims.plots import plot
 from benchmarks.claims.results_store import (
     every_cell,
     read_results,
@@ -531,7 +533,7 @@ def test_a_document_says_which_claims_are_missing(tmp_path: Path) -> None:
     cell = {'miou': {'fog': 50.0}, 'adverse_mean': 50.0, 'commit': 'x', 'seconds': 60.0}
     figures = {'preset': 'micro', 'budget': {}, 'model': 'micro', 'segmenter': 'abc',
                'machine': 'm', 'threads': 1, 'cells': {'2': {'none': {'0': cell}}}}
-    report.render(figures, tmp_path / 'claims.json', tmp_path / 'results.md')
+    render(figures, tmp_path / 'claims.json', tmp_path / 'results.md')
     text = (tmp_path / 'results.md').read_text()
     assert '**Unfinished, not measured yet:** claim 1: all of it; claim 2: "none" (1 of 3 ' in text
     assert '"scene", "category", "both"' in text and 'claim 4: all of it.' in text
@@ -571,7 +573,7 @@ def test_the_document_says_what_rows_were_computed_in() -> None:
     assert claim_tables.precisions(figures).endswith(
         'SegFormer-B0, end to end with labels: bfloat16 (1 of 3 seeds), float32 (2 of 3 seeds).')
     del figures['cells']['1']['SegFormer-B0']
-    assert claim_tables.precisions(figures) == 'Rows learned in float32.'
+    assert claim_tables.precisions(figures) == 'Training in float32.'
 
 
 def test_seeds_that_agree_to_the_last_digit_are_drawn(tmp_path: Path) -> None:
@@ -635,7 +637,7 @@ def test_the_document_shows_the_figures_of_the_file_and_what_did_not_hold(
 
 def test_committed_figures_of_earlier_settings_are_named_in_the_document() -> None:
     cells = read_results(ROOT / 'benchmarks' / 'results' / 'claims.json')['cells']['4']
-    text = (ROOT / 'docs' / 'results.md').read_text()
+    text = (ROOT / 'docs' / 'explanation' / 'results.md').read_text()
     names = adaptation.earlier(cells)
     assert ('Of earlier settings' in text) == bool(names)
     assert not names or f'anew since: {", ".join(names)}.' in text
