@@ -3,7 +3,7 @@
 """Tables of result files that pages of the documentation and the lab notebook show."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -33,28 +33,36 @@ def _sweep() -> str:
     return stream_tables({'protocols': {}, 'sweep': _read('micro_stream')['sweep']})
 
 
+def _runs() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """Yield title, result file and figures of each measured model, engine and batch."""
+    cpu, gpu = _read('bench_cpu'), _read('bench_gpu')
+    for model, engines in cpu['models'].items():
+        for engine, figures in engines.items():
+            yield f'`{model}`, CPU, {engine}', cpu, figures
+    for batch in gpu['batches']:
+        engine = gpu.get('engine', 'eager')
+        frames = f', batch of {batch["batch"]}' if batch['batch'] > 1 else ''
+        yield f'`{gpu["model"]}`, {gpu["device"]}, {engine}{frames}', gpu, batch
+
+
 def _rates() -> str:
-    """Return rate and latency by device and batch."""
-    rows = []
-    for name in BENCHES:
-        figures = _read(name)
-        height, width = figures['size']
-        rows += [[figures['device'], figures['dtype'], figures.get('engine', 'eager'),
-                  f'{height} x {width}', batch['batch'], batch['whole_ms']['p50'],
-                  batch['whole_ms']['p95'], batch['frames_per_s'], batch['peak_memory_mb']]
-                 for batch in figures['batches']]
+    """Return rate and latency by model, device, engine and batch."""
     return markdown_table(
-        ['device', 'number format', 'engine', 'image', 'batch', 'p50 (ms)', 'p95 (ms)',
-         'frames/s', 'peak memory (MiB)'], rows)
+        ['model, device, engine', 'number format', 'threads', 'p50 (ms)', 'p95 (ms)', 'frames/s'],
+        [[title, file['dtype'], file['threads'], figures['whole_ms']['p50'],
+          figures['whole_ms']['p95'], figures['frames_per_s']]
+         for title, file, figures in _runs()])
 
 
 def _stages() -> str:
-    """Return the time of each stage of a single frame."""
-    single = {name: _read(name)['batches'][0]['stages_ms'] for name in BENCHES}
+    """Return the median time of each stage of a frame; stages are always executed eagerly."""
+    columns = {title: figures['stages_ms'] for title, _, figures in _runs()
+               if title.endswith('eager')}
+    names = list(dict.fromkeys(stage for stages in columns.values() for stage in stages))
     return markdown_table(
-        ['stage', *(f'{_read(name)["device"]}: p50 / p95 (ms)' for name in BENCHES)],
-        [[stage, *(f'{stages[stage]["p50"]} / {stages[stage]["p95"]}'
-                   for stages in single.values())] for stage in single[BENCHES[0]]])
+        ['stage, p50 (ms)', *columns],
+        [[stage, *(stages[stage]['p50'] if stage in stages else '' for stages in columns.values())]
+         for stage in names])
 
 
 def _soak_summary() -> str:

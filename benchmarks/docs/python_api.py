@@ -16,19 +16,18 @@ ROOT = Path(__file__).resolve().parents[2]
 PUBLIC: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     'model.segmenter': {
         'PromptedSegmenter': (
-            'from_pretrained', 'save_pretrained', 'fingerprint', 'scene_prompt', 'context',
-            'segment', 'predict'),
+            'from_pretrained', 'save_pretrained', 'scene_prompt', 'context', 'segment'),
         'Segmentation': ()},
-    'model.scene_prompt': {'ScenePrompt': ('distance',)},
+    'model.scene_prompt': {'ScenePrompt': ()},
     'model.segmenter_config': {'SegmenterConfig': ()},
     'adapt.loop': {'AdaptationLoop': (
         'prompt', 'enable', 'observe', 'work', 'adapt_now', 'set_base', 'reset', 'load')},
-    'adapt.state': {'AdaptationConfig': (), 'AdaptationState': ('to_dict',)},
+    'adapt.state': {'AdaptationConfig': ()},
     'adapt.offline': {'adapt_to': ()},
     'adapt.bank': {
         'LearnedPrompt': ('save', 'load'),
         'PromptBank': ('recall', 'remember', 'forget', 'domains')},
-    'adapt.learned': {'LearnedPrompts': ('choose',), 'RecognisedPrompts': ('choose',)},
+    'adapt.learned': {'LearnedPrompts': ('choose',)},
     'data.catalog': {'open_data': ()},
 }
 

@@ -18,7 +18,7 @@ from torch import Tensor
 @dataclass(frozen=True)
 class TunerConfig:
     """
-    Hyperparameters of tuning; docs/adaptation.md has where each was measured.
+    Hyperparameters of tuning; measured in benchmarks/notebook/adaptation_objective.md.
 
     learning_rate: per frame; prior_weight: of the prior loss; anchor_weight: of the KL to the
     prediction under the anchor; memory: weight of the past in the running means, of class shares

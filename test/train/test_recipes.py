@@ -44,7 +44,7 @@ def trained_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 def test_the_recipes_are_those_of_the_documents() -> None:
     assert recipe_names() == sorted(RECIPES)
-    text = (ROOT / 'docs' / 'training.md').read_text()
+    text = (ROOT / 'docs' / 'reference' / 'data_formats.md').read_text()
     assert [name for name in RECIPES if f'`{name}`' not in text] == []
 
 
