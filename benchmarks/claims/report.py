@@ -21,6 +21,7 @@ from benchmarks.claims.plots import miou_cells, NOT_MIOU
 from benchmarks.claims.results_store import Figures
 from benchmarks.claims.run import NAMES
 import numpy as np
+from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.train.settings import TrainConfig
 
@@ -160,7 +161,7 @@ def _shorter(figures: Figures) -> str:
 _ABOUT_POOLS = ('"On" and the rows of lambda draw from the scene prompts of the five weathers, as '
                 'in the paper. A pool of n has the clear prompt and n - 1 others. Words of the '
                 'source: the clear prompt in other words. Words of things: the clear prompt with '
-                "objects. Without the targets' words: no prompt names an adverse weather, and "
+                "objects that may be absent. Without the targets' words: no prompt names an adverse weather, and "
                 '"on" draws from words of the source.')
 _ABOUT_CHANGED = ('Pixels changed: the share of pixels whose class changes under another scene '
                   'prompt; mean over all conditions and five prompts that no pool contains.')
@@ -221,7 +222,8 @@ def _adaptation(figures: Figures) -> str:
     parts = [
         f'Each method sees {budget["stream_frames"]} unlabelled frames of a condition once, from '
         f'the source on, and is measured on {budget["held_out"]} other frames. The prompt and the '
-        'labelled prompt take 50 steps at most, the others one every other frame.',
+        f'labelled prompt learn from {AdaptationConfig.steps} frames at most; the others take '
+        'one step every other frame.',
         markdown_table(['row or column', 'meaning'], _MEANINGS), *_earlier(figures), table,
         _gains(figures)]
     cost = figures['cells']['4'].get('cost', {}).get('0')
