@@ -161,8 +161,8 @@ def _shorter(figures: Figures) -> str:
 _ABOUT_POOLS = ('"On" and the rows of lambda draw from the scene prompts of the five weathers, as '
                 'in the paper. A pool of n has the clear prompt and n - 1 others. Words of the '
                 'source: the clear prompt in other words. Words of things: the clear prompt with '
-                "objects that may be absent. Without the targets' words: no prompt names an adverse weather, and "
-                '"on" draws from words of the source.')
+                "objects that may be absent. Without the targets' words: no prompt names an "
+                'adverse weather, and "on" draws from words of the source.')
 _ABOUT_CHANGED = ('Pixels changed: the share of pixels whose class changes under another scene '
                   'prompt; mean over all conditions and five prompts that no pool contains.')
 

@@ -84,3 +84,8 @@ def test_reliability_points_to_tests_that_exist_and_the_limits_that_are_checked(
         'overload': True, 'rate_hz': 100.0, 'memory_growth_percent': 0.0, 'unexplained': [],
         'cameras': {'left': camera, 'right': camera}, 'processing_ms': {}, 'age_ms': {}})
     assert [name for name in checks if f'| {name} |' not in text] == []
+
+
+def test_the_lab_notebook_lists_its_entries() -> None:
+    listed = re.findall(r'^\| \[(\w+)\]\(\1\.md\) \|', (NOTEBOOK / 'README.md').read_text(), re.M)
+    assert sorted(listed) == sorted(p.stem for p in NOTEBOOK.glob('*.md') if p.stem != 'README')
