@@ -11,6 +11,7 @@ from benchmarks.claims.backbones import CONVERGING
 from benchmarks.claims.plots import miou_cells, NOT_MIOU
 from benchmarks.claims.results_store import Figures
 import numpy as np
+from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.train.settings import TrainConfig
 
@@ -20,12 +21,12 @@ ROW_TITLES = {
     'masked autoencoder': 'the same UNet, masked autoencoder, frozen',
     'end to end': 'the same UNet, end to end with labels',
     'SegFormer-B0': 'SegFormer-B0, end to end with labels'}
-EARLIER_SCHEDULE = 'a plateau and linear decay'  # of masked autoencoders that store none
+EARLIER_SCHEDULE = 'a plateau and linear decay'  # of a masked autoencoder that names none
 _TIMESTEP = f't = {TrainConfig.timestep}'
 
 
 def spread(values: Sequence[float], form: str = '.1f') -> str:
-    """Format the mean and, if values differ, the least and the greatest."""
+    """Give the mean and, where there are several that differ, the least and the greatest."""
     mean, least, most = (
         format(round(v) if form == 'd' else v, form)
         for v in (float(np.mean(values)), min(values), max(values)))
@@ -34,7 +35,7 @@ def spread(values: Sequence[float], form: str = '.1f') -> str:
 
 def _table(figures: Figures, claim: str,
            more: dict[str, tuple[str, Callable[[Figures], float]]] | None = None) -> str:
-    """Format mIoU by condition, the adverse mean with its spread, and further columns."""
+    """Lay out mIoU by condition and the adverse mean with its spread, and columns by a format."""
     rows = miou_cells(figures, claim)
     conditions = list(next(iter(rows.values()))[0]['miou'])
     lines = []
@@ -50,7 +51,7 @@ def _table(figures: Figures, claim: str,
 
 
 def precisions(figures: Figures) -> str:
-    """Describe the number formats of the trainings."""
+    """Name the number formats that rows were trained in."""
     parts = []
     for row, seeds in figures['cells']['1'].items():
         names = [cell['precision'] for cell in seeds.values() if 'precision' in cell]
@@ -58,13 +59,11 @@ def precisions(figures: Figures) -> str:
                   for name in sorted(set(names))]
         if counts:
             parts.append(f'{ROW_TITLES[row]}: {", ".join(counts)}')
-    return ('Rows learned in float32' + (
-        ', but those that learn whole networks in bfloat16 where the processor has it: '
-        + '; '.join(parts) if parts else '') + '.')
+    return f'Training in float32{", except " if parts else ""}{"; ".join(parts)}.'
 
 
 def _schedules(figures: Figures) -> str:
-    """Return the learning-rate schedules of the masked autoencoder."""
+    """Name the schedules that the masked autoencoder has learned by."""
     cells = figures['cells']['1'].get('masked autoencoder', {}).values()
     return ' or '.join(sorted({cell.get('schedule', EARLIER_SCHEDULE) for cell in cells}))
 
@@ -76,23 +75,22 @@ def _backbones(figures: Figures) -> str:
         'learning rate': ('.3g', lambda cell: cell['rate'])})
     budget = figures['budget']
     table += (
-        f'\n\nThe masked autoencoder had {budget["masked_steps"]} steps of '
-        f'{budget["masked_batch"]} on {budget["masked_frames"]} frames, at a learning rate with '
-        f'{_schedules(figures)}; networks trained whole begin from nothing, and had '
-        f'{budget["end_to_end_steps"]} steps. {precisions(figures)} Before the labels, the '
-        'diffusion model and the masked autoencoder have seen unlabelled frames in every weather, '
-        'the former with captions that name it; and so has the autoencoder whose latents all rows '
-        'but SegFormer-B0 see. Adverse weather is thus new to SegFormer-B0 alone, and without '
-        'labels for all; so are mixtures, a tenth of those frames; the style is new for all. Rows '
-        'with random weights have other ones with each seed; diffusion model and masked '
-        'autoencoder are one pretraining each. Learning rates are chosen by the mean of all '
-        'conditions, targets included, of the validation split, in trainings of another seed; '
-        f'those of networks trained whole had {budget["sweep_share"]:g} of the steps. Where the '
-        'best rate is the least or the greatest of those tried, another beyond it was tried, '
-        'twice at most.')
+        f'\n\n* The masked autoencoder was trained for {budget["masked_steps"]} steps of '
+        f'{budget["masked_batch"]} frames on {budget["masked_frames"]} frames, at a learning rate '
+        f'with {_schedules(figures)}. Networks trained end to end start from random weights and '
+        f'take {budget["end_to_end_steps"]} steps.\n* {precisions(figures)}\n'
+        '* Unlabelled adverse frames are part of the pretraining of the diffusion model (with '
+        'captions), of the masked autoencoder, and of the autoencoder that all rows but '
+        'SegFormer-B0 use. A tenth of them are mixtures. No row has seen labels of adverse '
+        'weather, and none has seen the style.\n'
+        '* Random weights differ between seeds. Diffusion model and masked autoencoder are one '
+        'pretraining each.\n'
+        '* Learning rates are chosen on the validation split by the mean of all conditions, with '
+        f'another seed; end to end with {budget["sweep_share"]:g} of the steps. If the best rate '
+        'was the lowest or the highest, up to two more were tried.')
     if figures['preset'] == 'quick':
-        table += (' The diffusion model comes with its whole pretraining: in a quick run these '
-                  'rows are weaker than they should be.')
+        table += (' A quick run trains these rows for less than the diffusion model, so they are '
+                  'weaker than they should be.')
     watched = [[ROW_TITLES[row], *(
         spread([cell['clear_val'][quarter] for cell in seeds.values()]) for quarter in range(4))]
         for row, seeds in figures['cells']['1'].items()
@@ -103,12 +101,12 @@ def _backbones(figures: Figures) -> str:
                 f'{round(budget["end_to_end_steps"] * part / 4)} steps' for part in (1, 2, 3, 4))],
             watched)
     if miou_cells(figures, '1 longer'):
-        table += (f'\n\nSegFormer-B0 with {budget["longer"]:g} times the steps, first seed, to '
-                  f'see whether it had come to its end. {_shorter(figures)}\n\n' + _table(
+        table += (f'\n\nSegFormer-B0 with {budget["longer"]:g} times the steps, first seed. '
+                  f'{_shorter(figures)}\n\n' + _table(
                       figures, '1 longer', {'share kept, %': ('.1f', verdicts.kept)}))
     if miou_cells(figures, '1 ablations'):
-        table += ('\n\nWhat the head is given, for the frozen backbones, each at its rate above; '
-                  'the latents are those of the common autoencoder:\n\n' + _table(
+        table += ('\n\nInputs of the head, for the frozen backbones, at their learning rates '
+                  'above:\n\n' + _table(
                       figures, '1 ablations', {'share kept, %': ('.1f', verdicts.kept)}))
     sweeps = [[ROW_TITLES[row], ', '.join(
         f'{rate}: {cell["mean"]:.1f}' for rate, cell in sorted(
@@ -121,33 +119,31 @@ def _backbones(figures: Figures) -> str:
 
 
 def _shorter(figures: Figures) -> str:
-    """Describe the result of the longer trained network after the usual steps."""
+    """Say what the network that was trained for longer had after the usual steps."""
     cell = figures['cells']['1'].get(CONVERGING, {}).get('0')
     return '' if cell is None else (
-        f'After the usual steps that seed has {cell["miou"]["clear"]:.1f} in clear weather, '
-        f'{cell["adverse_mean"]:.1f} in adverse, and keeps {verdicts.kept(cell):.1f} %:')
+        f'With the usual steps this seed reaches {cell["miou"]["clear"]:.1f} in clear weather, '
+        f'{cell["adverse_mean"]:.1f} in adverse weather, and keeps {verdicts.kept(cell):.1f} %:')
 
 
-_ABOUT_POOLS = ('"On" draws from the scene prompts of the five weathers, as the paper does, and '
-                'so do the rows of lambda; a pool of n from the clear one and others. Words of '
-                'the source: from the clear one in other words. Words '
-                'of things: from the clear one with things that are not all in the picture. '
-                "Without the targets' words: neither scene prompts nor the templates of the "
-                'category prompts name an adverse weather, and "on" draws from words of the '
-                'source.')
-_ABOUT_CHANGED = ('Pixels changed: in the mean over all conditions and five scene prompts that '
-                  'no pool has, the share with another class than under the source prompt.')
+_ABOUT_POOLS = ('"On" and the rows of lambda draw from the scene prompts of the five weathers, as '
+                'in the paper. A pool of n has the clear prompt and n - 1 others. Words of the '
+                'source: the clear prompt in other words. Words of things: the clear prompt with '
+                "objects that may be absent. Without the targets' words: no prompt names an "
+                'adverse weather, and "on" draws from words of the source.')
+_ABOUT_CHANGED = ('Pixels changed: the share of pixels whose class changes under another scene '
+                  'prompt; mean over all conditions and five prompts that no pool contains.')
 
 
 def _prompts(figures: Figures) -> str:
-    """Format the table, and how much another scene prompt changes, if measured."""
+    """Return the table, and how many pixels another scene prompt changes."""
     variants = figures['cells']['2']
     reach = [[f'{_TIMESTEP} (both)' if name == 'both' else name,
               spread([cell['agreement']['changed_percent'] for cell in seeds.values()], '.2f')]
              for name, seeds in variants.items() if all('agreement' in c for c in seeds.values())]
-    table = (f'{_table(figures, "2")}\n\nWhere no timestep is said it is {_TIMESTEP}. A wrong '
-             'scene prompt names a weather that is not there, a matching one the weather that is; '
-             'their head is that of "both", which was trained under the clear prompt.')
+    table = (f'{_table(figures, "2")}\n\nThe timestep is {_TIMESTEP} unless a row names another. '
+             'A matching scene prompt names the weather of the frame, a wrong one another '
+             'weather. Both use the head of "both", which was trained under the clear prompt.')
     if not reach:
         return table
     return f'{table}\n\n{_ABOUT_CHANGED}\n\n' + markdown_table(
@@ -169,6 +165,19 @@ def _randomization(figures: Figures) -> str:
           f'{timed["ratio"]:.1f}', timed['threads']]])
 
 
+_MEANINGS = (
+    ('source', 'the segmenter without adaptation'),
+    ('head alone', 'without the layout denoiser'),
+    ('prompt', 'ours'),
+    ('pseudo labels', 'the objective of the paper'),
+    ('labelled prompt', 'the same prompt tuned with labels, for comparison'),
+    ('online', 'frames of the stream, each predicted before it is learned from'),
+    ('numbers', 'values that the method changes'),
+    ('kept', 'memory between frames, the latest frames included'),
+    ('for a step', 'memory for the gradient'),
+    ('learning', f'time for a frame without its prediction, frames {TIMED} to {2 * TIMED}'))
+
+
 def _adaptation(figures: Figures) -> str:
     budget = figures['budget']
     table = _table(figures, '4', {
@@ -179,18 +188,12 @@ def _adaptation(figures: Figures) -> str:
         'learning, in forward passes': ('.1f', lambda cell: cell['learning_in_passes']),
         'learning rate': ('g', lambda cell: cell.get('rate', 0.0))})
     parts = [
-        f'A stream of {budget["stream_frames"]} unlabelled frames of each condition, from the '
-        f'source; then {budget["held_out"]} other frames to measure on. Source: the '
-        'segmenter as it is; '
-        'head alone: without its layout denoiser; prompt: ours; pseudo labels: the objective of '
-        'the paper; labelled prompt: the same prompt tuned with labels, for comparison, as an '
-        'estimate of what can be had. The segmenter and the other frames are the same for all '
-        'seeds, which are of the stream. The prompt and the labelled prompt take 50 steps at '
-        'most, the others one every other frame. Online: frames of the stream, each '
-        'predicted before it is learned from, mean of the conditions. Kept: what a method holds '
-        'between frames beside the model, its latest frames included. For a step: what is held '
-        'for the gradient. Learning: a frame of the stream beside its prediction, in the mean of '
-        f'frames {TIMED} to {2 * TIMED}.', *_earlier(figures), table, gains(figures)]
+        f'Each method sees {budget["stream_frames"]} unlabelled frames of a condition once, from '
+        f'the source on, and is measured on {budget["held_out"]} other frames. The prompt and the '
+        f'labelled prompt learn from {AdaptationConfig.steps} frames at most; the others take '
+        'one step every other frame.',
+        markdown_table(['row or column', 'meaning'], _MEANINGS), *_earlier(figures), table,
+        gains(figures)]
     cost = figures['cells']['4'].get('cost', {}).get('0')
     if cost:
         parts.append(markdown_table(
@@ -201,14 +204,14 @@ def _adaptation(figures: Figures) -> str:
 
 
 def _earlier(figures: Figures) -> list[str]:
-    """Name the methods that were measured with earlier settings."""
+    """Say which methods were measured before their present settings."""
     names = earlier(figures['cells']['4'])
-    return [f'**Of earlier settings, and not measured anew since: {", ".join(names)}.** Then the '
-            'scene prompt was one set of tokens for all layers.'] if names else []
+    return [f'**Of earlier settings, and not measured anew since: {", ".join(names)}.** In these '
+            'rows all layers share one set of scene tokens.'] if names else []
 
 
 def gains(figures: Figures) -> str:
-    """Format the gain of each method over the source in each condition."""
+    """Lay out what each method gains over the source in each condition."""
     variants = figures['cells']['4']
     source = variants.get('source', {})
     lines, conditions = [], []

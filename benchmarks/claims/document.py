@@ -8,8 +8,9 @@ import re
 import shutil
 
 from benchmarks.claims.budget import CLAIMS
+from benchmarks.claims.claim_tables import CLAIM_TABLES
 from benchmarks.claims.plots import miou_cells, plot
-from benchmarks.claims.report import CLAIM_TABLES, gaps, in_order, TITLES, verdict_tables
+from benchmarks.claims.report import gaps, in_order, TITLES, verdict_tables
 from benchmarks.claims.results_store import every_cell, Figures
 from ptdiffseg_ros.data.results import markdown_table
 

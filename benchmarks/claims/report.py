@@ -1,52 +1,32 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The tables and verdicts of the claims."""
+"""The verdicts of the claims, and what is not measured yet."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 
 from benchmarks.claims import verdicts
-from benchmarks.claims.adaptation import earlier, TIMED
 from benchmarks.claims.backbones import (
     ABLATIONS,
     at_edge,
     BEYOND,
-    CONVERGING,
     LONGER,
     ROWS,
 )
 from benchmarks.claims.budget import Budget, CLAIMS
+from benchmarks.claims.claim_tables import CLAIM_TABLES, ROW_TITLES, spread
 from benchmarks.claims.plots import miou_cells, NOT_MIOU
 from benchmarks.claims.results_store import Figures
 from benchmarks.claims.run import NAMES
-import numpy as np
-from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.data.results import markdown_table
-from ptdiffseg_ros.train.settings import TrainConfig
 
 TITLES = {
     '1': 'Claim 1: features of a text-to-image diffusion model generalise',
     '2': 'Claim 2: category prompts and scene prompts help',
     '3': 'Claim 3: prompt randomization makes predictions agree, and generalises further',
     '4': 'Claim 4: tuning the scene prompt adapts, without labels'}
-ROW_TITLES = {
-    'diffusion': 'text-to-image diffusion (ours), frozen',
-    'random weights': 'the same UNet, random weights, frozen',
-    'masked autoencoder': 'the same UNet, masked autoencoder, frozen',
-    'end to end': 'the same UNet, end to end with labels',
-    'SegFormer-B0': 'SegFormer-B0, end to end with labels'}
 ONCE = (*NOT_MIOU, LONGER, *(f'{row}, {what}' for row in ROWS for what in ABLATIONS))  # one seed
-EARLIER_SCHEDULE = 'a plateau and linear decay'  # of a masked autoencoder that names none
-_TIMESTEP = f't = {TrainConfig.timestep}'
-
-
-def _spread(values: Sequence[float], form: str = '.1f') -> str:
-    """Give the mean and, where there are several that differ, the least and the greatest."""
-    mean, least, most = (
-        format(round(v) if form == 'd' else v, form)
-        for v in (float(np.mean(values)), min(values), max(values)))
-    return mean if least == most else f'{mean} ({least} to {most})'
 
 
 def _budget(figures: Figures) -> Budget:
@@ -65,214 +45,14 @@ def in_order(figures: Figures) -> Figures:
     return {**figures, 'cells': cells}
 
 
-def _table(figures: Figures, claim: str,
-           more: dict[str, tuple[str, Callable[[Figures], float]]] | None = None) -> str:
-    """Lay out mIoU by condition and the adverse mean with its spread, and columns by a format."""
-    rows = miou_cells(figures, claim)
-    conditions = list(next(iter(rows.values()))[0]['miou'])
-    lines = []
-    for variant, cells in rows.items():
-        means = [float(np.mean([cell['miou'][c] for cell in cells])) for c in conditions]
-        lines.append([
-            ROW_TITLES.get(variant, variant), str(len(cells)), *(f'{m:.1f}' for m in means),
-            _spread([cell['adverse_mean'] for cell in cells]),
-            *(_spread([take(cell) for cell in cells], form)
-              for form, take in (more or {}).values())])
-    head = ['mIoU, %', 'seeds', *conditions, 'adverse mean', *(more or {})]
-    return markdown_table(head, lines)
-
-
-def _precisions(figures: Figures) -> str:
-    """Name the number formats that rows were trained in."""
-    parts = []
-    for row, seeds in figures['cells']['1'].items():
-        names = [cell['precision'] for cell in seeds.values() if 'precision' in cell]
-        counts = [f'{name} ({names.count(name)} of {len(names)} seeds)'
-                  for name in sorted(set(names))]
-        if counts:
-            parts.append(f'{ROW_TITLES[row]}: {", ".join(counts)}')
-    return f'Training in float32{", except " if parts else ""}{"; ".join(parts)}.'
-
-
-def _schedules(figures: Figures) -> str:
-    """Name the schedules that the masked autoencoder has learned by."""
-    cells = figures['cells']['1'].get('masked autoencoder', {}).values()
-    return ' or '.join(sorted({cell.get('schedule', EARLIER_SCHEDULE) for cell in cells}))
-
-
-def _backbones(figures: Figures) -> str:
-    table = _table(figures, '1', {
-        'drop from clear': ('.1f', lambda cell: cell['miou']['clear'] - cell['adverse_mean']),
-        'share kept, %': ('.1f', verdicts.kept),
-        'learning rate': ('.3g', lambda cell: cell['rate'])})
-    budget = figures['budget']
-    table += (
-        f'\n\n* The masked autoencoder was trained for {budget["masked_steps"]} steps of '
-        f'{budget["masked_batch"]} frames on {budget["masked_frames"]} frames, at a learning rate '
-        f'with {_schedules(figures)}. Networks trained end to end start from random weights and '
-        f'take {budget["end_to_end_steps"]} steps.\n* {_precisions(figures)}\n'
-        '* Unlabelled adverse frames are part of the pretraining of the diffusion model (with '
-        'captions), of the masked autoencoder, and of the autoencoder that all rows but '
-        'SegFormer-B0 use. A tenth of them are mixtures. No row has seen labels of adverse '
-        'weather, and none has seen the style.\n'
-        '* Random weights differ between seeds. Diffusion model and masked autoencoder are one '
-        'pretraining each.\n'
-        '* Learning rates are chosen on the validation split by the mean of all conditions, with '
-        f'another seed; end to end with {budget["sweep_share"]:g} of the steps. If the best rate '
-        'was the lowest or the highest, up to two more were tried.')
-    if figures['preset'] == 'quick':
-        table += (' A quick run trains these rows for less than the diffusion model, so they are '
-                  'weaker than they should be.')
-    watched = [[ROW_TITLES[row], *(
-        _spread([cell['clear_val'][quarter] for cell in seeds.values()]) for quarter in range(4))]
-        for row, seeds in figures['cells']['1'].items()
-        if seeds and all('clear_val' in cell for cell in seeds.values())]
-    if watched:
-        table += '\n\n' + markdown_table(
-            ['clear mIoU, validation split, after', *(
-                f'{round(budget["end_to_end_steps"] * part / 4)} steps' for part in (1, 2, 3, 4))],
-            watched)
-    if miou_cells(figures, '1 longer'):
-        table += (f'\n\nSegFormer-B0 with {budget["longer"]:g} times the steps, first seed. '
-                  f'{_shorter(figures)}\n\n' + _table(
-                      figures, '1 longer', {'share kept, %': ('.1f', verdicts.kept)}))
-    if miou_cells(figures, '1 ablations'):
-        table += ('\n\nInputs of the head, for the frozen backbones, at their learning rates '
-                  'above:\n\n' + _table(
-                      figures, '1 ablations', {'share kept, %': ('.1f', verdicts.kept)}))
-    sweeps = [[ROW_TITLES[row], ', '.join(
-        f'{rate}: {cell["mean"]:.1f}' for rate, cell in sorted(
-            rates.items(), key=lambda pair: float(pair[0])))]
-        for row, rates in figures['cells'].get('1 rates', {}).items()]
-    if not sweeps:
-        return f'{table}\n\nLearning rates were not swept: each row has its usual one.'
-    return f'{table}\n\n' + markdown_table(
-        ['validation split, mean of all conditions', 'learning rate: mIoU'], sweeps)
-
-
-def _shorter(figures: Figures) -> str:
-    """Say what the network that was trained for longer had after the usual steps."""
-    cell = figures['cells']['1'].get(CONVERGING, {}).get('0')
-    return '' if cell is None else (
-        f'With the usual steps this seed reaches {cell["miou"]["clear"]:.1f} in clear weather, '
-        f'{cell["adverse_mean"]:.1f} in adverse weather, and keeps {verdicts.kept(cell):.1f} %:')
-
-
-_ABOUT_POOLS = ('"On" and the rows of lambda draw from the scene prompts of the five weathers, as '
-                'in the paper. A pool of n has the clear prompt and n - 1 others. Words of the '
-                'source: the clear prompt in other words. Words of things: the clear prompt with '
-                "objects that may be absent. Without the targets' words: no prompt names an "
-                'adverse weather, and "on" draws from words of the source.')
-_ABOUT_CHANGED = ('Pixels changed: the share of pixels whose class changes under another scene '
-                  'prompt; mean over all conditions and five prompts that no pool contains.')
-
-
-def _prompts(figures: Figures) -> str:
-    """Return the table, and how many pixels another scene prompt changes."""
-    variants = figures['cells']['2']
-    reach = [[f'{_TIMESTEP} (both)' if name == 'both' else name,
-              _spread([cell['agreement']['changed_percent'] for cell in seeds.values()], '.2f')]
-             for name, seeds in variants.items() if all('agreement' in c for c in seeds.values())]
-    table = (f'{_table(figures, "2")}\n\nThe timestep is {_TIMESTEP} unless a row names another. '
-             'A matching scene prompt names the weather of the frame, a wrong one another '
-             'weather. Both use the head of "both", which was trained under the clear prompt.')
-    if not reach:
-        return table
-    return f'{table}\n\n{_ABOUT_CHANGED}\n\n' + markdown_table(
-        ['both prompts, features at', 'pixels changed, %'], reach)
-
-
-def _randomization(figures: Figures) -> str:
-    table = _table(figures, '3', {
-        'pixels changed, %': ('.2f', lambda cell: cell['agreement']['changed_percent']),
-        'KL, 0.001 nats': ('.1f', lambda cell: 1e3 * cell['agreement']['divergence_nats'])})
-    table += f'\n\n{_ABOUT_POOLS} {_ABOUT_CHANGED}'
-    timed = figures['cells']['3'].get('caching', {}).get('0')
-    if timed is None:
-        return table
-    seconds = timed['seconds_per_step']
-    return f'{table}\n\n' + markdown_table(
-        ['a training step', 'cached features', 'features anew', 'ratio', 'threads'],
-        [['seconds', f'{seconds["cached"]:.3f}', f'{seconds["live"]:.3f}',
-          f'{timed["ratio"]:.1f}', timed['threads']]])
-
-
-_MEANINGS = (
-    ('source', 'the segmenter without adaptation'),
-    ('head alone', 'without the layout denoiser'),
-    ('prompt', 'ours'),
-    ('pseudo labels', 'the objective of the paper'),
-    ('labelled prompt', 'the same prompt tuned with labels, for comparison'),
-    ('online', 'frames of the stream, each predicted before it is learned from'),
-    ('numbers', 'values that the method changes'),
-    ('kept', 'memory between frames, the latest frames included'),
-    ('for a step', 'memory for the gradient'),
-    ('learning', f'time for a frame without its prediction, frames {TIMED} to {2 * TIMED}'))
-
-
-def _adaptation(figures: Figures) -> str:
-    budget = figures['budget']
-    table = _table(figures, '4', {
-        'online': ('.1f', lambda cell: float(np.mean(list(cell['online'].values())))),
-        'numbers': ('d', lambda cell: cell['trainable']),
-        'kept, KiB': ('.0f', lambda cell: cell['state_bytes'] / 1024),
-        'for a step, MiB': ('.1f', lambda cell: cell['step_bytes'] / 2**20),
-        'learning, in forward passes': ('.1f', lambda cell: cell['learning_in_passes']),
-        'learning rate': ('g', lambda cell: cell.get('rate', 0.0))})
-    parts = [
-        f'Each method sees {budget["stream_frames"]} unlabelled frames of a condition once, from '
-        f'the source on, and is measured on {budget["held_out"]} other frames. The prompt and the '
-        f'labelled prompt learn from {AdaptationConfig.steps} frames at most; the others take '
-        'one step every other frame.',
-        markdown_table(['row or column', 'meaning'], _MEANINGS), *_earlier(figures), table,
-        _gains(figures)]
-    cost = figures['cells']['4'].get('cost', {}).get('0')
-    if cost:
-        parts.append(markdown_table(
-            ['tuning on a frame, in forward passes of it', 'a learned prompt', 'a buffered frame'],
-            [[cost['step_in_forward_passes'], f'{cost["prompt_file_bytes"]} bytes',
-              f'{cost["buffer_bytes_per_frame"]} bytes']]))
-    return '\n\n'.join(parts)
-
-
-def _earlier(figures: Figures) -> list[str]:
-    """Say which methods were measured before their present settings."""
-    names = earlier(figures['cells']['4'])
-    return [f'**Of earlier settings, and not measured anew since: {", ".join(names)}.** In these '
-            'rows all layers share one set of scene tokens.'] if names else []
-
-
-def _gains(figures: Figures) -> str:
-    """Lay out what each method gains over the source in each condition."""
-    variants = figures['cells']['4']
-    source = variants.get('source', {})
-    lines, conditions = [], []
-    for name, seeds in variants.items():
-        pairs = [(cell, source[seed]) for seed, cell in seeds.items()
-                 if name not in ('source', *NOT_MIOU) and seed in source]
-        if pairs:
-            conditions = list(pairs[0][0]['miou'])
-            lines.append([name, *(
-                _spread([cell['miou'][c] - before['miou'][c] for cell, before in pairs], '+.1f')
-                for c in conditions), _spread(
-                    [cell['adverse_mean'] - before['adverse_mean'] for cell, before in pairs],
-                    '+.1f')])
-    return markdown_table(['gain over the source', *conditions, 'adverse mean'], lines)
-
-
-CLAIM_TABLES: dict[str, Callable[[Figures], str]] = {
-    '1': _backbones, '2': _prompts, '3': _randomization,
-    '4': _adaptation}
-
-
 def verdict_tables(figures: Figures, claims: Sequence[str] = CLAIMS) -> str:
     """Judge every expectation, and say first which do not hold."""
     found = [v for v in verdicts.judge(figures) if v.expectation.claim in claims]
     rows = [[v.expectation.claim, f'{v.expectation.above} above {v.expectation.below}',
-             v.expectation.what, _spread(v.differences, '+.2f'), str(len(v.differences)), v.word]
+             v.expectation.what, spread(v.differences, '+.2f'), str(len(v.differences)), v.word]
             for v in found]
     rows += [[bound.claim, f'{bound.what}, at least {bound.least:g}', bound.unit,
-              _spread(values), str(len(values)), bound.word(values)]
+              spread(values), str(len(values)), bound.word(values)]
              for bound, values in verdicts.judge_bounds(figures) if bound.claim in claims]
     failed = [row for row in rows if row[-1] != verdicts.HOLDS]
     rule = ('An expectation *holds* if the mean difference is at least '

@@ -27,7 +27,6 @@ from benchmarks.claims import (
 from benchmarks.claims.__main__ import main
 from benchmarks.claims.document import render
 from benchmarks.claims.experiment import Experiment
-from benchmarks.claims.plots import plot
 from benchmarks.claims.results_store import (
     every_cell,
     read_results,
