@@ -14,6 +14,7 @@ import shutil
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import HFValidationError, LocalEntryNotFoundError
+from ptdiffseg_ros.model.defaults import backbone_source, EMBEDDED
 from ptdiffseg_ros.model.errors import SegmenterError
 from safetensors.torch import load, save_file
 import torch
@@ -99,13 +100,24 @@ def is_hub_name(source: str | Path) -> bool:
 def resolved(reference: str, base: Path) -> str | Path:
     """Return the folder that a segmenter's reference means, or the name of a model of the hub."""
     folder = base / reference
-    return reference if is_hub_name(reference) and not folder.exists() else folder.resolve()
+    if folder.exists():
+        return folder.resolve()
+    if reference in EMBEDDED:
+        return backbone_source(reference)
+    return reference if is_hub_name(reference) else folder.resolve()
 
 
 def reference(source: str | Path, base: Path) -> str:
-    """Return the reference of a segmenter in the folder `base` to a model, for `resolved`."""
+    """
+    Return the reference of a segmenter in the folder `base` to a model, for `resolved`.
+
+    An embedded model is referred to by its name, so that the segmenter can be moved.
+    """
     if is_hub_name(source):
         return str(source)
+    for name in EMBEDDED:
+        if Path(source).resolve() == Path(backbone_source(name)):
+            return name
     return os.path.relpath(Path(source).resolve(), base.resolve())
 
 

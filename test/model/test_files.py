@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from huggingface_hub import constants
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.errors import SegmenterError
+from ptdiffseg_ros.model.defaults import backbone_source, EMBEDDED
 from ptdiffseg_ros.model.files import is_hub_name, reference, resolved
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
@@ -136,6 +137,14 @@ def test_a_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert written == '../models/sd'
     (tmp_path / 's').mkdir()
     assert resolved(written, tmp_path / 's') == tmp_path / 'models' / 'sd'
+
+
+@pytest.mark.parametrize('name', EMBEDDED)
+def test_an_embedded_backbone_is_referred_to_by_its_name(name: str, tmp_path: Path) -> None:
+    folder = backbone_source(name)
+    assert reference(folder, tmp_path / 'here') == name
+    assert resolved(name, tmp_path / 'elsewhere') == folder
+    assert (folder / 'model_index.json').is_file()
 
 
 # -- what it is ----------------------------------------------------------------------------

@@ -123,11 +123,11 @@ def test_remap_rules_apply_once_to_each_name(process: Process, number: int, kind
 @pytest.mark.parametrize('compressed, published, expected', [
     (False, {'/third/image_raw/compressed': CompressedImage, '/roof/image_raw': Image}, {
         'second': 'nobody publishes /third/image_raw, only /third/image_raw/compressed: '
-                 'set the parameter compressed to true',
+                  'set the parameter compressed to true',
         'right': 'there are /roof/image_raw. Remap right/image_raw (-r right/image_raw:=...)'}),
     (True, {'/second/image_raw': Image, '/roof/image_raw/compressed': CompressedImage}, {
         'first': 'nobody publishes /jpeg, only /second/image_raw: '
-                  'set the parameter compressed to false',
+                 'set the parameter compressed to false',
         'left': 'Remap left/image_raw (-r left/image_raw:=...), without the suffix /compressed'}),
     (False, {'/roof/image_raw/compressed': CompressedImage}, {
         'left': 'there are /roof/image_raw/compressed of type sensor_msgs/msg/CompressedImage: '
