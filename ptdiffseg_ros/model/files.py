@@ -12,7 +12,6 @@ import secrets
 import shutil
 
 from huggingface_hub import constants, snapshot_download
-from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import HFValidationError, LocalEntryNotFoundError
 from ptdiffseg_ros.model.defaults import backbone_source, EMBEDDED
 from ptdiffseg_ros.model.errors import SegmenterError
@@ -176,7 +175,7 @@ def _snapshot(name: str) -> Path:
         return Path(snapshot_download(
             name, cache_dir=constants.HF_HUB_CACHE, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError):
-        return Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=name, repo_type='model'))
+        return Path(constants.HF_HUB_CACHE, f'models--{name.replace("/", "--")}')
 
 
 def _words(names: Sequence[str]) -> str:

@@ -16,8 +16,8 @@ import sys
 from diffusers import AutoencoderKL, AutoencoderTiny
 from huggingface_hub import constants
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
-from ptdiffseg_ros.model.errors import SegmenterError
 from ptdiffseg_ros.model.defaults import backbone_source, EMBEDDED
+from ptdiffseg_ros.model.errors import SegmenterError
 from ptdiffseg_ros.model.files import is_hub_name, reference, resolved
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
