@@ -23,7 +23,7 @@ ENOUGH = AdaptationConfig().hold_out * VALIDATION_FRAMES  # frames that tuning a
 
 
 class Clock:
-    """Time that passes only when it is told to."""
+    """Time that passes only when a test sets it."""
 
     def __init__(self) -> None:
         self.now_s = 100.0

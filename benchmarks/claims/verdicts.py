@@ -138,7 +138,7 @@ class Bound:
     values: Callable[[Figures], Sequence[float]]
 
     def word(self, values: Sequence[float]) -> str:
-        """Judge the values, all of which must reach the bound."""
+        """Judge the values; all must reach the bound."""
         return HOLDS if min(values) >= self.least else MISSED
 
 

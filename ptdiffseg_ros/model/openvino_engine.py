@@ -18,7 +18,7 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 from torch import Tensor
 
-MOST_SIZES = 8  # image sizes that get a model, each of which needs memory
+MOST_SIZES = 8  # image sizes that get a model; each needs memory
 COMPARED = 3  # runs of each engine; the fastest counts
 
 

@@ -21,7 +21,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor) -> Tensor:
     """
     Return the cross-entropy plus the soft Dice loss, at the labels' resolution.
 
-    Cross-entropy weighs pixels, of which a pole has few. Dice (Milletari et al., 2016) weighs
+    Cross-entropy weighs pixels, and a pole has few. Dice (Milletari et al., 2016) weighs
     classes, as mIoU does. logits (B, K, h, w); labels (B, H, W) int64, class indices in [0, K),
     without pixels of -100.
     """

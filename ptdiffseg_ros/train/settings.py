@@ -135,8 +135,8 @@ class TrainConfig(Settings):
         OVERLAP, 'smallest overlap of windows, as a share of their sides', low=0, high=0.9)
     save_every: int = setting(500, 'steps between checkpoints', low=1, metavar='STEPS')
     evaluate_every: int = setting(
-        0, 'steps between measurements of the head on held-out source frames, of which the best '
-        'head is kept; 0: keep the last head', low=0, metavar='STEPS')
+        0, 'steps between measurements of the head on held-out source frames; keeps the '
+        'best head; 0: keep the last head', low=0, metavar='STEPS')
     seed: int = setting(0, 'on a CPU, the same seed gives the same head', low=0)
     data_kind: str = setting(
         '', 'cityscapes, gta5 ...; by default recognised from the tree', metavar='KIND')

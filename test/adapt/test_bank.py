@@ -230,7 +230,7 @@ def test_kill_in_the_middle_of_saving_leaves_a_whole_bank(tmp_path: Path) -> Non
         assert kept.tokens.min() == kept.tokens.max() >= number
 
 
-# Ends at a place of a save that is told: before the file is written, with half of it, before it
+# Ends at a given place of a save: before the file is written, with half of it, before it
 # takes the old one's place.
 END_IN_A_SAVE = """
 import os
