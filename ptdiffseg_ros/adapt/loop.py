@@ -228,12 +228,13 @@ class AdaptationLoop:
     def _enter(self, found: Recognition) -> None:
         """Enter another domain: publish its prompt, and begin its tuning."""
         self.publisher.retry_save()
-        self.state.domain = found.domain
+        before, self.state.domain = self.state.domain, found.domain
         self._on_event(
             'domain', f'the scene is {found.domain!r} (margin {100 * found.margin:.2f} %)')
         self._drop_tuning()
-        # The domain has changed since the last query.
-        self.buffer.keep_latest(self.config.query_period_s, self._intake.newest_stamps())
+        if before:  # it has changed since the last query
+            self.buffer.keep_latest(
+                self.config.query_period_s, self._intake.newest_stamps())
         if found.domain == self._source_domain:
             self.publisher.publish(self.base)
             return

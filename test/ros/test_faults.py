@@ -93,7 +93,7 @@ def test_a_camera_gone_bad_moves_no_prompt_and_its_masks_go_on(start, tmp_path, 
     frames = itertools.cycle(street)
     assert consumer.spin_until(
         lambda: consumer.adaptation.get('domain') == 'clear',
-        lambda: consumer.segment(next(frames)), every_s=FRAME_PAUSE_S), process.output
+        lambda: consumer.segment(next(frames)), every_s=1.0), process.output  # time for queries
     assert consumer.trigger('load_prompt').success
     before = consumer.segment(street[1]).data
 
