@@ -279,3 +279,14 @@ def test_a_shift_ends_the_work_on_a_frame_half_way(segmenter, always_better) -> 
 def test_settings_out_of_range_are_refused(change, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         AdaptationConfig(**change)
+
+
+def test_frames_seen_before_the_first_name_are_kept(segmenter) -> None:
+    drive = Drive(segmenter)
+    drive.see(15)  # three seconds
+    drive.say(FOG)
+    drive.go(1, passes=drive.query_passes)
+    assert drive.loop.state.domain == 'foggy' and len(drive.loop.buffer) == 16
+    drive.say(CLEAR)
+    drive.go(1, passes=drive.query_passes)
+    assert drive.loop.state.domain == 'clear' and len(drive.loop.buffer) < 16
