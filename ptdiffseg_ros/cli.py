@@ -42,10 +42,10 @@ USER_ERROR, INTERRUPTED = 2, 130
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Show defaults other than None and the values of switches."""
+    """Show defaults other than None, lists and the values of switches."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default is None or isinstance(action.default, bool)
+        silent = action.default is None or isinstance(action.default, (bool, list))
         return action.help if silent else super()._get_help_string(action)
 
 
