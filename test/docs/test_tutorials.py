@@ -109,7 +109,8 @@ def test_every_command_has_the_options_that_the_documents_give() -> None:
 def arguments(launch_file: str) -> set[str]:
     """Return the arguments of a launch file, and of the one that it includes."""
     text = (ROOT / 'launch' / launch_file).read_text()
-    names = set(re.findall(r"DeclareLaunchArgument\(\s*'(\w+)'", text))
+    table = text.partition('ARGUMENTS = (')[2].partition('\n)\n')[0]
+    names = set(re.findall(r"^    \('(\w+)',", table, re.M))
     for other in set(re.findall(r"'(\w+\.launch\.py)'", text)):
         names |= arguments(other)
     return names
