@@ -112,7 +112,7 @@ def test_bench_writes_and_prints_what_it_measured(
 def test_engines_are_compared_on_the_same_frames(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip('openvino')
+    pytest.importorskip('openvino', reason='an optional engine (extra openvino)')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
     out = tmp_path / 'bench.json'
     assert main(['bench', '--model', str(folder), '--device', 'cpu', '--size', '48x64',

@@ -24,7 +24,7 @@ from ptdiffseg_ros.ros.parameters import PARAMETERS
 import pytest
 import torch
 
-pytest.importorskip('openvino')
+pytest.importorskip('openvino', reason='an optional engine (extra openvino)')
 
 SIZE = 64, 128
 UNSEEN = 160, 96  # no test waits for a model of this size

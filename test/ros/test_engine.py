@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from ros_harness import ACTIVATE, CLEANUP, CONFIGURE, Consumer, DEACTIVATE, start_segmenter
 
-pytest.importorskip('openvino')
+pytest.importorskip('openvino', reason='an optional engine (extra openvino)')
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # seconds where a machine is idle
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)

@@ -100,7 +100,8 @@ def test_a_late_joiner_gets_the_names_of_the_ids(segmenter, consumer):
 
 
 def test_a_late_joiner_gets_label_info(segmenter, consumer):
-    vision_msgs = pytest.importorskip('vision_msgs.msg')
+    vision_msgs = pytest.importorskip(
+        'vision_msgs.msg', reason='PyPI has no vision_msgs; it comes with a ROS 2')
     infos = consumer.listen(vision_msgs.LabelInfo, '/segmenter/label_info', LATCHED_QOS)
     assert consumer.spin_until(lambda: infos)
 
