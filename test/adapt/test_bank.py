@@ -49,7 +49,7 @@ def test_prompts_of_every_backbone_fit_the_largest_file(
     assert LearnedPrompt.load(path).tokens.shape == tokens and path.stat().st_size < size
 
 
-def test_a_prompt_is_carried_to_another_vehicle_as_a_file(tmp_path: Path) -> None:
+def test_a_prompt_file_can_be_copied_to_another_bank(tmp_path: Path) -> None:
     path = prompt().save(tmp_path / 'there' / 'fog.safetensors')
     carried = LearnedPrompt.load(path, MODEL, WIDTH)
     bank = PromptBank(tmp_path / 'here', MODEL, WIDTH)
@@ -57,13 +57,13 @@ def test_a_prompt_is_carried_to_another_vehicle_as_a_file(tmp_path: Path) -> Non
     assert bank.domains() == ['fog']
 
 
-def test_a_bank_without_a_folder_remembers_in_memory() -> None:
+def test_a_bank_without_a_folder_keeps_prompts_in_memory() -> None:
     bank = PromptBank(None, MODEL, WIDTH)
     bank.remember(prompt())
     assert bank.recall('fog') is not None and bank.path('fog') is None
 
 
-def test_prompts_of_other_models_lie_in_the_same_folder_unharmed(tmp_path: Path) -> None:
+def test_prompts_of_other_models_in_the_same_folder_are_not_changed(tmp_path: Path) -> None:
     PromptBank(tmp_path, 'other', WIDTH).remember(prompt(model='other'))
     ours = PromptBank(tmp_path, MODEL, WIDTH)
     assert ours.domains() == [] and ours.problems == []
@@ -78,7 +78,7 @@ def test_prompts_of_other_models_lie_in_the_same_folder_unharmed(tmp_path: Path)
     ({'tokens': torch.full((5, WIDTH), float('nan'))}, 'not finite'),
     ({'tokens': torch.zeros(0, WIDTH)}, 'none'), ({'tokens': torch.zeros(5, WIDTH)}, 'all zero'),
     ({'tokens': torch.full((5, WIDTH), 1e38)}, 'too large')])
-def test_what_does_not_fit_is_refused_and_the_old_one_stays(
+def test_a_prompt_of_a_wrong_shape_is_refused_and_the_old_one_stays(
         tmp_path: Path, change, words: str) -> None:
     bank = PromptBank(tmp_path, MODEL, WIDTH, layers=LAYERS)
     bank.remember(prompt())
@@ -175,7 +175,7 @@ def test_one_damaged_file_does_not_hide_the_others(tmp_path: Path) -> None:
     assert len(again.problems) == 1 and fog.name in again.problems[0]
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_nothing_learned_is_lost(
+def test_a_folder_that_cannot_be_written_is_reported_and_prompts_are_kept(
         tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('in the way')
     bank = PromptBank(tmp_path / 'file' / 'bank', MODEL, WIDTH)
@@ -184,7 +184,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_nothing_learned_is_lost(
     assert bank.recall('fog') is not None
 
 
-def test_a_disk_that_takes_no_more_leaves_the_old_file_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_keeps_the_old_file_and_the_new_prompt_in_memory(tmp_path: Path) -> None:
     bank = PromptBank(tmp_path, MODEL, WIDTH)
     bank.remember(prompt())
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -215,7 +215,7 @@ while True:
 """
 
 
-def test_kill_in_the_middle_of_saving_leaves_a_whole_bank(tmp_path: Path) -> None:
+def test_a_kill_during_a_save_leaves_a_valid_bank(tmp_path: Path) -> None:
     for saves in (1, 7, 30):
         with subprocess.Popen(
                 [sys.executable, '-c', SAVE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE,
@@ -256,7 +256,7 @@ bank.remember(module.LearnedPrompt(torch.ones(5, 8), 'fog', '0123abcd'))
 
 
 @pytest.mark.parametrize('place', ['half', 'written', 'replace'])
-def test_an_end_in_the_middle_of_a_save_leaves_the_old_prompt_and_no_rubbish(
+def test_an_exit_during_a_save_leaves_the_old_prompt_and_no_partial_file(
         tmp_path: Path, place: str) -> None:
     PromptBank(tmp_path, MODEL, WIDTH).remember(prompt())
     ended = subprocess.run(
@@ -272,7 +272,7 @@ def test_an_end_in_the_middle_of_a_save_leaves_the_old_prompt_and_no_rubbish(
     assert [path.name for path in tmp_path.iterdir()] == [again.path('fog').name]
 
 
-def test_a_copy_under_another_name_does_not_count_and_is_told(tmp_path: Path) -> None:
+def test_a_renamed_copy_is_ignored_and_reported(tmp_path: Path) -> None:
     bank = PromptBank(tmp_path, MODEL, WIDTH)
     bank.remember(prompt(saved_s=1.0))
     copy = tmp_path / f'{MODEL}.fog backup.safetensors'
@@ -284,7 +284,7 @@ def test_a_copy_under_another_name_does_not_count_and_is_told(tmp_path: Path) ->
                               if f'{copy} should be called' in problem] != []
 
 
-def test_what_is_forgotten_is_gone_from_the_disk(tmp_path: Path) -> None:
+def test_a_removed_prompt_is_deleted_from_the_disk(tmp_path: Path) -> None:
     bank = PromptBank(tmp_path, MODEL, WIDTH)
     bank.remember(prompt())
     bank.forget('fog')
@@ -294,7 +294,7 @@ def test_what_is_forgotten_is_gone_from_the_disk(tmp_path: Path) -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=20), min_size=2, max_size=2, unique=True))
-def test_any_name_of_a_domain_is_a_file_of_its_own_inside_the_folder(names: list[str]) -> None:
+def test_every_domain_name_has_its_own_file_inside_the_folder(names: list[str]) -> None:
     names = [n.encode('utf-8', 'ignore').decode() or 'x' for n in names]
     bank = PromptBank(Path('/bank'), MODEL, WIDTH)
     one, two = (bank.path(name) for name in names)

@@ -26,7 +26,7 @@ def drawn_from(buffer: FrameBuffer, draws: int = 60) -> list[torch.Tensor]:
     return list(frames.values())
 
 
-def test_frames_come_back_as_they_were_offered() -> None:
+def test_buffered_frames_are_returned_unchanged() -> None:
     buffer = FrameBuffer(spacing_s=0.0)
     offered = [frame(i) for i in range(5)]
     for i, latents in enumerate(offered):
@@ -38,7 +38,7 @@ def test_frames_come_back_as_they_were_offered() -> None:
     assert len(buffer) == 5 and buffer.nbytes == 5 * FRAME_BYTES
 
 
-def test_frames_too_close_in_time_or_alike_are_passed_over() -> None:
+def test_frames_too_close_in_time_or_alike_are_skipped() -> None:
     buffer = FrameBuffer(spacing_s=0.5)
     assert buffer.add('front', 0.0, frame(0))
     assert not buffer.add('front', 0.4, frame(1)), 'too soon'
@@ -48,7 +48,7 @@ def test_frames_too_close_in_time_or_alike_are_passed_over() -> None:
     assert len(buffer) == 3
 
 
-def test_at_a_steady_rate_no_frame_is_too_soon() -> None:
+def test_no_frame_is_skipped_at_a_steady_rate() -> None:
     buffer = FrameBuffer()
     assert all(buffer.add('front', i / 5, frame(i)) for i in range(50)), '0.6 - 0.4 < 0.2'
 
@@ -72,7 +72,7 @@ def test_frames_held_out_are_the_newest_and_never_drawn() -> None:
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.float32])
-def test_a_frame_is_no_view_of_the_batch_it_came_in(dtype: torch.dtype) -> None:
+def test_a_buffered_frame_shares_no_memory_with_its_batch(dtype: torch.dtype) -> None:
     batch = torch.stack([frame(0), frame(1)]).to(dtype)
     kept, buffer = batch.clone(), FrameBuffer()
     buffer.add('front', 0.0, batch[1])
@@ -90,7 +90,7 @@ def test_a_clock_that_jumps_back_starts_the_camera_anew() -> None:
     assert torch.allclose(drawn_from(buffer)[0], frame(2), atol=2e-3)
 
 
-def test_old_frames_go() -> None:
+def test_old_frames_are_dropped() -> None:
     buffer = FrameBuffer(horizon_s=10.0)
     for second in range(30):
         buffer.add('front', float(second), frame(second))
@@ -99,7 +99,7 @@ def test_old_frames_go() -> None:
     assert len(drawn_from(buffer)) == len(buffer) == 5
 
 
-def test_a_camera_that_changes_its_resolution_gives_frames_of_one_size() -> None:
+def test_a_change_of_resolution_drops_the_frames_of_the_old_size() -> None:
     buffer = FrameBuffer()
     for i in range(3):
         buffer.add('front', float(i), frame(i))
@@ -127,7 +127,7 @@ def test_bad_settings_and_batches_are_refused() -> None:
 @given(offers=st.lists(st.tuples(
     st.sampled_from(['front', 'left']), st.floats(-1e3, 1e3), st.integers(0, 99)), max_size=60),
     room=st.integers(1, 12))
-def test_bytes_are_never_exceeded_whatever_comes(offers, room: int) -> None:
+def test_the_limit_of_bytes_is_never_exceeded(offers, room: int) -> None:
     buffer = FrameBuffer(max_bytes=room * FRAME_BYTES)
     for camera, stamp, seed in offers:
         buffer.add(camera, stamp, frame(seed))

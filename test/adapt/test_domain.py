@@ -74,7 +74,7 @@ def calm(micro) -> DomainTracker:
     return tracker
 
 
-def test_a_steady_drive_seldom_hurries_queries(micro, calm: DomainTracker) -> None:
+def test_steady_latents_seldom_cause_early_queries(micro, calm: DomainTracker) -> None:
     """It may: what a change asks for is a query, not another domain."""
     hurried = 0
     for latents in drive(micro, 'clear', 50):
@@ -84,7 +84,7 @@ def test_a_steady_drive_seldom_hurries_queries(micro, calm: DomainTracker) -> No
     assert hurried <= 3
 
 
-def test_a_change_of_the_latents_hurries_the_next_queries(micro, calm: DomainTracker) -> None:
+def test_a_change_of_the_latents_causes_early_queries(micro, calm: DomainTracker) -> None:
     night = drive(micro, 'night', NOTICED)
     changes = [calm.observe(latents, describe(latents)) for latents in night]
     assert changes.count(True) == 1, 'work on earlier frames is void once'
@@ -100,19 +100,19 @@ def query(tracker: DomainTracker, clear: float, count: int = 1) -> list[str]:
     return [recognition.domain for recognition in found if recognition]
 
 
-def test_the_first_domain_takes_a_query_at_every_noise_level(micro) -> None:
+def test_the_first_domain_needs_a_query_at_every_noise_level(micro) -> None:
     tracker = DomainTracker(micro)
     assert query(tracker, 0.8, len(QUERY_TIMESTEPS) - 1) == []
     assert query(tracker, 0.8) == ['clear']
 
 
-def test_the_last_query_decides_the_first_domain_in_any_case(micro) -> None:
+def test_the_first_domain_is_decided_after_the_last_query(micro) -> None:
     tracker = DomainTracker(micro)
     assert query(tracker, 1 + MARGIN / 2, QUERIES - 1) == []
     assert query(tracker, 1 + MARGIN / 2) == ['foggy']
 
 
-def test_a_small_lead_changes_nothing(micro) -> None:
+def test_a_lead_below_the_margin_does_not_switch(micro) -> None:
     tracker = DomainTracker(micro)
     assert query(tracker, 0.99, 20) == ['clear']
     assert query(tracker, 1 + MARGIN / 2, 200) == []
@@ -120,7 +120,7 @@ def test_a_small_lead_changes_nothing(micro) -> None:
     assert query(tracker, 1 - MARGIN / 2, 200) == [], 'nor back'
 
 
-def test_one_odd_query_does_not_switch(micro) -> None:
+def test_a_single_outlier_does_not_switch(micro) -> None:
     tracker = DomainTracker(micro)
     query(tracker, 0.99, 20)
     assert query(tracker, 1.02) == [] and query(tracker, 0.99, 20) == []
@@ -155,14 +155,14 @@ def test_a_query_pauses_after_each_sentence(micro) -> None:
     assert pauses == len(SCENE_PROMPTS) - 1 and end.value.value.domain == 'night'
 
 
-def test_sentences_must_differ(segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_sentences_are_refused(segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     pool = ('a foggy scene', 'the foggy driving scene')
     monkeypatch.setattr(segmenter, 'config', replace(segmenter.config, scene_prompts=pool))
     with pytest.raises(ValueError, match='different names'):
         DomainTracker(segmenter)
 
 
-def test_noise_is_explained_by_no_sentence(micro) -> None:
+def test_no_sentence_explains_noise(micro) -> None:
     tracker = DomainTracker(micro)
     night = drive(micro, 'night', 4)
     for latents in night:

@@ -74,7 +74,7 @@ def test_repeated_stamps_are_reported_again_after_the_camera_has_recovered(segme
     assert drive.kinds() == ['problem', 'problem'] and drive.loop.state.problem
 
 
-def test_a_camera_whose_clock_goes_back_makes_no_old_frame_of_another_new(
+def test_a_clock_jump_of_one_camera_does_not_renew_frames_of_another(
         segmenter, always_better, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned_on: list[float] = []
     tune = PromptTuner.add_in_steps
@@ -127,13 +127,13 @@ def test_one_camera_that_fails_does_not_stop_the_others_learning(
     assert drive.loop.state.step == 4 and drive.loop.state.prompt == 'tuned'
 
 
-def test_pictures_of_no_street_are_not_kept(segmenter) -> None:
+def test_pictures_that_are_no_streets_are_not_buffered(segmenter) -> None:
     drive = Drive(segmenter)
     drive.loop.observe('', 1.0, torch.full_like(drive.frame(), 40.0))
     assert drive.loop.state.unusable_frames == 1 and not len(drive.loop.buffer)
 
 
-def test_on_demand_needs_frames_and_to_be_on(segmenter) -> None:
+def test_tuning_on_demand_needs_frames_and_enabled_adaptation(segmenter) -> None:
     drive = Drive(segmenter)
     with pytest.raises(AdaptationError, match='no frame is buffered yet: none has come'):
         drive.loop.adapt_now()
@@ -151,7 +151,7 @@ def test_on_demand_needs_frames_and_to_be_on(segmenter) -> None:
 
 
 @pytest.mark.parametrize('second', [10, 10**6])
-def test_a_clock_that_leaps_in_the_middle_of_tuning_does_not_hold_it_up(
+def test_a_clock_jump_does_not_interrupt_tuning(
         segmenter, always_better, second: int) -> None:
     drive = Drive(segmenter)
     drive.number = 5 * 36000

@@ -60,7 +60,7 @@ def run(tmp_path: Path, folder: Path, command: list[str], *more: str) -> dict[st
     return dict(json.loads(out.read_text()))
 
 
-def test_the_prompt_of_a_file_is_for_every_domain(segmenter, save: Save) -> None:
+def test_a_prompt_from_a_file_is_used_for_every_domain(segmenter, save: Save) -> None:
     path = save('night')
     prompts = LearnedPrompts(path, segmenter)
     assert prompts.choose('fog') is prompts.choose()
@@ -107,7 +107,7 @@ def test_tokens_for_each_layer_are_used(segmenter, tmp_path: Path) -> None:
         LearnedPrompts(path, segmenter)
 
 
-def test_a_frame_has_the_prompt_of_the_domain_that_is_recognised(
+def test_a_frame_gets_the_prompt_of_its_recognised_domain(
         segmenter, save: Save, monkeypatch: pytest.MonkeyPatch) -> None:
     save('foggy')
     prompts = LearnedPrompts(save('night').parent, segmenter)
@@ -145,7 +145,7 @@ def test_evaluate_measures_each_condition_under_its_prompt(
     assert 'snow: the source prompt' in capsys.readouterr().out
 
 
-def test_evaluate_takes_prompts_for_conditions_of_a_data_set(
+def test_evaluate_uses_prompts_for_conditions_of_a_data_set(
         folder: Path, save: Save, pictures: Path, tmp_path: Path) -> None:
     path = save('dusk')
     command = ['evaluate', '--data', str(pictures)]
@@ -159,7 +159,7 @@ def test_evaluate_takes_prompts_for_conditions_of_a_data_set(
     assert by_file['conditions']['dusk'] != source['conditions']['dusk']
 
 
-def test_predict_takes_the_prompt_of_a_file(
+def test_predict_uses_the_prompt_of_a_file(
         folder: Path, segmenter, save: Save, pictures: Path, tmp_path: Path) -> None:
     path = save('dusk')
     out = tmp_path / 'out'

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 
-def test_what_weather_looked_like_half_way_is_queried_again(segmenter) -> None:
+def test_the_frame_after_a_change_is_queried_again(segmenter) -> None:
     drive = Drive(segmenter, query_period_s=1000.0)
     drive.go()
     drive.say(FOG)
@@ -30,7 +30,7 @@ def test_what_weather_looked_like_half_way_is_queried_again(segmenter) -> None:
     assert len(queried) == 2, 'the frame after the change as well'
 
 
-def test_off_it_does_nothing_at_all(segmenter) -> None:
+def test_switched_off_the_loop_does_nothing(segmenter) -> None:
     drive = Drive(segmenter)
     drive.loop.enable(False)
     before = drive.loop.state.to_dict()
@@ -41,14 +41,14 @@ def test_off_it_does_nothing_at_all(segmenter) -> None:
     assert torch.equal(drive.loop.prompt.context, segmenter.context())
 
 
-def test_in_the_source_domain_the_prompt_is_left_alone(segmenter) -> None:
+def test_nothing_is_tuned_in_the_source_domain(segmenter) -> None:
     drive = Drive(segmenter)
     drive.go(5)
     assert drive.loop.state.domain == 'clear' and not drive.loop.state.tuning
     assert torch.equal(drive.loop.prompt.context, segmenter.context())
 
 
-def test_a_shift_is_tuned_for_published_and_remembered(segmenter, always_better) -> None:
+def test_a_shift_causes_tuning_publication_and_saving(segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.go(2)
     drive.enter(FOG)
@@ -66,7 +66,7 @@ def test_a_shift_is_tuned_for_published_and_remembered(segmenter, always_better)
     assert torch.equal(drive.loop.prompt.context, segmenter.context())
 
 
-def test_when_a_domain_returns_its_prompt_does_at_once(segmenter, always_better) -> None:
+def test_the_prompt_of_a_returning_domain_is_recalled_at_once(segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.enter(FOG)
     drive.go(8)
@@ -79,7 +79,7 @@ def test_when_a_domain_returns_its_prompt_does_at_once(segmenter, always_better)
     assert drive.loop.state.prompt == 'recalled' and 'recalled' in drive.kinds()
 
 
-def test_a_visit_too_short_to_finish_is_not_for_nothing(segmenter, always_better) -> None:
+def test_an_unfinished_visit_keeps_its_accepted_prompt(segmenter, always_better) -> None:
     drive = Drive(segmenter, steps=100)
     drive.enter(FOG)
     drive.go(2, passes=drive.query_passes + 16)
@@ -95,7 +95,7 @@ def test_a_visit_too_short_to_finish_is_not_for_nothing(segmenter, always_better
     assert torch.equal(drive.loop.tuner.published, learned), 'it goes on from there'
 
 
-def test_nothing_is_published_before_a_review_finds_it_better(segmenter, monkeypatch) -> None:
+def test_a_prompt_is_published_only_after_validation(segmenter, monkeypatch) -> None:
     find(monkeypatch, Outcome.KEEP)
     drive = Drive(segmenter)
     drive.enter(FOG)
@@ -116,7 +116,7 @@ def test_a_prompt_worse_than_the_source_is_rolled_back(segmenter, monkeypatch) -
     assert not drive.loop.state.tuning and not drive.loop.state.remembered
 
 
-def test_few_frames_are_no_reason_to_publish(segmenter, always_better) -> None:
+def test_too_few_held_out_frames_prevent_publication(segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.say(FOG)
     drive.go(2)
@@ -130,7 +130,7 @@ def test_few_frames_are_no_reason_to_publish(segmenter, always_better) -> None:
     assert not drive.loop.state.waiting
 
 
-def test_a_prompt_is_judged_by_different_frames_that_it_was_not_tuned_on(
+def test_a_prompt_is_validated_on_frames_it_was_not_tuned_on(
         segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     tuned_on: set[bytes] = set()
     validated: list[list[bytes]] = []
@@ -161,7 +161,7 @@ def test_a_prompt_is_judged_by_different_frames_that_it_was_not_tuned_on(
         assert not tuned_on & set(judged)
 
 
-def test_poisoned_frames_roll_back_and_do_no_harm(segmenter, always_better) -> None:
+def test_frames_with_a_loss_that_is_not_finite_cause_a_rollback(segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.enter(FOG)
     drive.go(8)
@@ -187,7 +187,7 @@ def test_an_inverted_objective_is_never_published(segmenter, monkeypatch) -> Non
     assert torch.equal(drive.loop.prompt.context, segmenter.context())
 
 
-def test_what_is_tuned_before_the_domain_is_known_is_not_remembered_as_another_s(
+def test_a_prompt_tuned_before_recognition_is_saved_for_no_domain(
         segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.loop.tracker.query_is_due = lambda now_s: False
@@ -200,7 +200,7 @@ def test_what_is_tuned_before_the_domain_is_known_is_not_remembered_as_another_s
     assert not drive.loop.state.remembered
 
 
-def test_without_source_statistics_it_says_what_to_do(segmenter) -> None:
+def test_an_error_for_missing_source_statistics_names_the_remedy(segmenter) -> None:
     statistics = segmenter.statistics
     segmenter.statistics = None
     try:
@@ -211,7 +211,7 @@ def test_without_source_statistics_it_says_what_to_do(segmenter) -> None:
 
 
 @pytest.mark.parametrize('busy', [True, False], ids=['frames wait', 'no frame waits'])
-def test_work_takes_its_share_of_the_time_that_frames_need(segmenter, busy: bool) -> None:
+def test_work_takes_the_configured_share_of_time(segmenter, busy: bool) -> None:
     drive = Drive(segmenter, duty=0.25)
     worked_s, left = 0.0, 0
 
@@ -254,7 +254,7 @@ def test_work_stops_when_a_frame_waits(segmenter) -> None:
     assert len(steps) == 2
 
 
-def test_a_shift_ends_the_work_on_a_frame_half_way(segmenter, always_better) -> None:
+def test_a_shift_cancels_the_work_on_a_frame(segmenter, always_better) -> None:
     drive = Drive(segmenter, query_period_s=1000.0, steps=1000)
     drive.enter(FOG)
     tracker = drive.loop.tracker
@@ -281,7 +281,7 @@ def test_settings_out_of_range_are_refused(change, words: str) -> None:
         AdaptationConfig(**change)
 
 
-def test_frames_seen_before_the_first_name_are_kept(segmenter) -> None:
+def test_frames_before_the_first_recognition_are_kept(segmenter) -> None:
     drive = Drive(segmenter)
     drive.see(15)  # three seconds
     drive.say(FOG)

@@ -28,7 +28,7 @@ def sky_above_road(segmenter: PromptedSegmenter) -> torch.Tensor:
     return shares
 
 
-def test_what_streets_vary_in_costs_little_and_what_they_agree_in_much(segmenter) -> None:
+def test_deviations_count_relative_to_the_variation_of_streets(segmenter) -> None:
     prior = sky_above_road(segmenter)
     strict = loss_with(segmenter, prior, torch.zeros_like(prior))
     lenient = loss_with(segmenter, prior, torch.ones_like(prior))
@@ -38,7 +38,7 @@ def test_what_streets_vary_in_costs_little_and_what_they_agree_in_much(segmenter
     assert 0 < strict.prior_loss(0.5 * (turned + prior)) < strict.prior_loss(turned)
 
 
-def test_what_one_street_may_differ_by_costs_nothing(segmenter) -> None:
+def test_deviations_of_one_street_within_the_usual_variation_cost_nothing(segmenter) -> None:
     classes = len(segmenter.config.classes)
     prior = torch.full((classes, *GRID), 1.0 / classes)
     loss = loss_with(segmenter, prior, 0.04 * torch.ones_like(prior))  # deviations of 0.2
@@ -47,7 +47,7 @@ def test_what_one_street_may_differ_by_costs_nothing(segmenter) -> None:
     assert above == pytest.approx(below) and above > 0.0
 
 
-def test_a_frame_has_the_shares_of_its_corrected_prediction(segmenter, folder) -> None:
+def test_class_shares_come_from_the_corrected_prediction(segmenter, folder) -> None:
     prior = sky_above_road(segmenter)
     scores = torch.zeros(1, len(prior), 16, 24)
     scores[:, 0, :8] = scores[:, 1, 8:] = 50.0
@@ -61,7 +61,7 @@ def test_a_frame_has_the_shares_of_its_corrected_prediction(segmenter, folder) -
     assert frame.loss > 1.0, 'and prediction and correction disagree'
 
 
-def test_without_a_layout_denoiser_undecided_pixels_cost(segmenter) -> None:
+def test_without_a_layout_denoiser_uncertain_pixels_have_a_loss(segmenter) -> None:
     prior = sky_above_road(segmenter)
     loss = loss_with(segmenter, prior, torch.ones_like(prior))
     undecided = loss.frame_loss(torch.zeros(1, len(prior), 16, 24)).loss
@@ -77,7 +77,7 @@ def test_statistics_of_other_classes_are_refused(segmenter) -> None:
         loss_with(segmenter, half, torch.ones_like(half))
 
 
-def test_agreement_with_decided_labels_costs_nothing_and_every_class_counts() -> None:
+def test_agreement_with_confident_labels_costs_nothing_and_classes_count_equally() -> None:
     labels = torch.zeros(1, 8, 8, dtype=torch.long)
     labels[:, :4] = 1
     labels[:, 0, 0] = 2  # one pixel of 64

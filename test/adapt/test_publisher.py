@@ -39,7 +39,7 @@ def test_a_candidate_that_is_no_better_leaves_the_prompt_in_use(segmenter, monke
     assert not torch.equal(drive.loop.prompt.context, segmenter.context())
 
 
-def test_switched_off_in_the_middle_it_keeps_what_was_found_better(
+def test_switching_off_keeps_the_better_prompt(
         segmenter, always_better, tmp_path: Path) -> None:
     bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
     drive = Drive(segmenter, bank, steps=100)
@@ -52,7 +52,7 @@ def test_switched_off_in_the_middle_it_keeps_what_was_found_better(
 
 
 @pytest.mark.parametrize('on_disk', [False, True])
-def test_what_a_review_found_better_survives_a_roll_back(
+def test_an_accepted_prompt_survives_a_rollback(
         segmenter, always_better, tmp_path: Path, on_disk: bool) -> None:
     bank = PromptBank(tmp_path if on_disk else None, segmenter.fingerprint,
                       segmenter.backbone.text_width)
@@ -75,7 +75,7 @@ def test_what_a_review_found_better_survives_a_roll_back(
 
 
 @pytest.mark.parametrize('before', [False, True])
-def test_a_prompt_that_turns_out_worse_is_taken_back_from_the_bank(
+def test_a_prompt_that_proves_worse_is_removed_from_the_bank(
         segmenter, monkeypatch, tmp_path: Path, before: bool) -> None:
     bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
     earlier = LearnedPrompt(
@@ -107,7 +107,7 @@ def recalls(drive: Drive) -> int:
     return drive.kinds().count('recalled')
 
 
-def test_a_recalled_prompt_that_is_worse_than_the_source_does_not_return(
+def test_a_recalled_prompt_worse_than_the_source_is_not_recalled_again(
         segmenter, monkeypatch, tmp_path: Path) -> None:
     find(monkeypatch, Outcome.ROLL_BACK)
     drive = Drive(segmenter, bank_with(segmenter, tmp_path, saved_by_hand=False))
@@ -123,7 +123,7 @@ def test_a_recalled_prompt_that_is_worse_than_the_source_does_not_return(
     assert recalls(drive) == 1
 
 
-def test_a_saved_prompt_that_is_worse_than_the_source_stays_and_is_not_used_in_this_visit(
+def test_a_saved_prompt_worse_than_the_source_stays_saved_and_unused(
         segmenter, monkeypatch, tmp_path: Path) -> None:
     find(monkeypatch, Outcome.ROLL_BACK)
     bank = bank_with(segmenter, tmp_path, saved_by_hand=True)
@@ -143,7 +143,7 @@ def test_a_saved_prompt_that_is_worse_than_the_source_stays_and_is_not_used_in_t
     assert drive.kinds().count('problem') == 2
 
 
-def test_what_is_saved_while_it_tunes_survives_a_roll_back(
+def test_a_prompt_saved_while_tuning_survives_a_rollback(
         segmenter, monkeypatch, tmp_path: Path) -> None:
     find(monkeypatch, Outcome.ACCEPT, Outcome.ROLL_BACK)
     bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
@@ -158,7 +158,7 @@ def test_what_is_saved_while_it_tunes_survives_a_roll_back(
     assert bank.path('foggy').read_bytes() == saved and drive.loop.state.remembered == ['foggy']
 
 
-def test_a_better_prompt_is_in_use_but_does_not_replace_what_was_saved(
+def test_a_better_prompt_is_used_and_does_not_replace_the_saved_one(
         segmenter, always_better, tmp_path: Path) -> None:
     bank = bank_with(segmenter, tmp_path, saved_by_hand=True)
     before = bank.path('foggy').read_bytes()
@@ -170,7 +170,7 @@ def test_a_better_prompt_is_in_use_but_does_not_replace_what_was_saved(
     assert bank.path('foggy').read_bytes() == before
 
 
-def test_what_could_not_be_written_is_written_when_it_can(
+def test_a_failed_write_is_retried(
         segmenter, always_better, tmp_path: Path) -> None:
     (tmp_path / 'bank').write_text('')  # where the folder should be
     bank = PromptBank(tmp_path / 'bank', segmenter.fingerprint, segmenter.backbone.text_width)
@@ -193,7 +193,7 @@ def test_reset_gives_the_source_prompt_bit_for_bit(segmenter, always_better) -> 
     assert drive.loop.state.distance == 0.0
 
 
-def test_a_sentence_set_by_hand_is_where_it_starts(segmenter, always_better) -> None:
+def test_tuning_starts_from_a_sentence_set_by_hand(segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.loop.set_base(segmenter.scene_prompt('dusk'))
     assert torch.equal(drive.loop.prompt.context, segmenter.context('dusk'))
@@ -206,7 +206,7 @@ def test_a_sentence_set_by_hand_is_where_it_starts(segmenter, always_better) -> 
     assert drive.loop.state.prompt == 'sentence'
 
 
-def test_a_sentence_set_while_it_drives_is_tuned_from(segmenter, always_better) -> None:
+def test_tuning_restarts_from_a_sentence_set_while_driving(segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.enter(FOG)
     drive.go(8)
@@ -235,7 +235,7 @@ def test_a_prompt_can_be_saved_and_loaded(segmenter, always_better, tmp_path: Pa
     assert other.loop.state.prompt == 'loaded'
 
 
-def test_a_bank_that_cannot_be_written_is_told_and_nothing_is_lost(
+def test_a_bank_that_cannot_be_written_is_reported_and_the_prompt_stays_in_use(
         segmenter, always_better, tmp_path: Path) -> None:
     (tmp_path / 'file').write_text('')
     bank = PromptBank(

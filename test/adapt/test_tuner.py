@@ -39,7 +39,7 @@ def weights(segmenter: PromptedSegmenter) -> dict[str, torch.Tensor]:
             for k, v in module.state_dict().items()}
 
 
-def test_only_the_prompt_moves_and_only_it_has_a_gradient(segmenter) -> None:
+def test_only_the_prompt_is_tuned_and_has_a_gradient(segmenter) -> None:
     before = weights(segmenter)
     tuner = tuner_of(segmenter)
     start = tuner.published.clone()
@@ -53,7 +53,7 @@ def test_only_the_prompt_moves_and_only_it_has_a_gradient(segmenter) -> None:
     assert not torch.equal(tuner.published, start) and not tuner.published.requires_grad
 
 
-def test_every_layer_has_tokens_of_its_own_that_begin_as_the_sentence(segmenter) -> None:
+def test_every_layer_has_its_own_tokens_that_start_from_the_sentence(segmenter) -> None:
     tuner, sentence = tuner_of(segmenter), segmenter.encode_scene('fog')
     assert len(tuner.published) == segmenter.backbone.cross_attention_layers > 1
     assert all(torch.equal(tokens, sentence) for tokens in tuner.published)
@@ -73,7 +73,7 @@ def test_the_published_prompt_is_the_mean_of_the_tuned_ones(segmenter) -> None:
     assert torch.allclose(tuner.published, torch.stack(tuned).mean(dim=0), atol=1e-5)
 
 
-def test_masks_may_go_out_between_the_passes(segmenter) -> None:
+def test_frames_may_be_segmented_between_two_passes(segmenter) -> None:
     frame = frame_of(segmenter)
     expected = tuner_of(segmenter).add(frame)
     steps, masks = tuner_of(segmenter).add_in_steps(frame), 0
@@ -96,7 +96,7 @@ def test_the_loss_falls_and_the_same_steps_give_the_same_prompt(segmenter) -> No
     assert runs[0][0] == runs[1][0] and torch.equal(runs[0][1], runs[1][1])
 
 
-def test_frames_that_give_no_number_change_nothing(segmenter) -> None:
+def test_frames_with_a_loss_that_is_not_finite_change_nothing(segmenter) -> None:
     tuner = tuner_of(segmenter)
     tuner.add(frame_of(segmenter))
     tokens, published = tuner.tokens.clone(), tuner.published.clone()
@@ -118,7 +118,7 @@ def test_checkpointing_gives_the_same_step(segmenter) -> None:
         segmenter.backbone.unet.disable_gradient_checkpointing()
 
 
-def test_the_tuner_in_use_says_whether_activations_are_kept(segmenter) -> None:
+def test_the_latest_tuner_decides_whether_activations_are_kept(segmenter) -> None:
     try:
         tuner_of(segmenter)
         plain = bytes_kept(segmenter)
@@ -147,7 +147,7 @@ def bytes_kept(segmenter: PromptedSegmenter) -> int:
     return sum(kept.values())
 
 
-def test_the_anchor_costs_nothing_at_the_source_prompt_and_keeps_another_near(segmenter) -> None:
+def test_the_anchor_is_zero_at_the_source_prompt_and_limits_the_change(segmenter) -> None:
     def losses(tokens: torch.Tensor) -> list[float]:
         return [PromptTuner(
             segmenter, tokens, segmenter.scene_prompt(), segmenter.statistics,
@@ -167,7 +167,7 @@ def test_settings_out_of_range_are_refused(change, words: str) -> None:
         TunerConfig(**change)
 
 
-def test_the_layout_denoiser_teaches_and_is_not_taught(folder) -> None:
+def test_the_layout_denoiser_guides_tuning_and_stays_frozen(folder) -> None:
     own = PromptedSegmenter.from_pretrained(folder, 'cpu')
     torch.manual_seed(0)
     own.layout = LayoutDenoiser(len(own.config.classes), 16).requires_grad_(False)
@@ -180,7 +180,7 @@ def test_the_layout_denoiser_teaches_and_is_not_taught(folder) -> None:
     assert all(torch.equal(before[k], after[k]) for k in before)
 
 
-def test_the_mean_is_over_all_frames_of_the_memory() -> None:
+def test_class_shares_are_averaged_over_all_remembered_frames() -> None:
     mean = RunningMean(0.9)
     shares = [torch.rand(12, 8, 4) for _ in range(4)]
     for value in shares:

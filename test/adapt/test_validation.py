@@ -44,7 +44,7 @@ def by_score(segmenter) -> tuple[ScenePrompt, ScenePrompt]:
     return (source, other) if first < last else (other, source)
 
 
-def test_the_lower_score_wins(segmenter, by_score) -> None:
+def test_the_prompt_with_the_lower_loss_wins(segmenter, by_score) -> None:
     lower, higher = by_score
     assert judge(segmenter, higher, higher, lower) is Outcome.ACCEPT
     assert judge(segmenter, higher, lower, higher) is Outcome.KEEP
@@ -54,7 +54,7 @@ def test_the_lower_score_wins(segmenter, by_score) -> None:
     assert judge(segmenter, lower, higher, lower) is Outcome.ROLL_BACK, 'no better than the base'
 
 
-def test_an_accepted_candidate_is_the_one_to_beat(segmenter, by_score) -> None:
+def test_the_next_candidate_is_compared_with_the_accepted_one(segmenter, by_score) -> None:
     lower, higher = by_score
     validation = make_validation(segmenter, higher, higher)
     frames = random_frames(segmenter, 3)
@@ -71,7 +71,7 @@ def test_a_prompt_that_is_not_finite_is_never_accepted(segmenter) -> None:
     assert judge(segmenter, source, broken, broken) is Outcome.ROLL_BACK
 
 
-def test_only_what_is_new_takes_a_pass(segmenter) -> None:
+def test_known_scores_are_not_computed_again(segmenter) -> None:
     base, current, first, second = (segmenter.scene_prompt(sentence) for sentence in (
         None, 'fog', 'a snowy driving scene', 'a night driving scene'))
     validation = make_validation(segmenter, base, current)

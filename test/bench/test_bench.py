@@ -38,7 +38,7 @@ def camera_frames(size: tuple[int, int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize('has_layout', [False, True])
-def test_the_stages_together_give_the_masks_of_the_whole(folder: Path, has_layout: bool) -> None:
+def test_the_stages_give_the_masks_of_the_segmenter(folder: Path, has_layout: bool) -> None:
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
     if has_layout:
         segmenter.layout = LayoutDenoiser(len(segmenter.config.classes), 16).eval()
@@ -53,7 +53,7 @@ def test_the_stages_together_give_the_masks_of_the_whole(folder: Path, has_layou
     assert list(watch.spent_ms) == expected and min(watch.spent_ms.values()) > 0.0
 
 
-def test_a_stage_is_as_long_as_its_work() -> None:
+def test_the_time_of_a_stage_covers_its_work() -> None:
     watch = Stopwatch(CPU)
 
     def work() -> str:
@@ -66,19 +66,19 @@ def test_a_stage_is_as_long_as_its_work() -> None:
     assert watch.spent_ms['work'] >= 20.0
 
 
-def test_the_cost_of_a_batch_compares_times_of_the_same_round() -> None:
+def test_batch_costs_are_compared_within_a_round() -> None:
     single = [10.0, 20.0, 1000.0]  # the machine was busy in the last round, for all alike
     assert cost([33.0, 66.0, 3300.0], single, 3) == pytest.approx(1.1)
     assert cost(single, single, 1) == 1.0
 
 
-def test_percentiles_are_of_each_stage() -> None:
+def test_each_stage_has_percentiles() -> None:
     found = summary({'UNet': [float(i) for i in range(101)], 'whole': [7.0, 7.0]})
     assert found == {'whole_ms': {'p50': 7.0, 'p95': 7.0},
                      'stages_ms': {'UNet': {'p50': 50.0, 'p95': 95.0}}}
 
 
-def test_peak_memory_counts_from_when_it_was_forgotten() -> None:
+def test_peak_memory_counts_from_its_reset() -> None:
     forget_peak_memory(CPU)
     before = peak_memory_mb(CPU)
     held = np.ones(2**24)  # 128 MB
@@ -89,7 +89,7 @@ def test_peak_memory_counts_from_when_it_was_forgotten() -> None:
     assert peak_memory_mb(CPU) == pytest.approx(before, abs=8.0)
 
 
-def test_bench_writes_and_prints_what_it_measured(
+def test_bench_writes_and_prints_its_figures(
         folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / 'bench.json'
     assert main(['bench', '--model', str(folder), '--device', 'cpu', '--size', '48x64',
@@ -127,7 +127,7 @@ def test_engines_are_compared_on_the_same_frames(
     assert tables(figures) in capsys.readouterr().out
 
 
-def test_all_engines_are_those_of_the_device_and_eager_comes_first() -> None:
+def test_all_selects_every_engine_of_the_device_eager_first() -> None:
     assert engine_names(['all'], torch.device('cuda')) == ['eager', 'cuda_graph', 'naive']
     on_cpu = engine_names(['all'], CPU)
     assert on_cpu[0] == 'eager' and on_cpu[-1] == 'naive' and 'cuda_graph' not in on_cpu
@@ -156,7 +156,7 @@ def test_the_naive_engine_runs_the_same_network(kind: str, tmp_path: Path) -> No
     (['--dtype', 'int8'], "'float32'"),
     (['--engine', 'eager', 'tpu'], "'openvino'"),
 ])
-def test_a_wrong_argument_is_answered_with_what_is_allowed(
+def test_an_error_for_a_wrong_argument_names_what_is_allowed(
         arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         main(['bench', *arguments])
@@ -168,7 +168,7 @@ def test_a_wrong_argument_is_answered_with_what_is_allowed(
     (['--device', 'cpu', '--dtype', 'float16'], 'on a CPU use auto or float32'),
     (['--model', 'nowhere'], 'nowhere is no segmenter'),
 ])
-def test_what_this_machine_cannot_do_is_one_line(
+def test_an_error_for_a_missing_device_is_one_line(
         arguments: list[str], words: str, folder: Path,
         capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['bench', '--model', str(folder), *arguments]) == 2

@@ -133,7 +133,7 @@ def test_a_quick_run_is_complete_and_finite(results: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_is_known_is_not_measured_again_and_a_seed_is_added(
+def test_known_cells_are_not_measured_again_and_a_seed_can_be_added(
         folder: Path, results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = json.loads((results / 'claims.json').read_text())
     with monkeypatch.context() as patch:
@@ -160,7 +160,7 @@ def test_the_same_command_gives_the_same_figures(folder: Path, results: Path, tm
         v: without_times(of['0']) for v, of in first.items()}
 
 
-def test_a_run_that_is_ended_keeps_every_cell_it_knows(tmp_path: Path) -> None:
+def test_an_interrupted_run_keeps_its_cells(tmp_path: Path) -> None:
     facts = {'preset': 'quick', 'budget': {'pools': (2, 3)}, 'segmenter': 'abc', 'commit': 'x'}
     store = ResultsStore(tmp_path / 'claims.json', facts)
     store.cell('2', 'none', 0, lambda: {'adverse_mean': 1.0})
@@ -240,7 +240,7 @@ def test_the_best_learning_rate_of_the_validation_split_is_taken(results: Path) 
     ({1: 5, 4: 6, 16: 7, 64: 6}, {1, 4, 16, 64}, 16),
     ({1: 5, 4: 6, 16: 7, 64: 8, 256: 9, 1024: 10}, {1, 4, 16, 64, 256}, 256),
     ({0.25: 4, 1: 5, 4: 4, 16: 3}, {0.25, 1, 4, 16}, 1)])
-def test_a_learning_rate_at_the_edge_is_not_taken_for_the_best(
+def test_a_learning_rate_at_the_edge_is_not_accepted_as_the_best(
         means: dict[float, float], tried: set[float], best: float,
         monkeypatch: pytest.MonkeyPatch, segmenter, folder: Path, tmp_path: Path) -> None:
     seen = []
@@ -253,7 +253,7 @@ def test_a_learning_rate_at_the_edge_is_not_taken_for_the_best(
 
 
 @pytest.mark.parametrize('train', [baselines.train_unet, baselines.train_segformer])
-def test_a_whole_network_that_is_ended_comes_to_the_same_end(
+def test_an_interrupted_training_of_a_whole_network_ends_the_same(
         train: Any, segmenter, folder: Path, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(baselines, 'SAVE_EVERY', 1)
@@ -282,7 +282,7 @@ def test_a_whole_network_that_is_ended_comes_to_the_same_end(
     assert torch.equal(whole, again) and seen == seen_again == [1.0, 2.0, 3.0, 4.0]
 
 
-def test_a_head_that_two_processes_want_is_trained_once(
+def test_a_head_that_two_processes_need_is_trained_once(
         segmenter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun, trained = threading.Event(), []
 
@@ -314,7 +314,7 @@ def test_a_head_that_two_processes_want_is_trained_once(
 
 
 @pytest.mark.slow
-def test_variants_that_are_named_are_measured_alone(folder: Path, tmp_path: Path) -> None:
+def test_only_named_variants_are_measured(folder: Path, tmp_path: Path) -> None:
     cells = reproduce(
         folder, tmp_path, '1,2,4', '--variants', 'random weights, without the latents',
         'both, wrong scene', 'TENT')['cells']
@@ -324,7 +324,7 @@ def test_variants_that_are_named_are_measured_alone(folder: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_processes_may_divide_the_seeds_of_a_row(folder: Path, tmp_path: Path) -> None:
+def test_processes_may_share_the_seeds_of_a_row(folder: Path, tmp_path: Path) -> None:
     reproduce(folder, tmp_path, '2', '--first-seed', '1', '--variants', 'none')
     found = reproduce(folder, tmp_path, '1', '--first-seed', '2', '--variants', 'diffusion',
                       'diffusion, without the latents')['cells']
@@ -342,7 +342,7 @@ def test_masks_hide_whole_patches_and_as_many_in_every_frame() -> None:
     assert not torch.equal(hidden[0], hidden[1])
 
 
-def test_a_forgotten_unet_is_another_and_follows_from_its_seed(segmenter) -> None:
+def test_a_reinitialised_unet_depends_on_its_seed(segmenter) -> None:
     def weights(seed: int) -> torch.Tensor:
         backbone = baselines.forget(deepcopy(segmenter.backbone), seed)
         return torch.cat([p.flatten() for p in backbone.unet.parameters()])
@@ -388,7 +388,7 @@ def test_whole_networks_learn_in_bfloat16_where_the_processor_has_it(
     assert found.dtype == baselines.precision(torch.device('cpu')) == expected
 
 
-def test_without_the_targets_words_no_target_is_named_and_every_word_is_known(segmenter) -> None:
+def test_the_pool_without_target_words_names_no_target(segmenter) -> None:
     sentences = [*randomization.SOURCE_WORDS, *randomization.THINGS,
                  *randomization.OTHER_TEMPLATES]
     assert not [s for s in sentences if any(w in s for w in ('fog', 'night', 'rain', 'snow'))]
@@ -397,7 +397,7 @@ def test_without_the_targets_words_no_target_is_named_and_every_word_is_known(se
         assert all(f'{word}</w>' in known for word in prompt.replace(',', ' ,').split()), prompt
 
 
-def test_pools_have_the_source_prompt_and_other_words_with_every_seed(
+def test_pools_contain_the_source_prompt_and_differ_between_seeds(
         segmenter, folder: Path, tmp_path: Path) -> None:
     experiment = Experiment(segmenter, folder, '3', budget.Budget(), None, tmp_path)
     pools = [randomization.variants(experiment.budget, seed)['pool of 3']['scene_prompts']
@@ -406,7 +406,7 @@ def test_pools_have_the_source_prompt_and_other_words_with_every_seed(
     assert {word for pool in pools for word in pool} == set(SCENE_PROMPTS)
 
 
-def test_predictions_are_compared_under_prompts_that_no_pool_has(
+def test_predictions_are_compared_under_prompts_of_no_pool(
         segmenter, folder: Path, tmp_path: Path) -> None:
     experiment = Experiment(segmenter, folder, '3', budget.Budget(), None, tmp_path)
     for of in randomization.variants(experiment.budget, 0).values():
@@ -414,7 +414,7 @@ def test_predictions_are_compared_under_prompts_that_no_pool_has(
         assert drawn and not drawn & {*agreement.UNSEEN_PROMPTS}
 
 
-def test_the_papers_pool_is_of_weathers_and_the_usual_one_of_the_source(
+def test_the_pool_of_the_paper_names_weathers_and_the_default_one_the_source(
         segmenter, folder: Path, tmp_path: Path) -> None:
     experiment = Experiment(segmenter, folder, '3', budget.Budget(), None, tmp_path)
     drawn = {name: {view.scene for view in experiment.config(0, **of).view_pool()}
@@ -426,7 +426,7 @@ def test_the_papers_pool_is_of_weathers_and_the_usual_one_of_the_source(
     assert len(things) == 5 and all(prompt.startswith(SCENE_PROMPTS[0]) for prompt in things)
 
 
-def test_a_head_is_found_again_by_its_settings_alone(
+def test_a_head_is_found_by_its_settings(
         segmenter, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     trained = []
 
@@ -443,7 +443,7 @@ def test_a_head_is_found_again_by_its_settings_alone(
 
 
 @pytest.mark.parametrize('name', list(budget.BUDGETS))
-def test_a_budget_measures_what_the_expectations_need(name: str) -> None:
+def test_a_budget_measures_the_cells_that_expectations_need(name: str) -> None:
     of = QUICK if name == 'quick' else budget.BUDGETS[name]
     for expected in verdicts.EXPECTATIONS:
         assert {expected.above, expected.below} <= set(run.NAMES[expected.claim](of))
@@ -459,7 +459,7 @@ def test_a_budget_measures_what_the_expectations_need(name: str) -> None:
      "variant 'neither'; claims 1, 2 have diffusion; random weights;"),
     (['--render'], 'claims.json does not exist; run python -m benchmarks.claims first'),
 ])
-def test_wrong_arguments_are_answered_in_one_line(
+def test_errors_for_wrong_arguments_are_one_line(
         arguments: list[str], words: str, tmp_path: Path,
         capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*arguments, '--out', str(tmp_path)]) == 2
@@ -484,7 +484,7 @@ def cells_of(**adverse: list[float]) -> dict[str, Any]:
 @pytest.mark.parametrize(('above', 'word'), [
     ([51.0, 50.1, 50.2], verdicts.HOLDS), ([51.0, 49.9, 50.2], verdicts.UNCLEAR),
     ([50.1, 50.1, 50.1], verdicts.UNCLEAR), ([49.0, 49.5, 49.0], verdicts.CONTRARY)])
-def test_a_verdict_asks_for_a_margin_and_every_seed(above: list[float], word: str) -> None:
+def test_a_verdict_needs_a_margin_with_every_seed(above: list[float], word: str) -> None:
     found = {'cells': {'2': cells_of(none=[50.0] * 3, category=above)}}
     verdict, = verdicts.judge(found)
     assert verdict.word == word
@@ -493,12 +493,12 @@ def test_a_verdict_asks_for_a_margin_and_every_seed(above: list[float], word: st
     assert 'fewer than 3 seeds' not in text
 
 
-def test_too_few_seeds_are_said() -> None:
+def test_too_few_seeds_are_reported() -> None:
     text = report.verdict_tables({'cells': {'2': cells_of(none=[50.0], category=[51.0])}})
     assert '1 of 1 have fewer than 3 seeds' in text
 
 
-def test_what_was_not_measured_is_said() -> None:
+def test_missing_measurements_are_reported() -> None:
     found = {'cells': {'2': cells_of(none=[50.0], category=[51.0])}}
     assert 'Not measured yet' in report.verdict_tables(found)
     missing = report.verdict_tables(found, ('2',)).partition('Not measured yet: ')[2]
@@ -507,7 +507,7 @@ def test_what_was_not_measured_is_said() -> None:
 
 
 @pytest.mark.parametrize(('ratio', 'holds'), [(5.2, True), (3.0, False)])
-def test_caching_that_saves_too_little_did_not_hold(ratio: float, holds: bool) -> None:
+def test_a_claim_of_caching_fails_if_it_saves_too_little(ratio: float, holds: bool) -> None:
     found = {'cells': {'3': {'caching': {'0': {'ratio': ratio}}}}}
     assert ('Everything that was measured held.' in report.verdict_tables(found)) == holds
 
@@ -516,7 +516,7 @@ def test_caching_that_saves_too_little_did_not_hold(ratio: float, holds: bool) -
     (49.6, 58.4, verdicts.HOLDS, verdicts.HOLDS),
     (49.4, 58.8, verdicts.MISSED, verdicts.HOLDS),
     (51.0, 56.5, verdicts.HOLDS, verdicts.MISSED)])
-def test_adaptation_may_harm_nowhere_and_reaches_most_of_the_ceiling(
+def test_a_claim_of_adaptation_fails_with_harm_or_too_little_gain(
         rain: float, fog: float, harm: str, reach: str) -> None:
     def cell(rain: float, fog: float) -> dict[str, Any]:
         return {'0': {'miou': {'rain': rain, 'fog': fog}, 'adverse_mean': (rain + fog) / 2}}
@@ -528,7 +528,7 @@ def test_adaptation_may_harm_nowhere_and_reaches_most_of_the_ceiling(
     assert f'{rain - 50.0:.1f} | 1 | {harm}' in report.verdict_tables(found)
 
 
-def test_a_document_says_which_claims_are_missing(tmp_path: Path) -> None:
+def test_a_document_names_missing_claims(tmp_path: Path) -> None:
     cell = {'miou': {'fog': 50.0}, 'adverse_mean': 50.0, 'commit': 'x', 'seconds': 60.0}
     figures = {'preset': 'micro', 'budget': {}, 'model': 'micro', 'segmenter': 'abc',
                'machine': 'm', 'threads': 1, 'cells': {'2': {'none': {'0': cell}}}}
@@ -542,7 +542,7 @@ def test_a_document_says_which_claims_are_missing(tmp_path: Path) -> None:
     ({}, 'the learning rates of "diffusion"'), ({1: 5.0, 4: 6.0}, 'the learning rates of'),
     ({1: 5.0, 4: 6.0, 16: 7.0}, 'a learning rate of "diffusion" beyond the best one'),
     ({1: 5.0, 4: 7.0, 16: 6.0}, ''), ({1: 5, 4: 6, 16: 7, 64: 8, 256: 9}, '')])
-def test_a_sweep_that_is_not_ended_is_missing(means: dict[float, float], words: str) -> None:
+def test_an_unfinished_sweep_is_missing(means: dict[float, float], words: str) -> None:
     figures = {'preset': 'micro', 'budget': {'rates': [0.25, 1.0, 4.0]}, 'cells': {
         '1': {'diffusion': {str(seed): {} for seed in range(3)}},
         '1 rates': {'diffusion': {f'{rate:g}': {'mean': mean} for rate, mean in means.items()}}}}
@@ -565,7 +565,7 @@ def test_rows_have_the_order_of_the_claims() -> None:
     assert not missing, 'ablations have one seed'
 
 
-def test_the_document_says_what_rows_were_computed_in() -> None:
+def test_the_document_names_the_number_format_of_rows() -> None:
     whole = [{'precision': name} for name in ('bfloat16', 'float32', 'float32')]
     figures = {'cells': {'1': {'diffusion': {'0': {}}, 'SegFormer-B0': {
         str(seed): cell for seed, cell in enumerate(whole)}}}}
@@ -575,7 +575,7 @@ def test_the_document_says_what_rows_were_computed_in() -> None:
     assert claim_tables.precisions(figures) == 'Training in float32.'
 
 
-def test_seeds_that_agree_to_the_last_digit_are_drawn(tmp_path: Path) -> None:
+def test_equal_values_of_all_seeds_are_drawn(tmp_path: Path) -> None:
     # The mean of three times 57.67 is 57.66999999999999: below the least of them.
     cell = {'miou': {'fog': 57.67}, 'adverse_mean': 57.67}
     figures = {'cells': {'2': {'none': {str(seed): cell for seed in range(3)}}}}
@@ -583,7 +583,7 @@ def test_seeds_that_agree_to_the_last_digit_are_drawn(tmp_path: Path) -> None:
     assert (tmp_path / 'plot.png').stat().st_size > 1000
 
 
-def test_gains_are_laid_out_by_condition() -> None:
+def test_gains_are_shown_by_condition() -> None:
     def cells(*adverse: float) -> dict[str, Any]:
         return {str(seed): {'miou': {'fog': value + 1, 'snow': value - 1}, 'adverse_mean': value}
                 for seed, value in enumerate(adverse)}
@@ -616,7 +616,7 @@ def test_tensors_saved_for_a_gradient_count_until_the_graph_is_freed(segmenter) 
 
 
 @pytest.mark.slow
-def test_the_document_shows_the_figures_of_the_file_and_what_did_not_hold(
+def test_the_document_shows_the_figures_and_failed_claims(
         results: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     document = tmp_path / 'docs' / 'results.md'
     assert main(['--out', str(results), '--render', str(document)]) == 0
@@ -634,7 +634,7 @@ def test_the_document_shows_the_figures_of_the_file_and_what_did_not_hold(
     assert rows == (results / 'rows.png').read_bytes()
 
 
-def test_committed_figures_of_earlier_settings_are_named_in_the_document() -> None:
+def test_the_document_names_figures_of_earlier_settings() -> None:
     cells = read_results(ROOT / 'benchmarks' / 'results' / 'claims.json')['cells']['4']
     text = (ROOT / 'docs' / 'explanation' / 'results.md').read_text()
     names = adaptation.earlier(cells)

@@ -21,7 +21,8 @@ from tiny_models import tiny_segmenter
 
 @settings(max_examples=1000, deadline=None)
 @given(st.randoms(use_true_random=False), st.sampled_from(['rgb8', 'mono8']))
-def test_every_spoilt_message_is_refused_and_says_why(rng: random.Random, encoding: str) -> None:
+def test_every_malformed_message_is_refused_with_a_reason(
+        rng: random.Random, encoding: str) -> None:
     pixels = np.zeros((16, 24, 3) if encoding == 'rgb8' else (16, 24), np.uint8)
     message = image(pixels, encoding)
     decode(message)
@@ -39,7 +40,7 @@ def test_growth_counts_from_the_end_of_the_warm_up() -> None:
     assert growth_percent(leaking) == pytest.approx(4.0, abs=0.6)
 
 
-def test_only_errors_that_nobody_caused_are_unexplained() -> None:
+def test_only_errors_without_a_cause_are_unexplained() -> None:
     log = '\n'.join((
         '[INFO] [1.0] [segmenter]: waiting for images, Error rates are low',
         '[ERROR] [1.0] [segmenter]: camera0: bad image: step is 5',
@@ -66,7 +67,7 @@ def of_camera(**changes: int) -> dict[str, Any]:
     return report(cameras={**cameras, 'right': {**cameras['right'], **changes}})
 
 
-def test_all_checks_hold_where_all_is_well() -> None:
+def test_all_checks_pass_for_a_good_run() -> None:
     checks = verdict(report())
     assert all(checks.values()) and len(checks) == 9
     assert len(verdict(report(overload=False))) == 6
@@ -86,12 +87,12 @@ def test_all_checks_hold_where_all_is_well() -> None:
     (report(age_ms={'p50': 95.0, 'p95': 151.0}), 'the age of a frame'),
     (report(age_ms={}, processing_ms={}), 'the age of a frame'),
 ])
-def test_each_check_fails_by_what_it_names(figures: dict[str, Any], failing: str) -> None:
+def test_each_check_fails_for_its_cause(figures: dict[str, Any], failing: str) -> None:
     failed = [name for name, holds in verdict(figures).items() if not holds]
     assert len(failed) == 1 and failed[0].startswith(failing)
 
 
-def test_a_frame_may_wait_for_one_period_of_its_camera() -> None:
+def test_a_frame_may_wait_for_one_camera_period() -> None:
     assert any('+ 100 ms' in name for name in verdict(report(rate_hz=10.0)))
     assert all(verdict(report(rate_hz=10.0, age_ms={'p50': 95.0, 'p95': 229.0})).values())
     assert not all(verdict(report(rate_hz=10.0, age_ms={'p50': 95.0, 'p95': 231.0})).values())
@@ -100,7 +101,7 @@ def test_a_frame_may_wait_for_one_period_of_its_camera() -> None:
 @pytest.mark.real_time
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_an_overloaded_node_neither_lags_nor_lets_a_camera_starve(tmp_path: Path) -> None:
+def test_an_overloaded_node_does_not_lag_and_starves_no_camera(tmp_path: Path) -> None:
     model = tiny_segmenter(tmp_path / 'model')
     soak = Process(
         '-m', 'benchmarks.soak', '--overload', '--rate', '200', '--minutes', '0.25',

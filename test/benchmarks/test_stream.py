@@ -42,7 +42,7 @@ def weights(segmenter) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize('name', METHODS)
-def test_each_method_learns_without_touching_the_segmenter(
+def test_no_method_changes_the_segmenter(
         segmenter, frames, name: str, monkeypatch) -> None:
     monkeypatch.setattr(baselines, 'CONFIDENCE', 0.0)  # a random head is never sure
     before = weights(segmenter)
@@ -57,7 +57,7 @@ def test_each_method_learns_without_touching_the_segmenter(
     assert (method.trainable == 0) == (name in ('head alone', 'source'))
 
 
-def test_pseudo_labels_are_of_pixels_that_are_certain_for_their_class() -> None:
+def test_pseudo_labels_cover_the_most_confident_pixels_of_each_class() -> None:
     def pixels(label: int, *confidence: float) -> torch.Tensor:
         """Give scores (3, N) of three classes, the label's share as wanted."""
         shares = torch.tensor(confidence)
@@ -74,7 +74,7 @@ def test_pseudo_labels_are_of_pixels_that_are_certain_for_their_class() -> None:
     assert learned.tolist() == [True, True, False, True, True, False, False]
 
 
-def test_masks_of_pseudo_labels_are_of_the_average_of_the_prompt(segmenter, frames) -> None:
+def test_masks_use_the_averaged_prompt(segmenter, frames) -> None:
     method = make_method('pseudo labels', segmenter, 0.2)
     for _ in range(2):
         before = method.average.clone()
@@ -84,7 +84,7 @@ def test_masks_of_pseudo_labels_are_of_the_average_of_the_prompt(segmenter, fram
         frames[0].latents, segmenter.context(method.average)))
 
 
-def test_what_a_method_keeps_is_counted(segmenter, frames) -> None:
+def test_the_memory_of_a_method_is_counted(segmenter, frames) -> None:
     kept = {}
     for name in METHODS:
         method = make_method(name, segmenter)
@@ -102,7 +102,7 @@ def test_what_a_method_keeps_is_counted(segmenter, frames) -> None:
     assert kept['prompt'] > 20 * tokens
 
 
-def test_tent_trains_the_normalisation_alone(segmenter, frames) -> None:
+def test_tent_trains_normalisation_layers_only(segmenter, frames) -> None:
     method = Tent(segmenter, 0.1)
     online_miou(segmenter, method, frames[:4])
     for name, weight in method.head.named_parameters():
@@ -113,7 +113,7 @@ def test_tent_trains_the_normalisation_alone(segmenter, frames) -> None:
     assert HeadMethod(segmenter, 0.1).trainable > method.trainable
 
 
-def test_labels_make_the_ceiling_better(segmenter, frames) -> None:
+def test_the_supervised_ceiling_improves(segmenter, frames) -> None:
     method = make_method('labelled prompt', segmenter)
     losses = []
     for _ in range(12):
@@ -195,7 +195,7 @@ def test_a_seed_whose_scenes_are_in_another_split_is_refused_before_any_work(
     assert f'allowed are 0 to {most}' in capsys.readouterr().err
 
 
-def test_methods_are_added_to_the_streams_they_have_not_been_run_on(
+def test_methods_run_only_on_streams_without_results(
         folder: Path, tmp_path: Path, monkeypatch) -> None:
     run = []
 
@@ -220,7 +220,7 @@ def test_methods_are_added_to_the_streams_they_have_not_been_run_on(
 
 
 @pytest.mark.slow
-def test_every_stream_drives_steadily_for_as_long(
+def test_every_stream_gets_the_given_steady_time(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drives: list[tuple[int, float]] = []
 

@@ -48,7 +48,7 @@ def test_a_prompt_is_tuned_and_the_same_seed_gives_the_same(
     assert 'after 8 steps on 12 frames' in capsys.readouterr().out
 
 
-def test_it_goes_to_the_bank_under_its_domain(
+def test_a_prompt_is_saved_in_the_bank_under_its_domain(
         folder: Path, segmenter, pictures: Path, tmp_path: Path) -> None:
     assert main(['adapt', str(pictures), '--bank', str(tmp_path), '--model', str(folder),
                  '--domain', 'garage', '--epochs', '1', '--max-frames', '9']) == 0
@@ -105,7 +105,7 @@ def test_when_nothing_is_better_the_source_prompt_is_saved(
 
 
 @pytest.mark.parametrize('better', [False, True])
-def test_what_was_learned_before_is_replaced_only_by_what_is_better(
+def test_a_learned_prompt_is_replaced_only_by_a_better_one(
         folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch, capsys,
         better: bool) -> None:
     def feed(self, candidate, frames):
@@ -168,7 +168,7 @@ def test_frames_that_cannot_be_read_are_counted(
     assert LearnedPrompt.load(tmp_path / 'prompt.safetensors').facts['frames'] == 11
 
 
-def test_what_cannot_be_adapted_to_is_refused(
+def test_unusable_inputs_are_refused(
         folder: Path, pictures: Path, tmp_path: Path, capsys) -> None:
     few = tmp_path / 'few'
     few.mkdir()

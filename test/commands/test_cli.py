@@ -114,7 +114,7 @@ def test_an_error_for_an_unknown_weather_lists_the_weathers(
 
 @pytest.mark.parametrize('error', [
     CommandError('give a bag'), FileNotFoundError(2, 'No such file', 'x')])
-def test_error_of_the_user_is_one_line(
+def test_a_user_error_is_one_line(
         monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
         error: Exception) -> None:
     with_command(monkeypatch, error)
@@ -122,7 +122,7 @@ def test_error_of_the_user_is_one_line(
     assert capsys.readouterr().err == f'ptdiffseg record: error: {error}\n'
 
 
-def test_debug_shows_where_an_error_comes_from(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     with_command(monkeypatch, CommandError('give a bag'))
     with pytest.raises(CommandError):
         cli.main(['record', 'x', '--debug'])
@@ -142,7 +142,7 @@ def test_an_error_for_a_missing_library_names_the_extra_to_install(
         capsys.readouterr().err)
 
 
-def test_interrupt_is_no_traceback(
+def test_an_interrupt_shows_no_traceback(
         monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     with_command(monkeypatch, KeyboardInterrupt())
     assert cli.main(['record', 'x']) == 130
@@ -156,7 +156,7 @@ def test_every_command_has_a_module_that_can_be_run() -> None:
         assert callable(implementation.run)
 
 
-def test_record_writes_what_it_is_asked_for(
+def test_record_writes_the_requested_drive(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from ptdiffseg_ros.data.bags import Bag
     from ptdiffseg_ros.town.record import IMAGE_TOPIC

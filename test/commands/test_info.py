@@ -13,7 +13,7 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
 
 
-def test_numbers_and_cost_are_those_of_the_parts(folder: Path, tmp_path: Path, capsys) -> None:
+def test_totals_are_the_sums_of_the_parts(folder: Path, tmp_path: Path, capsys) -> None:
     assert main(['info', str(folder), '--json', str(tmp_path / 'info.json')]) == 0
     found = json.loads((tmp_path / 'info.json').read_text())
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
@@ -25,7 +25,7 @@ def test_numbers_and_cost_are_those_of_the_parts(folder: Path, tmp_path: Path, c
         assert words in printed
 
 
-def test_twice_the_pixels_cost_about_twice(folder: Path) -> None:
+def test_cost_is_proportional_to_pixels(folder: Path) -> None:
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
     height, width = segmenter.config.input_size
     once = describe(segmenter)['gflop_per_frame']
@@ -34,7 +34,7 @@ def test_twice_the_pixels_cost_about_twice(folder: Path) -> None:
     assert twice['head'] == pytest.approx(2 * once['head'], rel=0.1) and once['UNet'] > 0
 
 
-def test_a_segmenter_that_cannot_adapt_names_the_reason(
+def test_info_names_why_a_segmenter_cannot_adapt(
         folder: Path, tmp_path: Path, capsys) -> None:
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
     segmenter.statistics = segmenter.layout = None

@@ -119,7 +119,7 @@ def test_an_input_is_refused_even_with_overwrite(
 
 @pytest.mark.parametrize('command', ['bench --json mine.txt', 'train new --json mine.txt',
                                      'predict data/images . --json mine.txt'])
-def test_it_is_refused_before_torch_is_imported(mine: Path, command: str) -> None:
+def test_an_existing_output_is_refused_before_torch_is_imported(mine: Path, command: str) -> None:
     code = ('import sys\nfrom ptdiffseg_ros.cli import main\nstatus = main(sys.argv[1:])\n'
             'assert "torch" not in sys.modules\nsys.exit(status)')
     done = subprocess.run(
@@ -132,7 +132,7 @@ def test_it_is_refused_before_torch_is_imported(mine: Path, command: str) -> Non
 @pytest.mark.parametrize('command', [
     'info {model} --json {file}', 'bench --model {model} --frames 2 --batch 1 --size 32x32 '
     '--json {file}', 'data check data --sheet {file}'])
-def test_what_a_command_has_written_is_replaced_only_with_overwrite(
+def test_an_output_is_replaced_only_with_overwrite(
         mine: Path, folder: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = mine / 'new.png'
     arguments = command.format(model=folder, file=file).split()
@@ -164,7 +164,7 @@ def test_overwrite_measures_figures_again(
     assert json.loads(out.read_text())['command'] == 'stream'
 
 
-def test_a_folder_beside_a_segmenter_is_not_removed_with_it(segmenter, tmp_path: Path) -> None:
+def test_replacing_a_segmenter_removes_no_other_folder(segmenter, tmp_path: Path) -> None:
     notes = tmp_path / 'street.partial' / 'notes.txt'
     notes.parent.mkdir()
     notes.write_text('precious')

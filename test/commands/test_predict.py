@@ -97,7 +97,8 @@ def test_an_image_becomes_a_mask_of_its_size(
     assert not (out / 'overlay.mp4').exists()
 
 
-def test_figures_add_up(tmp_path: Path, model: str, picture: NDArray[np.uint8]) -> None:
+def test_the_figures_are_consistent(
+        tmp_path: Path, model: str, picture: NDArray[np.uint8]) -> None:
     write_png(tmp_path / 'street.png', picture)
     figures_file = tmp_path / 'figures' / 'street.json'
     assert main(['predict', str(tmp_path / 'street.png'), str(tmp_path / 'out'), '--model', model,
@@ -111,7 +112,7 @@ def test_figures_add_up(tmp_path: Path, model: str, picture: NDArray[np.uint8]) 
         assert figures['class_shares'][c.name] == pytest.approx((mask == c.id).mean(), abs=1e-5)
 
 
-def test_a_folder_is_taken_whole_and_what_is_damaged_is_named(
+def test_a_whole_folder_is_segmented_and_damaged_pictures_are_named(
         tmp_path: Path, model: str, picture: NDArray[np.uint8],
         capsys: pytest.CaptureFixture[str]) -> None:
     source = tmp_path / 'frames'
@@ -183,7 +184,7 @@ def test_the_scene_prompt_is_used(
     assert (found[0] != found[1]).any()
 
 
-def test_hidden_files_in_a_folder_are_passed_over(
+def test_hidden_files_in_a_folder_are_ignored(
         tmp_path: Path, model: str, picture: NDArray[np.uint8],
         capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / 'in'
@@ -266,7 +267,7 @@ INPUT = 'An input is never overwritten'
     ('x.png new --json dangling.json', 'a link to nowhere.json', False),
     ('x.png lost', 'lost/masks is no folder, but a link to ../absent', False),
     ('x.png x.png/out', 'x.png is no folder', False)])
-def test_nothing_is_overwritten_that_the_command_did_not_make(
+def test_files_that_the_command_did_not_make_are_not_overwritten(
         around: Path, model: str, arguments: str, words: str, overwritten: bool,
         capsys: pytest.CaptureFixture[str]) -> None:
     before = everything(around)
@@ -300,7 +301,7 @@ def test_several_runs_may_fill_one_folder(around: Path, model: str) -> None:
 @pytest.mark.parametrize('names', [
     ('x.jpg', 'x.png', 'x.jpg.png'),
     ('x.jpg', 'x.png', 'x.jpg.png', 'x.jpg.png.bmp', 'x.png.png')])
-def test_files_of_similar_names_become_as_many_masks(
+def test_files_of_similar_names_give_separate_masks(
         tmp_path: Path, model: str, picture: NDArray[np.uint8], names: tuple[str, ...],
         capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / 'in').mkdir()
@@ -316,7 +317,7 @@ def test_files_of_similar_names_become_as_many_masks(
     lambda parts: 'a' + ''.join(parts) + '.png'), min_size=1) | st.sets(st.builds(
         'x{}{}'.format, st.sampled_from(['', '.jpg', '.png', '.jpg.png', '.png.png']),
         st.sampled_from(['.jpg', '.png', '.bmp'])), min_size=1))
-def test_every_file_of_a_folder_has_a_name_of_its_own(files: set[str]) -> None:
+def test_every_file_of_a_folder_gets_a_unique_name(files: set[str]) -> None:
     paths = [Path(name) for name in sorted(files)]
     names = picture_names(paths)
     assert len(set(names)) == len(files)
@@ -325,7 +326,7 @@ def test_every_file_of_a_folder_has_a_name_of_its_own(files: set[str]) -> None:
         assert names == stems, 'where nothing collides, the stems stay'
 
 
-def test_frames_of_one_stamp_become_as_many_masks(
+def test_frames_of_the_same_stamp_give_separate_masks(
         tmp_path: Path, model: str, picture: NDArray[np.uint8],
         capsys: pytest.CaptureFixture[str]) -> None:
     bag = write_bag(tmp_path / 'bag', [picture] * 4, [0, 0, 7, 0])
@@ -336,7 +337,7 @@ def test_frames_of_one_stamp_become_as_many_masks(
 
 # -- one bad entry among good ones -------------------------------------------------------------
 
-def test_bad_pictures_are_named_and_the_others_are_done(
+def test_bad_pictures_are_named_and_the_others_are_segmented(
         tmp_path: Path, model: str, picture: NDArray[np.uint8],
         capsys: pytest.CaptureFixture[str]) -> None:
     source, out, figures = tmp_path / 'in', tmp_path / 'out', tmp_path / 'figures.json'
@@ -362,7 +363,7 @@ def test_bad_pictures_are_named_and_the_others_are_done(
 
 
 @pytest.mark.parametrize('damaged', [(0,), (1, 3), (3,)])
-def test_a_damaged_message_in_a_bag_is_named_and_the_others_are_done(
+def test_a_damaged_message_in_a_bag_is_named_and_the_others_are_segmented(
         tmp_path: Path, model: str, picture: NDArray[np.uint8], damaged: tuple[int, ...]) -> None:
     bag = write_bag(tmp_path / 'bag', [picture] * 4, [11, 12, 13, 14], damaged)
     figures = tmp_path / 'figures.json'
@@ -377,7 +378,7 @@ def test_a_damaged_message_in_a_bag_is_named_and_the_others_are_done(
     assert len(list(frame_entries(tmp_path / 'out' / 'overlay.mp4'))) == len(whole)
 
 
-def test_where_nothing_can_be_read_there_is_one_line(
+def test_an_error_for_an_unreadable_input_is_one_line(
         tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / 'in' / 'm.png').mkdir(parents=True)
     assert main(['predict', str(tmp_path / 'in'), str(tmp_path / 'out'), '--model', model]) == 2

@@ -123,7 +123,7 @@ def test_an_empty_or_missing_bank_names_the_commands_that_make_prompts(
     assert bank.exists() == there
 
 
-def test_damaged_files_are_named_and_hide_no_other(
+def test_damaged_files_are_named_and_the_others_are_listed(
         bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     put(bank, prompt('rain'))
     put(bank, prompt('fog')).write_bytes(b'gone')
@@ -161,7 +161,7 @@ def test_a_file_with_a_header_that_makes_no_sense_is_damaged(
 
 
 @pytest.mark.parametrize('domain', ['\x1b[2J', 'two\nlines', '\ud800'])
-def test_a_name_cannot_steer_the_terminal(
+def test_control_characters_in_a_name_are_escaped(
         bank: Path, domain: str, capsys: pytest.CaptureFixture[str]) -> None:
     put(bank, prompt(domain))
     assert main(['prompts', 'list']) == 0
@@ -169,7 +169,7 @@ def test_a_name_cannot_steer_the_terminal(
     assert len(printed.splitlines()) == 2 and json.dumps(domain) in printed
 
 
-def test_a_file_in_the_place_of_the_bank_is_refused(
+def test_a_file_instead_of_a_bank_is_refused(
         tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = put(tmp_path, prompt())
     assert f'--bank is {path}, which is a file' in refused(capsys, 'list', '--bank', path)
@@ -226,7 +226,7 @@ def test_an_error_for_an_unknown_domain_lists_the_domains(
 
 
 @pytest.mark.parametrize('action', ['show', 'export'])
-def test_a_domain_of_several_segmenters_needs_one_named(
+def test_a_domain_of_several_segmenters_needs_the_segmenter(
         bank: Path, tmp_path: Path, action: str, capsys: pytest.CaptureFixture[str]) -> None:
     put(bank, prompt())
     put(bank, prompt(model=OTHER))
@@ -246,7 +246,7 @@ def test_a_domain_of_several_segmenters_needs_one_named(
 
 
 @pytest.mark.parametrize('learned', [prompt('fog', steps=40), per_layer('fog')])
-def test_a_prompt_is_carried_from_bank_to_bank(
+def test_a_prompt_is_exported_and_imported(
         bank: Path, tmp_path: Path, learned: LearnedPrompt,
         capsys: pytest.CaptureFixture[str]) -> None:
     put(bank, learned)
@@ -261,7 +261,7 @@ def test_a_prompt_is_carried_from_bank_to_bank(
     assert torch.equal(carried.tokens, learned.tokens)
 
 
-def test_what_is_imported_counts_as_saved_by_hand(bank: Path, tmp_path: Path) -> None:
+def test_imported_prompts_count_as_saved_by_hand(bank: Path, tmp_path: Path) -> None:
     put(bank, prompt('fog', steps=40, automatic=True))
     file, there = tmp_path / 'fog.safetensors', tmp_path / 'there'
     assert main(['prompts', 'export', 'fog', str(file)]) == 0
@@ -302,7 +302,7 @@ def test_import_replaces_a_prompt_only_with_overwrite(
     assert torch.equal(prompts[old].tokens, prompt(value=2.0).tokens)
 
 
-def test_import_refuses_what_is_no_prompt(
+def test_import_refuses_a_file_that_is_no_prompt(
         bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / 'fog.safetensors'
     assert 'No such file' in refused(capsys, 'import', file)
@@ -316,7 +316,7 @@ def test_import_refuses_what_is_no_prompt(
     (OTHER, WIDTH, 7, f'tuned with the segmenter {OURS}, this one is {OTHER}'),
     (OURS, 768, 7, 'width 8, this model takes 768'),
     (OURS, WIDTH, 16, 'for 7 cross-attention layers, this model has 16')])
-def test_import_for_a_model_takes_only_its_own_prompts(
+def test_import_for_a_model_accepts_only_its_prompts(
         bank: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fingerprint: str, width: int,
         layers: int, words: str | None, capsys: pytest.CaptureFixture[str]) -> None:
     def load(model: str, device: str) -> SimpleNamespace:

@@ -75,7 +75,7 @@ def pixels(message: object) -> NDArray[np.uint8]:
     return message.data.reshape(message.height, message.width, -1)  # type: ignore[attr-defined]
 
 
-def test_images_and_labels_are_those_of_the_drive(recorded: Path) -> None:
+def test_a_recording_contains_the_images_and_labels_of_the_drive(recorded: Path) -> None:
     drive = Drive(7, SIZE)
     with Bag(recorded) as bag:
         images = [m for _, _, m in bag.messages([IMAGE_TOPIC])]
@@ -128,7 +128,7 @@ def test_the_same_seed_writes_the_same_bytes(recorded: Path, tmp_path: Path) -> 
         for f in files)
 
 
-def test_an_existing_bag_is_replaced_only_when_asked(tmp_path: Path) -> None:
+def test_an_existing_bag_is_replaced_only_with_overwrite(tmp_path: Path) -> None:
     out = tmp_path / 'drive'
     short = WeatherSchedule(0.5, ('clear',))
     record_drive(out, short, fps=2, size=SIZE)
@@ -146,7 +146,7 @@ def test_overwriting_never_deletes_a_folder_that_is_no_bag(tmp_path: Path) -> No
     assert (tmp_path / 'thesis.tex').exists()
 
 
-def test_a_recording_that_breaks_off_leaves_nothing(tmp_path: Path) -> None:
+def test_an_interrupted_recording_leaves_nothing(tmp_path: Path) -> None:
     def break_off(frames: Iterable[int]) -> Iterable[int]:
         for i in frames:
             if i == 1:
@@ -409,7 +409,7 @@ FOREIGN = {'/speed': ('json', ('Speed', 'jsonschema', '{"type": "object"}')),
 @pytest.mark.parametrize('profile', ['ros2', ''])
 @pytest.mark.parametrize('compression', ['', 'lz4', 'zstd', None])
 @pytest.mark.parametrize('summary', [True, False])
-def test_ros_topics_of_an_mcap_are_read_and_others_are_passed_over(
+def test_ros_topics_of_an_mcap_are_read_and_others_ignored(
         tmp_path: Path, profile: str, compression: str | None, summary: bool) -> None:
     writer = McapWriter(profile, compression)
     for number, (topic, (encoding, schema)) in enumerate(FOREIGN.items()):
@@ -514,7 +514,7 @@ def test_a_compressed_bag_may_have_several_frames_but_must_be_whole(
             assert text_messages(bag) == ['one', 'two']
 
 
-def test_what_a_killed_recorder_wrote_is_read_from_an_mcap(tmp_path: Path) -> None:
+def test_messages_of_a_killed_recorder_are_read_from_an_mcap(tmp_path: Path) -> None:
     path = write_texts(tmp_path / 'bag', map(str, range(1000)))
     whole = (path / 'bag.mcap').read_bytes()
     (path / 'metadata.yaml').unlink()
@@ -537,7 +537,7 @@ def test_what_a_killed_recorder_wrote_is_read_from_an_mcap(tmp_path: Path) -> No
 
 @given(st.binary(max_size=300), st.booleans())
 @settings(max_examples=200, deadline=None)
-def test_no_bytes_break_the_reader_of_an_mcap(
+def test_arbitrary_bytes_in_an_mcap_cause_no_internal_error(
         tmp_path_factory: pytest.TempPathFactory, data: bytes, magic: bool) -> None:
     path = tmp_path_factory.getbasetemp() / 'any.mcap'
     path.write_bytes(b'\x89MCAP0\r\n' * magic + data)

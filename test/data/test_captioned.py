@@ -38,7 +38,7 @@ def captions(tmp_path: Path, content: object) -> Path:
 
 @settings(max_examples=300, deadline=None)
 @given(shape=st.tuples(SIDES, SIDES), size=st.tuples(SIDES, SIDES), seed=st.integers(0, 2**32))
-def test_a_crop_lies_inside_any_picture_has_the_proportions_and_covers(
+def test_a_crop_is_inside_the_picture_with_the_given_proportions_and_a_least_size(
         shape: tuple[int, int], size: tuple[int, int], seed: int) -> None:
     left, top, right, bottom = crop_box(shape, size, np.random.default_rng(seed))
     assert 0 <= left < right <= shape[1] and 0 <= top < bottom <= shape[0]
@@ -58,7 +58,7 @@ def test_a_crop_of_any_picture_has_exactly_the_size_asked_for(
     assert (crop == (10, 20, 30)).all(), 'nothing but the picture is in it'
 
 
-def test_crops_come_from_everywhere_and_are_mirrored_every_other_time() -> None:
+def test_crops_cover_the_picture_and_half_are_mirrored() -> None:
     ramp = np.tile(np.arange(200, dtype=np.uint8), (50, 1))  # the brightness is the column index
     picture = Picture.fromarray(np.stack([ramp] * 3, axis=-1))
     crops = [random_crop(picture, (50, 50), np.random.default_rng(i))[25, :, 0].astype(int)
@@ -88,7 +88,7 @@ def test_hidden_files_of_other_systems_need_no_caption(photos: Path) -> None:
     assert len(open_captioned(photos, templates=['a street'])) == 3
 
 
-def test_an_image_in_the_folder_itself_has_that_folders_name(
+def test_an_image_at_the_top_is_named_after_the_top_folder(
         photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(photos / 'fog')
     assert set(open_captioned(Path('.'), templates=[TEMPLATE]).captions) == {
@@ -141,7 +141,7 @@ def test_a_caption_file_that_does_not_fit_is_refused(
 @pytest.mark.parametrize('template', [
     'a {weather} scene', 'a {} scene', 'a {folder.name} scene', 'a {folder!r} scene',
     'a {folder:>9} scene', 'a {0} scene'])
-def test_another_field_in_a_template_is_refused_with_what_is_allowed(
+def test_an_error_for_an_unknown_field_in_a_template_names_what_is_allowed(
         photos: Path, template: str) -> None:
     with pytest.raises(DataError, match=r'other than \{folder\}.*only that one is allowed'):
         open_captioned(photos, templates=[template])
@@ -179,7 +179,7 @@ def test_images_are_read_upright_and_in_colour(tmp_path: Path) -> None:
     assert np.asarray(data.read(2))[0, 0].tolist() == [1, 2, 3]
 
 
-def test_images_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+def test_unusable_images_are_named(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Picture.fromarray(noise).save(tmp_path / 'a.jpg')
     content = (tmp_path / 'a.jpg').read_bytes()

@@ -14,7 +14,7 @@ IMAGES = arrays(np.uint8, st.tuples(st.integers(1, 40), st.integers(1, 40), st.j
 
 @settings(max_examples=50, deadline=None)
 @given(image=IMAGES, seed=st.integers(0, 2**32), strength=st.floats(0, 1))
-def test_any_image_stays_an_image_and_the_seed_decides(image, seed, strength) -> None:
+def test_distortion_gives_valid_images_that_depend_on_the_seed(image, seed, strength) -> None:
     before = image.copy()
     one, two = (distort_photometry(image, np.random.default_rng(seed), strength)
                 for _ in range(2))
@@ -23,7 +23,7 @@ def test_any_image_stays_an_image_and_the_seed_decides(image, seed, strength) ->
     assert np.array_equal(image, before), 'the input is left alone'
 
 
-def test_strength_grows_from_nothing() -> None:
+def test_strength_zero_changes_nothing_and_more_changes_more() -> None:
     image = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
 
     def change(strength: float) -> float:
@@ -40,7 +40,7 @@ def test_strength_out_of_range_is_refused(strength: float) -> None:
         distort_photometry(np.zeros((4, 4, 3), np.uint8), np.random.default_rng(0), strength)
 
 
-def test_edges_stay_where_they_are() -> None:
+def test_distortion_moves_no_edges() -> None:
     image = np.zeros((16, 32, 3), np.uint8)
     image[:, 16:] = 200
     for seed in range(20):

@@ -26,7 +26,7 @@ def fails(error: Exception) -> Callable[[], Any]:
     return load
 
 
-def test_bad_entries_are_named_and_the_others_are_given(tmp_path: Path) -> None:
+def test_bad_entries_are_named_and_the_others_are_returned(tmp_path: Path) -> None:
     failures: list[str] = []
     entries = [('a', lambda: 1), ('b', fails(DataError('b is\ndamaged'))),
                ('c', (tmp_path / 'c').read_bytes), ('d', lambda: 4)]
@@ -34,7 +34,7 @@ def test_bad_entries_are_named_and_the_others_are_given(tmp_path: Path) -> None:
     assert failures[0] == 'b: b is damaged' and failures[1].startswith('c: [Errno 2]')
 
 
-def test_an_input_that_breaks_off_is_a_failure_after_the_entries_before() -> None:
+def test_a_truncated_input_fails_after_its_readable_entries() -> None:
     def broken() -> Iterator[tuple[str, Callable[[], int]]]:
         yield 'a', lambda: 1
         raise BagError('the bag is damaged')
@@ -58,7 +58,7 @@ def test_all_failures_are_counted_and_the_first_are_shown(
     assert '19: damaged' in printed and '20: damaged' not in printed and 'and 10 more' in printed
 
 
-def test_all_pairs_are_checked_also_with_names_that_are_not_utf8(
+def test_pairs_with_names_that_are_not_utf8_are_checked(
         tmp_path: Path) -> None:
     for kind in ('images', 'masks'):
         (tmp_path / kind).mkdir()

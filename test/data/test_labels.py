@@ -23,7 +23,7 @@ def test_cityscapes_ids_and_colours_are_the_official_ones(
     assert CITYSCAPES[train_id] == LabelClass(name, train_id, color)
 
 
-def test_town_is_its_twelve_classes_of_cityscapes_in_order() -> None:
+def test_town_has_twelve_cityscapes_classes_in_order() -> None:
     assert [label.name for label in TOWN] == [
         'road', 'sidewalk', 'building', 'pole', 'traffic light', 'traffic sign', 'vegetation',
         'terrain', 'sky', 'person', 'car', 'bus']
@@ -31,7 +31,7 @@ def test_town_is_its_twelve_classes_of_cityscapes_in_order() -> None:
     assert [label.id for label in TOWN] == sorted(label.id for label in TOWN)
 
 
-def test_palette_colours_known_ids_and_leaves_the_others_black() -> None:
+def test_the_palette_colours_known_ids_and_leaves_others_black() -> None:
     table = palette(TOWN)
     assert table.shape == (256, 3)
     assert table.dtype == np.uint8
@@ -42,7 +42,7 @@ def test_palette_colours_known_ids_and_leaves_the_others_black() -> None:
     assert not table[IGNORE].any()
 
 
-def test_palette_turns_a_label_picture_into_colours() -> None:
+def test_the_palette_turns_labels_into_colours() -> None:
     labels = np.array([[0, 10], [IGNORE, 13]], np.uint8)
     assert palette(CITYSCAPES)[labels].tolist() == [
         [[128, 64, 128], [70, 130, 180]], [[0, 0, 0], [0, 0, 142]]]

@@ -30,7 +30,7 @@ def test_known_values() -> None:
     assert counted.miou() == pytest.approx((0.5 + 2 / 3 + 0) / 3)
 
 
-def test_truth_255_and_foreign_truth_do_not_count() -> None:
+def test_unlabelled_and_unknown_truth_is_ignored() -> None:
     assert (matrix([0, 255, 99], [0, 13, 13]).counts == matrix([0], [0]).counts).all()
 
 
@@ -38,7 +38,7 @@ def test_predicted_255_is_a_miss_where_truth_is_valid() -> None:
     np.testing.assert_allclose(matrix([0, 0, 10], [0, 255, 10]).iou(), [1 / 2, 1, np.nan])
 
 
-def test_class_that_never_appears_has_no_say_in_the_mean() -> None:
+def test_absent_classes_are_left_out_of_the_mean() -> None:
     assert matrix([0, 10], [0, 10]).miou() == 1
 
 

@@ -39,7 +39,7 @@ def test_a_png_keeps_every_pixel(tmp_path: Path) -> None:
     assert (read_picture(tmp_path / 'a.png') == picture).all()
 
 
-def test_a_picture_in_no_folder_is_refused(tmp_path: Path) -> None:
+def test_a_picture_in_a_missing_folder_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(DataError, match='cannot be written'):
         write_png(tmp_path / 'nowhere' / 'a.png', np.zeros((4, 4), np.uint8))
 
@@ -81,7 +81,7 @@ VIEWED = {
 
 @pytest.mark.parametrize('suffix', ['.jpg', '.png', '.tif', '.webp'])
 @pytest.mark.parametrize('orientation', VIEWED)
-def test_every_format_is_turned_upright_by_its_exif_orientation(
+def test_every_format_is_rotated_by_its_exif_orientation(
         tmp_path: Path, suffix: str, orientation: int) -> None:
     path = tmp_path / f'a{suffix}'
     Picture.fromarray(quarters()).save(
@@ -98,7 +98,7 @@ def test_damaged_exif_data_does_not_damage_the_picture(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('name', ['half.jpg', 'half.png', 'half.webp', 'half.tif', 'half.bmp'])
-def test_half_a_picture_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_truncated_picture_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     Picture.fromarray(noise).save(path)
@@ -170,7 +170,7 @@ def test_hidden_files_are_no_pictures_of_a_folder(tmp_path: Path) -> None:
     assert names(True) == ['a.jpg', 'b.PNG', 'link.png', 'sub/c.png']
 
 
-def test_an_overlay_leaves_unlabelled_pixels_alone() -> None:
+def test_an_overlay_keeps_unlabelled_pixels() -> None:
     image = np.full((2, 2, 3), 100, np.uint8)
     shown = overlay(image, np.array([[0, 255], [10, 255]], np.uint8), COLORS, alpha=1.0)
     assert (shown[:, 1] == 100).all()
@@ -191,7 +191,7 @@ def test_a_video_keeps_its_frames_and_rate(tmp_path: Path) -> None:
     assert frame_rate(film.path) == pytest.approx(5)
 
 
-def test_a_video_that_broke_off_is_removed(tmp_path: Path) -> None:
+def test_an_interrupted_video_is_removed(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         with VideoWriter(tmp_path / 'a.mp4', 5) as film:
             film.write(np.zeros((32, 32, 3), np.uint8))
@@ -199,7 +199,7 @@ def test_a_video_that_broke_off_is_removed(tmp_path: Path) -> None:
     assert not film.path.exists()
 
 
-def test_a_frame_of_another_size_is_fitted_into_the_first_ones(tmp_path: Path) -> None:
+def test_a_frame_of_another_size_is_fitted_into_the_first_size(tmp_path: Path) -> None:
     with VideoWriter(tmp_path / 'a.mp4', 5, quality=1) as film:
         for height, width in ((32, 64), (64, 64), (200, 800), (31, 63)):
             film.write(np.full((height, width, 3), 200, np.uint8))
@@ -250,13 +250,13 @@ def jpegs(*sizes: tuple[int, int]) -> list[bytes]:
     return frames
 
 
-def test_every_frame_of_a_video_has_its_own_size(tmp_path: Path) -> None:
+def test_frames_of_a_video_may_differ_in_size(tmp_path: Path) -> None:
     sizes = [(40, 64)] * 3 + [(80, 128)] * 2 + [(64, 40)]
     (tmp_path / 'a.mjpeg').write_bytes(b''.join(jpegs(*sizes)))
     assert [frame.shape[:2] for frame in read_video(tmp_path / 'a.mjpeg')] == sizes
 
 
-def test_what_is_whole_in_a_damaged_video_is_read(tmp_path: Path) -> None:
+def test_undamaged_frames_of_a_damaged_video_are_read(tmp_path: Path) -> None:
     frames = jpegs(*[(40, 64)] * 5)
     frames[2] = frames[2][:20] + b'\xff\xd9'  # only the header remains
     path = tmp_path / 'a.mjpeg'
@@ -272,7 +272,7 @@ def test_what_is_whole_in_a_damaged_video_is_read(tmp_path: Path) -> None:
                       ('000004', whole)]
 
 
-def test_a_file_with_sound_alone_is_no_video(tmp_path: Path) -> None:
+def test_a_file_with_sound_only_is_refused(tmp_path: Path) -> None:
     path = tmp_path / 'a.wav'
     with wave.open(str(path), 'wb') as sound:
         sound.setparams((1, 2, 8000, 0, 'NONE', ''))
@@ -284,7 +284,7 @@ def test_a_file_with_sound_alone_is_no_video(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('channels', [1, 3, 4])
 @pytest.mark.parametrize('depth', [10, 12, 14, 16])
-def test_a_still_of_a_sensor_with_more_bits_is_as_bright_as_one_of_8(
+def test_a_still_of_more_than_8_bits_is_as_bright_as_one_of_8(
         depth: int, channels: int, tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (9, 14, channels), np.uint8)
     picture[0, 0] = 255

@@ -98,7 +98,7 @@ def test_synthia_has_sixteen_classes() -> None:
     assert len(names) == 16 and not names & {'terrain', 'truck', 'train'}
 
 
-def test_train_ids_are_preferred_where_they_were_made(tmp_path: Path) -> None:
+def test_train_id_masks_are_preferred_if_they_exist(tmp_path: Path) -> None:
     make(tmp_path, 'cityscapes')
     write(tmp_path / TREES['cityscapes'][0][1].replace('labelIds', 'labelTrainIds'),
           np.full(SIZE, CAR, np.uint8))
@@ -135,7 +135,7 @@ def test_a_picture_without_a_mask_is_named_and_the_others_are_read(
     assert '1 of 2 pairs cannot' in capsys.readouterr().out
 
 
-def test_pictures_without_any_mask_are_no_data_set(tmp_path: Path) -> None:
+def test_a_folder_of_pictures_without_masks_is_refused(tmp_path: Path) -> None:
     make(tmp_path, 'cityscapes')
     for mask in (tmp_path / 'gtFine').rglob('*.png'):
         mask.unlink()
@@ -231,7 +231,7 @@ def turned_pair(root: Path, orientation: int, of_mask: int, mask: np.ndarray) ->
 
 
 @pytest.mark.parametrize('orientation', range(2, 9))
-def test_picture_and_mask_are_turned_alike_or_refused(
+def test_picture_and_mask_are_rotated_alike_or_refused(
         tmp_path: Path, orientation: int, capsys) -> None:
     root = turned_pair(tmp_path, orientation, 1, truth())  # ambiguous
     with pytest.raises(DataError, match=f'a.jpg has the EXIF orientation {orientation} .*a_mask'):
@@ -249,7 +249,7 @@ def test_picture_and_mask_are_turned_alike_or_refused(
     assert np.bincount(ids.ravel()).tolist() == np.bincount(truth().ravel()).tolist()
 
 
-def test_a_mask_whose_sides_fit_only_the_upright_picture_is_taken(tmp_path: Path) -> None:
+def test_a_mask_that_fits_only_the_upright_picture_is_accepted(tmp_path: Path) -> None:
     upright = np.zeros(SIZE[::-1], np.uint8)
     upright[:3] = SKY
     image, ids = open_data(turned_pair(tmp_path, 6, 1, upright)).read(0)
@@ -257,7 +257,7 @@ def test_a_mask_whose_sides_fit_only_the_upright_picture_is_taken(tmp_path: Path
 
 
 @pytest.mark.parametrize('kind', TREES)
-def test_hidden_files_of_other_systems_are_passed_over(tmp_path: Path, kind: str) -> None:
+def test_hidden_files_of_other_systems_are_ignored(tmp_path: Path, kind: str) -> None:
     make(tmp_path, kind)
     image = tmp_path / TREES[kind][0][0]
     for name in (f'._{image.name}', '.DS_Store', 'Thumbs.db'):
@@ -282,7 +282,7 @@ def test_check_counts_and_draws(tmp_path: Path, capsys) -> None:
 
 # -- any pair of folders
 
-def test_hidden_files_in_any_folder_are_passed_over(tmp_path: Path) -> None:
+def test_hidden_files_in_any_folder_are_ignored(tmp_path: Path) -> None:
     folders(tmp_path, 'classes: {road: 0}\n', np.zeros(SIZE, np.uint8))
     (tmp_path / 'photos' / '._a.jpg').write_bytes(b'\0\5\x16\7')
     assert [pair.image.name for pair in open_data(tmp_path).pairs] == ['a.jpg']
@@ -388,7 +388,7 @@ def test_wrong_conditions_are_refused(tmp_path: Path, conditions: str, reason: s
     assert 'dataset.yaml' in str(refusal.value)
 
 
-def test_several_splits_need_pictures_in_each(tmp_path: Path) -> None:
+def test_each_of_several_splits_needs_pictures(tmp_path: Path) -> None:
     root = splits(tmp_path, '', train=1, val=1)
     with pytest.raises(DataError, match="the split 'vla' .* is empty"):
         open_data(root, 'train+vla')
@@ -410,7 +410,7 @@ def test_scaling_invents_no_class(height: int, width: int, rows: int, columns: i
 
 @settings(deadline=None)
 @given(st.integers(60, 400), st.integers(60, 400), st.integers(2, 6), st.integers(2, 6))
-def test_scaling_keeps_the_shape_of_what_is_seen(
+def test_scaling_keeps_the_aspect_ratio(
         height: int, width: int, rows: int, columns: int) -> None:
     size = rows * 32, columns * 32
     image, ids = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)

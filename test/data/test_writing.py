@@ -38,7 +38,7 @@ def tree(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize('name', ['new.png', 'new/deep/a.png', 'in/new.png', 'way/new.png'])
 @pytest.mark.parametrize('overwrite', [False, True])
-def test_a_new_file_may_be_written_and_nothing_is_made_by_asking(
+def test_a_new_file_is_allowed_and_the_check_creates_nothing(
         tree: Path, name: str, overwrite: bool) -> None:
     before = sorted(tree.rglob('*'))
     check_outputs([None, tree / name], [tree / 'in'], overwrite)
@@ -55,7 +55,7 @@ def test_a_file_is_replaced_only_with_overwrite(tree: Path) -> None:
     'in/a.png', 'hard.png', 'soft.png', 'way/a.png', 'in/../way/a.png'])
 @pytest.mark.parametrize('read', ['in', 'in/a.png', 'way', 'hard.png'])
 @pytest.mark.parametrize('overwrite', [False, True])
-def test_an_input_is_never_overwritten_by_whatever_name(
+def test_an_input_is_never_overwritten_under_any_name(
         tree: Path, name: str, read: str, overwrite: bool) -> None:
     with pytest.raises(WritingError, match='An input is never overwritten'):
         check_outputs([tree / name], [tree / read], overwrite)
@@ -65,14 +65,14 @@ def test_an_input_is_never_overwritten_by_whatever_name(
     ('lost.png', r'a link to elsewhere\.png'), ('loop.png', 'a link to'), ('pipe', 'regular'),
     ('in', 'is a folder'), ('notes.txt/a.png', 'is no folder'),
     ('nowhere/a.png', 'is no folder, but a link to absent'), ('lost.png/a.png', 'is no folder')])
-def test_what_cannot_be_a_file_is_refused_even_with_overwrite(
+def test_a_path_that_cannot_be_a_file_is_refused_even_with_overwrite(
         tree: Path, name: str, words: str) -> None:
     with pytest.raises(WritingError, match=words):
         check_outputs([tree / name], overwrite=True)
     assert not (tree / 'elsewhere.png').exists()
 
 
-def test_two_outputs_are_two_files(tree: Path) -> None:
+def test_two_outputs_must_be_different_files(tree: Path) -> None:
     with pytest.raises(WritingError, match='written twice'):
         check_outputs([tree / 'in' / 'new.png', tree / 'way' / 'new.png'])
 
@@ -85,7 +85,7 @@ def test_the_first_files_are_named_and_all_are_counted(tmp_path: Path) -> None:
         check_outputs(files)
 
 
-def test_of_a_model_every_folder_is_an_input(tmp_path: Path) -> None:
+def test_all_folders_of_a_model_are_inputs(tmp_path: Path) -> None:
     (tmp_path / 'model' / 'unet').mkdir(parents=True)
     config = tmp_path / 'model' / 'unet' / 'config.json'
     config.touch()
@@ -93,7 +93,7 @@ def test_of_a_model_every_folder_is_an_input(tmp_path: Path) -> None:
         check_outputs([config], folders_below(tmp_path / 'model', None, 'no folder'), True)
 
 
-def test_a_bag_is_replaced_whole_but_nothing_else_with_it(tmp_path: Path) -> None:
+def test_replacing_a_bag_deletes_no_other_file(tmp_path: Path) -> None:
     bag = tmp_path / 'drive'
     check_bag(bag)
     bag.mkdir()
@@ -112,7 +112,7 @@ def test_a_bag_is_replaced_whole_but_nothing_else_with_it(tmp_path: Path) -> Non
         check_bag(bag, overwrite=True)
 
 
-def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_else(
+def test_a_failed_write_leaves_the_old_file_only(
         tmp_path: Path) -> None:
     file = tmp_path / 'figures.json'
     write_json(file, {'a': 1})
@@ -124,7 +124,7 @@ def test_a_file_that_could_not_be_written_leaves_the_old_one_and_nothing_else(
     assert file.read_bytes() == before and os.listdir(tmp_path) == ['figures.json']
 
 
-def test_no_file_beside_it_is_lost(tmp_path: Path) -> None:
+def test_a_write_changes_no_other_file(tmp_path: Path) -> None:
     foreign = tmp_path / 'figures.json.partial'
     foreign.write_text('precious')
     write_json(tmp_path / 'figures.json', {})

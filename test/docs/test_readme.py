@@ -41,7 +41,7 @@ def _row(model: str, device: str, engine: str, batch: dict[str, Any]) -> str:
             f'{batch["frames_per_s"]:.1f} |')
 
 
-def test_the_rates_are_those_of_the_result_files() -> None:
+def test_the_rates_equal_the_result_files() -> None:
     cpu, gpu = results('bench_cpu.json'), results('bench_gpu.json')
     assert cpu['threads'] == 2 and cpu['size'] == gpu['size'] == [480, 640]
     rows = [_row(model, 'CPU', engine, figures)
@@ -51,7 +51,7 @@ def test_the_rates_are_those_of_the_result_files() -> None:
     assert [row for row in rows if row not in TEXT] == []
 
 
-def test_the_accuracy_is_that_of_the_result_files() -> None:
+def test_the_accuracy_equals_the_result_files() -> None:
     town, street = results('micro_test.json'), results('street_val.json')['figures']
     assert (f'{town["conditions"]["clear"]["miou"]:.1f} mIoU in clear weather, '
             f'{town["adverse_mean"]:.1f} in fog, night, rain and snow') in TEXT

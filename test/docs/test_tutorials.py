@@ -37,7 +37,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize('tutorial', TUTORIALS, ids=lambda path: path.stem)
-def test_the_commands_of_a_tutorial_work_in_their_order(tutorial: Path, tmp_path: Path) -> None:
+def test_the_commands_of_a_tutorial_work_in_order(tutorial: Path, tmp_path: Path) -> None:
     texts = blocks(tutorial, 'bash')
     assert texts, 'no block is marked as bash'
     # A command that fails leaves no node behind, which would hold the output open.
@@ -93,7 +93,7 @@ def options(command: str, words: list[str]) -> set[str]:
     return found | {'--debug'}
 
 
-def test_every_command_has_the_options_that_the_documents_give() -> None:
+def test_documented_options_exist() -> None:
     wrong, seen = [], 0
     for page, words in beginning('ptdiffseg'):
         command, *rest = words[1:]
@@ -116,7 +116,7 @@ def arguments(launch_file: str) -> set[str]:
     return names
 
 
-def test_every_launch_file_and_argument_exists() -> None:
+def test_documented_launch_files_and_arguments_exist() -> None:
     found = beginning('ros2', 'launch', 'ptdiffseg_ros')
     assert found
     for page, words in found:
@@ -130,7 +130,7 @@ def offered() -> set[str]:
     return set(re.findall(r"'(?:~/(?:debug/)?)?([a-z_]+)'", source)) | LIFECYCLE
 
 
-def test_every_topic_and_service_of_the_node_exists() -> None:
+def test_documented_topics_and_services_exist() -> None:
     names = offered()
     found = [Command(page, words) for page, words in commands()
              if words[:2] in (['ros2', 'topic'], ['ros2', 'service'], ['ros2', 'bag'])]
@@ -140,7 +140,7 @@ def test_every_topic_and_service_of_the_node_exists() -> None:
     assert [(page, word) for page, word in own if word.rsplit('/')[-1] not in names] == []
 
 
-def test_every_parameter_exists() -> None:
+def test_documented_parameters_exist() -> None:
     given = [(page, words[4]) for page, words in beginning('ros2', 'param', 'set', NODE)]
     for page, words in commands():
         given += [(page, value.partition(':=')[0]) for word, value in zip(words, words[1:])

@@ -62,7 +62,7 @@ def test_segment_folder_prints_class_shares_and_plots(
     assert height > width  # eight rows of two pictures
 
 
-def test_segment_folder_says_what_it_needs(tmp_path: Path) -> None:
+def test_an_error_of_segment_folder_names_what_is_missing(tmp_path: Path) -> None:
     """A folder without images is named."""
     with pytest.raises(SystemExit, match='has no image'):
         example('segment_folder.py')(tmp_path, tmp_path / 'plot.png')

@@ -51,7 +51,8 @@ def hooked_features(backbone: DiffusionBackbone, latents, context, timestep, tap
 
 
 @pytest.mark.parametrize('size', [(8, 16), (16, 8), (12, 20), (9, 13)])
-def test_the_walk_equals_the_forward_of_diffusers(backbone: DiffusionBackbone, size) -> None:
+def test_features_equal_those_of_the_forward_of_diffusers(
+        backbone: DiffusionBackbone, size) -> None:
     torch.manual_seed(1)
     latents = torch.randn(2, 4, *size)
     context = torch.randn(1, 5, backbone.text_width)
@@ -64,7 +65,7 @@ def test_the_walk_equals_the_forward_of_diffusers(backbone: DiffusionBackbone, s
 
 
 @pytest.mark.parametrize('batch', [1, 2])
-def test_contexts_of_their_own_reach_each_layer_in_the_order_of_the_unet(
+def test_contexts_by_layer_reach_the_layers_in_the_order_of_the_unet(
         backbone: DiffusionBackbone, batch: int) -> None:
     torch.manual_seed(2)
     latents = torch.randn(2, 4, 9, 13)
@@ -76,7 +77,7 @@ def test_contexts_of_their_own_reach_each_layer_in_the_order_of_the_unet(
         assert (ours - theirs).abs().max() <= 1e-5, tap
 
 
-def test_equal_contexts_for_all_layers_give_what_a_shared_one_gives(
+def test_equal_contexts_by_layer_equal_a_shared_context(
         backbone: DiffusionBackbone) -> None:
     latents = torch.randn(2, 4, 8, 16)
     for shared in (torch.randn(1, 5, backbone.text_width), torch.randn(2, 5, backbone.text_width)):
@@ -126,7 +127,7 @@ def test_a_layer_may_have_several_transformer_blocks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('shape', [(1, 3, 5, 32), (1, 7, 5, 16), (5, 32), (1, 1, 7, 5, 32)])
-def test_a_context_of_another_shape_is_refused_with_those_allowed(
+def test_an_error_for_a_context_of_another_shape_names_the_allowed_shapes(
         tmp_path: Path, shape: tuple[int, ...]) -> None:
     backbone = tiny_backbone(tmp_path, 'micro')
     with pytest.raises(PromptError) as refused:
@@ -138,7 +139,8 @@ def test_a_context_of_another_shape_is_refused_with_those_allowed(
             backbone.features(torch.randn(1, 4, 8, 16), torch.zeros(shape), 77, ('mid_block',))
 
 
-def test_taps_come_in_the_order_asked_and_say_their_channels(backbone: DiffusionBackbone) -> None:
+def test_taps_are_returned_in_the_requested_order_with_their_channels(
+        backbone: DiffusionBackbone) -> None:
     latents, context = torch.randn(1, 4, 8, 16), torch.randn(1, 3, backbone.text_width)
     taps = (*backbone.default_taps(), 'mid_block')
     maps = backbone.features(latents, context, 10, taps)
@@ -146,7 +148,7 @@ def test_taps_come_in_the_order_asked_and_say_their_channels(backbone: Diffusion
     assert taps[-2] == 'latents' and torch.equal(maps[-2], latents)
 
 
-def test_the_walk_ends_at_the_last_tap(
+def test_no_layer_runs_after_the_last_tap(
         backbone: DiffusionBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     last = backbone.unet.up_blocks[-1].resnets[0]
     monkeypatch.setattr(last, 'forward', lambda *a, **k: pytest.fail('walked too far'))
@@ -154,7 +156,7 @@ def test_the_walk_ends_at_the_last_tap(
     assert len(backbone.features(latents, context, 10, backbone.default_taps()[:1])) == 1
 
 
-def test_stopped_early_the_last_decoder_level_is_not_run(
+def test_an_early_stop_skips_the_last_decoder_level(
         backbone: DiffusionBackbone, monkeypatch: pytest.MonkeyPatch) -> None:
     for part in backbone.unet.up_blocks[-1].modules():
         if not list(part.children()):
@@ -168,7 +170,7 @@ def test_stopped_early_the_last_decoder_level_is_not_run(
     assert maps[-2].shape[-2:] == (4, 8) and maps[-1] is latents
 
 
-def test_an_unknown_tap_is_refused_with_the_list_of_taps(backbone: DiffusionBackbone) -> None:
+def test_an_error_for_an_unknown_tap_lists_the_taps(backbone: DiffusionBackbone) -> None:
     with pytest.raises(SegmenterError, match='up_blocks.9.*mid_block'):
         backbone.tap_channels(['up_blocks.9'])
 
@@ -182,7 +184,7 @@ def test_the_context_and_the_timestep_reach_the_features(backbone: DiffusionBack
     assert not torch.allclose(base, backbone.features(latents, one, 500, tap)[0])
 
 
-def test_latents_are_scaled_and_the_same_every_time(backbone: DiffusionBackbone) -> None:
+def test_latents_are_scaled_and_deterministic(backbone: DiffusionBackbone) -> None:
     images = torch.rand(2, 3, 64, 96) * 2 - 1
     latents = backbone.encode(images)
     assert latents.shape == (2, 4, 64 // backbone.vae_stride, 96 // backbone.vae_stride)
@@ -206,7 +208,7 @@ def test_a_saved_backbone_loads_the_same(backbone: DiffusionBackbone, tmp_path: 
     assert torch.equal(backbone.encode(images), again.encode(images))
 
 
-def test_the_better_explanation_has_the_lower_denoising_error(backbone, monkeypatch) -> None:
+def test_the_matching_sentence_has_the_lower_denoising_error(backbone, monkeypatch) -> None:
     torch.manual_seed(0)
     latents, noise = torch.randn(2, 2, 4, 8, 8)
     right, wrong = torch.ones(1, 2, backbone.text_width), torch.zeros(1, 2, backbone.text_width)
@@ -234,7 +236,7 @@ def test_a_missing_component_is_named(tmp_path: Path, part: str) -> None:
         DiffusionBackbone.from_pretrained(tmp_path / 'backbone')
 
 
-def test_a_pickle_in_place_of_safetensors_is_not_loaded(tmp_path: Path) -> None:
+def test_a_pickle_instead_of_safetensors_is_refused(tmp_path: Path) -> None:
     backbone = tiny_backbone(tmp_path, 'micro')
     backbone.save_pretrained(tmp_path / 'backbone')
     unet = tmp_path / 'backbone' / 'unet'

@@ -126,11 +126,11 @@ def test_a_name_that_the_hub_forbids_is_refused_like_a_missing_model(cache: Path
 
 
 @pytest.mark.parametrize('source', ['../backbone', './a/b', '/a/b', 'a', 'a/b/c', 'a/../b'])
-def test_what_can_only_be_a_path_is_no_name(source: str) -> None:
+def test_a_reference_that_can_only_be_a_path_is_not_a_hub_name(source: str) -> None:
     assert not is_hub_name(source)
 
 
-def test_a_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_written_reference_is_read_back_unchanged(tmp_path: Path) -> None:
     assert resolved(reference(NAME, tmp_path / 's'), tmp_path / 's') == NAME
     (tmp_path / 'models' / 'sd').mkdir(parents=True)
     written = reference(tmp_path / 'models' / 'sd', tmp_path / 's')
@@ -140,7 +140,7 @@ def test_a_reference_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('name', EMBEDDED)
-def test_an_embedded_backbone_is_referred_to_by_its_name(name: str, tmp_path: Path) -> None:
+def test_an_embedded_backbone_is_referenced_by_name(name: str, tmp_path: Path) -> None:
     folder = backbone_source(name)
     assert reference(folder, tmp_path / 'here') == name
     assert resolved(name, tmp_path / 'elsewhere') == folder
@@ -149,7 +149,7 @@ def test_an_embedded_backbone_is_referred_to_by_its_name(name: str, tmp_path: Pa
 
 # -- what it is ----------------------------------------------------------------------------
 
-def test_half_precision_files_do_where_there_are_no_others(folder: Path, cache: Path) -> None:
+def test_half_precision_files_are_used_if_there_are_no_others(folder: Path, cache: Path) -> None:
     whole = DiffusionBackbone.from_pretrained(folder)
     for stem in WEIGHTS[:2]:
         values = load_file(folder / f'{stem}.safetensors')
@@ -175,7 +175,7 @@ def test_weights_in_several_files_load_and_a_missing_one_is_named(folder: Path) 
     assert shards[1].name in refusal(folder)
 
 
-def test_pickles_are_refused_with_the_way_to_convert_them(folder: Path) -> None:
+def test_an_error_for_pickled_weights_shows_how_to_convert_them(folder: Path) -> None:
     whole = DiffusionBackbone.from_pretrained(folder)
     for stem in WEIGHTS:
         torch.save(load_file(folder / f'{stem}.safetensors'), folder / (
@@ -202,7 +202,7 @@ def tiny_autoencoder(folder: Path, levels: int = 4, channels: int = 4) -> Path:
     return folder
 
 
-def test_a_tiny_autoencoder_replaces_the_own_whose_weights_may_be_missing(
+def test_a_tiny_autoencoder_replaces_an_autoencoder_without_weights(
         folder: Path, tmp_path: Path, cache: Path) -> None:
     other = tiny_autoencoder(tmp_path / 'taesd')
     put_into_cache(other, cache, 'madebyollin/taesd')
@@ -225,7 +225,7 @@ def test_an_autoencoder_with_other_latents_is_refused(
         DiffusionBackbone.from_pretrained(folder, tiny_autoencoder(tmp_path / 'other', **form))
 
 
-def test_an_autoencoder_that_is_none_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_an_autoencoder_is_refused(folder: Path, tmp_path: Path) -> None:
     assert 'autoencoder' in refusal(folder, tmp_path / 'nowhere')
     shutil.copytree(folder / 'unet', tmp_path / 'unet_alone')
     assert "'UNet2DConditionModel'; allowed are AutoencoderKL" in refusal(
@@ -263,7 +263,7 @@ def test_a_file_of_an_earlier_version_still_loads(tmp_path: Path) -> None:
     assert then.config == now.config and then.fingerprint == now.fingerprint
 
 
-def test_an_entry_that_was_removed_is_ignored_if_it_is_off_and_refused_if_it_is_on(
+def test_a_removed_setting_is_ignored_if_off_and_refused_if_on(
         tmp_path: Path) -> None:
     path = tiny_segmenter(tmp_path) / 'segmenter.json'
     values = json.loads(path.read_text())
@@ -274,7 +274,7 @@ def test_an_entry_that_was_removed_is_ignored_if_it_is_off_and_refused_if_it_is_
         PromptedSegmenter.from_pretrained(path.parent, 'cpu')
 
 
-def test_the_command_says_which_cache_the_environment_names(tmp_path: Path) -> None:
+def test_commands_use_the_cache_that_the_environment_names(tmp_path: Path) -> None:
     path = tiny_segmenter(tmp_path)
     values = json.loads((path / 'segmenter.json').read_text())
     (path / 'segmenter.json').write_text(json.dumps({**values, 'backbone': NAME}))

@@ -48,7 +48,7 @@ def test_training_lowers_the_loss_on_other_streets(segmenter) -> None:
     assert loss(trained) < 0.95 * loss(untrained)
 
 
-def test_the_embedded_one_repairs_corrupted_maps() -> None:
+def test_the_embedded_denoiser_repairs_corrupted_maps() -> None:
     segmenter = PromptedSegmenter.from_pretrained(device='cpu')
     assert segmenter.layout is not None
     truth, counted, seen = corrupted_streets(segmenter, 6)
@@ -67,7 +67,7 @@ def test_the_same_seed_trains_the_same_denoiser(segmenter) -> None:
     assert not torch.equal(one.out.weight, other.out.weight)
 
 
-def test_corruption_keeps_shares_and_the_label_pooling_leaves_out_what_is_unlabelled() -> None:
+def test_corruption_keeps_class_shares_and_label_pooling_ignores_unlabelled_pixels() -> None:
     labels = torch.zeros(16, 16, dtype=torch.long)
     labels[8:] = 2
     labels[:, 12:] = -100
@@ -88,7 +88,8 @@ def test_a_correction_gives_log_probabilities_of_the_same_size(denoiser: LayoutD
     assert not torch.equal(corrected.argmax(dim=1), logits.argmax(dim=1))
 
 
-def test_it_travels_with_its_segmenter(folder: Path, tmp_path: Path, denoiser) -> None:
+def test_the_denoiser_is_saved_and_removed_with_the_segmenter(
+        folder: Path, tmp_path: Path, denoiser) -> None:
     own = _copy(folder, tmp_path)
     segmenter = PromptedSegmenter.from_pretrained(own, 'cpu')
     plain = segmenter.fingerprint
@@ -125,7 +126,7 @@ def test_a_damaged_file_is_refused(
         PromptedSegmenter.from_pretrained(own)
 
 
-def test_an_older_segmenter_is_given_one(folder: Path, tmp_path: Path) -> None:
+def test_a_denoiser_can_be_added_to_a_segmenter(folder: Path, tmp_path: Path) -> None:
     own = _copy(folder, tmp_path)
     assert PromptedSegmenter.from_pretrained(own).layout is None
     head = (own / 'head.safetensors').read_bytes()

@@ -29,7 +29,7 @@ def test_the_networks_are_as_large_as_those_of_stable_diffusion(stages: dict[str
 
 
 @pytest.mark.parametrize('name', [name for name in STAGES if name != 'make'])
-def test_no_stage_needs_more_than_the_limit(stages: dict[str, Any], name: str) -> None:
+def test_no_stage_exceeds_the_memory_limit(stages: dict[str, Any], name: str) -> None:
     assert stages[name]['peak_gib'] <= LIMIT_GIB
 
 
@@ -49,7 +49,7 @@ def test_a_head_is_trained(stages: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize('size', FRAME_SIZES)
-def test_a_mask_has_its_frames_size_and_known_classes(
+def test_a_mask_has_the_size_of_its_frame_and_known_classes(
         stages: dict[str, Any], size: tuple[int, int]) -> None:
     answer = stages['segment']['frames'][f'{size[0]} x {size[1]}']
     assert answer['mask'] == list(size)

@@ -55,7 +55,7 @@ def test_tokens_for_each_layer_give_a_context_for_each(segmenter) -> None:
     assert torch.equal(none, segmenter.backbone.layer_contexts(segmenter.context('')))
 
 
-def test_without_any_tokens_each_layer_gets_the_empty_caption(segmenter) -> None:
+def test_without_tokens_each_layer_gets_the_empty_caption(segmenter) -> None:
     bare = PromptedSegmenter(
         replace(segmenter.config, category_context=False, source_scene_prompt=''),
         segmenter.backbone, segmenter.head)
@@ -87,14 +87,14 @@ def tokens_by_layer(segmenter: PromptedSegmenter, sentence: str) -> torch.Tensor
 
 
 @pytest.mark.parametrize('shared', [True, False])
-def test_segment_takes_a_prompt_as_it_takes_its_context(segmenter, shared: bool) -> None:
+def test_segment_accepts_a_prompt_or_its_context(segmenter, shared: bool) -> None:
     prompt = segmenter.scene_prompt('rain' if shared else tokens_by_layer(segmenter, 'rain'))
     by_prompt, by_context = (
         segmenter.segment([picture()], given)[0] for given in (prompt, prompt.context))
     assert (by_prompt.class_ids == by_context.class_ids).all()
 
 
-def test_frames_under_shared_contexts_and_under_contexts_by_layer_come_together(
+def test_shared_contexts_and_contexts_by_layer_may_be_mixed_in_a_batch(
         segmenter) -> None:
     frames = [picture(seed) for seed in range(4)]
     by_layer = [segmenter.context(tokens_by_layer(segmenter, 'fog') + i) for i in range(2)]

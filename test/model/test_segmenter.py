@@ -38,13 +38,13 @@ def test_a_scene_prompt_has_no_padding_and_one_row_a_token(segmenter) -> None:
     assert segmenter.encode_scene('a foggy scene').shape == (len(ids), 32)
 
 
-def test_a_sentence_that_is_too_long_is_said_and_not_cut(segmenter) -> None:
+def test_a_sentence_that_is_too_long_is_refused(segmenter) -> None:
     with pytest.raises(PromptError, match=r'has 102 tokens.*takes 77'):
         segmenter.context('x' * 100)
     assert segmenter.encode_scene('x' * 75).shape[0] == 77
 
 
-def test_only_our_message_tells_of_a_sentence_that_is_too_long(tmp_path, caplog) -> None:
+def test_a_sentence_that_is_too_long_causes_no_warning_of_transformers(tmp_path, caplog) -> None:
     tokenizer = letter_tokenizer(tmp_path / 'tokenizer')  # transformers warns once for each
     logger = logging.getLogger('transformers')
     logger.addHandler(caplog.handler)
@@ -168,7 +168,7 @@ def count_batches(segmenter, monkeypatch: pytest.MonkeyPatch) -> list[int]:
 @pytest.mark.parametrize('sentences, batches', [
     (('wet', 'fog', 'dry'), [3]),  # of one length: one batch
     (('wet', 'a foggy scene', 'dry'), [2, 1])])
-def test_contexts_of_their_own_give_what_single_frames_give(
+def test_one_context_per_frame_gives_what_single_frames_give(
         segmenter, monkeypatch, sentences, batches) -> None:
     frames = [picture(64, 128, i) for i in range(3)]
     contexts = [segmenter.context(sentence) for sentence in sentences]
@@ -183,7 +183,7 @@ def test_contexts_of_their_own_give_what_single_frames_give(
     assert not np.array_equal(together[0].confidence, other.confidence)
 
 
-def test_contexts_come_as_a_list_or_as_one_tensor(segmenter) -> None:
+def test_contexts_may_be_a_list_or_one_tensor(segmenter) -> None:
     frames = [picture(64, 128), picture(50, 70)]
     contexts = [segmenter.context('wet'), segmenter.context('fog')]
     listed, joined = (segmenter.segment(frames, given) for given in (
@@ -201,7 +201,7 @@ def test_the_same_context_for_each_frame_is_one_for_all(segmenter) -> None:
         assert np.array_equal(one.confidence, two.confidence)
 
 
-def test_another_number_of_contexts_than_of_frames_is_refused(segmenter) -> None:
+def test_a_number_of_contexts_other_than_the_number_of_frames_is_refused(segmenter) -> None:
     frames = [picture(64, 128)] * 3
     for contexts in ([segmenter.context()] * 2, segmenter.context().expand(2, -1, -1)):
         with pytest.raises(ValueError, match='2 contexts for 3 frames'):
@@ -215,7 +215,7 @@ def test_the_scene_prompt_changes_the_answer(segmenter) -> None:
     assert not np.array_equal(one.confidence, two.confidence)
 
 
-def test_the_class_of_the_largest_score_wins_the_first_of_equals_and_none_without_numbers(
+def test_the_largest_score_wins_ties_go_to_the_first_and_nan_gives_no_class(
         segmenter) -> None:
     size = segmenter.backbone.stride, 2 * segmenter.backbone.stride
     scores = torch.randn(2, len(TOWN), *size)
@@ -242,7 +242,7 @@ def test_confidence_is_the_largest_softmax(segmenter) -> None:
 
 
 @pytest.mark.parametrize(('device', 'scaled'), [('cpu', torch.uint8), ('meta', torch.float32)])
-def test_frames_are_scaled_as_their_device_can(
+def test_frames_are_resized_as_bytes_on_a_cpu_and_as_floats_elsewhere(
         device: str, scaled: torch.dtype, segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU, torch cannot scale bytes; the meta device stands for it."""
     kinds, scale = [], torch.nn.functional.interpolate
@@ -274,12 +274,12 @@ def test_no_frames_give_no_answers(segmenter) -> None:
 @pytest.mark.parametrize('frame', [
     np.zeros((64, 128), np.uint8), np.zeros((64, 128, 4), np.uint8),
     np.zeros((64, 128, 3), np.float32), np.zeros((15, 128, 3), np.uint8)])
-def test_a_frame_of_the_wrong_form_is_refused(segmenter, frame: np.ndarray) -> None:
+def test_a_frame_of_a_wrong_shape_or_type_is_refused(segmenter, frame: np.ndarray) -> None:
     with pytest.raises(ValueError, match='frame'):
         segmenter.segment([frame], segmenter.context())
 
 
-def test_a_saved_segmenter_answers_the_same(segmenter, folder: Path, tmp_path: Path) -> None:
+def test_a_saved_segmenter_gives_the_same_masks(segmenter, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder.parent / 'backbone', tmp_path / 'backbone')
     segmenter.save_pretrained(tmp_path / 'again')
     again = PromptedSegmenter.from_pretrained(tmp_path / 'again', 'cpu')
@@ -304,7 +304,7 @@ def refusal(folder: Path) -> str:
     return str(caught.value)
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / 'none') in refusal(tmp_path / 'none')
 
 
@@ -347,7 +347,7 @@ def test_a_damaged_backbone_is_refused(broken: Path) -> None:
 
 # -- device and dtype ----------------------------------------------------------------------
 
-def test_unknown_devices_and_dtypes_are_answered_with_what_is_allowed() -> None:
+def test_an_error_for_an_unknown_device_or_dtype_names_what_is_allowed() -> None:
     with pytest.raises(SegmenterError, match='auto, cpu, cuda'):
         choose_device('gpu')
     with pytest.raises(SegmenterError, match='auto, float32'):
@@ -405,6 +405,7 @@ def test_an_embedded_model_is_loaded_by_its_name(name: str) -> None:
     assert backbone.text_width == segmenter.backbone.text_width
 
 
-def test_a_folder_that_is_no_segmenter_is_refused_with_the_embedded_names(tmp_path: Path) -> None:
+def test_an_error_for_a_folder_without_a_segmenter_names_the_embedded_models(
+        tmp_path: Path) -> None:
     with pytest.raises(SegmenterError, match="is no segmenter.*or the embedded 'micro'"):
         PromptedSegmenter.from_pretrained(tmp_path / 'none', 'cpu')

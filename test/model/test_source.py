@@ -22,7 +22,7 @@ import pytest
 import torch
 
 
-def test_class_shares_are_of_each_cell() -> None:
+def test_class_shares_are_computed_for_each_cell() -> None:
     labels = torch.zeros(2, 16, 16, dtype=torch.long)
     labels[:, 8:] = 2
     labels[:, :, 12:] = -100  # the last column of cells is unlabelled
@@ -46,7 +46,7 @@ def test_latents_are_described_per_band_whatever_their_size() -> None:
     assert torch.isfinite(describe_latents(torch.zeros(1, 2, 8, 8))).all()
 
 
-def test_they_are_kept_with_the_segmenter(segmenter, tmp_path: Path) -> None:
+def test_statistics_are_saved_with_the_segmenter(segmenter, tmp_path: Path) -> None:
     statistics = source_statistics(segmenter, ClearFrames(segmenter, 3), batch=2)
     statistics.save(tmp_path)
     again = SourceStatistics.load(tmp_path, len(segmenter.config.classes))
@@ -60,7 +60,7 @@ def test_they_are_kept_with_the_segmenter(segmenter, tmp_path: Path) -> None:
     assert again.class_prior[sky, 0].mean() > again.class_prior[sky, -1].mean()
 
 
-def test_a_segmenter_without_them_still_segments(folder: Path, tmp_path: Path) -> None:
+def test_a_segmenter_without_statistics_segments(folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder.parent, tmp_path / 'copy')
     path = tmp_path / 'copy' / folder.name
     (path / NAME).unlink()
@@ -68,7 +68,7 @@ def test_a_segmenter_without_them_still_segments(folder: Path, tmp_path: Path) -
 
 
 @pytest.mark.parametrize('damage', ['cut', 'nan', 'classes', 'unnormalised'])
-def test_damaged_ones_are_refused(folder: Path, tmp_path: Path, damage: str) -> None:
+def test_damaged_statistics_are_refused(folder: Path, tmp_path: Path, damage: str) -> None:
     statistics = SourceStatistics.load(folder, 12)
     assert statistics is not None
     prior = statistics.class_prior
@@ -90,7 +90,8 @@ def test_damaged_ones_are_refused(folder: Path, tmp_path: Path, damage: str) -> 
         SourceStatistics.load(tmp_path, 12)
 
 
-def test_the_fingerprint_tells_heads_apart(folder: Path, segmenter, tmp_path: Path) -> None:
+def test_segmenters_with_different_heads_have_different_fingerprints(
+        folder: Path, segmenter, tmp_path: Path) -> None:
     from tiny_models import tiny_segmenter
     assert PromptedSegmenter.from_pretrained(folder, 'cpu').fingerprint == segmenter.fingerprint
     other = PromptedSegmenter.from_pretrained(tiny_segmenter(tmp_path, seed=1), 'cpu')

@@ -68,7 +68,7 @@ def test_weights_are_positive_and_sum_to_one_in_every_place(
 
 @given(height=LENGTHS, width=LENGTHS, window=st.tuples(LENGTHS, LENGTHS), overlap=OVERLAPS)
 @settings(deadline=None)
-def test_what_every_window_agrees_on_is_what_comes_out(
+def test_equal_predictions_of_all_windows_are_kept(
         height: int, width: int, window: tuple[int, int], overlap: float) -> None:
     windows = Windows.cover((height, width), window, overlap)
     field = torch.linspace(-5, 5, 2 * height * width).view(1, 2, height, width)
@@ -78,7 +78,7 @@ def test_what_every_window_agrees_on_is_what_comes_out(
     assert torch.allclose(total, field, atol=1e-4)
 
 
-def test_where_windows_disagree_the_frame_changes_little_by_little() -> None:
+def test_different_predictions_of_windows_are_blended_smoothly() -> None:
     """Windows that say 0 and 1 in turn: without weights there would be jumps of 1."""
     windows = Windows.cover((4, 40), (4, 16), 0.5)
     total = torch.zeros(1, 1, 32, 320)
@@ -92,7 +92,7 @@ def test_where_windows_disagree_the_frame_changes_little_by_little() -> None:
 
 @PATIENT
 @given(height=st.integers(16, 120), width=st.integers(16, 120), overlap=st.floats(0, 0.7))
-def test_any_frame_comes_back_at_its_own_size_and_with_latents_of_a_window(
+def test_a_mask_has_the_size_of_its_frame_and_latents_have_that_of_a_window(
         segmenter, height: int, width: int, overlap: float) -> None:
     by_windows = windowed(segmenter, (32, 32), overlap)
     answer = by_windows.segment([picture(height, width)], segmenter.context())[0]
@@ -104,7 +104,7 @@ def test_any_frame_comes_back_at_its_own_size_and_with_latents_of_a_window(
         assert answer.latents.shape[1:] == (limit, limit)
 
 
-def test_one_window_over_the_whole_frame_is_the_plain_way(segmenter) -> None:
+def test_one_window_over_the_whole_frame_equals_no_windows(segmenter) -> None:
     size = segmenter.config.input_size
     frames, context = [picture(*size), picture(*size, 1)], segmenter.context()
     for plain, by_window in zip(segmenter.segment(frames, context),
@@ -177,7 +177,7 @@ def test_a_smooth_frame_shows_no_seams(segmenter, monkeypatch) -> None:
     assert hard > 0.4 and soft < 0.05
 
 
-def test_what_adaptation_gets_is_the_window_in_the_middle(segmenter) -> None:
+def test_adaptation_gets_the_central_window(segmenter) -> None:
     by_windows = windowed(segmenter, (32, 32), 0.0, (96, 160))
     frame = picture(96, 160)
     images = by_windows.preprocess(frame[None])
@@ -256,7 +256,7 @@ def test_a_large_frame_needs_little_more_memory_than_two_windows(tmp_path: Path)
     ('window', [8, 64], 'at least 16'), ('window', [64, 256], 'most those of the input_size'),
     ('window', [40, 64], 'multiples of 16'), ('overlap', 1.0, '0 to below 1'),
     ('overlap', -0.1, '0 to below 1')])
-def test_windows_that_cannot_be_are_refused_with_the_reason(
+def test_impossible_windows_are_refused_with_the_reason(
         tmp_path: Path, entry: str, value: object, word: str) -> None:
     path = tiny_segmenter(tmp_path)
     values = json.loads((path / 'segmenter.json').read_text())
@@ -265,7 +265,7 @@ def test_windows_that_cannot_be_are_refused_with_the_reason(
         PromptedSegmenter.from_pretrained(path, 'cpu')
 
 
-def test_info_tells_the_windows(tmp_path: Path, capsys) -> None:
+def test_info_shows_the_windows(tmp_path: Path, capsys) -> None:
     path = tiny_segmenter(tmp_path)
     values = json.loads((path / 'segmenter.json').read_text())
     assert main(['info', str(path)]) == 0
@@ -275,7 +275,7 @@ def test_info_tells_the_windows(tmp_path: Path, capsys) -> None:
     assert '9 windows a frame, of 32 x 64 pixels' in capsys.readouterr().out
 
 
-def test_a_large_kl_autoencoder_is_warned_of_and_windows_quiet_it(tmp_path: Path) -> None:
+def test_a_large_kl_autoencoder_without_windows_causes_a_warning(tmp_path: Path) -> None:
     path = tiny_segmenter(tmp_path, 'sd15')
     file = path / 'segmenter.json'
     values = json.loads(file.read_text())

@@ -76,7 +76,7 @@ def rviz() -> dict[str, Any]:
 
 
 @pytest.mark.linter
-def test_rviz_shows_the_camera_and_what_the_node_publishes_for_people() -> None:
+def test_rviz_shows_the_camera_and_the_views() -> None:
     """The mask's class ids look black in RViz: the colour mask and the overlay do not."""
     topics = {item['Topic']['Value']: item['Topic']['Reliability Policy']
               for item in rviz()['Visualization Manager']['Displays']}
@@ -96,7 +96,7 @@ def leaves(tree: Any) -> list[str]:
 
 
 @pytest.mark.linter
-def test_foxglove_has_a_place_and_settings_for_each_of_its_panels() -> None:
+def test_every_foxglove_panel_has_a_position_and_settings() -> None:
     """Foxglove draws no panel without a place, and an empty one without settings."""
     layout = foxglove()
     assert set(layout) == {
@@ -162,7 +162,7 @@ def names(tree: Any) -> set[str]:
 
 
 @pytest.mark.linter
-def test_no_name_in_a_layout_escapes_the_tests() -> None:
+def test_every_name_in_a_layout_is_checked() -> None:
     """A name under a key that the tests below do not read would stay unchecked."""
     panels = foxglove()['configById']
     assert names(foxglove()) == {
@@ -171,7 +171,7 @@ def test_no_name_in_a_layout_escapes_the_tests() -> None:
     assert names(rviz()) == {item['Topic']['Value'] for item in displays}
 
 
-def test_foxglove_names_what_the_node_has(segmenter_peer) -> None:
+def test_names_in_the_foxglove_layout_exist(segmenter_peer) -> None:
     """Topics, services and their types; the requests are those of the service."""
     panels = foxglove()['configById']
     wanted: dict[str, str] = {}
@@ -186,7 +186,7 @@ def test_foxglove_names_what_the_node_has(segmenter_peer) -> None:
             SetBool, '/segmenter/set_adaptation', SetBool.Request(**request)).success
 
 
-def test_rviz_names_what_the_node_has(segmenter_peer) -> None:
+def test_names_in_the_rviz_configuration_exist(segmenter_peer) -> None:
     """The types as well: a display of images shows nothing else."""
     displays = rviz()['Visualization Manager']['Displays']
     assert {item['Class'] for item in displays} == {'rviz_default_plugins/Image'}

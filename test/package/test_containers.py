@@ -78,7 +78,7 @@ def test_stages_are_defined_before_they_are_used() -> None:
 
 
 @pytest.mark.linter
-def test_what_is_copied_exists_and_is_not_ignored() -> None:
+def test_copied_files_exist_and_are_not_ignored() -> None:
     """A missing file would end the build after the slow steps."""
     sources = [word for keyword, text in instructions() if keyword == 'COPY'
                for word in text.split()[:-1] if not word.startswith('--')]
@@ -89,7 +89,7 @@ def test_what_is_copied_exists_and_is_not_ignored() -> None:
 
 
 @pytest.mark.linter
-def test_the_image_pins_the_model_and_nothing_of_ros() -> None:
+def test_the_image_pins_the_libraries_of_the_model_and_none_of_ros() -> None:
     """As the command of the Dockerfile cuts them out of the constraints."""
     command = next(text for keyword, text in instructions() if 'model.txt' in text)
     cut = subprocess.run(['bash', '-c', command.partition('>')[0]], cwd=ROOT / 'config',
@@ -99,7 +99,7 @@ def test_the_image_pins_the_model_and_nothing_of_ros() -> None:
     assert not pins & {'numpy', 'pillow', 'ros-rclpy'}
 
 
-def test_the_image_has_all_that_the_package_installs(tmp_path: Path) -> None:
+def test_the_image_contains_all_that_the_package_installs(tmp_path: Path) -> None:
     """Build from what .dockerignore leaves: setup.py finds each file that it names."""
     for path in ROOT.iterdir():
         if not ignored(path.name) and path.is_file():

@@ -27,7 +27,7 @@ DOCUMENTS = [
 
 
 @pytest.mark.parametrize('document', DOCUMENTS, ids=lambda path: path.stem)
-def test_every_module_that_a_document_names_exists(document: Path) -> None:
+def test_modules_named_in_documents_exist(document: Path) -> None:
     names = re.findall(r'`((?:\w+/)+\w+\.py)\b', document.read_text())
     folders = (ROOT, ROOT / 'ptdiffseg_ros', ROOT / 'test')
     assert [name for name in names if not any((at / name).exists() for at in folders)] == []
@@ -72,7 +72,7 @@ def test_documents_have_the_figures_of_the_result_files(
     assert document == RESULTS or results in text, 'no link to the result file'
 
 
-def test_reliability_points_to_tests_that_exist_and_the_limits_that_are_checked() -> None:
+def test_the_reliability_page_names_existing_tests_and_checked_limits() -> None:
     text = RELIABILITY.read_text()
     found = re.findall(r'`([\w/]+\.py)::(test_\w+)`', text)
     assert len(found) > 15

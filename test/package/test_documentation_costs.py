@@ -39,7 +39,7 @@ def numbers(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-def test_the_weights_are_those_of_the_parts(parts: dict[str, Any]) -> None:
+def test_documented_weights_are_the_sum_of_the_parts(parts: dict[str, Any]) -> None:
     def gib(size: int) -> str:
         return f'{size / 2 ** 30:.2f}'
 
@@ -67,7 +67,7 @@ def walk(
 
 
 @torch.no_grad()
-def test_the_cost_and_the_cache_are_those_of_the_walk(parts: dict[str, Any]) -> None:
+def test_documented_cost_and_cache_size_are_those_of_a_run(parts: dict[str, Any]) -> None:
     gflop: dict[str, list[int]] = {}
     nothing: Any = None  # the walk takes neither a tokenizer nor a scheduler
     backbone = DiffusionBackbone(

@@ -51,7 +51,8 @@ def test_import_contracts_are_kept() -> None:
     (('data', 'town', 'commands'), (*ROS, 'torch', 'diffusers', 'transformers')),
     (('train',), ROS),
 ])
-def test_rooms_import_without(rooms: tuple[str, ...], absent: tuple[str, ...]) -> None:
+def test_subpackages_import_without_absent_libraries(
+        rooms: tuple[str, ...], absent: tuple[str, ...]) -> None:
     """A machine without ROS trains and evaluates; the command line starts without torch."""
     done = subprocess.run(
         [sys.executable, '-c', IMPORT_ROOMS, ','.join(rooms), ','.join(absent)],

@@ -53,14 +53,14 @@ def declared(path: Path) -> dict[str, str]:
 
 
 @pytest.mark.linter
-def test_no_launch_file_goes_unchecked() -> None:
+def test_every_launch_file_is_checked() -> None:
     """A new launch file must say here what it declares."""
     assert {path.name for path in LAUNCH.iterdir() if path.suffix == '.py'} == set(EXPECTED)
 
 
 @pytest.mark.linter
 @pytest.mark.parametrize('name', EXPECTED)
-def test_every_argument_is_described_and_none_is_missing(name: str) -> None:
+def test_every_launch_argument_is_declared_and_described(name: str) -> None:
     """ros2 launch --show-args prints the descriptions."""
     arguments = declared(LAUNCH / name)
     assert set(arguments) == EXPECTED[name]
@@ -78,7 +78,7 @@ def test_a_launch_file_that_is_included_does_not_change_the_environment(name: st
 
 
 @pytest.mark.linter
-def test_nothing_is_started_before_all_is_checked() -> None:
+def test_all_checks_run_before_any_process_starts() -> None:
     """Launch does not end the processes of a description that fails halfway."""
     description, = calls(LAUNCH / 'rosbag.launch.py', 'LaunchDescription')
     items, = description.args
@@ -105,7 +105,7 @@ def test_launch_files_name_only_what_the_package_installs(name: str) -> None:
 @pytest.mark.linter
 @pytest.mark.parametrize('name', EXPECTED)
 @pytest.mark.skipif(find_spec('launch_ros') is None, reason='launch comes with a ROS 2 only')
-def test_launch_itself_loads_the_file(name: str) -> None:
+def test_launch_loads_the_file(name: str) -> None:
     """Let launch build the description and list the arguments."""
     from launch.launch_description_sources import PythonLaunchDescriptionSource
     from launch.substitutions import TextSubstitution

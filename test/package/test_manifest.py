@@ -28,7 +28,7 @@ OPTIONAL = {'cv_bridge', 'openvino', 'tensorboard'}  # imported where they are i
 
 
 @pytest.mark.linter
-def test_one_version_everywhere() -> None:
+def test_all_files_have_the_same_version() -> None:
     """Setup.py, package.xml and the module; the changelog has an entry for it."""
     assert MANIFEST.version == ptdiffseg_ros.__version__
     assert f"version='{ptdiffseg_ros.__version__}'" in (ROOT / 'setup.py').read_text()
@@ -136,7 +136,7 @@ def test_every_import_is_declared() -> None:
 
 
 @pytest.mark.linter
-def test_both_lists_for_pip_want_the_same_releases() -> None:
+def test_both_requirement_lists_agree() -> None:
     """A release that setup.py allows must not be too old by the other list, or the reverse."""
     for dependency in dependencies():
         other = requirements().get(dependency.name)

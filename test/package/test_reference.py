@@ -29,7 +29,7 @@ OF_ROS = re.compile(
     r'(describe|list|set)_parameters(_atomically)?)')
 
 
-def test_generated_pages_and_tables_are_those_of_their_sources() -> None:
+def test_generated_pages_and_tables_are_current() -> None:
     assert [path.name for path in outdated()] == [], 'run: python -m benchmarks.docs'
 
 
@@ -86,7 +86,7 @@ def table(heading: str) -> list[str]:
     return re.findall(r'^\| `([\w.]+)`', section, re.MULTILINE)
 
 
-def test_the_formats_have_the_names_of_the_code() -> None:
+def test_documented_formats_use_the_names_of_the_code() -> None:
     assert sorted(table('Labelled data sets')) == sorted([*KINDS, 'folders'])
     assert sorted(table('dataset.yaml')) == sorted(ENTRIES)
     assert sorted(table('Recipes')) == sorted(recipe_names())
@@ -96,7 +96,7 @@ def test_the_formats_have_the_names_of_the_code() -> None:
     assert table('Learned prompts') == list(bank.KINDS)
 
 
-def test_the_descriptions_of_folders_are_understood(tmp_path: Path) -> None:
+def test_documented_folder_descriptions_are_valid(tmp_path: Path) -> None:
     blocks = re.findall(r'```yaml\n(images:.*?)```', FORMATS, re.DOTALL)
     assert len(blocks) == 3
     for block in blocks:

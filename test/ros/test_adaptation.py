@@ -56,7 +56,7 @@ def consumer(node: Process) -> Iterator[AdaptationConsumer]:
     consumer.close()
 
 
-def test_on_it_looks_tunes_and_tells(node, consumer):
+def test_switched_on_it_recognises_tunes_and_publishes_its_state(node, consumer):
     answer = consumer.set_adaptation(True)
     assert answer.success and answer.message.startswith('off -> on, step ')
 
@@ -77,7 +77,7 @@ def test_on_it_looks_tunes_and_tells(node, consumer):
     assert "adaptation: the scene is '" in node.output
 
 
-def test_off_nothing_is_kept_or_computed_or_told(node, consumer):
+def test_switched_off_it_buffers_computes_and_publishes_nothing(node, consumer):
     consumer.set_adaptation(True)
     assert consumer.drive_until(lambda: float(consumer.values()['buffer (MiB)']) > 0.0)
     answer = consumer.set_adaptation(False)
@@ -98,7 +98,7 @@ def test_off_nothing_is_kept_or_computed_or_told(node, consumer):
     assert not refused.success and '~/set_adaptation' in refused.message
 
 
-def test_service_and_parameter_are_one_switch(node, consumer):
+def test_service_and_parameter_switch_the_same_state(node, consumer):
     assert consumer.set_parameter('adaptation.enabled', True).successful
     assert consumer.spin_until(lambda: consumer.adaptation.get('enabled'))
     assert consumer.set_adaptation(True).message.startswith('on -> on')
@@ -109,7 +109,7 @@ def test_service_and_parameter_are_one_switch(node, consumer):
     assert consumer.spin_until(lambda: not consumer.adaptation['enabled'])
 
 
-def test_a_prompt_is_loaded_saved_and_taken_back_bit_for_bit(node, consumer, prompt, bank):
+def test_a_prompt_is_saved_loaded_and_reset_bit_for_bit(node, consumer, prompt, bank):
     source = consumer.segment().data
 
     loaded = consumer.trigger('load_prompt')
@@ -132,7 +132,7 @@ def test_a_prompt_is_loaded_saved_and_taken_back_bit_for_bit(node, consumer, pro
     assert consumer.segment().data == changed
 
 
-def test_a_sentence_set_by_hand_is_what_reset_returns_to(node, consumer):
+def test_reset_returns_to_a_sentence_set_by_hand(node, consumer):
     source = consumer.segment().data
     assert consumer.set_parameter('scene_prompt', 'a foggy driving scene').successful
     try:
@@ -155,7 +155,7 @@ def test_the_bank_cannot_be_moved_while_the_node_runs(node, consumer, bank, tmp_
         assert consumer.set_parameter('adaptation.bank', name).successful
 
 
-def test_parameters_are_refused_out_of_range_and_taken_within_while_running(node, consumer):
+def test_parameters_in_range_are_accepted_while_running_and_others_refused(node, consumer):
     values = {'adaptation.steps': (0, 7), 'adaptation.duty': (1.5, 0.5),
               'adaptation.learning_rate': (0.0, 1), 'adaptation.buffer_mib': (10_000, 16)}
     before = {name: consumer.get_parameter(name) for name in values}
@@ -176,7 +176,7 @@ def test_parameters_are_refused_out_of_range_and_taken_within_while_running(node
             assert consumer.set_parameter(name, value).successful
 
 
-def test_masks_go_on_through_a_thousand_switches(node, consumer):
+def test_masks_continue_while_adaptation_is_switched_a_thousand_times(node, consumer):
     client = consumer.node.create_client(SetBool, '/segmenter/set_adaptation')
     assert consumer.spin_until(client.service_is_ready)
 

@@ -114,7 +114,7 @@ def test_services_follow_the_lifecycle_and_the_bank_keeps_a_prompt(
     assert 'Traceback' not in process.output
 
 
-def test_without_source_statistics_it_segments_and_says_why_it_does_not_adapt(
+def test_without_source_statistics_the_node_segments_and_names_why_adaptation_is_off(
         start, folder, tmp_path, consumer):
     shutil.copytree(folder.parent, tmp_path / 'old')
     old = tmp_path / 'old' / folder.name
@@ -144,7 +144,7 @@ def test_without_source_statistics_it_segments_and_says_why_it_does_not_adapt(
     assert 'Traceback' not in process.output
 
 
-def test_an_error_in_adaptation_switches_it_off_and_masks_go_on(start, folder, consumer):
+def test_an_error_in_adaptation_switches_it_off_and_masks_continue(start, folder, consumer):
     process = start(
         folder, program=('-c', POISONED), **{'adaptation.enabled': True, 'adaptation.bank': "''"})
 
@@ -192,7 +192,7 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., SegmenterNod
     rclpy.shutdown(context=context)
 
 
-def test_parameters_reach_the_loop_while_it_lives(make, folder: Path):
+def test_parameters_of_adaptation_take_effect_while_the_node_runs(make, folder: Path):
     node = make(model=str(folder), device='cpu', **{'adaptation.bank': '', 'adaptation.seed': 3})
     node.trigger_configure()
     loop = node.adaptation.loop
@@ -215,7 +215,8 @@ def test_parameters_reach_the_loop_while_it_lives(make, folder: Path):
     assert loop.config.seed == 4 and loop.state.enabled
 
 
-def test_memory_that_was_short_at_first_is_asked_for_again(make, folder: Path, monkeypatch):
+def test_adaptation_can_be_switched_on_again_after_it_ran_out_of_memory(
+        make, folder: Path, monkeypatch):
     begin, short = AdaptationLoop.__init__, [True]
 
     def begin_if_there_is_room(self, *arguments, **more):
@@ -241,7 +242,7 @@ def test_memory_that_was_short_at_first_is_asked_for_again(make, folder: Path, m
     assert torch.equal(node.adaptation.prompt.context, context)
 
 
-def test_prompts_that_do_not_fit_are_passed_over_and_the_others_are_used(
+def test_prompts_of_other_models_are_skipped_and_the_others_are_used(
         make, folder: Path, segmenter, tmp_path: Path):
     good = LearnedPrompt(segmenter.encode_scene('fog').float(), 'good', segmenter.fingerprint)
     nan = torch.full_like(good.tokens, float('nan'))

@@ -113,7 +113,7 @@ def cameras(node: Process) -> Iterator[TwoCameras]:
     cameras.close()
 
 
-def test_what_either_camera_sees_tunes_the_one_prompt_of_both(node, cameras) -> None:
+def test_frames_of_all_cameras_tune_one_prompt(node, cameras) -> None:
     before = cameras.masks_of_one_picture()
     assert before[0] == before[1]
 
@@ -140,7 +140,7 @@ def test_what_either_camera_sees_tunes_the_one_prompt_of_both(node, cameras) -> 
         assert not cameras.node.count_publishers(f'/segmenter/{name}/{topic}')
 
 
-def test_a_sentence_set_by_hand_counts_for_all_cameras(node, cameras) -> None:
+def test_a_sentence_set_by_hand_applies_to_all_cameras(node, cameras) -> None:
     plain = cameras.masks_of_one_picture()
     assert cameras.set_parameter('scene_prompt', 'a rainy driving scene').successful
     try:

@@ -77,7 +77,7 @@ def cameras(peer: Cameras) -> Cameras:
     return peer
 
 
-def test_each_camera_has_masks_of_its_own(segmenter, cameras) -> None:
+def test_each_camera_has_its_own_masks(segmenter, cameras) -> None:
     assert cameras.spin_until(
         lambda: all(cameras.masks.values()), lambda: cameras.send(*SIZES))
     for name, size in SIZES.items():
@@ -87,7 +87,7 @@ def test_each_camera_has_masks_of_its_own(segmenter, cameras) -> None:
     assert cameras.spin_until(lambda: labels) and json.loads(labels[0].data)[0]['name'] == 'road'
 
 
-def test_camera_info_goes_out_beside_the_mask_of_its_camera(segmenter, cameras) -> None:
+def test_camera_info_is_published_with_the_mask_of_its_camera(segmenter, cameras) -> None:
     heard = cameras.listen(CameraInfo, '/segmenter/left/camera_info')
     sender = cameras.node.create_publisher(CameraInfo, 'left/camera_info', 1)
     info = CameraInfo(height=32, width=40)
@@ -95,7 +95,7 @@ def test_camera_info_goes_out_beside_the_mask_of_its_camera(segmenter, cameras) 
     assert heard[0] == info
 
 
-def test_a_camera_that_sends_rubbish_does_not_hold_the_others(segmenter, cameras) -> None:
+def test_malformed_images_of_one_camera_do_not_delay_the_others(segmenter, cameras) -> None:
     first = cameras.number + 1
 
     def answered() -> bool:
@@ -111,7 +111,7 @@ def test_a_camera_that_sends_rubbish_does_not_hold_the_others(segmenter, cameras
     assert cameras.spin_until(answered, lambda: cameras.send('left'))
 
 
-def test_a_camera_that_dies_is_reported_and_does_not_hold_the_others(segmenter, cameras) -> None:
+def test_a_camera_that_stops_is_reported_and_does_not_delay_the_others(segmenter, cameras) -> None:
     assert cameras.set_parameter('silence_warning_s', 0.5).successful
     try:
         assert cameras.spin_until(
@@ -128,7 +128,7 @@ def test_a_camera_that_dies_is_reported_and_does_not_hold_the_others(segmenter, 
         assert cameras.set_parameter('silence_warning_s', 5.0).successful
 
 
-def test_none_starves_where_all_send_faster_than_the_model_follows(segmenter, cameras) -> None:
+def test_no_camera_starves_if_all_are_faster_than_the_model(segmenter, cameras) -> None:
     assert cameras.spin_until(lambda: len(cameras.statuses) == 4)
     first = {name: cameras.segmented(name) for name in SIZES}
     assert cameras.spin_until(

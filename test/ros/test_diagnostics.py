@@ -153,7 +153,7 @@ def vehicle(peer: Vehicle) -> Iterator[Vehicle]:
     peer.order(99)
 
 
-def test_memory_that_runs_out_makes_batches_smaller_then_is_an_error_with_a_remedy(node, vehicle):
+def test_out_of_memory_halves_batches_and_then_is_an_error_with_a_remedy(node, vehicle):
     assert vehicle.sees()
 
     begun_s = time.monotonic()
@@ -183,7 +183,7 @@ def test_memory_that_runs_out_makes_batches_smaller_then_is_an_error_with_a_reme
     assert vehicle.sees() and vehicle.becomes(DiagnosticStatus.OK, 'segmenting')
 
 
-def test_masks_that_are_old_are_stale_whatever_holds_the_new_ones(node, vehicle):
+def test_the_status_is_stale_while_no_new_mask_is_published(node, vehicle):
     assert vehicle.set_parameter('silence_warning_s', 0.7).successful  # stale after STALE_S
     assert vehicle.sees()
     vehicle.order(HANG)
@@ -202,7 +202,7 @@ def test_masks_that_are_old_are_stale_whatever_holds_the_new_ones(node, vehicle)
     assert vehicle.sees() and vehicle.becomes(DiagnosticStatus.OK)
 
 
-def test_waiting_for_the_device_is_not_taken_for_a_silent_camera(node, vehicle):
+def test_waiting_for_the_device_is_not_reported_as_a_silent_camera(node, vehicle):
     assert vehicle.set_parameter('silence_warning_s', 2.0).successful
     assert vehicle.sees()
     warnings = node.output.count('no image for')
@@ -239,7 +239,7 @@ def test_an_error_of_one_camera_ranks_above_the_stale_masks_of_another(node, veh
 
 @settings(max_examples=40, deadline=None)
 @given(st.floats(0.5, 200.0), st.floats(3.0, 15.0), st.booleans())
-def test_the_rate_is_that_of_the_masks_from_the_second_mask_on(rate_hz, seconds, resumed):
+def test_the_rate_of_masks_is_known_from_the_second_mask(rate_hz, seconds, resumed):
     health = CameraHealth()
     if resumed:  # masks before a pause do not count
         health.succeed(Timing(-30.0, 0.0, 1.0, 1.0))
@@ -273,7 +273,7 @@ WORKS = {'configured': True, 'loaded': True, 'active': True}
     ({**WORKS, 'hang': 'busy'}, DiagnosticStatus.STALE, DiagnosticStatus.STALE, 'of the camera'),
     ({**WORKS, 'batch_limit': 1}, DiagnosticStatus.OK, DiagnosticStatus.WARN, 'only 1 of 2'),
     ({**WORKS, 'adaptation_problem': 'disk'}, DiagnosticStatus.OK, DiagnosticStatus.WARN, 'disk')])
-def test_the_level_of_the_node_names_what_an_operator_must_know_first(
+def test_the_status_shows_the_most_severe_problem_first(
         state, camera, level, words):
     cameras = [] if camera is None else [
         CameraStatus('front', DiagnosticStatus.OK, 'segmenting', {}),
@@ -290,11 +290,11 @@ def test_the_level_of_the_node_names_what_an_operator_must_know_first(
     (MemoryError(), True),
     (RuntimeError('mat1 and mat2 shapes cannot be multiplied'), False),
     (ValueError('out of memory'), False)])
-def test_memory_that_ran_out_is_distinguished_from_other_errors(error, memory):
+def test_out_of_memory_is_distinguished_from_other_errors(error, memory):
     assert is_out_of_memory(error) is memory
 
 
-def test_an_allocation_that_no_machine_can_make_is_memory_that_ran_out():
+def test_an_impossible_allocation_is_recognised_as_out_of_memory():
     with pytest.raises(Exception) as caught:
         torch.empty(2**61, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)

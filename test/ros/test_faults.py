@@ -75,7 +75,7 @@ def tunes(consumer: AdaptationConsumer, drive: Callable[[], object]) -> None:
 
 
 @pytest.mark.slow
-def test_a_camera_gone_bad_moves_no_prompt_and_its_masks_go_on(start, tmp_path, consumer):
+def test_unusable_frames_change_no_prompt_and_masks_continue(start, tmp_path, consumer):
     drive = town.Drive(town.SPLITS['val'], (128, 256))
     street = [drive.frame(0.5 * i, town.Weather.named('clear')).image for i in range(4)]
     noise = np.random.default_rng(0)
@@ -119,7 +119,7 @@ def test_a_camera_gone_bad_moves_no_prompt_and_its_masks_go_on(start, tmp_path, 
     assert 'Traceback' not in process.output
 
 
-def test_a_model_that_is_overwritten_or_deleted_while_in_use_stays_in_use(
+def test_a_model_overwritten_or_deleted_on_disk_stays_in_use(
         start, folder, tmp_path, consumer):
     shutil.copytree(folder.parent, tmp_path / 'tiny')
     model = tmp_path / 'tiny' / folder.name
@@ -152,7 +152,7 @@ def test_a_model_that_is_overwritten_or_deleted_while_in_use_stays_in_use(
     assert 'Traceback' not in process.output
 
 
-def test_it_ends_at_once_while_it_tunes_and_what_was_learned_survives_any_end(
+def test_the_node_ends_at_once_while_it_tunes_and_saved_prompts_survive(
         start, folder, segmenter, tmp_path, consumer):
     arguments = {'adaptation.bank': tmp_path, 'adaptation.duty': 1.0, 'adaptation.steps': 1000,
                  'adaptation.enabled': True}
@@ -219,7 +219,7 @@ def adapting(consumer: AdaptationConsumer) -> Iterator[None]:
 # Clocks
 
 
-def test_a_bag_that_loops_and_a_clock_that_leaps_hold_nothing(node, consumer):
+def test_masks_and_tuning_continue_after_clock_jumps(node, consumer):
     clock = consumer.node.create_publisher(Clock, '/clock', 10)
     message = Clock()
 
@@ -252,7 +252,7 @@ def test_a_bag_that_loops_and_a_clock_that_leaps_hold_nothing(node, consumer):
     consumer.segment()
 
 
-def test_a_stamp_before_1970_is_answered_as_any_other(node, consumer):
+def test_a_frame_stamped_before_1970_gets_a_mask(node, consumer):
     message = image(PIXELS, stamp=(-(2**31), 2**32 - 1))
     assert consumer.spin_until(
         lambda: consumer.masks and consumer.masks[-1].header == message.header,
@@ -263,7 +263,7 @@ def test_a_stamp_before_1970_is_answered_as_any_other(node, consumer):
 # Cameras
 
 
-def test_size_and_encoding_may_change_with_every_frame_while_it_tunes(node, consumer):
+def test_size_and_encoding_may_change_with_every_frame_while_the_node_tunes(node, consumer):
     shapes = [(48, 64, 3, 'rgb8'), (32, 40, 1, 'mono8'), (64, 48, 4, 'bgra8'), (48, 64, 1, 'nv12'),
               (16, 200, 3, 'bgr8'), (90, 30, 2, 'yuv422_yuy2'), (48, 64, 1, 'bayer_rggb8')]
     turn = iter(range(10**6))
@@ -326,7 +326,7 @@ def malformed_images(count: int) -> list[Image]:
 
 
 @pytest.mark.real_time
-def test_5000_malformed_messages_cost_no_good_frame(node, consumer):
+def test_no_good_frame_is_lost_among_5000_malformed_messages(node, consumer):
     messages = MALFORMED // DIFFERENT * malformed_images(DIFFERENT)
     assert consumer.set_adaptation(False).success
     consumer.segment()
@@ -374,7 +374,7 @@ def test_5000_malformed_messages_cost_no_good_frame(node, consumer):
 
 
 @pytest.mark.real_time
-def test_large_images_arrive_by_best_effort_with_the_profile_of_this_package(node, consumer):
+def test_large_best_effort_images_arrive_with_the_dds_profile_of_this_package(node, consumer):
     assert not fastdds_environment(), 'conftest.py names the profile'
     consumer.node.destroy_publisher(consumer.camera)
     consumer.camera = consumer.node.create_publisher(Image, 'image_raw', qos_profile_sensor_data)
@@ -417,7 +417,7 @@ def full_disk(folder: Path, process: Process) -> Iterator[None]:
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_keeps_the_old_prompt_on_it_and_the_new_one_in_use(
+def test_a_full_disk_keeps_the_saved_prompt_and_the_new_one_stays_in_use(
         node, consumer, bank, segmenter):
     sentence = 'a rainy driving scene'
     assert consumer.set_adaptation(False).success

@@ -125,7 +125,7 @@ def sensor(pixels: np.ndarray, depth: int, seed: int = 0) -> np.ndarray:
 @given(st.sampled_from(sorted(SIXTEEN)), st.sampled_from([8, 10, 12, 14, 16]),
        st.integers(2, 20), st.integers(2, 20), st.integers(0, 7), st.booleans(),
        st.integers(0, 2 ** 32 - 1))
-def test_a_sensor_of_any_depth_gives_what_one_of_8_bits_gives(
+def test_a_sensor_of_any_depth_gives_the_image_of_an_8_bit_sensor(
         encoding, depth, width, height, padding, big, seed):
     shape = (height, width, SIXTEEN[encoding])
     pixels = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
@@ -139,7 +139,7 @@ def test_a_sensor_of_any_depth_gives_what_one_of_8_bits_gives(
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from([1, 3, 4]), st.sampled_from([8, 10, 12, 14, 16]),
        st.integers(0, 2 ** 32 - 1))
-def test_a_png_of_16_bits_is_as_bright_as_one_of_8(channels, depth, seed):
+def test_a_16_bit_png_is_as_bright_as_an_8_bit_png(channels, depth, seed):
     pixels = np.random.default_rng(seed).integers(0, 256, (9, 14, channels), np.uint8)
     pixels[0, 0, 0] = 255
     _, data = cv2.imencode('.png', sensor(pixels, depth, seed))
@@ -174,7 +174,7 @@ def test_dark_frames_of_a_12_bit_sensor_stay_dark_after_a_bright_one():
     assert (decode(message(dark, 'bayer_rggb16')) == 160).all(), 'a single image has no history'
 
 
-def test_a_given_depth_is_taken_and_what_exceeds_it_is_white():
+def test_a_given_depth_is_used_and_larger_values_are_white():
     frame = np.array([[0, 100, 4095, 65535]], np.uint16)
     depth = Depth(12)
 
@@ -183,7 +183,7 @@ def test_a_given_depth_is_taken_and_what_exceeds_it_is_white():
     assert decode(message(frame, 'mono16'), depth)[0, :, 0].tolist() == [0, 0, 15, 255]
 
 
-def test_a_depth_that_is_no_longer_given_is_found_again():
+def test_the_depth_is_detected_again_when_it_is_no_longer_given():
     depth = Depth(16)
     decode(message(np.full((2, 2), 900, np.uint16), 'mono16'), depth)
     depth.given = 0
@@ -191,7 +191,7 @@ def test_a_depth_that_is_no_longer_given_is_found_again():
     assert depth.bits == 10
 
 
-def test_black_frames_say_nothing_of_the_depth():
+def test_black_frames_do_not_set_the_depth():
     depth = Depth()
 
     assert (decode(message(np.zeros((2, 2), np.uint16), 'mono16'), depth) == 0).all()
@@ -262,7 +262,7 @@ def test_rgb_without_padding_is_not_copied():
     ({'encoding': 'nv12', 'height': 23}, ['32 x 23', 'even']),
     ({'encoding': 'nv24', 'data': b'short'}, ['5 bytes', '6912']),
 ])
-def test_a_wrong_message_is_refused_with_the_value_and_what_is_allowed(changes, named):
+def test_an_error_for_a_wrong_message_names_the_value_and_what_is_allowed(changes, named):
     with pytest.raises(ImageError) as caught:
         decode(message(picture(), **{'encoding': 'rgb8', **changes}))
     for words in named:
@@ -331,7 +331,7 @@ def test_compressed_bayer_is_demosaiced(form):
 @pytest.mark.parametrize('kind', ['jpeg', 'png'])
 @pytest.mark.parametrize('bits', [8, 16])
 @pytest.mark.parametrize('pattern', ['rggb', 'bggr', 'gbrg', 'grbg'])
-def test_bayer_that_the_publisher_has_made_grey_stays_grey(kind, bits, pattern):
+def test_grey_pictures_of_a_bayer_camera_stay_grey(kind, bits, pattern):
     grey = picture()[..., 0]
     form = f'bayer_{pattern}{bits}; {kind} compressed mono8'  # of Humble and later
 
@@ -357,7 +357,7 @@ def test_a_damaged_compressed_image_is_refused(kind):
             decode_compressed(SimpleNamespace(format=kind, data=data))
 
 
-def test_half_a_png_of_16_bit_colours_is_refused():
+def test_a_truncated_16_bit_png_is_refused():
     _, whole = cv2.imencode('.png', sensor(picture(240, 320), 12))
     with pytest.raises(ImageError, match='not a whole jpeg or png'):
         decode_compressed(SimpleNamespace(format='png', data=whole[:len(whole) // 2].tobytes()))
@@ -389,7 +389,7 @@ def test_arbitrary_bytes_give_an_image_or_an_image_error(junk, at, form, kind):
 
 
 @pytest.mark.parametrize('data', [b'', b'GIF89a', b'no image at all'])
-def test_bytes_of_another_format_are_refused_in_words_of_their_own(data: bytes) -> None:
+def test_an_error_for_bytes_of_another_format_names_the_format(data: bytes) -> None:
     with pytest.raises(ImageError, match='it begins as neither') as refusal:
         decode_compressed(SimpleNamespace(format='jpeg', data=data))
     assert 'BytesIO' not in str(refusal.value)

@@ -109,7 +109,7 @@ def parameters_of(peer: Peer, *names: str) -> list[Any]:
     ('rosbag.launch.py', {'bag': '/nowhere/drive'}, "'/nowhere/drive'"),
     ('rosbag.launch.py', {'rviz': 'true'}, 'rviz2 is not installed'),
 ])
-def test_what_is_missing_ends_the_launch_before_anything_starts(
+def test_a_missing_file_ends_the_launch_before_any_node_starts(
         launch, bag: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str,
         arguments: dict[str, str], words: str) -> None:
     monkeypatch.setenv('AMENT_PREFIX_PATH', str(tmp_path))  # RViz may be installed elsewhere
@@ -122,7 +122,7 @@ def test_what_is_missing_ends_the_launch_before_anything_starts(
     assert segmenters() == []
 
 
-def test_only_arguments_that_are_given_win_over_the_params_file(launch, tmp_path: Path) -> None:
+def test_only_given_arguments_override_the_params_file(launch, tmp_path: Path) -> None:
     params = tmp_path / 'mine.yaml'
     params.write_text(yaml.safe_dump({'/**': {'ros__parameters': {
         'autostart': False, 'use_sim_time': True, 'adaptation.enabled': True,
@@ -140,7 +140,7 @@ def test_only_arguments_that_are_given_win_over_the_params_file(launch, tmp_path
     assert segmenters() == []
 
 
-def test_the_profile_of_fast_dds_is_the_nodes_alone(launch) -> None:
+def test_the_fast_dds_profile_applies_to_the_node_only(launch) -> None:
     process = launch('segmenter.launch.py')
     process.wait_for_output('waiting for images')
     pid, = segmenters()
@@ -164,7 +164,7 @@ def test_a_player_that_fails_ends_the_launch(launch, tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which('ros2') is None, reason='ros2 bag comes with a ROS 2 only')
-def test_the_segmenter_outlives_the_player(launch, bag: Path) -> None:
+def test_the_segmenter_continues_after_the_player_ends(launch, bag: Path) -> None:
     process = launch('rosbag.launch.py', bag=bag)
     process.wait_for_output('the bag has ended; the segmenter runs until Ctrl-C')
 

@@ -30,7 +30,7 @@ def consumer() -> Iterator[Consumer]:
     consumer.close()
 
 
-def test_a_damaged_model_can_be_replaced_and_transitions_do_not_gather_memory(
+def test_a_damaged_model_can_be_replaced_and_transitions_leak_no_memory(
         folder, tmp_path, consumer):
     damaged = tmp_path / 'damaged'
     damaged.mkdir()
@@ -71,7 +71,8 @@ def test_a_damaged_model_can_be_replaced_and_transitions_do_not_gather_memory(
         process.kill()
 
 
-def test_age_is_by_the_node_clock_and_a_start_with_a_wrong_parameter_is_mended(folder, consumer):
+def test_frame_age_uses_the_node_clock_and_a_wrong_initial_parameter_can_be_corrected(
+        folder, consumer):
     process = start_segmenter(
         folder, use_sim_time=True, max_frame_age_s=2, min_confidence='high')
     clock = consumer.node.create_publisher(Clock, '/clock', 10)

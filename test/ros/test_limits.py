@@ -29,14 +29,14 @@ def test_the_average_of_a_faster_camera_meets_the_limit():
     assert 195 <= admitted <= 202
 
 
-def test_no_limit_and_a_clock_that_goes_back_admit():
+def test_frames_pass_without_a_limit_and_after_the_clock_jumps_back():
     limit = RateLimit()
     assert all(limit.admits(5.0, 0.0) for _ in range(5))
     assert limit.admits(1000.0, 1.0) and not limit.admits(1000.1, 1.0)
     assert limit.admits(3.0, 1.0)  # the bag began again
 
 
-def test_a_batch_that_did_not_fit_is_halved_and_tried_again_after_a_while():
+def test_a_batch_that_exceeded_memory_is_halved_and_retried_after_a_while():
     limit = BatchLimit(6)
     assert (limit.now(0.0), limit.frames) == (6, None)
     assert limit.lower(6, 0.0) == 3

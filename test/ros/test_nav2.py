@@ -135,7 +135,7 @@ def layer() -> Iterator[Layer]:
 
 @pytest.mark.parametrize('size, padding', [
     (ODD, 0), (ODD, 13), (ODD[::-1], 1), ((32, 33), 64), ((719, 1279), 3)])
-def test_a_pixel_of_the_mask_is_the_camera_s_pixel(node, segmenter, layer, size, padding) -> None:
+def test_mask_pixels_match_camera_pixels(node, segmenter, layer, size, padding) -> None:
     pixels = picture(size)
     mask, confidence = layer.segment(pixels, padding)
 
@@ -151,7 +151,7 @@ def test_a_pixel_of_the_mask_is_the_camera_s_pixel(node, segmenter, layer, size,
     assert (read(confidence) == expected.confidence).all()
 
 
-def test_every_mask_pairs_with_its_confidence_and_with_a_frame_that_was_sent(node, layer) -> None:
+def test_every_mask_matches_a_confidence_and_a_sent_frame(node, layer) -> None:
     layer.segment(picture(ODD))  # connected on both topics
     layer.heard['', 'mask'].clear()
     layer.heard['', 'confidence'].clear()
@@ -167,7 +167,7 @@ def test_every_mask_pairs_with_its_confidence_and_with_a_frame_that_was_sent(nod
     assert alone <= {max(masks.keys() | confidences.keys())}  # its other half is on its way
 
 
-def test_a_late_joiner_can_name_every_class_of_the_mask(node, layer) -> None:
+def test_a_late_subscriber_gets_the_name_of_every_class_in_the_mask(node, layer) -> None:
     mask = read(layer.segment(picture(ODD)).mask)
     late = Layer()
     try:
@@ -181,7 +181,7 @@ def test_a_late_joiner_can_name_every_class_of_the_mask(node, layer) -> None:
     assert all(0 <= number < IGNORE for number in names)  # the layer keeps eight bits
 
 
-def test_what_is_below_min_confidence_is_no_class_in_the_mask_only(node, layer) -> None:
+def test_min_confidence_changes_the_mask_only(node, layer) -> None:
     pixels = picture(ODD)
     plain = layer.segment(pixels)
     sure = read(plain.confidence)
@@ -198,7 +198,7 @@ def test_what_is_below_min_confidence_is_no_class_in_the_mask_only(node, layer) 
     assert IGNORE not in layer.class_names()
 
 
-def test_each_of_several_cameras_is_an_observation_source_of_its_own(folder: Path) -> None:
+def test_each_camera_is_a_separate_observation_source(folder: Path) -> None:
     sizes = {'front': ODD, 'rear': (47, 61)}
     with running_segmenter(folder, cameras='[front,rear]') as process:
         process.wait_for_output('waiting for images', times=2)

@@ -53,7 +53,7 @@ def consumer() -> Iterator[Consumer]:
     consumer.close()
 
 
-def test_an_image_gives_a_mask_of_its_size_under_its_header(segmenter, consumer):
+def test_a_mask_has_the_size_and_header_of_its_image(segmenter, consumer):
     for encoding, pixels in {'rgb8': PIXELS, 'mono8': PIXELS[..., 0]}.items():
         mask = consumer.segment(pixels, encoding)
 
@@ -72,7 +72,7 @@ def test_colour_order_and_row_padding_do_not_change_the_mask(segmenter, consumer
         PIXELS, 'rgb8', step=padded.shape[1], data=padded.tobytes()).data == plain.data
 
 
-def test_a_12_bit_camera_gives_the_masks_of_an_8_bit_one_and_its_depth_is_reported_once(
+def test_a_12_bit_camera_gives_the_masks_of_an_8_bit_camera_and_its_depth_is_reported_once(
         segmenter, consumer):
     bright, dark = PIXELS[..., 0], PIXELS[..., 0] // 16  # as 12 bits at most 4080, and 240
 
@@ -90,7 +90,7 @@ def test_a_12_bit_camera_gives_the_masks_of_an_8_bit_one_and_its_depth_is_report
     assert consumer.set_parameter('significant_bits', 0).successful
 
 
-def test_a_late_joiner_gets_the_names_of_the_ids(segmenter, consumer):
+def test_a_late_subscriber_gets_the_class_names(segmenter, consumer):
     labels = consumer.listen(String, '/segmenter/labels', LATCHED_QOS)
     assert consumer.spin_until(lambda: labels)
 
@@ -99,7 +99,7 @@ def test_a_late_joiner_gets_the_names_of_the_ids(segmenter, consumer):
         (label.id, label.name, label.color) for label in TOWN]
 
 
-def test_a_late_joiner_gets_label_info(segmenter, consumer):
+def test_a_late_subscriber_gets_label_info(segmenter, consumer):
     vision_msgs = pytest.importorskip(
         'vision_msgs.msg', reason='PyPI has no vision_msgs; it comes with a ROS 2')
     infos = consumer.listen(vision_msgs.LabelInfo, '/segmenter/label_info', LATCHED_QOS)
@@ -109,7 +109,7 @@ def test_a_late_joiner_gets_label_info(segmenter, consumer):
         (label.id, label.name) for label in TOWN]
 
 
-def test_views_and_times_come_to_who_subscribes(segmenter, consumer):
+def test_views_and_times_are_published_to_subscribers(segmenter, consumer):
     heard = {name: consumer.listen(kind, f'/segmenter/{name}') for name, kind in {
         'confidence': Image, 'color_mask': Image, 'overlay': Image,
         'debug/processing_time_ms': Float64, 'debug/pipeline_latency_ms': Float64}.items()}
@@ -189,7 +189,7 @@ def test_enable_stops_and_resumes_the_masks(segmenter, consumer):
     assert all(mask.header.stamp.sec != 3000 for mask in consumer.masks)
 
 
-def test_bad_images_are_reported_and_good_ones_among_them_get_masks(segmenter, consumer):
+def test_bad_images_are_reported_and_good_images_get_masks(segmenter, consumer):
     bad = {
         'rgb9': {'encoding': 'rgb9'},
         '9216 are needed': {'data': PIXELS.tobytes()[:100]},
@@ -204,7 +204,7 @@ def test_bad_images_are_reported_and_good_ones_among_them_get_masks(segmenter, c
     assert segmenter.alive
 
 
-def test_compressed_images_are_taken_when_asked_for(segmenter, consumer):
+def test_compressed_images_are_used_if_the_parameter_is_set(segmenter, consumer):
     buffer = io.BytesIO()
     Picture.fromarray(PIXELS).save(buffer, 'png')
     message = CompressedImage(format='png', data=buffer.getvalue())
@@ -227,7 +227,7 @@ def test_compressed_images_are_taken_when_asked_for(segmenter, consumer):
     consumer.segment()
 
 
-def test_a_frame_older_than_max_frame_age_s_is_dropped_whatever_its_age(segmenter, consumer):
+def test_a_frame_older_than_max_frame_age_s_is_dropped(segmenter, consumer):
     def message() -> str:
         return consumer.health[-1].status[0].message if consumer.health else ''
 
@@ -256,7 +256,7 @@ def test_a_frame_older_than_max_frame_age_s_is_dropped_whatever_its_age(segmente
     consumer.segment()  # whose stamp is of 1970
 
 
-def test_silence_is_explained_by_a_qos_that_does_not_match(segmenter, consumer):
+def test_a_camera_without_frames_is_explained_by_its_qos(segmenter, consumer):
     consumer.node.destroy_publisher(consumer.camera)
     consumer.camera = consumer.node.create_publisher(Image, 'image_raw', qos_profile_sensor_data)
 
@@ -273,7 +273,7 @@ def test_silence_is_explained_by_a_qos_that_does_not_match(segmenter, consumer):
     consumer.segment()
 
 
-def test_setting_parameters_to_what_they_are_does_nothing(segmenter, consumer):
+def test_setting_parameters_to_their_present_values_does_nothing(segmenter, consumer):
     present = {name: consumer.get_parameter(name)
                for name in ('compressed', 'image_qos', 'model', 'cameras', 'dtype')}
     before = segmenter.output
@@ -287,7 +287,7 @@ def test_setting_parameters_to_what_they_are_does_nothing(segmenter, consumer):
         assert segmenter.output.count(words) == before.count(words)
 
 
-def test_another_node_of_the_same_name_is_warned_of_with_the_remedy(segmenter, consumer):
+def test_a_warning_for_a_second_node_of_the_same_name_gives_the_remedy(segmenter, consumer):
     namesake = rclpy.create_node(
         'segmenter', context=consumer.context, start_parameter_services=False)
     try:
@@ -298,7 +298,7 @@ def test_another_node_of_the_same_name_is_warned_of_with_the_remedy(segmenter, c
         namesake.destroy_node()
 
 
-def test_a_killed_publisher_may_come_back(segmenter, consumer):
+def test_frames_of_a_restarted_publisher_are_used(segmenter, consumer):
     def masks_since(second: int) -> int:
         return sum(mask.header.stamp.sec == second for mask in consumer.masks)
 

@@ -91,7 +91,7 @@ def test_a_mask_has_unpadded_rows_and_the_header_of_its_image(node):
     assert node.sent['~/debug/pipeline_latency_ms'][0].data == pytest.approx(1000.0)
 
 
-def test_pixels_below_the_confidence_are_unlabelled(node):
+def test_pixels_below_min_confidence_are_unlabelled(node):
     publish(output(node, min_confidence=0.5))
 
     mask = np.where(CONFIDENCE < 127.5, IGNORE, MASK).astype(np.uint8)
@@ -99,14 +99,14 @@ def test_pixels_below_the_confidence_are_unlabelled(node):
     assert (MASK == TOWN[0].id).all()  # the segmenter's array is unchanged
 
 
-def test_confidence_is_wanted_by_a_threshold_or_a_subscriber_only(node):
+def test_confidence_is_computed_for_a_threshold_or_a_subscriber_only(node):
     assert not output(node).wants_confidence
     assert output(node, min_confidence=0.5).wants_confidence
     node.subscribers = {'~/confidence'}
     assert output(node).wants_confidence
 
 
-def test_without_confidence_there_is_a_whole_mask(node):
+def test_without_confidence_the_mask_is_complete(node):
     node.subscribers = {'~/confidence'}  # since the model has run
     publish(output(node, min_confidence=0.5), confidence=None)
 
@@ -164,7 +164,7 @@ def test_label_info_is_published_where_vision_msgs_exists(node, monkeypatch):
     assert node.qos['~/label_info'] == LATCHED_QOS
 
 
-def test_camera_info_is_passed_on_to_subscribers_only_and_while_enabled(node):
+def test_camera_info_is_published_to_subscribers_while_enabled(node):
     topics = SimpleNamespace(
         image=lambda name, compressed: 'image_raw', camera_info=lambda name: 'camera_info',
         resolve=lambda name: f'/{name}')
@@ -182,7 +182,7 @@ def test_camera_info_is_passed_on_to_subscribers_only_and_while_enabled(node):
     assert node.sent['~/camera_info'] == [info]
 
 
-def test_a_camera_of_several_has_its_topics_under_its_name(node):
+def test_with_several_cameras_topics_contain_the_name_of_the_camera(node):
     publish(output(node, 'front'))
 
     assert len(node.sent['~/front/mask']) == 1
@@ -197,7 +197,7 @@ def test_destroy_leaves_no_publisher_behind(node):
 
 
 @pytest.mark.parametrize('shape', [(2, 3), (2, 3, 3), (1, 1)])
-def test_image_messages_take_any_pixels(shape):
+def test_image_messages_accept_any_pixels(shape):
     pixels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)[::-1]  # not contiguous
     message = image_message(header(), pixels, 'mono8')
 

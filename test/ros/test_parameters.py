@@ -77,7 +77,7 @@ def declare(context):
         declared.node.destroy_node()
 
 
-def test_every_parameter_is_described_with_what_is_allowed_and_when_it_counts(declare):
+def test_every_parameter_has_a_description_with_its_range_and_time_of_effect(declare):
     node = declare().node
     for name, item in PARAMETERS.items():
         descriptor = node.describe_parameter(name)
@@ -93,7 +93,7 @@ def test_every_parameter_is_described_with_what_is_allowed_and_when_it_counts(de
             assert limit.from_value <= item.default <= limit.to_value
 
 
-def test_values_from_the_command_line_are_in_force(declare):
+def test_values_from_the_command_line_take_effect(declare):
     parameters = declare(
         max_rate_hz=5, scene_prompt='fog', image_qos='reliable', cameras=['front', 'rear_2']
     ).parameters
@@ -105,7 +105,7 @@ def test_values_from_the_command_line_are_in_force(declare):
 
 
 @pytest.mark.parametrize('name, value', WRONG)
-def test_a_wrong_value_at_the_start_is_remembered_until_a_right_one_is_set(declare, name, value):
+def test_a_wrong_initial_value_is_reported_until_it_is_corrected(declare, name, value):
     declared = declare(**{name: value})
     default = PARAMETERS[name].default
 
@@ -144,7 +144,7 @@ def test_a_refusal_names_the_value_and_what_is_allowed(declare):
         assert part in declared.change(min_confidence=2.0).reason
 
 
-def test_a_right_value_is_applied_once_and_whole_numbers_do(declare):
+def test_a_right_value_is_applied_once_and_integers_are_accepted(declare):
     declared = declare()
 
     assert declared.change(max_rate_hz=10, scene_prompt='a foggy driving scene').successful
@@ -155,7 +155,7 @@ def test_a_right_value_is_applied_once_and_whole_numbers_do(declare):
     assert set(changed) == {'max_rate_hz', 'scene_prompt'}
 
 
-def test_the_nodes_own_check_refuses_as_well(declare):
+def test_the_check_of_the_node_can_refuse_a_value(declare):
     declared = declare()
     declared.unwanted = 'word ' * 100
 
@@ -163,7 +163,7 @@ def test_the_nodes_own_check_refuses_as_well(declare):
     assert declared.parameters.settings == Settings()
 
 
-def test_without_the_post_set_callback_of_later_releases_values_are_applied_as_well(
+def test_values_are_applied_without_a_post_set_callback(
         declare, monkeypatch):
     monkeypatch.delattr(rclpy.node.Node, 'add_post_set_parameters_callback')
     declared = declare()
@@ -178,7 +178,7 @@ def test_a_fixed_parameter_cannot_be_set(declare):
     assert 'autostart' in declare().change(autostart=False).reason
 
 
-def test_a_value_that_is_in_force_already_is_no_change(declare):
+def test_setting_the_present_value_changes_nothing(declare):
     declared = declare(max_rate_hz=5.0)
     present = {name: declared.node.get_parameter(name).value for name in PARAMETERS
                if name != 'autostart'}
@@ -208,7 +208,7 @@ def test_an_empty_list_of_cameras_is_one_camera_without_a_name():
         rclpy.shutdown(context=context)
 
 
-def test_names_that_do_not_exist_are_warned_of_with_the_nearest(tmp_path):
+def test_a_warning_for_an_unknown_parameter_names_the_nearest_one(tmp_path):
     file = tmp_path / 'parameters.yaml'
     file.write_text(
         '/**:\n  ros__parameters:\n    image_qos: reliable\n    min_confidenc: 0.5\n'
@@ -234,7 +234,7 @@ def test_names_that_do_not_exist_are_warned_of_with_the_nearest(tmp_path):
         process.stop()
 
 
-def test_parameters_of_others_are_left_alone(declare):
+def test_parameters_of_rclpy_are_ignored(declare):
     declared = declare()
     declared.node.declare_parameter('other', 1)
 
@@ -244,7 +244,7 @@ def test_parameters_of_others_are_left_alone(declare):
 
 @given(st.sampled_from([item.name for item in fields(Settings)]),
        st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5)))
-def test_settings_of_any_value_are_right_or_refused(name, value):
+def test_any_value_is_valid_or_refused(name, value):
     try:
         settings = replace(Settings(), **{name: value})
     except ValueError as error:
@@ -259,7 +259,7 @@ def test_the_defaults_of_adaptation_are_those_of_the_loop():
 
 
 @pytest.mark.parametrize('end', ['least', 'most'])
-def test_the_loop_takes_whatever_the_parameters_allow(end):
+def test_the_loop_accepts_all_allowed_parameters(end):
     values = {item.name: item.metadata[end] for name, item in PARAMETERS.items()
               if name.startswith('adaptation.') and item.metadata['most'] is not None}
 

@@ -100,7 +100,7 @@ def test_confidence_is_computed_only_if_an_output_uses_it(rig):
     assert rig.confidence
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved_and_the_limit_is_kept(rig):
+def test_a_batch_that_exceeds_memory_is_halved_and_stays_smaller(rig):
     rig.error, rig.most = MemoryError(), 2
     rig.process()
     rig.process()
@@ -110,13 +110,13 @@ def test_a_batch_that_does_not_fit_into_memory_is_halved_and_the_limit_is_kept(r
     assert 'out of memory with 3 frames at once: 2 from now on' in rig.logs
 
 
-def test_adaptation_makes_way_for_a_single_frame(rig):
+def test_adaptation_stops_if_a_single_frame_exceeds_memory(rig):
     rig.error, rig.can_make_way = MemoryError(), True
     rig.process()
     assert rig.batches == [3, 2, 1, 1, 1, 1] and rig.answered() == [1, 1, 1]
 
 
-def test_a_frame_that_does_not_fit_at_all_fails_with_the_remedy(rig):
+def test_a_frame_that_exceeds_memory_fails_with_the_remedy(rig):
     rig.error = MemoryError()
     rig.process()
     for output in rig.outputs.values():
@@ -125,7 +125,7 @@ def test_a_frame_that_does_not_fit_at_all_fails_with_the_remedy(rig):
         assert 'ros2 lifecycle set /segmenter cleanup' in reason
 
 
-def test_the_frame_of_one_camera_that_fails_does_not_take_the_others_along(rig):
+def test_a_failed_frame_of_one_camera_does_not_affect_other_cameras(rig):
     def publish(*arguments):
         raise ArithmeticError('of this camera')
 
@@ -141,7 +141,7 @@ def test_the_frame_of_one_camera_that_fails_does_not_take_the_others_along(rig):
     assert rig.batches[1:] == [3, 1, 1, 1] and rig.answered() == [2, 0, 1]
 
 
-def test_frames_of_work_that_an_unhandled_error_ends_are_counted_as_failed(rig, monkeypatch):
+def test_frames_lost_by_an_unexpected_error_are_counted_as_failed(rig, monkeypatch):
     monkeypatch.setattr('ptdiffseg_ros.model.runtime.release_memory', lambda: 1 / 0)
     rig.error, rig.most = MemoryError(), 1
     with pytest.raises(ZeroDivisionError) as caught:
@@ -161,7 +161,7 @@ def test_frames_of_work_that_an_unhandled_error_ends_are_counted_as_failed(rig, 
     assert rig.pipeline.state.failure == ''
 
 
-def test_nothing_is_logged_or_counted_once_the_process_ends(rig):
+def test_nothing_is_logged_or_counted_while_the_process_ends(rig):
     rig.ending = True
     rig.process()
     rig.pipeline.fail(ArithmeticError())

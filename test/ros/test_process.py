@@ -128,14 +128,15 @@ sys.exit(main(sys.argv))
     (has_loaded('libtorch_cpu'), False, (signal.SIGINT, signal.SIGINT)),
     (has_said('loading model'), True, (signal.SIGINT, signal.SIGTERM))],
     ids=['first line', 'rclpy is imported', 'torch is imported', 'loading begins'])
-def test_it_ends_at_once_at_any_moment_of_its_start(start, folder, moment, forked, signals):
+def test_the_process_ends_at_once_in_every_phase_of_its_start(
+        start, folder, moment, forked, signals):
     process = start(folder, forked=forked)
     wait_until(lambda: moment(process))
     ends(process, *signals)
 
 
 @pytest.mark.real_time
-def test_it_ends_at_once_while_the_disk_with_the_model_does_not_answer(start, folder, tmp_path):
+def test_the_process_ends_at_once_while_the_disk_with_the_model_hangs(start, folder, tmp_path):
     shutil.copytree(folder.parent, tmp_path / 'tiny')
     silent = tmp_path / 'tiny' / folder.name / 'head.safetensors'
     silent.unlink()
@@ -159,7 +160,7 @@ def test_it_ends_at_once_while_the_disk_with_the_model_does_not_answer(start, fo
 
 
 @pytest.mark.real_time
-def test_device_errors_are_reported_and_a_hanging_device_blocks_neither_services_nor_the_end(
+def test_device_errors_are_reported_and_a_hanging_device_blocks_neither_services_nor_shutdown(
         start, folder, tmp_path, consumer):
     order = tmp_path / 'order'
     order.write_text('work')
@@ -209,7 +210,8 @@ def test_device_errors_are_reported_and_a_hanging_device_blocks_neither_services
 
 
 @pytest.mark.real_time
-def test_it_says_what_it_waits_for_and_that_it_can_only_be_started_again(start, folder, consumer):
+def test_an_unconfigured_node_names_the_next_command_and_a_finalized_one_a_restart(
+        start, folder, consumer):
     process = start(folder, autostart=False, forked=True)
     assert 'ros2 lifecycle set /segmenter configure' in process.wait_for_output(
         'autostart is false')
@@ -226,7 +228,7 @@ def test_it_says_what_it_waits_for_and_that_it_can_only_be_started_again(start, 
 
 
 @pytest.mark.real_time
-def test_it_leaves_no_shared_memory_and_others_see_it_go(start, folder, consumer):
+def test_the_process_leaves_no_shared_memory_and_other_nodes_see_its_end(start, folder, consumer):
     before = set(os.listdir('/dev/shm'))
     process = start(folder, autostart=False, forked=True)
     process.wait_for_output('autostart is false')
@@ -262,7 +264,7 @@ def test_wrong_arguments_are_named_in_one_line(tmp_path):
         assert all(word in line for word in words), line
 
 
-def test_an_internal_error_is_shown_and_is_no_success():
+def test_an_internal_error_is_shown_and_sets_the_exit_status():
     process = Process('-c', """
 import sys
 from ptdiffseg_ros.ros import node

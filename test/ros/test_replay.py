@@ -97,7 +97,7 @@ def test_rate_sets_the_pace_of_images_and_clock(drive: Path, peer: Peer) -> None
     assert process.end(by=0) == 0
 
 
-def test_loop_plays_again_until_it_is_interrupted(drive: Path, peer: Peer) -> None:
+def test_a_loop_plays_until_it_is_interrupted(drive: Path, peer: Peer) -> None:
     images = peer.listen(Image, IMAGE_TOPIC, RELIABLE)
     process = replay(str(drive), '--wait', '60', '--rate', '5', '--loop', '--topics', IMAGE_TOPIC)
     assert peer.spin_until(lambda: len(images) > 2 * FRAMES), process.output
@@ -111,7 +111,8 @@ def test_loop_plays_again_until_it_is_interrupted(drive: Path, peer: Peer) -> No
     (['--topics', '/nothing'], "no topic '/nothing'; it has /camera/camera_info"),
     (['--wait', '0.2'], 'nobody has subscribed to /camera/image_raw within 0.2 s'),
 ])
-def test_what_cannot_be_played_is_said(drive: Path, arguments: list[str], words: str) -> None:
+def test_an_error_for_an_unusable_input_names_the_reason(
+        drive: Path, arguments: list[str], words: str) -> None:
     process = replay(str(drive), *arguments)
     output = process.wait_for_output('error:')
     assert words in output and 'Traceback' not in output
@@ -149,7 +150,7 @@ def test_a_long_gap_is_announced_or_shortened(tmp_path: Path) -> None:
     assert hasty.end(by=0) == 0
 
 
-def test_a_shortened_gap_takes_the_time_that_is_left(peer: Peer) -> None:
+def test_a_shortened_gap_takes_its_remaining_time(peer: Peer) -> None:
     at = []
     player = Player(peer.node, Recording(), rate=0.001, max_gap_s=0.3,
                     before=lambda *_: at.append(time.monotonic()))
@@ -157,7 +158,7 @@ def test_a_shortened_gap_takes_the_time_that_is_left(peer: Peer) -> None:
     assert 0.3 <= at[1] - at[0] < 50  # a hundred seconds at that speed
 
 
-def test_a_path_that_is_no_bag_is_said(tmp_path: Path) -> None:
+def test_an_error_names_a_path_that_is_no_bag(tmp_path: Path) -> None:
     process = replay(str(tmp_path))
     assert 'cannot be read as a bag' in process.wait_for_output('error:')
 
@@ -188,7 +189,7 @@ def test_topics_of_types_that_are_not_installed_are_left_out(peer: Peer) -> None
         Player(peer.node, Recording(), topics=['/odd'])
 
 
-def test_recording_stands_still_while_it_is_times(peer: Peer) -> None:
+def test_time_spent_before_a_message_is_added_to_the_schedule(peer: Peer) -> None:
     times = []
 
     def hold(topic: str, time_ns: int) -> None:
@@ -212,7 +213,7 @@ def test_speed_can_be_changed_while_playing(peer: Peer) -> None:
     assert at[1] - at[0] < 50  # a hundred seconds at the speed it began with
 
 
-def test_a_ros1_bag_is_refused_with_the_way_out(peer: Peer) -> None:
+def test_an_error_for_a_ros1_bag_names_the_converter(peer: Peer) -> None:
     recording = Recording()
     recording.is_ros2 = False
     with pytest.raises(ReplayError, match='rosbags-convert --src memory'):

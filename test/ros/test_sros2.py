@@ -56,7 +56,7 @@ def used(peer: Peer) -> dict[tuple[str, str], set[str]]:
 
 
 @pytest.mark.linter
-def test_the_policy_is_one_that_sros2_reads() -> None:
+def test_sros2_accepts_the_policy() -> None:
     """As its schema has it: policy.xsd of version 0.2.0."""
     root = ElementTree.parse(POLICY).getroot()
     assert (root.tag, root.attrib) == ('policy', {'version': '0.2.0'})

@@ -90,7 +90,7 @@ def test_a_job_raises_to_its_caller(bench):
         bench.worker.run(job)
 
 
-def test_drain_forgets_what_waits_and_returns_when_nothing_is_under_way(bench):
+def test_drain_drops_waiting_frames_and_waits_for_the_present_one(bench):
     bench.worker.offer('front', 0)
     assert bench.begun.acquire(timeout=PATIENCE_S)
     bench.worker.offer('front', 1)
@@ -151,7 +151,7 @@ def test_a_frame_waits_for_one_step_of_background_work_at_most(background):
     assert background.log == [{'front': 0}, 'step', {'front': 1}, 'step']
 
 
-def test_a_job_waits_for_one_step_at_most_and_work_goes_on_after_the_next_frame(background):
+def test_a_job_waits_for_one_step_at_most_and_work_continues_after_the_next_frame(background):
     background.worker.offer('front', 0)
     assert background.begun.acquire(timeout=PATIENCE_S)
 
@@ -191,7 +191,7 @@ def test_there_is_no_background_work_without_frames_or_while_one_waits():
     assert log == ['job', {'front': 0}, {'front': 1}, 'idle']
 
 
-def test_background_work_gets_some_steps_now_and_then_where_a_frame_always_waits():
+def test_background_work_gets_some_steps_if_a_frame_always_waits():
     log: list[object] = []
     done = threading.Event()
 
@@ -218,7 +218,7 @@ def test_background_work_gets_some_steps_now_and_then_where_a_frame_always_waits
     assert [e for e in log if e != 'step'] == list(range(1, 3 * BATCHES_BETWEEN_STEPS + 1))
 
 
-def test_an_error_is_handed_on_and_the_thread_goes_on_with_the_next_frame():
+def test_an_error_is_reported_and_the_next_frame_is_processed():
     errors: list[str] = []
     failed = threading.Semaphore(0)
     taken: list[int] = []
@@ -285,7 +285,7 @@ def hung(monkeypatch: pytest.MonkeyPatch):
     finish(hung.worker)
 
 
-def test_a_job_waits_for_a_device_that_hangs_for_a_limited_time_and_is_not_run_later(hung):
+def test_a_job_waits_for_a_hanging_device_for_a_limited_time_and_is_then_dropped(hung):
     with pytest.raises(DeviceBusy, match='busy for 0 s .*nvidia-smi.*restart the node'):
         hung.call().result(PATIENCE_S)
     assert hung.waits.acquire(blocking=False)  # who waited could do something else
@@ -298,7 +298,7 @@ def test_a_job_waits_for_a_device_that_hangs_for_a_limited_time_and_is_not_run_l
     assert hung.log == ['job']
 
 
-def test_a_patient_job_waits_for_as_long_as_it_takes(hung):
+def test_a_patient_job_waits_without_limit(hung):
     outcome = hung.call(patient=True)
     while not hung.worker.explain_hang():
         assert hung.waits.acquire(timeout=PATIENCE_S)
@@ -308,7 +308,7 @@ def test_a_patient_job_waits_for_as_long_as_it_takes(hung):
     assert hung.log == ['job']
 
 
-def test_nothing_is_waited_for_once_the_process_ends(hung):
+def test_a_job_does_not_wait_while_the_process_ends(hung):
     outcome = hung.call(patient=True)
     assert hung.waits.acquire(timeout=PATIENCE_S)
     hung.ending.set_result(None)
@@ -319,7 +319,7 @@ def test_nothing_is_waited_for_once_the_process_ends(hung):
 
 
 @pytest.mark.real_time
-def test_background_work_that_goes_on_in_steps_is_no_device_that_hangs(monkeypatch):
+def test_background_work_in_steps_is_not_taken_for_a_hanging_device(monkeypatch):
     monkeypatch.setattr('ptdiffseg_ros.ros.worker.HANG_S', 0.2)
     begun = threading.Event()
 
@@ -338,7 +338,7 @@ def test_background_work_that_goes_on_in_steps_is_no_device_that_hangs(monkeypat
     assert worker.explain_hang() == '', 'a thread that rests does not hang'
 
 
-def test_a_pause_stops_background_work_and_forgets_frames_until_it_ends(background):
+def test_a_pause_stops_background_work_and_drops_frames(background):
     background.worker.offer('front', 0)
     assert background.begun.acquire(timeout=PATIENCE_S)
 
@@ -356,7 +356,7 @@ def test_a_pause_stops_background_work_and_forgets_frames_until_it_ends(backgrou
     assert background.log[3:] == [{'front': 2}, 'step']
 
 
-def test_every_job_reports_how_long_it_was_waited_for_and_the_end_is_known():
+def test_every_job_reports_its_waiting_time_and_its_end():
     waits: list[float] = []
     worker: Worker[int] = Worker(lambda frames: None, waited=waits.append)
     assert worker.run(lambda: 'result') == 'result'

@@ -33,7 +33,7 @@ def test_weather_never_jumps(time_s: float, step_s: float) -> None:
 
 
 @given(st.floats(0, 60))
-def test_a_condition_names_the_weathers_that_are_there(time_s: float) -> None:
+def test_a_condition_names_its_weathers(time_s: float) -> None:
     named = set(MINUTE.condition(time_s).split(' to ')) - {'clear'}
     there = {n for n in ('fog', 'night', 'rain', 'snow') if getattr(MINUTE.at(time_s), n) > 0}
     assert there <= named
@@ -45,7 +45,7 @@ def test_one_weather_never_changes() -> None:
     assert fog.at(0) == Weather(fog=1.0)
 
 
-def test_a_change_between_equal_weathers_is_none() -> None:
+def test_equal_successive_weathers_do_not_change() -> None:
     twice = WeatherSchedule(10.0, ('snow', 'snow'))
     assert twice.condition(5) == 'snow' and twice.at(5) == Weather(snow=0.7)
 
@@ -55,7 +55,7 @@ def test_without_a_ramp_the_weather_changes_at_once() -> None:
     assert sudden.condition(0.99) == 'clear' and sudden.condition(1.01) == 'rain'
 
 
-def test_in_a_short_drive_every_weather_still_has_its_time() -> None:
+def test_every_weather_occurs_in_a_short_drive() -> None:
     short = WeatherSchedule(6.0)
     assert [short.condition(i + 0.5) for i in range(6)] == list(CHANGES)
     assert short.condition(1.17) == 'fog' and short.condition(1.1) == 'clear to fog'
@@ -73,7 +73,7 @@ def test_a_ramp_below_zero_is_refused() -> None:
     (60, ('fog',), 0, 'intensity'),
     (60, ('fog',), 1.5, 'intensity'),
 ])
-def test_nonsense_is_refused_with_a_remedy(
+def test_an_error_for_a_wrong_schedule_gives_a_remedy(
         seconds: float, names: tuple[str, ...], intensity: float, words: str) -> None:
     with pytest.raises(ScheduleError, match=words):
         WeatherSchedule(seconds, names, intensity)

@@ -135,7 +135,7 @@ def test_different_seeds_give_different_scenes(clear: list[Frame]) -> None:
 
 
 @pytest.mark.parametrize('name', ADVERSE)
-def test_weather_changes_the_look_and_nothing_else(name: str, clear: list[Frame]) -> None:
+def test_weather_changes_the_image_and_no_labels(name: str, clear: list[Frame]) -> None:
     for seed in range(3):
         frame = sample(seed, Weather.named(name))
         assert np.array_equal(frame.labels, clear[seed].labels)
@@ -145,34 +145,34 @@ def test_weather_changes_the_look_and_nothing_else(name: str, clear: list[Frame]
 
 
 @pytest.mark.parametrize('name', ADVERSE)
-def test_no_weather_is_clear_weather_and_little_is_nearly_so(name: str) -> None:
+def test_weather_of_zero_intensity_is_clear_and_of_low_intensity_nearly(name: str) -> None:
     clear = sample(3)
     assert np.array_equal(sample(3, Weather.named(name, 0.)).image, clear.image)
     assert mean_difference(sample(3, Weather.named(name, 1e-3)).image, clear.image) < 2
 
 
 @pytest.mark.parametrize('name', ADVERSE)
-def test_more_of_a_weather_is_further_from_clear(name: str, clear: list[Frame]) -> None:
+def test_stronger_weather_differs_more_from_clear(name: str, clear: list[Frame]) -> None:
     away = [np.mean([mean_difference(sample(seed, Weather.named(name, level)).image,
                                      clear[seed].image) for seed in range(3)])
             for level in (0.1, 0.4, 1.0)]
     assert away == sorted(away)
 
 
-def test_every_class_of_the_town_occurs_and_no_other(clear: list[Frame]) -> None:
+def test_exactly_the_classes_of_the_town_occur(clear: list[Frame]) -> None:
     found = set(np.unique(np.stack([frame.labels for frame in clear])).tolist())
     assert found == {label.id for label in TOWN}
 
 
 @pytest.mark.parametrize('label', TOWN, ids=lambda label: label.name)
-def test_every_class_is_large_enough_to_be_learnt(label: object, clear: list[Frame]) -> None:
+def test_every_class_covers_enough_pixels_to_be_learned(label: object, clear: list[Frame]) -> None:
     class_id = label.id  # type: ignore[attr-defined]
     pixels = np.array([(frame.labels == class_id).sum() for frame in clear])
     assert (pixels > 20).mean() > 0.6
     assert pixels.mean() > 0.003 * clear[0].labels.size
 
 
-def test_frames_have_the_shapes_and_types_that_are_promised(clear: list[Frame]) -> None:
+def test_frames_have_the_documented_shapes_and_types(clear: list[Frame]) -> None:
     frame = clear[0]
     assert (frame.image.shape, frame.image.dtype) == ((128, 256, 3), np.uint8)
     assert (frame.labels.shape, frame.labels.dtype) == ((128, 256), np.uint8)
@@ -243,7 +243,7 @@ def test_a_mixture_is_two_kinds_of_weather_and_all_pairs_occur() -> None:
     assert all(0.4 <= getattr(w, name) <= 0.8 for w, kind in zip(drawn, kinds) for name in kind)
 
 
-def test_the_usual_rendering_changes_nothing() -> None:
+def test_the_default_rendering_changes_nothing() -> None:
     plain, said = sample(3, size=SIZE), sample(3, size=SIZE, rendering=Rendering())
     assert np.array_equal(plain.image, said.image) and np.array_equal(plain.labels, said.labels)
 
@@ -259,7 +259,7 @@ def test_another_style_shows_the_same_classes_in_other_colours_from_another_came
         assert set(np.unique(other.labels)) <= set(IDS.values())
 
 
-def test_each_part_of_a_rendering_does_its_own() -> None:
+def test_each_field_of_a_rendering_has_its_own_effect() -> None:
     usual = sample(3, size=SIZE)
     turned, patterned, lifted, wide = (
         sample(3, size=SIZE, rendering=Rendering(**{name: getattr(OTHER_STYLE, name)}))
@@ -306,7 +306,7 @@ def test_fog_follows_koschmieders_law_on_depth() -> None:
     assert np.abs(expected - foggy.image).max() < 3
 
 
-def test_what_is_far_in_fog_is_nearer_to_the_airlight() -> None:
+def test_distant_objects_in_fog_are_closer_to_the_airlight() -> None:
     foggy = sample(6, Weather(fog=0.7))
     airlight = foggy.image[foggy.labels == IDS['sky']].mean(0)
     away = np.abs(foggy.image - airlight).mean(-1)
@@ -314,7 +314,7 @@ def test_what_is_far_in_fog_is_nearer_to_the_airlight() -> None:
     assert away[far].mean() < 0.25 * away[near].mean()
 
 
-def test_night_is_dark_but_leaves_shapes_to_be_made_out(clear: list[Frame]) -> None:
+def test_night_is_dark_with_visible_shapes(clear: list[Frame]) -> None:
     for seed in range(4):
         night = sample(seed, Weather(night=0.7))
         assert np.median(night.image) < 0.4 * np.median(clear[seed].image)
@@ -328,7 +328,7 @@ def test_rain_is_darker(clear: list[Frame]) -> None:
         assert sample(seed, Weather(rain=0.8)).image.mean() < 0.75 * clear[seed].image.mean()
 
 
-def test_the_wet_road_mirrors_what_stands_above_the_horizon_down_to_the_foot() -> None:
+def test_a_wet_road_mirrors_objects_above_the_horizon() -> None:
     agreement = []
     for seed in range(12):
         dry, wet = sample(seed), sample(seed, Weather(rain=1.))
@@ -415,7 +415,7 @@ def test_a_long_drive_keeps_its_classes_and_its_memory() -> None:
     assert {IDS['road'], IDS['building'], IDS['sky']} <= set(np.unique(far.labels).tolist())
 
 
-def test_nothing_appears_in_the_middle_of_the_camera_cars_way() -> None:
+def test_nothing_appears_suddenly_in_front_of_the_camera_car() -> None:
     street = Street(5, 8.)
     for second in range(0, 100, 3):
         for thing in street.things(8. * second, float(second)):
@@ -425,13 +425,13 @@ def test_nothing_appears_in_the_middle_of_the_camera_cars_way() -> None:
 
 
 @pytest.mark.parametrize('second', [-0.1, float('nan'), float('inf')])
-def test_a_time_that_is_none_is_refused(second: float) -> None:
+def test_a_time_that_is_negative_or_not_finite_is_refused(second: float) -> None:
     with pytest.raises(ValueError, match='time_s is .*; use 0 or more seconds'):
         Drive(0, SIZE).frame(second)
 
 
 @pytest.mark.parametrize('speed', [-1., float('nan'), float('inf')])
-def test_a_speed_that_is_none_is_refused(speed: float) -> None:
+def test_a_speed_that_is_negative_or_not_finite_is_refused(speed: float) -> None:
     with pytest.raises(ValueError, match='speed_mps is .*; use 0 or more metres per second'):
         Drive(0, speed_mps=speed)
 
@@ -462,14 +462,14 @@ def test_a_caption_names_the_weather_and_only_visible_classes(
             assert label in kinds
 
 
-def test_captions_vary_and_are_the_generators(clear: list[Frame]) -> None:
+def test_captions_vary_and_depend_on_the_generator_only(clear: list[Frame]) -> None:
     texts = {caption(clear[0], np.random.default_rng(seed)) for seed in range(30)}
     assert len(texts) > 15
     assert (caption(clear[0], np.random.default_rng(1))
             == caption(clear[0], np.random.default_rng(1)))
 
 
-def test_a_class_of_few_pixels_is_not_named() -> None:
+def test_a_caption_names_no_class_of_few_pixels() -> None:
     labels = np.full((100, 100), IDS['road'], np.uint8)
     labels[0, :40] = IDS['car']
     frame = Frame(np.zeros((100, 100, 3), np.uint8), labels, np.zeros((100, 100)), Weather())
@@ -482,7 +482,7 @@ def test_a_class_of_few_pixels_is_not_named() -> None:
 
 @pytest.mark.real_time
 @pytest.mark.parametrize('name', WEATHERS)
-def test_twenty_frames_a_second_on_one_core(name: str, one_thread: None) -> None:
+def test_one_core_renders_twenty_frames_a_second(name: str, one_thread: None) -> None:
     weather = Weather.named(name)
     sample(0, weather)
 

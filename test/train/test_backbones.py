@@ -26,7 +26,7 @@ def windowed(folder: Path) -> PromptedSegmenter:
     return segmenter
 
 
-def test_a_head_is_trained_with_the_autoencoder_windows_and_taps_that_were_asked_for(
+def test_a_head_is_trained_with_the_given_autoencoder_windows_and_taps(
         folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     AutoencoderTiny(
@@ -55,7 +55,7 @@ def test_taps_and_an_early_stop_exclude_each_other() -> None:
         TrainConfig(taps=('mid_block',), stop_early=True)
 
 
-def test_a_frame_to_learn_from_is_one_window_always_the_same(windowed) -> None:
+def test_a_training_frame_is_one_fixed_window(windowed) -> None:
     frames = ClearFrames(windowed, 6)
     index, places = class_index(windowed), set()
     for i in range(len(frames)):
@@ -72,14 +72,14 @@ def test_a_frame_to_learn_from_is_one_window_always_the_same(windowed) -> None:
     assert len(places) > 1
 
 
-def test_statistics_are_of_the_window_that_adaptation_gets(windowed) -> None:
+def test_statistics_describe_the_window_that_adaptation_gets(windowed) -> None:
     image, _ = ClearFrames(windowed, 1, middle=True)[0]
     frame = town.sample(ClearFrames(windowed, 1).first, size=(64, 128)).image
     latents = windowed.segment([frame], windowed.context())[0].latents
     assert torch.equal(latents, windowed.encode(windowed.preprocess(image[None]))[0])
 
 
-def test_features_of_other_windows_are_cached_apart(windowed, segmenter) -> None:
+def test_features_of_other_windows_are_cached_separately(windowed, segmenter) -> None:
     names = {ClearFrames(segmenter, 2).name, ClearFrames(windowed, 2).name,
              ClearFrames(windowed, 2, middle=True).name}
     assert len(names) == 3 and 'window' not in ClearFrames(segmenter, 2, middle=True).name

@@ -83,7 +83,7 @@ def test_a_head_is_trained_on_a_data_set_of_its_own_classes(trained: Path) -> No
     assert segmenter.layout is not None and segmenter.statistics is not None
 
 
-def test_it_is_evaluated_at_the_pictures_own_size_and_per_condition(
+def test_evaluation_uses_the_size_of_the_pictures_and_reports_each_condition(
         trained: Path, cityscapes: Path, acdc: Path, tmp_path: Path, capsys) -> None:
     out = tmp_path / 'figures.json'
     arguments = ['evaluate', '--model', str(trained), '--json', str(out)]
@@ -169,7 +169,7 @@ def test_unusable_pairs_are_reported_and_the_others_are_measured(
     assert 'no pair that can be used' in capsys.readouterr().err
 
 
-def test_bad_pairs_are_all_named_before_the_training(
+def test_all_bad_pairs_are_named_before_the_training(
         folder: Path, cityscapes: Path, tmp_path: Path, capsys) -> None:
     root = tmp_path / 'streets'
     shutil.copytree(cityscapes, root)
@@ -203,7 +203,7 @@ def test_splits_may_have_any_name_where_the_data_set_names_them(
     assert 'leave out --data' in capsys.readouterr().err
 
 
-def test_a_known_answer_scores_a_hundred(trained: Path, acdc: Path, monkeypatch) -> None:
+def test_a_perfect_answer_scores_a_hundred(trained: Path, acdc: Path, monkeypatch) -> None:
     from ptdiffseg_ros.train.evaluate import evaluate_pictures
     segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
     data = open_data(acdc, 'val')
@@ -215,7 +215,7 @@ def test_a_known_answer_scores_a_hundred(trained: Path, acdc: Path, monkeypatch)
     assert figures['adverse_mean'] == 100.0
 
 
-def test_frames_are_scaled_indexed_and_named_by_what_they_hold(
+def test_frames_are_scaled_and_labels_are_indexed(
         trained: Path, cityscapes: Path) -> None:
     segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
     data = open_data(cityscapes)
@@ -244,7 +244,7 @@ def test_every_step_augments_pictures_independently_of_the_workers(
     assert not torch.equal(one[0][1], reseeded[1])
 
 
-def test_views_of_a_picture_have_one_crop_that_keeps_its_shape(
+def test_all_views_of_a_picture_share_one_crop_of_its_aspect_ratio(
         trained: Path, cityscapes: Path) -> None:
     segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
     data = open_data(cityscapes)
@@ -310,7 +310,7 @@ def test_adaptation_is_measured_on_pictures_of_each_condition(
     assert "3 pictures of the condition ''; a stream needs at least 15" in capsys.readouterr().err
 
 
-def test_a_condition_without_labels_ends_no_run(
+def test_a_condition_without_labels_is_skipped(
         trained: Path, acdc: Path, tmp_path: Path, capsys) -> None:
     root = tmp_path / 'acdc'
     shutil.copytree(acdc, root)
@@ -330,7 +330,7 @@ def test_a_condition_without_labels_ends_no_run(
     assert capsys.readouterr().out == table
 
 
-def test_streams_of_pictures_leave_out_what_is_held_out(trained: Path, acdc: Path) -> None:
+def test_streams_contain_no_held_out_picture(trained: Path, acdc: Path) -> None:
     from benchmarks.stream import frames
 
     segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')

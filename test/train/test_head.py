@@ -55,7 +55,7 @@ def head_of(out: Path) -> dict[str, torch.Tensor]:
 
 # -- losses --------------------------------------------------------------------------------
 
-def test_predictions_that_agree_cost_no_consistency() -> None:
+def test_equal_predictions_have_no_consistency_loss() -> None:
     logits = torch.randn(2, 3, 4, 4)
     everywhere = torch.ones(2, 4, 4, dtype=torch.bool)
     assert consistency_loss(logits, logits, everywhere).item() == pytest.approx(0, abs=1e-6)
@@ -69,7 +69,7 @@ def test_consistency_is_the_symmetric_kl_of_two_known_distributions() -> None:
     assert consistency_loss(one, two, valid).item() == pytest.approx(expected.item(), rel=1e-5)
 
 
-def test_each_prediction_is_pulled_to_the_other_held_fixed() -> None:
+def test_consistency_pulls_each_prediction_towards_the_detached_other() -> None:
     one = torch.randn(1, 3, 2, 2, requires_grad=True)
     two = torch.randn(1, 3, 2, 2, requires_grad=True)
     valid = torch.ones(1, 2, 2, dtype=torch.bool)
@@ -80,7 +80,7 @@ def test_each_prediction_is_pulled_to_the_other_held_fixed() -> None:
     assert torch.allclose(two.grad, -expected, atol=1e-6)
 
 
-def test_pixels_without_a_label_count_nowhere() -> None:
+def test_unlabelled_pixels_change_no_loss() -> None:
     torch.manual_seed(0)
     one, two = torch.randn(2, 1, 3, 4, 4)
     labels = torch.randint(0, 3, (1, 4, 4))
@@ -163,14 +163,14 @@ def test_large_frames_go_through_the_backbone_a_few_at_a_time(
     assert len(counts) > 12 and max(counts) == 2
 
 
-def test_other_prompts_and_other_views_have_another_cache(segmenter, tmp_path: Path) -> None:
+def test_each_set_of_prompts_and_views_has_its_own_cache(segmenter, tmp_path: Path) -> None:
     frames = ClearFrames(segmenter, 2)
     folders = {CachedFeatures(segmenter, frames, (view,), tmp_path).folder for view in (
         AugmentedView(CLEAR), AugmentedView(FOG), AugmentedView(CLEAR, 1))}
     assert len(folders) == 3
 
 
-def test_a_step_draws_from_prompts_and_views_or_has_nothing_to_draw() -> None:
+def test_the_view_pool_has_the_randomized_prompts_and_views() -> None:
     def pool(
             prompts: bool, views: bool, sentences: tuple[str, ...] = ()) -> set[tuple[str, int]]:
         return set(TrainConfig(prompt_randomization=prompts, view_randomization=views,
@@ -187,14 +187,14 @@ def test_a_step_draws_from_prompts_and_views_or_has_nothing_to_draw() -> None:
 
 
 @pytest.mark.parametrize('scenes', [2, 3, 5])
-def test_two_views_are_under_different_prompts_and_each_is_drawn(scenes: int) -> None:
+def test_two_views_have_different_prompts_and_every_prompt_is_drawn(scenes: int) -> None:
     pool = TrainConfig(randomized_prompts=SCENE_PROMPTS[:scenes]).view_pool()
     pairs = [draw_views(pool, np.random.default_rng(seed)) for seed in range(300)]
     assert all(pool[one].scene != pool[two].scene for one, two in pairs)
     assert {n for pair in pairs for n in pair} == set(range(len(pool)))
 
 
-def test_the_head_sees_clear_frames_of_the_train_split_alone(segmenter) -> None:
+def test_the_head_is_trained_on_clear_frames_of_the_train_split_only(segmenter) -> None:
     frames = ClearFrames(segmenter, 3)
     image, labels = frames[2]
     same = town.sample(frames.first + 2, size=(64, 128))
@@ -204,7 +204,7 @@ def test_the_head_sees_clear_frames_of_the_train_split_alone(segmenter) -> None:
     assert town.SPLITS['train'] <= frames.first + len(frames) < town.SPLITS['val']
 
 
-def test_distortion_changes_photometry_alone_and_always_alike(segmenter) -> None:
+def test_distortion_is_photometric_and_deterministic(segmenter) -> None:
     plain, distorted = ClearFrames(segmenter, 8), ClearFrames(segmenter, 8, distortion=1.0)
     changed, different = 0, 0
     for i in range(8):
@@ -269,7 +269,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert not list(tmp_path.glob('*.state.safetensors'))
 
 
-def test_the_seed_decides_the_head(folder: Path, tmp_path: Path) -> None:
+def test_the_seed_determines_the_head(folder: Path, tmp_path: Path) -> None:
     backbone, cache = folder.parent / 'backbone', tmp_path / 'f'
     config = replace(SMALL, steps=2)
     for name, seed in (('a', 0), ('b', 0), ('c', 1)):
@@ -279,7 +279,7 @@ def test_the_seed_decides_the_head(folder: Path, tmp_path: Path) -> None:
     assert any(not torch.equal(a[k], c[k]) for k in a)
 
 
-def test_the_head_that_does_best_on_frames_it_never_saw_is_kept(
+def test_the_head_with_the_best_held_out_score_is_kept(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores, seen, heads = iter([10.0, 30.0, 20.0]), [], []
 
@@ -299,7 +299,7 @@ def test_the_head_that_does_best_on_frames_it_never_saw_is_kept(
     assert seen[0].start == used and seen[0].stop < town.SPLITS['val']
 
 
-def test_the_score_on_the_source_is_that_of_evaluation(segmenter) -> None:
+def test_the_held_out_score_equals_that_of_evaluation(segmenter) -> None:
     frames = ClearFrames(segmenter, 3)
     answers = {frames[i][0].tobytes(): frames[i][1] for i in range(3)}
     ids = np.array([c.id for c in segmenter.config.classes], np.uint8)
@@ -330,7 +330,7 @@ def test_accumulation_computes_a_batch_in_parts_and_steps_once(
     assert parts == [2] * 6 and len(steps) == 3
 
 
-def test_a_run_can_be_resumed_to_keep_the_best_head_from_there(
+def test_a_resumed_run_may_begin_to_keep_the_best_head(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Stop(Exception):
         pass
@@ -356,7 +356,7 @@ def test_a_run_can_be_resumed_to_keep_the_best_head_from_there(
     ({'randomized_prompts': SCENE_PROMPTS[:1] * 2}, 'pool has 1'),
     ({'randomized_prompts': SCENE_PROMPTS[:2], 'source_scene_prompt': 'a night driving scene'},
      'source scene prompt .a night.*empty list')])
-def test_settings_that_cannot_work_are_refused(change, words: str) -> None:
+def test_impossible_settings_are_refused(change, words: str) -> None:
     with pytest.raises(TrainingError, match=words):
         replace(SMALL, **change)
 
@@ -398,7 +398,7 @@ def test_evaluation_gives_known_figures_for_a_known_segmenter(segmenter) -> None
     assert oracle.scenes[-1] == 'a night driving scene'
 
 
-def test_prompts_from_the_weather_name_all_of_it_or_none() -> None:
+def test_matching_and_wrong_prompts_name_the_weather_and_another() -> None:
     assert [matching_prompt(town.Weather.named(w)) for w in town.WEATHERS] == list(SCENE_PROMPTS)
     mixture = town.Weather(night=0.7, rain=0.5)
     assert matching_prompt(mixture) == 'a rainy night driving scene'
@@ -407,7 +407,7 @@ def test_prompts_from_the_weather_name_all_of_it_or_none() -> None:
     assert wrong_prompt(town.Weather()) == 'a foggy driving scene'
 
 
-def test_mixture_and_style_count_beside_the_adverse_mean(segmenter) -> None:
+def test_mixture_and_style_are_not_part_of_the_adverse_mean(segmenter) -> None:
     figures = evaluate(Oracle(segmenter.config), ('fog', 'mixture', 'style'), frames=2)
     assert set(figures['conditions']) == {'fog', 'mixture', 'style'}
     assert figures['adverse_mean'] == figures['conditions']['fog']['miou']
@@ -472,6 +472,7 @@ def test_train_and_evaluate_run_from_the_command_line(
     assert json.loads((tmp_path / 'eval.json').read_text())['layout'] is False
 
 
-def test_a_bad_argument_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_for_a_bad_argument_is_one_line(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(['evaluate', '--model', str(tmp_path / 'nowhere')]) == 2
     assert 'segmenter.json is missing' in capsys.readouterr().err

@@ -57,7 +57,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def test_the_whole_way_from_own_images_to_adapted_masks(
+def test_a_model_is_made_from_images_and_adapted(
         photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     backbone, model, figures = tmp_path / 'backbone', tmp_path / 'mine', tmp_path / 'figures.json'
     assert main(['pretrain', str(backbone), '--images', str(photos / 'photos'),
@@ -142,7 +142,7 @@ def test_every_image_gives_its_share_of_frames_with_its_own_captions(
     (['--images', 'FOLDER', '--caption-template', 'a street', '--batch', '2', '--frames', '11'],
      'give at least --frames 12'),
 ])
-def test_what_cannot_be_trained_on_is_refused_before_anything_is_written(
+def test_unusable_training_data_are_refused_before_anything_is_written(
         photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
         arguments: list[str], message: str) -> None:
     folder = str(photos / 'photos')

@@ -41,7 +41,7 @@ def unet_of(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / 'unet' / 'diffusion_pytorch_model.safetensors')
 
 
-def test_it_leaves_a_whole_backbone_in_half_precision(folder: Path) -> None:
+def test_pretraining_saves_a_complete_backbone_in_half_precision(folder: Path) -> None:
     backbone = DiffusionBackbone.from_pretrained(folder)
     latents = backbone.encode(torch.zeros(1, 3, 32, 64))
     assert torch.isfinite(latents).all()
@@ -49,7 +49,7 @@ def test_it_leaves_a_whole_backbone_in_half_precision(folder: Path) -> None:
     assert json.loads((folder / 'pretraining.json').read_text())['steps'] == 4
 
 
-def test_frames_are_drawn_beside_their_reconstructions(folder: Path) -> None:
+def test_a_picture_shows_frames_and_their_reconstructions(folder: Path) -> None:
     picture = cv2.imread(str(folder / 'reconstructions.png'))[..., ::-1]
     assert picture.shape == (8 * 32, 2 * 64, 3)
     frames = np.load(folder / 'state' / 'frames.npy')
@@ -72,7 +72,7 @@ def start_from(folder: Path) -> DiffusionBackbone:
     return DiffusionBackbone.from_pretrained(folder)
 
 
-def test_a_backbone_is_trained_further_at_another_size(folder: Path, tmp_path: Path) -> None:
+def test_a_backbone_can_be_trained_further_at_another_size(folder: Path, tmp_path: Path) -> None:
     config = replace(TINY, image_size=(64, 64), unet_channels=(32, 32), text_width=32, seed=5)
     further = pretrain(config, tmp_path / 'b', start=start_from(folder))
     before, after = unet_of(folder), unet_of(further)
@@ -104,7 +104,7 @@ def test_an_interrupted_run_from_a_backbone_ends_as_an_uninterrupted_one(
     assert all(torch.equal(value, parts[k]) for k, value in unet_of(whole).items())
 
 
-def test_a_run_from_nothing_is_not_resumed_from_a_backbone(
+def test_a_new_run_is_not_resumed_from_a_backbone(
         folder: Path, tmp_path: Path, interrupted) -> None:
     interrupted(TINY, tmp_path / 'b')
     with pytest.raises(TrainingError, match="started_from was None, and is '.*--start-from"):
@@ -112,7 +112,7 @@ def test_a_run_from_nothing_is_not_resumed_from_a_backbone(
 
 
 @pytest.mark.parametrize('kind', ['sd15', 'sd21'])
-def test_only_a_backbone_of_the_embedded_kind_is_trained_further(
+def test_only_a_backbone_of_the_embedded_kind_can_be_trained_further(
         tmp_path: Path, kind: str) -> None:
     with pytest.raises(TrainingError, match='AutoencoderKL of stride 8.*Start from an embedded'):
         pretrain(TINY, tmp_path / 'b', start=tiny_backbone(tmp_path, kind))
@@ -126,7 +126,7 @@ def test_an_image_size_that_does_not_fit_the_given_unet_is_refused(
         pretrain(config, tmp_path / 'b', start=start_from(folder))
 
 
-def test_the_command_starts_from_a_folder(
+def test_the_command_can_start_from_a_folder(
         folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ['--frames', '4', '--size', '32x64', '--steps', '1', '--autoencoder-steps', '1',
              '--batch', '2']
@@ -149,7 +149,7 @@ def test_any_text_is_encoded_without_unknown_tokens(folder: Path, text: str) -> 
         assert tokenizer.eos_token_id not in ids[1:-1]
 
 
-def test_samples_follow_the_sentence_and_the_seed(folder: Path, tmp_path: Path) -> None:
+def test_samples_depend_on_sentence_and_seed(folder: Path, tmp_path: Path) -> None:
     one = draw_sample_grid(folder, tmp_path / 'one.png', columns=2)
     two = draw_sample_grid(folder, tmp_path / 'two.png', columns=2)
     other = draw_sample_grid(folder, tmp_path / 'other.png', columns=2, seed=1)
@@ -176,7 +176,7 @@ def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
     assert rates[-1] < 0.001 and all(a > b for a, b in zip(rates[9:], rates[10:]))
 
 
-def test_every_weather_and_mixtures_are_trained_on() -> None:
+def test_training_frames_cover_all_weathers_and_mixtures() -> None:
     drawn = [training_weather(np.random.default_rng(i)) for i in range(300)]
     assert {w.name for w in drawn} == set(town.WEATHERS)
     assert any(len(w.adjectives) == 2 for w in drawn)
@@ -192,7 +192,7 @@ def test_a_lost_colour_costs_more_than_a_lost_texture() -> None:
     assert reconstruction_loss(grey, target) > reconstruction_loss(target + noise, target)
 
 
-def test_white_latents_cost_nothing_and_repeated_channels_do() -> None:
+def test_white_latents_have_no_loss_and_correlated_channels_have() -> None:
     torch.manual_seed(0)
     white = torch.randn(8, 4, 32, 32)
     assert whitening_loss(white).item() == pytest.approx(0, abs=1e-2)

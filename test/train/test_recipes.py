@@ -42,14 +42,14 @@ def trained_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     return run
 
 
-def test_the_recipes_are_those_of_the_documents() -> None:
+def test_the_documents_list_all_recipes() -> None:
     assert recipe_names() == sorted(RECIPES)
     text = (ROOT / 'docs' / 'reference' / 'data_formats.md').read_text()
     assert [name for name in RECIPES if f'`{name}`' not in text] == []
 
 
 @pytest.mark.parametrize('name', RECIPES)
-def test_every_recipe_is_understood(name: str) -> None:
+def test_every_recipe_is_valid(name: str) -> None:
     config = load_recipe(find_recipe(name))
     if '_to_' in name:
         source, target = name.split('_to_')
@@ -88,7 +88,7 @@ def test_an_option_overrides_the_recipe_and_the_recipe_the_default(
      --workers"""),
     ('pretrain', """--autoencoder-steps --batch --caption-template --captions --debug --frames
      --help --images --overwrite --resume --save-every --seed --size --start-from --steps""")])
-def test_the_options_are_those_of_the_documents(capsys, command: str, names: str) -> None:
+def test_the_documents_list_all_options(capsys, command: str, names: str) -> None:
     assert sorted(set(re.findall(r'^  .*?(--[a-z-]+)', shown_help(capsys, command), re.M))) == (
         sorted(names.split()))
 
@@ -149,7 +149,7 @@ def test_an_error_for_an_unknown_recipe_lists_the_recipes(capsys) -> None:
     assert "'city'" in printed and 'gta5_to_cityscapes' in printed
 
 
-def test_a_recipe_for_a_data_set_asks_for_its_folder(capsys) -> None:
+def test_a_recipe_for_a_data_set_requires_its_folder(capsys) -> None:
     assert main(['train', 'x', '--recipe', 'gta5_to_cityscapes']) == 2
     assert 'gta5; give its folder with --data' in capsys.readouterr().err
 
@@ -161,7 +161,7 @@ def test_a_saved_recipe_has_every_setting(tmp_path: Path) -> None:
     assert (tmp_path / 'r.yaml').read_text().startswith('# two\n# lines\nframes:')
 
 
-def test_the_recipe_beside_a_head_trains_the_same_again(
+def test_the_recipe_saved_with_a_head_reproduces_it(
         folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)  # a GPU is not deterministic
     given = ['--backbone', str(folder.parent / 'backbone'), '--cache', str(tmp_path / 'f')]

@@ -75,7 +75,7 @@ def drive() -> Iterator[Drive]:
     drive.close()
 
 
-def test_the_page_shows_each_camera_live_and_how_it_is_doing(page, url, drive) -> None:
+def test_the_page_shows_live_pictures_and_the_state_of_each_camera(page, url, drive) -> None:
     page.open(url)
     live = '[...document.images].filter(image => image.naturalWidth === 64).length'
     drive.drive_until(page, f'{live} === {3 * len(CAMERAS)}')
@@ -111,7 +111,7 @@ def test_a_click_on_the_switch_switches_adaptation_of_the_node(page, url, drive)
             assert page.text('#domain') != '–'
 
 
-def test_a_page_outlives_its_server_and_says_so(page) -> None:
+def test_a_page_reports_that_its_server_has_ended(page) -> None:
     with running_watch('--segmenter', '/elsewhere') as (watch, port):
         page.open(f'http://127.0.0.1:{port}/')
         page.wait_for("byId('health').innerText === 'waiting for /elsewhere'")
@@ -164,7 +164,7 @@ OLD = ("[...document.querySelectorAll('figure')].map(figure => "
        "[figure.className, figure.innerText].join(':'))")
 
 
-def test_what_is_no_longer_live_looks_like_it(page, teller) -> None:
+def test_outdated_pictures_are_marked(page, teller) -> None:
     page.wait_for("byId('health').innerText === 'segmenting'")
     assert page.evaluate(OLD) == [':overlay', ':camera', 'old:classes: none yet']
     assert page.text('article p') == '3.0 Hz · age 100 ms · confidence 50 %'
@@ -179,7 +179,7 @@ def test_what_is_no_longer_live_looks_like_it(page, teller) -> None:
     assert page.evaluate("byId('switch').disabled")
 
 
-def test_a_refused_switch_says_why_until_it_has_been_read(page, teller) -> None:
+def test_the_reason_of_a_refused_switch_stays_when_the_page_is_updated(page, teller) -> None:
     page.wait_for("!byId('switch').disabled")
     page.click('#switch')
     page.wait_for("byId('answer').innerText === 'this segmenter does not adapt'")

@@ -84,7 +84,7 @@ def picture(browser: Browser, consumer: Consumer, view: str) -> bytes:
     return answers[-1][1]
 
 
-def test_the_page_shows_the_camera_and_what_became_of_it(browser, consumer) -> None:
+def test_the_page_shows_the_camera_and_its_mask(browser, consumer) -> None:
     page = browser.ask('GET', '/')
     assert page[0] == 200 and b'<html' in page[1]
     assert consumer.spin_until(lambda: browser.state()['cameras'], consumer.segment)
@@ -105,7 +105,7 @@ def test_the_page_shows_the_camera_and_what_became_of_it(browser, consumer) -> N
     assert all(0.0 <= state['cameras'][0]['age_s'][view] < 60.0 for view in VIEWS)
 
 
-def test_news_are_the_pictures_that_came_since(browser, consumer) -> None:
+def test_the_server_sends_only_new_pictures(browser, consumer) -> None:
     def news(after: int) -> list[list[Any]]:
         status, body, _ = browser.ask('GET', f'/news/{after}')
         assert status == 200
@@ -120,7 +120,7 @@ def test_news_are_the_pictures_that_came_since(browser, consumer) -> None:
     assert news(newest + 1000) == []  # and does not wait for ever
 
 
-def test_domain_and_adaptation_are_in_the_state() -> None:
+def test_the_state_contains_domain_and_adaptation() -> None:
     peer, sender = Peer('watching'), Peer('other')
     try:
         watcher = Watcher(peer.node, '/other')
@@ -144,7 +144,7 @@ def test_the_switch_switches_adaptation(browser, consumer) -> None:
         assert consumer.spin_until(lambda on=on: browser.state()['adaptation']['enabled'] == on)
 
 
-def test_a_page_of_another_site_can_neither_read_nor_switch(browser, consumer) -> None:
+def test_requests_from_other_sites_are_refused(browser, consumer) -> None:
     off = json.dumps({'on': True})
     assert browser.ask('POST', '/adaptation', off)[0] == 403
     assert browser.ask('GET', '/state', Host='evil.example:80')[0] == 403
@@ -155,13 +155,13 @@ def test_a_page_of_another_site_can_neither_read_nor_switch(browser, consumer) -
 
 @pytest.mark.parametrize('host', ['localhost', '127.0.0.1', 'LocalHost:80', '[::1]', '[::1]:8080',
                                   '[0:0:0:0:0:0:0:1]'])
-def test_this_machine_is_meant_with_and_without_a_port(browser, host: str) -> None:
+def test_the_host_header_may_name_this_machine_with_or_without_a_port(browser, host: str) -> None:
     assert browser.ask('GET', '/', Host=host)[0] == 200
 
 
 @pytest.mark.parametrize('host', ['', 'evil.example', '[::2]', '[::1', '1:2:3',
                                   'localhost.evil.example:8080'])
-def test_another_machine_is_not_meant(browser, host: str) -> None:
+def test_a_host_header_of_another_machine_is_refused(browser, host: str) -> None:
     assert browser.ask('GET', '/', Host=host)[0] == 403
 
 
@@ -175,7 +175,7 @@ def test_the_page_is_served_by_ipv6(host: str, url: str, serve: Callable[..., st
         assert answer.status == 200
 
 
-def test_open_to_the_network_any_name_of_the_machine_is_answered(
+def test_a_server_open_to_the_network_accepts_any_host_name(
         serve: Callable[..., str]) -> None:
     browser = Browser(int(serve(None, '0.0.0.0').split(':')[2].strip('/')))
     assert browser.ask('GET', '/', Host='robot.example')[0] == 200
@@ -185,7 +185,7 @@ def published(*topics: str) -> list[tuple[str, list[str]]]:
     return [(topic, ['sensor_msgs/msg/Image']) for topic in topics]
 
 
-def test_outputs_of_each_camera_are_found_where_they_are_remapped_to() -> None:
+def test_remapped_outputs_of_each_camera_are_found() -> None:
     assert find_outputs('/segmenter', []) == {}
     assert find_outputs('/segmenter', [
         *published('/lane/mask', '/segmenter/overlay', '/segmenter/depth', '/lane/picture'),
@@ -199,7 +199,7 @@ def test_outputs_of_each_camera_are_found_where_they_are_remapped_to() -> None:
             'rear': {'mask': '/car/eye/rear/mask', 'overlay': '/rear/overlay'}}
 
 
-def test_pictures_are_subscribed_to_only_while_a_page_asks(browser, consumer) -> None:
+def test_pictures_are_subscribed_to_only_while_a_page_requests_them(browser, consumer) -> None:
     lazy = [f'/segmenter/{name}' for name in ('overlay', 'color_mask', 'confidence')]
 
     def watched() -> bool:
@@ -221,12 +221,12 @@ def test_pictures_are_subscribed_to_only_while_a_page_asks(browser, consumer) ->
 
 @pytest.mark.parametrize('path', ['/frame/_/mask', '/frame/_left/overlay', '/etc/passwd',
                                   '/news', '/news/x', '/news/-1', '/../watch.py'])
-def test_what_is_not_there_is_not_found(browser, path: str) -> None:
+def test_an_unknown_path_is_not_found(browser, path: str) -> None:
     assert browser.ask('GET', path)[0] == 404
 
 
 @pytest.mark.parametrize('body', ['', 'on', '{}', '{"on": 1}', '[true]'])
-def test_a_switch_needs_a_yes_or_a_no(browser, body: str) -> None:
+def test_a_switch_needs_true_or_false(browser, body: str) -> None:
     assert browser.ask('POST', '/adaptation', body, X_Requested_With='x')[0] == 400
 
 
@@ -238,7 +238,7 @@ def test_a_large_picture_is_scaled_and_a_bad_one_is_black() -> None:
     assert not cv2.imdecode(np.frombuffer(to_jpeg(bad), np.uint8), 1).any()
 
 
-def test_a_port_in_use_is_said(capsys, tmp_path: Path) -> None:
+def test_an_error_names_a_port_in_use(capsys, tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(('127.0.0.1', 0))
         taken.listen()
