@@ -6,7 +6,7 @@ Segment the images of a bag: the segmenter, `ros2 bag play` and optionally RViz.
 The bag is played when the segmenter is active, so no frame is missed while the model loads. It
 publishes the time (/clock). After the bag has ended, the segmenter and RViz run until Ctrl-C. If
 the player fails, the launch ends. The arguments of segmenter.launch.py (`namespace`,
-`params_file`, `adaptation`, `autostart`, `log_level`) are also arguments of this file.
+`params_file`, `model`, `adaptation`, `autostart`, `log_level`) are also arguments of this file.
 """
 
 from __future__ import annotations

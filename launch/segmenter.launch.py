@@ -15,6 +15,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import LifecycleNode
+from launch_ros.parameter_descriptions import ParameterValue
 from ptdiffseg_ros.data.installed import fastdds_environment
 
 PARAMS_FILE = Path(__file__).parents[1] / 'config' / 'segmenter.yaml'
@@ -23,6 +24,8 @@ OPTIONAL = ['', 'true', 'false']
 ARGUMENTS = (
     ('namespace', '', None, 'Namespace of the node and of its topics and services'),
     ('params_file', str(PARAMS_FILE), None, "YAML file with the node's parameters"),
+    ('model', '', None, 'The segmenter: micro, street or a folder that `ptdiffseg train` wrote. '
+     'Empty: the value in params_file, else micro'),
     ('use_sim_time', '', OPTIONAL, 'Take the time from /clock, for a simulator or a bag played '
      'with --clock. Empty: the value in params_file, else false'),
     ('image_topic', 'image_raw', None,
@@ -36,6 +39,7 @@ ARGUMENTS = (
 )
 # Launch arguments that set parameters; if empty, the value in params_file applies.
 PARAMETERS = {
+    'model': 'model',
     'use_sim_time': 'use_sim_time',
     'adaptation': 'adaptation.enabled',
     'autostart': 'autostart',
@@ -65,7 +69,8 @@ def start_node(context: LaunchContext) -> list[LifecycleNode]:
             f"params_file is '{params_file}', which is not a file: give the path of a YAML file "
             f"with the node's parameters, such as {PARAMS_FILE}")
     chosen = {
-        parameter: given[argument] == 'true'
+        # A number or 'true' may also be the name of a folder.
+        parameter: ParameterValue(given[argument], value_type=str if argument == 'model' else bool)
         for argument, parameter in PARAMETERS.items() if given[argument]}
     image_topic = LaunchConfiguration('image_topic')
     return [LifecycleNode(

@@ -16,8 +16,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCH = ROOT / 'launch'
-SEGMENTER = {'namespace', 'params_file', 'use_sim_time', 'image_topic', 'adaptation', 'autostart',
-             'log_level'}
+SEGMENTER = {'namespace', 'params_file', 'model', 'use_sim_time', 'image_topic', 'adaptation',
+             'autostart', 'log_level'}
 EXPECTED = {
     'segmenter.launch.py': SEGMENTER,
     'rosbag.launch.py': {'bag', 'rate', 'rviz', 'use_sim_time', 'image_topic'},

@@ -127,15 +127,15 @@ def test_only_given_arguments_override_the_params_file(launch, tmp_path: Path) -
     params.write_text(yaml.safe_dump({'/**': {'ros__parameters': {
         'autostart': False, 'use_sim_time': True, 'adaptation.enabled': True,
         'max_rate_hz': 7.0}}}))
-    process = launch('segmenter.launch.py', params_file=params, adaptation='false')
+    process = launch('segmenter.launch.py', params_file=params, adaptation='false', model='street')
     peer = Peer()
     try:
         found = parameters_of(
-            peer, 'autostart', 'use_sim_time', 'adaptation.enabled', 'max_rate_hz')
+            peer, 'autostart', 'use_sim_time', 'adaptation.enabled', 'max_rate_hz', 'model')
     finally:
         peer.close()
 
-    assert found == [False, True, False, 7.0]
+    assert found == [False, True, False, 7.0, 'street']
     assert process.end(signal.SIGINT) == 0
     assert segmenters() == []
 
