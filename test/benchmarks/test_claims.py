@@ -638,8 +638,8 @@ def test_the_document_names_figures_of_earlier_settings() -> None:
     cells = read_results(ROOT / 'benchmarks' / 'results' / 'claims.json')['cells']['4']
     text = (ROOT / 'docs' / 'explanation' / 'results.md').read_text()
     names = adaptation.earlier(cells)
-    assert ('Of earlier settings' in text) == bool(names)
-    assert not names or f'anew since: {", ".join(names)}.' in text
+    assert ('with earlier settings' in text) == bool(names)
+    assert not names or f'not repeated: {", ".join(names)}.' in text
     for name in set(budget.BUDGETS['micro'].methods) - set(names):
         digest = settings_digest(adaptation.settings(name))
         assert {cell['settings'] for cell in cells[name].values()} == {digest}, name
