@@ -89,9 +89,9 @@ _ABOUT_BACKBONES = (
     '* There are few test frames, and one pretraining. Brackets cover neither.')
 # Of the committed figures; benchmarks/notebook/claims_runs.md has the other run.
 _REPEATED = (
-    '\n* An earlier run on another machine had 46.4 in the adverse mean for the first seed of '
-    'SegFormer-B0, in place of 48.5 ([notebook](../../benchmarks/notebook/claims_runs.md)). '
-    'Seeds differ less.')
+    '\n* An earlier run, at another commit on another machine, had 46.4 in the adverse mean for '
+    'the first seed of SegFormer-B0, in place of 48.5 '
+    '([notebook](../../benchmarks/notebook/claims_runs.md)). The three seeds differ by 1.1.')
 
 
 def _backbones(figures: Figures) -> str:

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of result files that pages of the documentation and the lab notebook show."""
+"""Tables that pages of the documentation and the lab notebook show, mostly of result files."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims.claim_tables import gains
+from benchmarks.claims.report import in_order
+from benchmarks.docs.settings import adaptation_settings, training_settings
 from benchmarks.soak.report import tables as soak_tables
 from benchmarks.stream.report import tables as stream_tables
 from ptdiffseg_ros.commands.bench import tables as bench_tables
@@ -27,6 +30,11 @@ def _stream(protocol: str) -> str:
     """Return the table of one protocol of `python -m benchmarks.stream`."""
     return stream_tables({'protocols': {
         protocol: _read('micro_stream')['protocols'][protocol]}})
+
+
+def _one_pass_gains() -> str:
+    """Return what each method gains in one pass, also in mixtures and in another style."""
+    return gains(in_order(_read('claims')))
 
 
 def _sweep() -> str:
@@ -95,7 +103,9 @@ def _bench(name: str) -> str:
 BLOCKS: Mapping[str, Callable[[], str]] = {
     **{f'stream-{protocol}': partial(_stream, protocol)
        for protocol in ('one-pass', 'drives', 'continual', 'recognition', 'cost')},
-    'stream-sweep': _sweep, 'rates': _rates, 'stages': _stages, 'soak-summary': _soak_summary,
+    'one-pass-gains': _one_pass_gains, 'stream-sweep': _sweep, 'rates': _rates,
+    'adaptation-settings': adaptation_settings, 'training-settings': training_settings,
+    'stages': _stages, 'soak-summary': _soak_summary,
     **{name: partial(_soak, name) for name in SOAKS},
     **{name: partial(_bench, name) for name in BENCHES},
 }

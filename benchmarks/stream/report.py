@@ -16,10 +16,10 @@ TITLES = {
     'head alone': 'head alone, without the layout denoiser',
     'source': 'source: head and layout denoiser, no adaptation',
     'prompt': '**scene prompt, no labels (ours)**',
-    'pseudo labels': "scene prompt, pseudo labels (the paper's)",
-    'TENT': 'TENT, normalisation of the head',
-    'CoTTA': "CoTTA's way, on the head",
-    'self-training': 'self-training of the head',
+    'pseudo labels': 'scene prompt, pseudo labels (our reading of the paper)',
+    'TENT': 'TENT (normalisation of the head)',
+    'CoTTA': 'CoTTA (head)',
+    'self-training': 'self-training (head)',
     'labelled prompt': 'scene prompt, with labels (the ceiling)'}
 
 
@@ -55,7 +55,7 @@ def _one_pass(seeds: list[dict[str, Any]]) -> str:
             TITLES[name], str(measured[0][name]['trainable']), str(len(measured)),
             *(f'{m:.1f}' for m in means), f'{np.mean(means):.1f}',
             _signed(gains) if gains and name != 'source' else ''])
-    return markdown_table(['one pass', 'numbers', 'seeds', *conditions, 'mean', 'gain'], rows)
+    return markdown_table(['one pass', 'tuned values', 'seeds', *conditions, 'mean', 'gain'], rows)
 
 
 def _continual(seeds: list[dict[str, Any]]) -> str:
@@ -92,12 +92,14 @@ def _drives(seeds: list[dict[str, Any]]) -> str:
     rows = []
     for name in ('source', 'prompt'):
         means = [float(np.mean([s[c][name]['last_third'] for s in seeds])) for c in conditions]
-        rows.append([TITLES[name], *(f'{m:.1f}' for m in means), f'{np.mean(means):.1f}'])
-    gains = [[s[c]['prompt']['last_third'] - s[c]['source']['last_third'] for s in seeds]
-             for c in conditions]
-    rows.append(['gain', *map(_signed, gains), f'{np.mean(gains):+.1f}'])
+        rows.append([f'{TITLES[name]}, last third', *(f'{m:.1f}' for m in means),
+                     f'{np.mean(means):.1f}', ''])
+    for key, words in (('last_third', 'last third'), ('online', 'whole drive')):
+        gains = [[s[c]['prompt'][key] - s[c]['source'][key] for s in seeds] for c in conditions]
+        rows.append([f'gain, {words}', *map(_signed, gains), _signed(np.ravel(gains)),
+                     f'{np.median(gains):+.2f}'])
     return markdown_table(
-        [f'one street, last third, {len(seeds)} seeds', *conditions, 'mean'], rows)
+        [f'one street, {len(seeds)} seeds', *conditions, 'mean', 'median drive'], rows)
 
 
 def _fleet(seeds: list[dict[str, Any]]) -> str:
