@@ -19,9 +19,10 @@ class SegmentationHead(nn.Module):
     """
     Fuse a feature pyramid to class logits, as a Semantic FPN does.
 
-    Every level is normalised per image (instance normalisation without parameters). This removes
-    the global shift that weather causes in features, and gives the largest single gain on unseen
-    weather. Other layers use GroupNorm, not BatchNorm, so that results do not depend on the batch.
+    Every level is normalised per image (instance normalisation without parameters), against a
+    global change of the features. One seed gained 0.8 mIoU in the mean of four weathers, and lost
+    at night and in rain (claims.json, claim 1). Other layers use GroupNorm, not BatchNorm, so that
+    results do not depend on the batch.
     """
 
     def __init__(self, channels: Sequence[int], classes: int, width: int = 96) -> None:
