@@ -3,9 +3,11 @@
 """The README's Python works, and its figures are those of the result files."""
 from __future__ import annotations
 
+from collections.abc import Callable
 import json
 from pathlib import Path
 import re
+from statistics import fmean
 from typing import Any
 
 import cv2
@@ -57,3 +59,39 @@ def test_the_accuracy_equals_the_result_files() -> None:
             f'{town["adverse_mean"]:.1f} in fog, night, rain and snow') in TEXT
     assert (f'{street["day"]["miou"]:.1f} mIoU on CamVid\'s validation images by day, '
             f'{street["dusk"]["miou"]:.1f} at dusk') in TEXT
+
+
+def _mean(claim: str, variant: str, value: Callable[[dict[str, Any]], float]) -> float:
+    return fmean(map(value, results('claims.json')['cells'][claim][variant].values()))
+
+
+def test_the_table_of_measurements_is_that_of_the_result_files() -> None:
+    def adverse(cell: dict[str, Any]) -> float:
+        return float(cell['adverse_mean'])
+
+    def kept(cell: dict[str, Any]) -> float:
+        return 100 * adverse(cell) / float(cell['miou']['clear'])
+
+    def style(cell: dict[str, Any]) -> float:
+        return float(cell['miou']['style'])
+
+    ours, segformer = 'diffusion', 'SegFormer-B0'
+    prompts = max(_mean('2', name, adverse) for name in ('category', 'scene', 'both'))
+    drives = [drive for seed in results('micro_stream.json')['protocols']['drives'].values()
+              for drive in seed.values()]
+    gains = {part: fmean(drive['prompt'][part] - drive['source'][part] for drive in drives)
+             for part in ('last_third', 'online')}
+    table = ' '.join(TEXT.partition('| claim | measured |')[2].partition('##')[0].split())
+    for words in (
+            f'the head on them has {_mean("1", ours, adverse):.1f}, SegFormer-B0 trained from '
+            f'nothing {_mean("1", segformer, adverse):.1f}',
+            f'they keep {_mean("1", ours, kept):.0f} % and {_mean("1", segformer, kept):.0f} %',
+            f'at most {prompts - _mean("2", "none", adverse):+.2f} in adverse weather',
+            f'{_mean("3", "on", style) - _mean("3", "off", style):+.1f} in another drawing style, '
+            f'{_mean("3", "on", adverse) - _mean("3", "off", adverse):+.2f} in adverse weather',
+            f'[{gains["last_third"]:+.1f}](',
+            f'{gains["online"]:+.1f} over whole drives',
+            f"the paper's pseudo labels "
+            f'{_mean("4", "pseudo labels", style) - _mean("4", "source", style):.1f} '):
+        assert words in table
+    assert abs(_mean('4', 'prompt', style) - _mean('4', 'source', style)) < 0.05  # "nothing"
