@@ -82,8 +82,9 @@ _ABOUT_BACKBONES = (
     '**The diffusion model has seen the target weathers without labels.** It was pretrained on '
     'captioned frames of every weather, drawn by the renderer of the test frames. The paper uses '
     'a model of web images.\n\n'
-    '* SegFormer-B0 starts from random weights, with GroupNorm and levels normalised per image. '
-    'It is not the SegFormer of the literature, which starts from ImageNet weights.\n'
+    '* SegFormer-B0 ([arXiv 2105.15203](https://arxiv.org/abs/2105.15203)) starts from random '
+    'weights, with GroupNorm and levels normalised per image. The published model starts from '
+    'ImageNet weights.\n'
     '* The share kept is adverse mean over clear mIoU. A model that is weak in clear weather '
     'reaches a high share more easily.\n'
     '* There are few test frames, and one pretraining. Brackets cover neither.')
