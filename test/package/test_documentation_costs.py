@@ -76,7 +76,8 @@ def test_documented_cost_and_cache_size_are_those_of_a_run(parts: dict[str, Any]
         (whole, mib), (early, early_mib) = (
             walk(backbone, height, width, stop_early) for stop_early in (False, True))
         gflop.setdefault('UNet of Stable Diffusion 1.5', []).append(round(whole))
-        gflop.setdefault('part of the UNet that `--stop-early` leaves out', []).append(round(whole - early))
+        gflop.setdefault('part of the UNet that `--stop-early` leaves out', []).append(
+            round(whole - early))
         for name, kind in (("its autoencoder's encoder", 'own'), ("TAESD's encoder", 'taesd')):
             with FlopCounterMode(display=False) as counter:
                 parts[kind].encode(torch.empty(1, 3, height, width, device='meta'))
