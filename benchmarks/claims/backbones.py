@@ -11,20 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.claims.baselines import (
+    end_to_end,
     LEARNED_IN,
     masked_backbone,
     masked_settings,
-    precision_name,
     random_backbone,
-    train_segformer,
-    train_unet,
-    Watch,
+    segformer,
     whole_settings,
 )
 from benchmarks.claims.budget import Budget
 from benchmarks.claims.experiment import Experiment, head_settings
 from benchmarks.claims.results_store import Figures
 from benchmarks.claims.variants import VariantConfig
+from benchmarks.whole_networks import precision_name, Watch
 import numpy as np
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
@@ -55,8 +54,8 @@ ROWS = {
     'diffusion': Row(4e-3, backbone=lambda experiment, seed: experiment.backbone),
     'random weights': Row(4e-3, backbone=random_backbone),
     'masked autoencoder': Row(4e-3, backbone=masked_backbone, follows=masked_settings),
-    'end to end': Row(1e-3, whole=train_unet, follows=whole_settings),
-    'SegFormer-B0': Row(1e-3, whole=train_segformer, follows=whole_settings),
+    'end to end': Row(1e-3, whole=end_to_end, follows=whole_settings),
+    'SegFormer-B0': Row(1e-3, whole=segformer, follows=whole_settings),
 }
 CONVERGING = 'SegFormer-B0'  # also trained for longer, to check that it has converged
 LONGER = f'{CONVERGING}, longer'

@@ -5,81 +5,47 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 import json
 from pathlib import Path
 import shutil
-from typing import Any
 
 from benchmarks.claims.experiment import Experiment, head_settings
 from benchmarks.claims.results_store import alone, Figures, settings_digest
 from benchmarks.claims.variants import VariantConfig
-from diffusers import UNet2DConditionModel
+from benchmarks.whole_networks import (
+    Batches,
+    Encode,
+    forget,
+    GRADIENT_CLIP,
+    in_precision,
+    precision_name,
+    train_segformer,
+    train_unet,
+    Watch,
+)
 import numpy as np
 from ptdiffseg_ros.data.results import write_json
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
-from ptdiffseg_ros.model.head import GROUPS, SegmentationHead
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.captioned_frames import draw_frames, TownFrames
-from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.frames import ClearFrames
 from ptdiffseg_ros.train.head import new_segmenter
-from ptdiffseg_ros.train.loop import warm_cosine
-from ptdiffseg_ros.train.losses import segmentation_loss
 from ptdiffseg_ros.train.pretrain import fit, PretrainConfig
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 import torch.nn.functional as F
 from tqdm import tqdm
-from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
 MASKED = 0.6  # share of patches, as in SimMIM (Xie et al., 2022)
 PATCH = 4  # latent cells a side
 PRETRAINING = 'pretraining.json'  # in a folder written by `ptdiffseg pretrain`
 LEARNED_IN = 'learned_in.json'  # in a backbone trained here: precision and schedule
 SCHEDULE = 'warm-up and cosine decay'  # of the masked autoencoder's learning rate
-SAVE_EVERY = 100  # steps of a whole network between checkpoints
-GRADIENT_CLIP = 1.0
 ENCODED = 16  # frames at a time
-RANDOM = 'random'  # in a checkpoint: the state of the random generator, for dropout
-# Called with the segmenter after each quarter of a training; returns a figure.
-Watch = Callable[[PromptedSegmenter], float]
-
-
-def precision(device: torch.device) -> torch.dtype:
-    """
-    Return the number format in which a whole network is trained; its weights stay float32.
-
-    With bfloat16, gradients of the loss have the same direction as with float32 (cosine at least
-    0.995), in two thirds of the time. A processor without AVX-512 takes twelve times as long as
-    with float32.
-    """
-    if device.type == 'cpu':
-        half = torch.backends.cpu.get_cpu_capability().startswith('AVX512')
-    else:
-        half = device.type == 'cuda' and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if half else torch.float32
-
-
-def precision_name(device: torch.device) -> str:
-    """Return the name of `precision`: float32 or bfloat16."""
-    return str(precision(device)).removeprefix('torch.')
-
-
-def in_precision(device: torch.device) -> torch.autocast:
-    """Return the autocast context for `precision`."""
-    dtype = precision(device)
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype == torch.bfloat16)
 
 
 # -- frozen backbones ----------------------------------------------------------------------
-
-def forget(backbone: DiffusionBackbone, seed: int) -> DiffusionBackbone:
-    """Reset the UNet to random weights of a seed; autoencoder and text encoder are kept."""
-    torch.manual_seed(seed)
-    fresh = UNet2DConditionModel.from_config(backbone.unet.config)
-    backbone.unet.load_state_dict(fresh.state_dict())
-    return backbone
-
 
 def random_backbone(experiment: Experiment, seed: int) -> Path:
     """Write the backbone with a UNet of random weights, and return its folder."""
@@ -179,71 +145,18 @@ def _written(
 
 # -- networks trained whole ----------------------------------------------------------------
 
-class SegFormer(nn.Module):
-    """
-    SegFormer-B0 (Xie et al., 2021) with random weights.
-
-    As for the frozen backbones, feature levels are normalised per image before the decoder, and
-    the decoder uses GroupNorm, because a BatchNorm would store statistics of clear frames.
-    """
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        config = SegformerConfig(num_labels=classes)
-        self.model = SegformerForSemanticSegmentation(config)
-        self.model.decode_head.batch_norm = nn.GroupNorm(GROUPS, config.decoder_hidden_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, 3, H, W) in [-1, 1] to logits (B, K, H/4, W/4)."""
-        levels = self.model.segformer(images, output_hidden_states=True).hidden_states
-        return self.model.decode_head([SegmentationHead.normalise(level) for level in levels])
-
-
-class WholeNetwork(PromptedSegmenter):
-    """A segmenter whose scores come from one network without a prompt."""
-
-    network: nn.Module
-
-    def predict(self, images: Tensor, context: Tensor, network: Any = None
-                ) -> tuple[Tensor, Tensor]:
-        """Predict images (B, 3, h, w), which are returned in place of latents."""
-        return images, self.network(images).float()
-
-
-def train_unet(
+def end_to_end(
         experiment: Experiment, config: VariantConfig, watch: Watch
 ) -> tuple[PromptedSegmenter, list[float]]:
     """Train the backbone's UNet, from random weights, and the head together on the labels."""
-    segmenter = new_segmenter(config, experiment.backbone, experiment.work / 'end-to-end')
-    forget(segmenter.backbone, config.seed)
-    segmenter.to(experiment.model.device, torch.float32)
-    unet, head = segmenter.backbone.unet, segmenter.head
-    context = segmenter.context()
-
-    def logits(latents: Tensor) -> Tensor:
-        return head(segmenter.features(latents, context))
-
-    @torch.no_grad()
-    def encoded(images: np.ndarray) -> Tensor:
-        return segmenter.encode(segmenter.preprocess(images))
-
-    return segmenter, _fit_labels(
-        nn.ModuleList((unet, head)), logits, encoded, segmenter, config, watch,
-        _state(experiment, config, 'end-to-end'))
+    return _whole(train_unet, 'end-to-end', experiment, config, watch)
 
 
-def train_segformer(
+def segformer(
         experiment: Experiment, config: VariantConfig, watch: Watch
 ) -> tuple[PromptedSegmenter, list[float]]:
     """Train SegFormer-B0 on the labels."""
-    base = new_segmenter(config, experiment.backbone, experiment.work / 'segformer')
-    segmenter = WholeNetwork(base.config, base.backbone, base.head)
-    segmenter.to(experiment.model.device, torch.float32)
-    torch.manual_seed(config.seed)
-    segmenter.network = SegFormer(len(base.config.classes)).to(segmenter.device)
-    return segmenter, _fit_labels(
-        segmenter.network, segmenter.network, segmenter.preprocess, segmenter, config, watch,
-        _state(experiment, config, 'segformer'))
+    return _whole(train_segformer, 'segformer', experiment, config, watch)
 
 
 def whole_settings(experiment: Experiment) -> Figures:
@@ -251,89 +164,32 @@ def whole_settings(experiment: Experiment) -> Figures:
     return {'clip': GRADIENT_CLIP}
 
 
-def _state(experiment: Experiment, config: VariantConfig, name: str) -> Path:
-    """Return the checkpoint of a network, named by all settings that it depends on."""
-    precision = precision_name(experiment.model.device)
-    digest = settings_digest({**head_settings(config), 'precision': precision})
-    return experiment.work / 'networks' / f'{name}-{digest}.safetensors'
+def _whole(
+        train: Callable[..., tuple[PromptedSegmenter, list[float]]], name: str,
+        experiment: Experiment, config: VariantConfig, watch: Watch
+) -> tuple[PromptedSegmenter, list[float]]:
+    """Train a network on the labels; its checkpoint is named by all settings that it has."""
+    device = experiment.model.device
+    segmenter = new_segmenter(config, experiment.backbone, experiment.work / name)
+    segmenter.to(device, torch.float32)
+    digest = settings_digest({**head_settings(config), 'precision': precision_name(device)})
+    state = experiment.work / 'networks' / f'{name}-{digest}.safetensors'
+    return train(segmenter, config, partial(_town_batches, config), watch, state)
 
 
-def _generator(device: torch.device) -> torch.Generator:
-    """Return the random generator of dropout on a device."""
-    if device.type != 'cuda':
-        return torch.default_generator
-    return torch.cuda.default_generators[torch.cuda.current_device()]
-
-
-def _encode_frames(
-        segmenter: PromptedSegmenter, config: VariantConfig,
-        encode: Callable[[np.ndarray], Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the encoded images (1, c, h, w) and the labels (H, W) of the training frames."""
+def _town_batches(
+        config: VariantConfig, segmenter: PromptedSegmenter, encode: Encode) -> Batches:
+    """Encode the training frames once, and return the function that draws batches of them."""
     frames = ClearFrames(segmenter, config.frames, distortion=config.distortion)
     inputs, labels = [], []
     for i in tqdm(range(len(frames)), 'frames'):
         image, truth = frames[i]
         inputs.append(encode(image[None]))
         labels.append(torch.from_numpy(truth).long().to(segmenter.device))
-    return inputs, labels
 
-
-def _restore_network(
-        state: Path, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> tuple[int, list[float]]:
-    """Load a checkpoint, if it exists; return the next step and the values watched so far."""
-    if not state.exists():
-        return 0, []
-    tensors, facts = load_state(state)
-    _generator(device).set_state(tensors.pop(RANDOM))
-    restore_state(tensors, {'network': network}, optimizer)
-    return facts['step'], facts['watched']
-
-
-def _fit_labels(
-        network: nn.Module, logits: Callable[[Tensor], Tensor],
-        encode: Callable[[np.ndarray], Tensor], segmenter: PromptedSegmenter,
-        config: VariantConfig, watch: Watch, state: Path) -> list[float]:
-    """
-    Train a network with the frames, labels, loss, optimiser and schedule of the heads.
-
-    The gradient is clipped, because unlike that of a head it is large at the beginning. Resumes
-    from `state` if it exists, with the same result as without interruption.
-
-    :returns: the values of `watch` after each quarter.
-    """
-    inputs, labels = _encode_frames(segmenter, config, encode)
-    quarters = [max(1, round(config.steps * part / 4)) for part in (1, 2, 3, 4)]
-    network.train().requires_grad_(True)
-    parameters = list(network.parameters())
-    optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay)
-    first, watched = _restore_network(state, network, optimizer, segmenter.device)
-    bar = tqdm(range(first, config.steps), 'end to end', initial=first, total=config.steps)
-    for step in bar:
+    def batch(step: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((config.seed, step))
         rows = rng.choice(len(inputs), config.batch, replace=False).tolist()
-        batch = torch.cat([inputs[i] for i in rows]).contiguous(
-            memory_format=torch.channels_last)
-        with in_precision(batch.device):
-            scores = logits(batch).float()
-        loss = segmentation_loss(scores, torch.stack([labels[i] for i in rows]))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, GRADIENT_CLIP)
-        for group in optimizer.param_groups:
-            group['lr'] = config.learning_rate * warm_cosine(
-                step, config.steps, config.warmup_steps)
-        optimizer.step()
-        if step % 20 == 0:
-            bar.set_postfix(loss=f'{loss.item():.3f}')
-        for _ in range(quarters.count(step + 1)):
-            network.eval()
-            watched.append(watch(segmenter))
-            network.train()
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == config.steps:
-            tensors = flatten_state({'network': network}, optimizer)
-            save_state(state, {**tensors, RANDOM: _generator(segmenter.device).get_state()},
-                       {'step': step + 1, 'watched': watched})
-    network.eval().requires_grad_(False)
-    return watched
+        return torch.cat([inputs[i] for i in rows]), torch.stack([labels[i] for i in rows])
+
+    return batch

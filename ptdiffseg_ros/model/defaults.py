@@ -6,7 +6,8 @@ from __future__ import annotations
 from pathlib import Path
 
 MICRO = 'micro'  # the default model
-EMBEDDED = (MICRO, 'street')  # the models in this package: their folders in assets/
+STREET = 'street'  # the model for photographs
+EMBEDDED = (MICRO, STREET)  # the models in this package: their folders in assets/
 ENGINES = ('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast')
 OVERLAP = 0.25  # of windows; enough to hide the seams
 CATEGORY_TEMPLATES = (

@@ -11,6 +11,7 @@ from pathlib import Path
 import threading
 from typing import Any
 
+from benchmarks import whole_networks
 from benchmarks.claims import (
     adaptation,
     agreement,
@@ -252,11 +253,11 @@ def test_a_learning_rate_at_the_edge_is_not_accepted_as_the_best(
     assert set(seen) == tried and len(seen) == len(tried)
 
 
-@pytest.mark.parametrize('train', [baselines.train_unet, baselines.train_segformer])
+@pytest.mark.parametrize('train', [baselines.end_to_end, baselines.segformer])
 def test_an_interrupted_training_of_a_whole_network_ends_the_same(
         train: Any, segmenter, folder: Path, tmp_path: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(baselines, 'SAVE_EVERY', 1)
+    monkeypatch.setattr(whole_networks, 'SAVE_EVERY', 1)
     calls = []
 
     def watch(s: PromptedSegmenter, fails_at: int = 0) -> float:
@@ -344,7 +345,7 @@ def test_masks_hide_whole_patches_and_as_many_in_every_frame() -> None:
 
 def test_a_reinitialised_unet_depends_on_its_seed(segmenter) -> None:
     def weights(seed: int) -> torch.Tensor:
-        backbone = baselines.forget(deepcopy(segmenter.backbone), seed)
+        backbone = whole_networks.forget(deepcopy(segmenter.backbone), seed)
         return torch.cat([p.flatten() for p in backbone.unet.parameters()])
 
     known = torch.cat([p.flatten() for p in segmenter.backbone.unet.parameters()])
@@ -359,8 +360,8 @@ def test_networks_trained_whole_learn_all_their_weights(
     config = experiment.config(0, steps=3, learning_rate=1e-3)
     untrained = experiment.config(0, steps=1, learning_rate=1e-12)
     for train, parts in (
-            (baselines.train_unet, lambda s: (s.backbone.unet, s.head)),
-            (baselines.train_segformer, lambda s: (s.network,))):
+            (baselines.end_to_end, lambda s: (s.backbone.unet, s.head)),
+            (baselines.segformer, lambda s: (s.network,))):
         watched: list[bool] = []
 
         def watch(s: PromptedSegmenter, parts: Any = parts, watched: Any = watched) -> float:
@@ -378,14 +379,16 @@ def test_networks_trained_whole_learn_all_their_weights(
         assert all(torch.equal(vae[name], old[name]) for name in old)
 
 
-@pytest.mark.parametrize(('capability', 'halved'), [('AVX2', False), ('AVX512', True)])
+@pytest.mark.parametrize(('able', 'halved'), [
+    ({'avx512_f': True, 'avx512_bf16': False}, False), ({'avx512_bf16': True}, True),
+    ({'amx_bf16': True}, True), ({}, False)])
 def test_whole_networks_learn_in_bfloat16_where_the_processor_has_it(
-        capability: str, halved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, 'get_cpu_capability', lambda: capability)
-    with baselines.in_precision(torch.device('cpu')):
+        able: dict[str, bool], halved: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, 'get_capabilities', lambda: able)
+    with whole_networks.in_precision(torch.device('cpu')):
         found = torch.ones(2, 2) @ torch.ones(2, 2)
     expected = torch.bfloat16 if halved else torch.float32
-    assert found.dtype == baselines.precision(torch.device('cpu')) == expected
+    assert found.dtype == whole_networks.precision(torch.device('cpu')) == expected
 
 
 def test_the_pool_without_target_words_names_no_target(segmenter) -> None:
