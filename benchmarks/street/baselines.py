@@ -75,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train one network, measure it, and add its figures to the file."""
-    changes = {'seed': args.seed, 'batch': args.batch,
+    changes: dict[str, Any] = {'seed': args.seed, 'batch': args.batch,
                'learning_rate': args.learning_rate or RATES[args.method]}
     if args.steps is not None:
         changes['steps'] = args.steps
@@ -97,7 +97,8 @@ def run(args: argparse.Namespace) -> int:
     cell = {'steps': config.steps, 'learning_rate': config.learning_rate, 'batch': config.batch,
             'labelled': len(data), **facts, 'figures': figures, 'seconds': seconds,
             'threads': torch.get_num_threads(), 'commit': commit(), 'machine': machine()}
-    found = read_json(args.json) if args.json.exists() else {'command': COMMAND, 'cells': {}}
+    found: dict[str, Any] = (
+        read_json(args.json) if args.json.exists() else {'command': COMMAND, 'cells': {}})
     found['cells'].setdefault(args.method, {})[str(config.seed)] = cell
     write_json(args.json, found)
     print({split: found['miou'] for split, found in figures.items()})

@@ -1,14 +1,16 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``ptdiffseg demo``: segment a recorded drive in a live node, and write a report."""
+"""``ptdiffseg demo``: segment a drive or pictures in a live node, and write a report."""
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 import json
 from pathlib import Path
 
-from ptdiffseg_ros.commands import add_model, add_overwrite, number
+from ptdiffseg_ros.commands import add_overwrite, labelled_inputs, MODEL_HELP, number
 from ptdiffseg_ros.data.writing import check_bag, check_outputs, folders_below
+from ptdiffseg_ros.model.defaults import MICRO, STREET
 
 REPORT = ('summary.json', 'index.html', 'strip.png', 'overlay.mp4', 'overlay.webm', 'node.log')
 
@@ -20,13 +22,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='folder of the report; the report of an earlier demo is replaced')
     parser.add_argument(
         '--seconds', type=number(6, 600), default=80.0,
-        help='length of the drive, from 6 to 600')
+        help='length of the drive, from 6 to 600; with --data the largest length')
     parser.add_argument(
         '--fps', type=number(3, 30), default=5.0,
         help='frames per second of the recording, from 3 to 30')
     parser.add_argument(
         '--seed', type=number(0, kind=int), default=0, help='the same seed gives the same drive')
-    add_model(parser)
+    parser.add_argument(
+        '--data', type=Path, metavar='PATH',
+        help='pictures that are replayed instead of a drive in the town, spread over all: a '
+        'folder of pictures; or the folder of a data set or a dataset.yaml, whose labels score '
+        'the masks')
+    parser.add_argument(
+        '--split', default='val',
+        help='split of the data set, or several joined by + (default: %(default)s)')
+    parser.add_argument(
+        '--model', help=f'{MODEL_HELP} (default: {MICRO}; with --data {STREET})')
     parser.add_argument(
         '--no-adaptation', dest='adaptation', action='store_false',
         help='use only the source prompt; by default the node adapts the prompt, with a new bank, '
@@ -38,21 +49,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
-    _check(args)
+    model = args.model or (MICRO if args.data is None else STREET)
+    photographs, inputs = None, [*folders_below(model)]
+    if args.data is not None:
+        from ptdiffseg_ros.demo.photographs import open_photographs
+
+        photographs = open_photographs(args.data, args.split)
+        inputs += [args.data, *labelled_inputs(photographs.data)]
+    _check(args, inputs)
+    from ptdiffseg_ros.data.entries import report
     from ptdiffseg_ros.demo.run import DemoOptions, run_demo
 
-    run_demo(DemoOptions(
-        out=args.out, seconds=args.seconds, fps=args.fps, seed=args.seed, model=args.model,
-        json=args.json, adaptation=args.adaptation))
-    return 0
+    summary = run_demo(DemoOptions(
+        out=args.out, seconds=args.seconds, fps=args.fps, seed=args.seed, model=model,
+        json=args.json, adaptation=args.adaptation, photographs=photographs))
+    return report(summary['skipped'], 'pictures')
 
 
-def _check(args: argparse.Namespace) -> None:
-    """Refuse to replace files that no earlier demo has written."""
+def _check(args: argparse.Namespace, inputs: Sequence[Path]) -> None:
+    """Refuse to replace inputs, and files that no earlier demo has written."""
     replace = args.overwrite or _is_report(args.out)
-    check_outputs((args.out / name for name in REPORT), folders_below(args.model), replace)
+    check_outputs((args.out / name for name in REPORT), inputs, replace)
     check_bag(args.out / 'drive', replace)
-    check_outputs([args.json], folders_below(args.model), args.overwrite)
+    check_outputs([args.json], inputs, args.overwrite)
 
 
 def _is_report(folder: Path) -> bool:

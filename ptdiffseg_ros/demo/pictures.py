@@ -3,21 +3,21 @@
 """Pictures of a drive: frames of the video, a strip of all weathers, a timeline."""
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import io
+from itertools import cycle
 from typing import Any, TYPE_CHECKING
 
 import cv2
 import numpy as np
 from ptdiffseg_ros.data.drawing import overlay
-from ptdiffseg_ros.data.labels import CITYSCAPES, palette
+from ptdiffseg_ros.data.labels import IGNORE
 from ptdiffseg_ros.demo.scoring import CHANGING, DOMAINS, Moment, Picture, Score, total
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLORS = palette(CITYSCAPES)
 PANEL_WIDTH = 512  # of the video
 BAR_HEIGHT = 30
 CAPTION_WIDTH, CAPTION_HEIGHT, GAP = 64, 24, 4  # of the strip
@@ -38,13 +38,23 @@ STYLE: Any = {
 WINDOW_S = 1.0
 
 
-def film_frame(moment: Moment) -> Picture:
-    """Return image and overlay side by side, below a bar with the weather."""
+def hues(conditions: Iterable[str]) -> dict[str, str]:
+    """Return a colour for each weather and each of the conditions."""
+    others = (name for name in conditions if name not in HUES)
+    return {**HUES, **dict(zip(others, cycle(HUES.values())))}
+
+
+def film_frame(moment: Moment, colors: Picture) -> Picture:
+    """
+    Return image and overlay side by side, below a bar with the weather.
+
+    :param colors: the palette of the classes.
+    """
     image = _enlarge(moment.image, cv2.INTER_CUBIC)
     if moment.received is None:
         shown, title = image // 3, 'no mask arrived'
     else:
-        shown = overlay(image, _enlarge(moment.mask, cv2.INTER_NEAREST), COLORS)
+        shown = overlay(image, _enlarge(moment.mask, cv2.INTER_NEAREST), colors)
         title = 'mask'
     bar = np.zeros((BAR_HEIGHT, 2 * PANEL_WIDTH, 3), np.uint8)
     _write(bar, f'{moment.time_s:5.1f} s   {moment.condition}', (10, 20), WHITE)
@@ -52,13 +62,19 @@ def film_frame(moment: Moment) -> Picture:
     return np.vstack([bar, np.hstack([image, shown])])
 
 
-def strip(examples: Mapping[str, Moment]) -> Picture:
-    """Return a picture with a row of image, truth and prediction for each weather."""
+def strip(examples: Mapping[str, Moment], colors: Picture) -> Picture:
+    """
+    Return a picture with a row of image, truth (if there is any) and prediction for each example.
+
+    :param colors: the palette of the classes.
+    """
     height, width = next(iter(examples.values())).truth.shape
+    labelled = any((moment.truth != IGNORE).any() for moment in examples.values())
     rows = [[_caption(title, (CAPTION_HEIGHT, width if title else CAPTION_WIDTH))
-             for title in ('', 'camera', 'truth', 'prediction')]]
-    rows += [[_caption(name, (height, CAPTION_WIDTH)), moment.image, COLORS[moment.truth],
-              COLORS[moment.mask]] for name, moment in examples.items()]
+             for title in ('', 'camera', *(['truth'] if labelled else []), 'prediction')]]
+    rows += [[_caption(name, (height, CAPTION_WIDTH)), moment.image,
+              *([colors[moment.truth]] if labelled else []), colors[moment.mask]]
+             for name, moment in examples.items()]
     return np.vstack([np.hstack([_pad(cell) for cell in row]) for row in rows])
 
 
@@ -90,7 +106,7 @@ def draw_timeline(
         scores: Sequence[Score], summary: Mapping[str, Any],
         domains: Sequence[tuple[float, str]] = ()) -> Figure:
     """
-    Draw mIoU and latency over time in the colours of the weathers.
+    Draw mIoU, if there are labels, and latency over time in the colours of the weathers.
 
     If there are domains, draw them and the events of adaptation between mIoU and latency.
 
@@ -101,11 +117,14 @@ def draw_timeline(
 
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(9.6, 5.4 if domains else 4.2), layout='constrained')
-        rows = {'quality': 3.0, **({'domain': 0.8} if domains else {}), 'latency': 2.0}
+        labelled = any(item.live.counts.any() for item in scores)
+        rows = {**({'quality': 3.0} if labelled else {}),
+                **({'domain': 0.8} if domains else {}), 'latency': 2.0}
         axes = figure.subplot_mosaic(
             [[row] for row in rows], sharex=True,
             gridspec_kw={'height_ratios': list(rows.values())})
-        _draw_quality(axes['quality'], scores, summary['fps'])
+        if labelled:
+            _draw_quality(axes['quality'], scores, summary['fps'])
         if domains:
             _draw_domains(axes['domain'], domains, summary)
         _draw_latency(axes['latency'], scores)
@@ -122,15 +141,16 @@ def to_svg(figure: Figure) -> bytes:
 
 def _draw_quality(axes: Axes, scores: Sequence[Score], fps: float) -> None:
     """Draw mIoU over a moving window of WINDOW_S."""
-    half = max(0, round(WINDOW_S * fps / 2))
+    classes, half = scores[0].live.classes, max(0, round(WINDOW_S * fps / 2))
     windows = [scores[max(0, i - half):i + half + 1] for i in range(len(scores))]
     if all(item.source for item in scores):
         axes.plot([item.time_s for item in scores],
-                  [100 * total(item.source for item in window).miou() for window in windows],
+                  [100 * total((item.source for item in window), classes).miou()
+                   for window in windows],
                   color=INK, linewidth=1.0, label='without adaptation')
         axes.legend(loc='lower left')
     _draw_colored(axes, [
-        (item.time_s, item.weather, 100 * total(near.live for near in window).miou())
+        (item.time_s, item.weather, 100 * total((near.live for near in window), classes).miou())
         for item, window in zip(scores, windows)])
     axes.set(ylim=(0, 100), ylabel='mIoU (%)')
 
@@ -149,8 +169,9 @@ def _draw_colored(axes: Axes, points: Sequence[tuple[float, str, float]]) -> Non
     from matplotlib.collections import LineCollection
 
     line = [(time_s, value) for time_s, _, value in points]
+    shades = hues(dict.fromkeys(weather for _, weather, _ in points))
     axes.add_collection(LineCollection(
-        list(zip(line, line[1:])), colors=[HUES[weather] for _, weather, _ in points[1:]],
+        list(zip(line, line[1:])), colors=[shades[weather] for _, weather, _ in points[1:]],
         linewidths=2.2, capstyle='round'))
     axes.grid(axis='y')
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from ptdiffseg_ros.data.drawing import overlay
-from ptdiffseg_ros.data.labels import TOWN
+from ptdiffseg_ros.data.labels import palette
 from ptdiffseg_ros.data.pictures import encode_picture, write_png
-from ptdiffseg_ros.demo.pictures import COLORS, draw_timeline, HUES, strip, to_svg
-from ptdiffseg_ros.demo.scoring import Moment, Score
+from ptdiffseg_ros.demo.pictures import draw_timeline, hues, strip, to_svg
+from ptdiffseg_ros.demo.scoring import Moment, Picture, Score
 
 
 def write_report(
@@ -23,17 +23,21 @@ def write_report(
     """
     Write ``index.html`` and ``strip.png`` into the folder of the report.
 
-    :param examples: one moment of each weather.
+    :param examples: as `scoring.example_moments` returns them.
     :param domains: (time in seconds, recognised domain) of each change.
     """
-    write_png(folder / 'strip.png', strip(examples))
+    classes = scores[0].live.classes
+    colors = palette(classes)
+    write_png(folder / 'strip.png', strip(examples, colors))
     pages = Environment(
         loader=PackageLoader('ptdiffseg_ros.demo', '.'), undefined=StrictUndefined,
         autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages.filters['percent'] = lambda v: '–' if v is None else f'{100 * v:.1f}'
     pages.filters['ms'] = lambda v: '–' if v is None else f'{v:.0f}'
     (folder / 'index.html').write_text(pages.get_template('template.html').render(
-        s=summary, classes=TOWN, hues=HUES, examples=_picture_rows(examples),
+        s=summary, classes=classes, hues=hues(summary['miou']),
+        labelled=any(value is not None for value in summary['miou'].values()),
+        examples=_picture_rows(examples, colors),
         adverse=_mean_adverse(summary['miou']),
         adverse_without=_mean_adverse(summary['miou_without_adaptation'] or {}),
         video=_data_uri(f'video/{video.suffix[1:]}', video.read_bytes()),
@@ -46,14 +50,15 @@ def _mean_adverse(miou: Mapping[str, float | None]) -> float | None:
     return sum(values) / len(values) if values else None
 
 
-def _picture_rows(examples: Mapping[str, Moment]) -> list[tuple[str, float, str, str, str]]:
+def _picture_rows(examples: Mapping[str, Moment], colors: Picture
+                  ) -> list[tuple[str, float, str, str, str]]:
     """Return (weather, time, image, truth, overlay) of each example with data URIs."""
     return [
         (name, moment.time_s,
          _data_uri('image/jpeg', encode_picture(moment.image, '.jpg')),
-         _data_uri('image/png', encode_picture(COLORS[moment.truth], '.png')),
+         _data_uri('image/png', encode_picture(colors[moment.truth], '.png')),
          _data_uri('image/jpeg', encode_picture(
-             overlay(moment.image, moment.mask, COLORS), '.jpg')))
+             overlay(moment.image, moment.mask, colors), '.jpg')))
         for name, moment in examples.items()]
 
 

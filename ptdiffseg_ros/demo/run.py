@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.data.bags import Bag
+from ptdiffseg_ros.data.entries import listed
+from ptdiffseg_ros.data.labels import LabelClass, palette, TOWN
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.data.results import commit, machine, percentiles, write_json
 from ptdiffseg_ros.data.video import VideoWriter
@@ -27,13 +29,15 @@ from ptdiffseg_ros.demo.node_process import (
     NodeProcess,
 )
 from ptdiffseg_ros.demo.pace import CALIBRATION_FRAMES, Pace
+from ptdiffseg_ros.demo.photographs import Photographs
 from ptdiffseg_ros.demo.pictures import film_frame
 from ptdiffseg_ros.demo.report import write_report
 from ptdiffseg_ros.demo.scoring import Score, total
-from ptdiffseg_ros.model.defaults import MICRO
+from ptdiffseg_ros.model.defaults import embedded_names, MICRO, segmenter_folder
+from ptdiffseg_ros.model.segmenter_config import SegmenterConfig
 from ptdiffseg_ros.ros.replay import Player
 from ptdiffseg_ros.ros.spin import spinning
-from ptdiffseg_ros.town.record import FRAME_ID, IMAGE_TOPIC, record_drive
+from ptdiffseg_ros.town.record import FRAME_ID, IMAGE_TOPIC, record_drive, record_frames
 from ptdiffseg_ros.town.schedule import WeatherSchedule
 import rclpy
 from rclpy.signals import SignalHandlerOptions
@@ -55,7 +59,11 @@ ENOUGH = 0.99  # share of frames that must have masks
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """The options of ``ptdiffseg demo``; its --help describes them."""
+    """
+    The options of ``ptdiffseg demo``; its --help describes them.
+
+    :param photographs: replayed instead of a drive in the town.
+    """
 
     out: Path
     seconds: float = 80.0
@@ -64,6 +72,7 @@ class DemoOptions:
     model: str = MICRO
     json: Path | None = None
     adaptation: bool = True
+    photographs: Photographs | None = None
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
@@ -71,36 +80,53 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     Record a drive, let a node segment it live, and write the report.
 
     :returns: the summary, which is also in ``summary.json``.
-    :raises DemoError: the node does not start, ends, or loses frames.
+    :raises DemoError: the node does not start, ends, or loses frames; or no picture can be read.
     """
     options.out.mkdir(parents=True, exist_ok=True)
     # Marks the folder as a demo's, which the next demo may replace, even if this demo fails.
     write_json(options.out / 'summary.json', {'command': 'demo'})
     with _terminate_as_interrupt():
         bag_path = options.out / 'drive'
-        record_drive(
-            bag_path, WeatherSchedule(options.seconds, DRIVE), fps=options.fps,
-            seed=options.seed, overwrite=True,
-            progress=lambda frames: tqdm(frames, 'recording the drive', unit='frame'))
+        classes, skipped = _record(bag_path, options)
         with Bag(bag_path) as bag:
             pace = _segment_live(bag, options)
-            scores, video = _score_and_film(bag, pace, options)
+            scores, video = _score_and_film(bag, pace, options, classes)
             examples = scoring.example_moments(bag, pace.consumer.masks, scores)
-            summary = _summary(options, pace, scores, bag)
+            summary = {**_summary(options, pace, scores, bag), 'skipped': skipped}
             domains = [(_time_s(stamp, bag), domain) for stamp, domain in pace.consumer.domains]
         write_json(options.out / 'summary.json', summary)
         if options.json is not None:
             write_json(options.json, summary)
         write_report(options.out, summary, scores, examples, video, domains)
     sent, received = summary['frames_sent'], summary['masks_received']
-    print(f'{received} of {sent} masks received; mIoU ' + ', '.join(
-        f'{name} {value:.1%}' for name, value in summary['miou'].items() if value is not None))
+    mious = [f'{name} {value:.1%}' for name, value in summary['miou'].items() if value is not None]
+    print(f'{received} of {sent} masks received; mIoU {", ".join(mious) or "unknown (no labels)"}')
     print(f'the report is in {options.out / "index.html"}')
     if received < ENOUGH * sent:
         raise DemoError(
             f'only {received} of {sent} masks received, at least {ENOUGH:.0%} are needed: the '
             f'machine may be busy with other work. See {options.out / "node.log"}')
     return summary
+
+
+def _record(bag: Path, options: DemoOptions) -> tuple[tuple[LabelClass, ...], list[str]]:
+    """Record the camera; return the classes to score, and the pictures that cannot be used."""
+    if options.photographs is None:
+        record_drive(
+            bag, WeatherSchedule(options.seconds, DRIVE), fps=options.fps, seed=options.seed,
+            overwrite=True,
+            progress=lambda frames: tqdm(frames, 'recording the drive', unit='frame'))
+        return TOWN, []
+    config = SegmenterConfig.load(
+        segmenter_folder(options.model), f', or the embedded {embedded_names()}')
+    failures: list[str] = []
+    most = round(options.seconds * options.fps)
+    frames = options.photographs.frames(most, options.fps, failures)
+    if not record_frames(bag, tqdm(frames, 'reading pictures', unit='picture'), overwrite=True):
+        raise DemoError(
+            f'{options.photographs.path} has no picture that can be used: '
+            f'{listed(failures, 1, "; ")}')
+    return config.classes, failures
 
 
 def _segment_live(bag: Bag, options: DemoOptions) -> Pace:
@@ -152,7 +178,9 @@ def _terminate_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _score_and_film(bag: Bag, pace: Pace, options: DemoOptions) -> tuple[list[Score], Path]:
+def _score_and_film(
+        bag: Bag, pace: Pace, options: DemoOptions, classes: tuple[LabelClass, ...]
+) -> tuple[list[Score], Path]:
     """
     Score each frame, with and without adaptation, and write the video.
 
@@ -164,19 +192,19 @@ def _score_and_film(bag: Bag, pace: Pace, options: DemoOptions) -> tuple[list[Sc
     if options.adaptation:
         segmenter = PromptedSegmenter.from_pretrained(options.model)
         context = segmenter.context()
-    moments = scoring.moments(bag, pace.consumer.masks)
+    moments, colors = scoring.moments(bag, pace.consumer.masks), palette(classes)
     with VideoWriter(options.out / 'overlay.mp4', options.fps, VIDEO_QUALITY) as film:
         for moment in tqdm(moments, 'scoring the masks', bag.count(IMAGE_TOPIC)):
             if options.adaptation:
                 source = segmenter.segment([moment.image], context)[0].class_ids
-            scores.append(scoring.score(moment, pace.sent, source))
-            film.write(film_frame(moment))
+            scores.append(scoring.score(moment, pace.sent, classes, source))
+            film.write(film_frame(moment, colors))
     return scores, film.path
 
 
 def _summary(
         options: DemoOptions, pace: Pace, scores: Sequence[Score], bag: Bag) -> dict[str, Any]:
-    consumer, sent = pace.consumer, pace.sent
+    consumer, sent, classes = pace.consumer, pace.sent, scores[0].live.classes
     masks = consumer.masks
     # A mask counts if it has the stamp and the frame id of an image that was sent.
     good = [t for t in sent if t in masks and masks[t].frame_id == FRAME_ID]
@@ -184,8 +212,9 @@ def _summary(
     for item in scores:
         weathers.setdefault(item.weather, []).append(item)
     changing = weathers.pop(scoring.CHANGING, [])
-    live = {name: total(item.live for item in items) for name, items in weathers.items()}
-    source = {name: total(item.source for item in items) for name, items in weathers.items()}
+    live, source = ({name: total((getattr(item, kind) for item in items), classes)
+                     for name, items in weathers.items()} for kind in ('live', 'source'))
+    photographs = options.photographs
     return {
         'command': 'demo',
         'frames_sent': len(sent),
@@ -203,16 +232,18 @@ def _summary(
         'age_ms': percentiles(consumer.age_ms),
         'processing_ms': percentiles(consumer.processing_ms),
         'model': options.model, 'seed': options.seed,
+        'data': photographs and str(photographs.path),
+        'split': photographs and photographs.data and photographs.data.split,
         'commit': commit(), 'machine': machine(),
-        'seconds': options.seconds, 'fps': options.fps,
+        'seconds': len(scores) / options.fps, 'fps': options.fps,
         'rate': round(float(np.mean(pace.rates or [1.0])), 3),
         'holds': pace.holds,
         'calibration_frames': min(CALIBRATION_FRAMES, len(sent)),
         'frames': {name: len(items) for name, items in weathers.items()},
         'frames_changing': len(changing),
-        'miou_changing': _finite(total(item.live for item in changing).miou()),
+        'miou_changing': _finite(total((item.live for item in changing), classes).miou()),
         'miou_changing_without_adaptation': (
-            _finite(total(item.source for item in changing).miou())
+            _finite(total((item.source for item in changing), classes).miou())
             if options.adaptation else None),
         'class_iou': {name: _class_ious(matrix) for name, matrix in live.items()},
     }

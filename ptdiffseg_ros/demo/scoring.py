@@ -10,7 +10,7 @@ from itertools import groupby
 import numpy as np
 from numpy.typing import NDArray
 from ptdiffseg_ros.data.bags import Bag, stamp_ns
-from ptdiffseg_ros.data.labels import IGNORE, TOWN
+from ptdiffseg_ros.data.labels import IGNORE, LabelClass
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.demo.consumer import Received
 from ptdiffseg_ros.ros.images import decode
@@ -20,6 +20,7 @@ Picture = NDArray[np.uint8]
 CHANGING = 'changing'
 # The domain names of the weathers in adaptation.
 DOMAINS = {'clear': 'clear', 'fog': 'foggy', 'night': 'night', 'rain': 'rainy', 'snow': 'snowy'}
+EXAMPLES = 4  # of a drive with a single condition
 RECOGNITION_S = 3.0  # recognition is not expected in the first seconds of a weather
 
 
@@ -68,31 +69,35 @@ class Score:
     latency_ms: float | None
 
 
-def score(moment: Moment, sent: Mapping[int, float], source: Picture | None = None) -> Score:
+def score(moment: Moment, sent: Mapping[int, float], classes: Sequence[LabelClass],
+          source: Picture | None = None) -> Score:
     """
     Score the mask of a frame.
 
     :param sent: the monotonic time in seconds at which each image was sent, by stamp.
+    :param classes: to score; pixels of other true classes do not count.
     :param source: the mask without adaptation, if computed.
     """
     received, sent_s = moment.received, sent.get(moment.stamp_ns)
     return Score(
         moment.stamp_ns, moment.time_s,
         CHANGING if ' to ' in moment.condition else moment.condition,
-        _confusion(moment.truth, moment.mask),
-        None if source is None else _confusion(moment.truth, source),
+        _confusion(classes, moment.truth, moment.mask),
+        None if source is None else _confusion(classes, moment.truth, source),
         None if received is None or sent_s is None else (received.at - sent_s) * 1000)
 
 
-def _confusion(truth: Picture, mask: Picture) -> ConfusionMatrix:
-    matrix = ConfusionMatrix(TOWN)
+def _confusion(
+        classes: Sequence[LabelClass], truth: Picture, mask: Picture) -> ConfusionMatrix:
+    matrix = ConfusionMatrix(classes)
     matrix.update(truth, mask)
     return matrix
 
 
-def total(matrices: Iterable[ConfusionMatrix | None]) -> ConfusionMatrix:
-    """Return the sum of confusion matrices; None is skipped."""
-    return sum(filter(None, matrices), ConfusionMatrix(TOWN))
+def total(matrices: Iterable[ConfusionMatrix | None], classes: Sequence[LabelClass]
+          ) -> ConfusionMatrix:
+    """Return the sum of confusion matrices over the same classes; None is skipped."""
+    return sum(filter(None, matrices), ConfusionMatrix(classes))
 
 
 def moments(bag: Bag, masks: Mapping[int, Received]) -> Iterator[Moment]:
@@ -113,12 +118,21 @@ def moments(bag: Bag, masks: Mapping[int, Received]) -> Iterator[Moment]:
 
 def example_moments(
         bag: Bag, masks: Mapping[int, Received], scores: Sequence[Score]) -> dict[str, Moment]:
-    """Return the middle moment of the first period of each steady weather."""
+    """
+    Return the middle moment of the first period of each steady weather, by its name.
+
+    If there is only one, return several moments, by their times.
+    """
     chosen: dict[str, int] = {}
     for weather, run in groupby(scores, key=lambda item: item.weather):
         stamps = [item.stamp_ns for item in run]
         if weather != CHANGING:
             chosen.setdefault(weather, stamps[len(stamps) // 2])
+    if len(chosen) == 1:
+        spread = range(1, 2 * EXAMPLES, 2)
+        several = {scores[len(scores) * part // (2 * EXAMPLES)].stamp_ns for part in spread}
+        return {f'{moment.time_s:.1f} s': moment for moment in moments(bag, masks)
+                if moment.stamp_ns in several}
     return {moment.condition: moment for moment in moments(bag, masks)
             if moment.stamp_ns in chosen.values()}
 

@@ -19,10 +19,11 @@ from typing import Any
 import numpy as np
 from ptdiffseg_ros import cli
 from ptdiffseg_ros.data.bags import Bag
+from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.installed import fastdds_environment
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
-from ptdiffseg_ros.data.pictures import read_picture
+from ptdiffseg_ros.data.pictures import read_picture, write_png
 from ptdiffseg_ros.data.video import frame_entries
 from ptdiffseg_ros.demo import node_process
 from ptdiffseg_ros.demo.consumer import changes
@@ -30,9 +31,13 @@ from ptdiffseg_ros.demo.node_process import dds_environment, free_domain_id
 from ptdiffseg_ros.demo.pace import CALIBRATION_FRAMES, HEADROOM, Pace
 from ptdiffseg_ros.demo.pictures import draw_timeline, HUES
 from ptdiffseg_ros.demo.scoring import DOMAINS, recognised_share, Score
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.town import sample_condition
 from ptdiffseg_ros.town.record import IMAGE_TOPIC
+from ptdiffseg_ros.train.evaluate import evaluate_pictures
 import pytest
 from ros_harness import Process
+import yaml
 
 FRAMES = 24
 PROFILE_VARIABLES = ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE')
@@ -145,6 +150,80 @@ def test_a_demo_without_adaptation_compares_nothing(tmp_path: Path, model: str) 
     page = (tmp_path / 'report' / 'index.html').read_text()
     assert 'without adaptation' not in page and '--no-adaptation' in page
     assert 'without adaptation' not in process.output
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw a data set of two conditions, with one mask of another size than its picture."""
+    root = tmp_path_factory.mktemp('pictures')
+    for split, condition, count in (('day', 'clear', 9), ('dusk', 'night', 6)):
+        for i in range(count):
+            frame = sample_condition(condition, i, (96, 160))
+            for kind, pixels in (('images', frame.image), ('masks', frame.labels)):
+                (root / kind / split).mkdir(parents=True, exist_ok=True)
+                write_png(root / kind / split / f'{i}.png', pixels)
+    write_png(root / 'masks' / 'dusk' / '5.png', np.zeros((8, 8), np.uint8))
+    (root / 'dataset.yaml').write_text(yaml.safe_dump({
+        'images': 'images/{split}', 'masks': 'masks/{split}',
+        'classes': {c.name: c.id for c in TOWN}, 'ignore': 255,
+        'conditions': {'noon': ['day'], 'dusk': ['dusk']}}))
+    return root
+
+
+def pictures_demo(out: Path, model: str, data: Path, *more: str) -> tuple[Process, dict[str, Any]]:
+    """Run a demo with pictures to its end; return it with the summary."""
+    process = Process('-m', 'ptdiffseg_ros.cli', 'demo', '--out', str(out), '--fps', '5',
+                      '--data', str(data), '--model', model, *more, forked=True)
+    process.wait_for_output('the report is in')
+    process.wait()
+    return process, json.loads((out / 'summary.json').read_text())
+
+
+def test_pictures_of_a_data_set_are_replayed_and_scored_by_condition(
+        tmp_path: Path, model: str, pictures: Path) -> None:
+    out = tmp_path / 'report'
+    process, summary = pictures_demo(out, model, pictures, '--split', 'day+dusk')
+    assert process.wait() == 1 and '5.png has 8 x 8 pixels' in process.output
+    assert summary['frames_sent'] == summary['masks_received'] == 14
+    assert summary['frames'] == {'noon': 9, 'dusk': 5} and summary['seconds'] == 14 / 5
+    assert len(summary['skipped']) == 1 and summary['data'] == str(pictures)
+    # The figures of `evaluate`, because the source prompt is the same.
+    data, segmenter = open_data(pictures, 'day+dusk'), PromptedSegmenter.from_pretrained(model)
+    figures = evaluate_pictures(segmenter, data)['conditions']
+    for name, miou in summary['miou_without_adaptation'].items():
+        assert 100 * miou == pytest.approx(figures[name]['miou'], abs=0.01)
+    page = (out / 'index.html').read_text()
+    assert '--split day+dusk' in page and 'clear weather' not in page
+    strip = read_picture(out / 'strip.png')
+    assert 2 * 96 < strip.shape[0] < 3 * 96 and strip.shape[1] > 3 * 160
+
+
+def test_a_folder_of_pictures_without_labels_is_replayed_with_nothing_to_score(
+        tmp_path: Path, model: str, pictures: Path) -> None:
+    folder = shutil.copytree(pictures / 'images' / 'dusk', tmp_path / 'photos')
+    write_png(folder / '9.png', np.zeros((60, 70, 3), np.uint8))
+    out = tmp_path / 'report'
+    process, summary = pictures_demo(out, model, folder, '--no-adaptation')
+    assert process.wait() == 0 and 'no labels' in process.output
+    assert summary['frames_sent'] == summary['masks_received'] == 7
+    assert summary['miou'] == {'all': None} and summary['split'] is None
+    assert 'IoU % by class' not in (out / 'index.html').read_text()
+    with Bag(out / 'drive') as bag:
+        sizes = {(m.height, m.width) for _, _, m in bag.messages([IMAGE_TOPIC])}
+    assert sizes == {(96, 160)}, 'a camera has one size'
+
+
+@pytest.mark.parametrize(('folder', 'words'), [
+    ('nowhere', 'does not exist'), ('empty', 'has no pictures (.png'),
+    ('data', "the split 'val' of")])
+def test_data_without_pictures_is_refused_before_any_work(
+        folder: str, words: str, tmp_path: Path, pictures: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / 'empty').mkdir()
+    path = pictures if folder == 'data' else tmp_path / folder
+    assert cli.main(['demo', '--out', str(tmp_path / 'out'), '--data', str(path)]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
 
 
 def test_timeline_shows_domains_and_events() -> None:
