@@ -43,7 +43,8 @@ def precision(device: torch.device) -> torch.dtype:
     to twelve times as long as with float32.
     """
     if device.type == 'cpu':
-        able = torch.cpu.get_capabilities()
+        # Older versions of torch cannot tell.
+        able: dict[str, Any] = getattr(torch.cpu, 'get_capabilities', dict)()
         half = bool(able.get('avx512_bf16') or able.get('amx_bf16'))
     else:
         half = device.type == 'cuda' and torch.cuda.is_bf16_supported()

@@ -13,6 +13,7 @@ from benchmarks.claims.report import in_order
 from benchmarks.docs.settings import adaptation_settings, training_settings
 from benchmarks.soak.report import tables as soak_tables
 from benchmarks.stream.report import tables as stream_tables
+from benchmarks.street.tables import baseline_table, class_table, curve_table
 from ptdiffseg_ros.commands.bench import tables as bench_tables
 from ptdiffseg_ros.data.results import markdown_table, read_json
 
@@ -100,11 +101,18 @@ def _bench(name: str) -> str:
     return bench_tables(_read(name))
 
 
+def _street(table: Callable[..., str]) -> str:
+    return table(_read('street_val'), _read('street_baselines'))
+
+
 BLOCKS: Mapping[str, Callable[[], str]] = {
     **{f'stream-{protocol}': partial(_stream, protocol)
        for protocol in ('one-pass', 'drives', 'continual', 'recognition', 'cost')},
     'one-pass-gains': _one_pass_gains, 'stream-sweep': _sweep, 'rates': _rates,
     'adaptation-settings': adaptation_settings, 'training-settings': training_settings,
+    'street-baselines': partial(_street, baseline_table),
+    'street-classes': partial(_street, class_table),
+    'street-curves': lambda: curve_table(_read('street_baselines')),
     'stages': _stages, 'soak-summary': _soak_summary,
     **{name: partial(_soak, name) for name in SOAKS},
     **{name: partial(_bench, name) for name in BENCHES},

@@ -75,8 +75,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train one network, measure it, and add its figures to the file."""
-    changes: dict[str, Any] = {'seed': args.seed, 'batch': args.batch,
-               'learning_rate': args.learning_rate or RATES[args.method]}
+    changes: dict[str, Any] = {
+        'seed': args.seed, 'batch': args.batch,
+        'learning_rate': args.learning_rate or RATES[args.method]}
     if args.steps is not None:
         changes['steps'] = args.steps
     config = load_recipe(find_recipe(STREET), changes)
@@ -94,15 +95,21 @@ def run(args: argparse.Namespace) -> int:
     seconds = round(time.monotonic() - begun_s)
     figures = {split: _all_figures(evaluate_pictures(segmenter, pictures, FRAMES))
                for split, pictures in measured.items()}
-    cell = {'steps': config.steps, 'learning_rate': config.learning_rate, 'batch': config.batch,
-            'labelled': len(data), **facts, 'figures': figures, 'seconds': seconds,
-            'threads': torch.get_num_threads(), 'commit': commit(), 'machine': machine()}
-    found: dict[str, Any] = (
-        read_json(args.json) if args.json.exists() else {'command': COMMAND, 'cells': {}})
-    found['cells'].setdefault(args.method, {})[str(config.seed)] = cell
-    write_json(args.json, found)
-    print({split: found['miou'] for split, found in figures.items()})
+    _add(args.json, args.method, config, {
+        'steps': config.steps, 'batch': config.batch, 'labelled': len(data), **facts,
+        'figures': figures, 'seconds': seconds, 'threads': torch.get_num_threads(),
+        'commit': commit(), 'machine': machine()})
+    print(', '.join(f'{split} {found["miou"]:.1f}' for split, found in figures.items()))
     return 0
+
+
+def _add(path: Path, method: str, config: TrainConfig, cell: dict[str, Any]) -> None:
+    """Add the figures of a training to the file, by method, learning rate and seed."""
+    found: dict[str, Any] = (
+        read_json(path) if path.exists() else {'command': COMMAND, 'cells': {}})
+    rates = found['cells'].setdefault(method, {})
+    rates.setdefault(f'{config.learning_rate:g}', {})[str(config.seed)] = cell
+    write_json(path, found)
 
 
 def train_frozen(config: TrainConfig, data: LabelledPictures, out: Path

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks.street import baselines
 from benchmarks.street.__main__ import main
 from benchmarks.street.prepare import ASPECT, caption, CLASSES, HEIGHT, random_view
 from benchmarks.street.weather import make_fog, make_night, make_rain, WEATHERS
@@ -14,7 +15,12 @@ from PIL import Image as Picture
 from ptdiffseg_ros.data.captioned import open_captioned
 from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.labels import IGNORE
+from ptdiffseg_ros.model.defaults import backbone_source
+from ptdiffseg_ros.train.frames import PictureFrames
+from ptdiffseg_ros.train.head import new_segmenter
+from ptdiffseg_ros.train.settings import TrainConfig
 import pytest
+import torch
 import yaml
 
 CAMVID = {'sky': 0, 'road': 3, 'vegetation': 5, 'person': 9}
@@ -130,3 +136,42 @@ def test_weather_is_made_as_it_is_called() -> None:
     fog = make_fog(image, rng)
     assert fog[:30].std() < fog[-10:].std(), 'what is far has less contrast'
     assert make_rain(image, rng).std(axis=2).mean() < image.std(axis=2).mean(), 'greyer'
+
+
+def test_baselines_train_on_the_labelled_photographs_and_add_their_figures(
+        street: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_split(street / 'camvid', 'dusk_val', 1, (60, 80), (0, 3))
+    write_split(street / 'kitti', 'val', 1, (40, 120), (14, 0))
+    assert main([str(street), str(tmp_path / 'data')]) == 0
+    monkeypatch.setattr(baselines, 'find_recipe', lambda name: tmp_path / 'recipe.yaml')
+    (tmp_path / 'recipe.yaml').write_text('{input_size: [48, 64], layout_steps: 0}')
+    out = tmp_path / 'baselines.json'
+    for method in baselines.RATES:
+        assert baselines.main([
+            str(street), str(tmp_path / 'data'), '--method', method, '--steps', '2', '--batch',
+            '2', '--work', str(tmp_path / 'work'), '--json', str(out)]) == 0
+    cells = json.loads(out.read_text())['cells']
+    for method, rate in baselines.RATES.items():
+        cell = cells[method][f'{rate:g}']['0']
+        assert cell['steps'] == cell['batch'] == 2 and cell['labelled'] == 4
+        assert [*cell['figures']] == ['day', 'dusk', 'kitti']
+        assert 0 <= cell['figures']['day']['miou'] <= 100
+        assert len(cell.get('day_quarters', range(4))) == 4
+
+
+def test_the_batches_of_a_step_are_the_same_after_an_interruption(
+        street: Path, tmp_path: Path) -> None:
+    assert main([str(street), str(tmp_path / 'data')]) == 0
+    data = open_data(tmp_path / 'data' / 'labelled', 'train')
+    config = TrainConfig(steps=3, batch=2, frames=4, input_size=(48, 64))
+    segmenter = new_segmenter(config, backbone_source('micro'), tmp_path / 'out', data.classes)
+
+    def batch(step: int) -> tuple[np.ndarray, np.ndarray]:
+        frames = PictureFrames(segmenter, data, range(4), config.distortion)
+        images, labels = baselines.augmented_batches(
+            frames, config, segmenter, lambda pixels: torch.from_numpy(pixels))(step)
+        return images.numpy(), labels.numpy()
+
+    assert all((a == b).all() for a, b in zip(batch(1), batch(1)))
+    assert not (batch(1)[0] == batch(2)[0]).all()
+    assert batch(1)[0].shape == (2, 48, 64, 3) and batch(1)[1].shape == (2, 48, 64)

@@ -1,0 +1,76 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of `street` and the networks that it is compared with."""
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from ptdiffseg_ros.data.results import markdown_table
+
+STREET = '`street`: pretrained UNet, frozen; trained head'
+NETWORKS = {
+    'random weights': 'the same UNet with random weights, frozen; trained head',
+    'end to end': 'the same UNet and head, trained whole from random weights',
+    'SegFormer-B0': 'SegFormer-B0, trained whole from random weights'}
+TRAINED = {'rate': '0.004', 'steps': 700, 'batch': 8, 'labelled': 425}  # the recipe of `street`
+ABSENT_AT_DUSK = 'fence'  # no pixel of the 22 images has this class
+
+Figures = dict[str, Any]
+
+
+def _cells(baselines: Figures) -> Iterator[tuple[str, Figures]]:
+    """Yield name and cell of each training, with its learning rate."""
+    for method, rates in baselines['cells'].items():
+        for rate, seeds in sorted(rates.items()):
+            for cell in seeds.values():
+                yield method, {**cell, 'rate': rate}
+
+
+def baseline_table(street: Figures, baselines: Figures) -> str:
+    """
+    Return mIoU by day, at dusk and on KITTI.
+
+    The share of day that is kept at dusk is that of the classes with pixels at dusk.
+
+    :param street: street_val.json.
+    :param baselines: street_baselines.json.
+    """
+    rows = []
+    for name, cell in ((STREET, {**TRAINED, **street}), *(
+            (NETWORKS[method], cell) for method, cell in _cells(baselines))):
+        figures = cell['figures']
+        day, dusk = (_mean(figures[split]['iou']) for split in ('day', 'dusk'))
+        rows.append([
+            name, cell['rate'], f'{cell["steps"]} x {cell["batch"]}',
+            f'{cell["steps"] * cell["batch"] / cell["labelled"]:.1f}',
+            *(f'{figures[split]["miou"]:.1f}' for split in ('day', 'dusk', 'kitti')),
+            f'{day:.1f}', f'{dusk:.1f}', f'{100 * dusk / day:.0f} %'])
+    return markdown_table(
+        ['network', 'learning rate', 'steps x batch', 'passes over the images', 'day', 'dusk',
+         'KITTI', f'day without {ABSENT_AT_DUSK}', f'dusk without {ABSENT_AT_DUSK}',
+         'kept at dusk'], rows)
+
+
+def _mean(iou: dict[str, float]) -> float:
+    """Return the mean IoU over the classes that are present at dusk."""
+    return float(np.mean([value for name, value in iou.items() if name != ABSENT_AT_DUSK]))
+
+
+def class_table(street: Figures, baselines: Figures) -> str:
+    """Return IoU by class on CamVid by day; parameters as of `baseline_table`."""
+    columns = {'`street`': street, **{
+        f'{method}, {cell["rate"]}': cell for method, cell in _cells(baselines)}}
+    return markdown_table(
+        ['class', *columns],
+        [[name, *(f'{cell["figures"]["day"]["iou"][name]:.0f}' for cell in columns.values())]
+         for name in street['figures']['day']['iou']])
+
+
+def curve_table(baselines: Figures) -> str:
+    """Return mIoU by day after each quarter of the steps, of the networks trained whole."""
+    return markdown_table(
+        ['network', 'learning rate', 'steps', 'a quarter', 'half', 'three quarters', 'all'],
+        [[method, cell['rate'], cell['steps'], *(f'{m:.1f}' for m in cell['day_quarters'])]
+         for method, cell in _cells(baselines) if 'day_quarters' in cell])
