@@ -13,6 +13,9 @@ import torch.nn.functional as F
 PRESENT = 0.001  # share of the frame: Dice leaves out classes with less
 VARIANCE_FLOOR = 0.003  # of a share: what is the same in every street may still differ a little
 TOLERANCE = 0.5  # deviations: one street differs that much from the mean of all
+# Part of the prior loss's weight without a layout denoiser, where only the anchor holds against
+# it; measured in benchmarks/notebook/adaptation_photographs.md.
+ALONE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,8 @@ class UnlabelledLoss:
     L = T(p, q), mean over frames, + a J(m).
 
     p is the head's prediction and q its correction by the layout denoiser. T is their agreement
-    loss, and J the prior loss of m, the mean class shares of q. Without a layout denoiser q is p,
-    and T says how undecided p is.
+    loss, and J the prior loss of m, the mean class shares of q. Without a layout denoiser q is p
+    and there is nothing to agree with: L = a J(m) / 3.
 
     :param prior_weight: a.
     """
@@ -45,7 +48,7 @@ class UnlabelledLoss:
             raise ValueError(f'the statistics are of {len(statistics.class_prior)} classes, the '
                              f'segmenter has {classes}')
         self.segmenter = segmenter
-        self.prior_weight = prior_weight
+        self.prior_weight = prior_weight * (ALONE if segmenter.layout is None else 1.0)
         self._prior = statistics.class_prior.to(segmenter.device)
         self._variance = statistics.class_variance.to(segmenter.device)
 
@@ -54,7 +57,10 @@ class UnlabelledLoss:
         corrected = self.segmenter.correct(logits)
         rows, columns = self._prior.shape[-2:]
         shares = F.adaptive_avg_pool2d(corrected.softmax(dim=1), (rows, columns))[0]
-        return FrameLoss(agreement_loss(logits, corrected), shares)
+        # T(p, p) only rewards certainty, which costs mIoU where the source model is wrong.
+        loss = (logits.new_zeros(()) if self.segmenter.layout is None
+                else agreement_loss(logits, corrected))
+        return FrameLoss(loss, shares)
 
     def prior_loss(self, shares: Tensor) -> Tensor:
         """

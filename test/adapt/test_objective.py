@@ -61,14 +61,19 @@ def test_class_shares_come_from_the_corrected_prediction(segmenter, folder) -> N
     assert frame.loss > 1.0, 'and prediction and correction disagree'
 
 
-def test_without_a_layout_denoiser_uncertain_pixels_have_a_loss(segmenter) -> None:
+def test_without_a_layout_denoiser_certainty_has_no_reward_and_the_prior_counts_less(
+        segmenter, folder) -> None:
     prior = sky_above_road(segmenter)
-    loss = loss_with(segmenter, prior, torch.ones_like(prior))
-    undecided = loss.frame_loss(torch.zeros(1, len(prior), 16, 24)).loss
-    assert undecided > math.log(len(prior)), 'the entropy, and Dice'
-    sure = torch.zeros(1, len(prior), 16, 24)
-    sure[:, 0] = 50.0
-    assert loss.frame_loss(sure).loss == pytest.approx(0.0, abs=1e-6)
+    alone = loss_with(segmenter, prior, torch.ones_like(prior))
+    undecided = torch.zeros(1, len(prior), 16, 24)
+    assert alone.frame_loss(undecided).loss == 0.0
+    own = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    own.layout = LayoutDenoiser(len(prior), 16)
+    own.layout.correct = lambda scores: scores
+    corrected = loss_with(own, prior, torch.ones_like(prior))
+    assert corrected.frame_loss(undecided).loss > math.log(len(prior)), 'the entropy, and Dice'
+    shares = prior.flip(1)
+    assert 0.0 < alone.prior_loss(shares) == pytest.approx(corrected.prior_loss(shares) / 3)
 
 
 def test_statistics_of_other_classes_are_refused(segmenter) -> None:
