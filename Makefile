@@ -15,7 +15,7 @@ ROS := $(shell [ -n "$${ROS_DISTRO:-}" ] && $(PYTHON) -c 'import rclpy' 2>/dev/n
 STAMP := $(VENV)/installed-$(or $(ROS),pypi)
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo docs test test-benchmarks test-docs test-slow lint build colcon clean
+.PHONY: help venv demo docs test test-benchmarks test-docs test-slow coverage lint build colcon clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,11 @@ test-docs: docs ## Build the site, run the commands of the tutorials, check link
 test-slow: $(STAMP) ## Test Stable Diffusion at its real size: 16 GiB of memory, many minutes
 	$(BIN)/python -m pytest -m real_size
 
+coverage: $(STAMP) ## Run make test and show the lines of the package that no test reaches
+	$(BIN)/coverage erase  # colcon brings coverage
+	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/.coverage $(MAKE) test
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+
 lint: $(STAMP) ## Check style and types (ruff, mypy)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -64,7 +69,7 @@ colcon: build ## Run the quick tests through colcon, and see that it ran some
 	@grep -Eq '^Summary: [1-9]' build/test_summary.txt || { echo 'colcon ran no test' >&2; exit 1; }
 
 clean: ## Remove the environment and all that was built
-	rm -rf .venv .venv-* build install log site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-* build install log site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage*
 
 $(RELEASE_CONSTRAINTS):
 	@echo "ROS_RELEASE is $(ROS_RELEASE): allowed are kilted and jazzy." >&2; exit 1
