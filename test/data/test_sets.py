@@ -122,6 +122,29 @@ def test_an_error_for_an_unknown_tree_lists_the_known_trees(tmp_path: Path) -> N
         open_data(tmp_path, kind='kitti')
 
 
+def test_a_tree_of_two_kinds_needs_the_kind(tmp_path: Path) -> None:
+    for kind in ('cityscapes', 'gta5'):
+        make(tmp_path, kind)
+    with pytest.raises(DataError, match=r'may be cityscapes or gta5; choose one \(kind\)'):
+        open_data(tmp_path)
+    assert open_data(tmp_path, kind='gta5').kind == 'gta5'
+
+
+def test_a_file_instead_of_a_data_set_is_refused(tmp_path: Path) -> None:
+    (tmp_path / 'notes.txt').write_text('cityscapes')
+    with pytest.raises(DataError, match="is a file; give the data set's folder"):
+        open_data(tmp_path / 'notes.txt', kind='cityscapes')
+    with pytest.raises(DataError, match='notes.txt.*the file is no mapping'):
+        open_data(tmp_path / 'notes.txt')
+
+
+def test_a_synthia_mask_for_viewing_is_refused(tmp_path: Path) -> None:
+    data = open_data(make(tmp_path, 'synthia'))
+    write(tmp_path / TREES['synthia'][0][1], np.zeros((*SIZE, 3), np.uint8))
+    with pytest.raises(DataError, match='three channels of 16 bits.*GT/COLOR is only for viewing'):
+        data.read(0)
+
+
 def test_a_picture_without_a_mask_is_named_and_the_others_are_read(
         tmp_path: Path, capsys) -> None:
     make(tmp_path, 'cityscapes')
