@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import ExitStack
 import json
 from multiprocessing import get_context
 from pathlib import Path
@@ -147,9 +149,13 @@ def draw_frames(
     scenes = len(source)
     captions: list[list[str]] = [[]] * source.frames
     chunk = max(1, CHUNK * scenes // source.frames)
-    with get_context('spawn').Pool(workers) as pool, tqdm(
-            desc='frames', total=source.frames) as bar:
-        for i, (frames, lines) in enumerate(pool.imap(source.draw, range(scenes), chunk)):
+    with ExitStack() as stack:
+        drawn: Iterator[tuple[np.ndarray, list[str]]] = map(source.draw, range(scenes))
+        if workers > 1:  # one process more would only wait for this one
+            pool = stack.enter_context(get_context('spawn').Pool(workers))
+            drawn = pool.imap(source.draw, range(scenes), chunk)
+        bar = stack.enter_context(tqdm(desc='frames', total=source.frames))
+        for i, (frames, lines) in enumerate(drawn):
             images[i::scenes] = frames
             captions[i::scenes] = [lines] * len(frames)
             bar.update(len(frames))
