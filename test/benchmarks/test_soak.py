@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The soak breaks what it says it breaks, and its verdict is about what happened."""
+"""The soak test sends the documented faults, and its verdict matches the events."""
 from __future__ import annotations
 
 import json

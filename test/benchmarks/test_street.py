@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the embedded model for photographs is trained on, made of a few synthetic pictures."""
+"""The training data of the embedded model `street`, made from a few synthetic pictures."""
 from __future__ import annotations
 
 import json
@@ -72,7 +72,7 @@ def test_pictures_get_captions_that_name_light_and_classes(street: Path, tmp_pat
     assert 'sky' in text and 'car' in text and 'trees' not in text and 'person' not in text
 
 
-def test_labels_of_both_sources_become_one_data_set(street: Path, tmp_path: Path) -> None:
+def test_labels_of_both_sources_are_one_data_set(street: Path, tmp_path: Path) -> None:
     assert main([str(street), str(tmp_path / 'out')]) == 0
     data = open_data(tmp_path / 'out' / 'labelled', 'train')
     found = {pair.image.name: data.read(i) for i, pair in enumerate(data.pairs)}
@@ -96,7 +96,7 @@ def test_the_same_seed_gives_the_same_pictures(street: Path, tmp_path: Path) -> 
         assert path.read_bytes() == (tmp_path / 'b' / 'pictures' / path.name).read_bytes()
 
 
-def test_what_is_missing_is_named(
+def test_missing_inputs_are_named(
         street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (street / 'camvid' / 'images' / 'dusk_unlabelled' / '0.jpg').unlink()
     assert main([str(street), str(tmp_path / 'a')]) == 2
@@ -117,7 +117,7 @@ def test_a_view_keeps_its_labels_in_place() -> None:
             assert (white[0] > white[-1]) == (labels[0, 0] > labels[0, -1])
 
 
-def test_a_caption_names_no_class_that_is_hardly_seen() -> None:
+def test_a_caption_names_no_class_of_few_pixels() -> None:
     mask = np.zeros((100, 100), np.uint8)
     mask[0, :10] = CLASSES['person']
     lines = {caption('clear', mask, np.random.default_rng(i)) for i in range(50)}
@@ -125,7 +125,7 @@ def test_a_caption_names_no_class_that_is_hardly_seen() -> None:
     assert not any('person' in line or 'people' in line for line in lines)
 
 
-def test_weather_is_made_as_it_is_called() -> None:
+def test_synthetic_weather_matches_its_name() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(60, 200, (80, 120, 3), np.uint8)
     for make in WEATHERS.values():

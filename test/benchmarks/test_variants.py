@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Segmenters that the claims compare with the product's, and the settings behind the figures."""
+"""Variants of the segmenter for the claims, and the settings of committed figures."""
 from __future__ import annotations
 
 import json

@@ -103,7 +103,7 @@ def test_summary_is_complete_and_finite(report: Path, model: str) -> None:
     assert json.loads((report / 'again.json').read_text()) == summary
 
 
-def test_report_needs_no_other_file(report: Path) -> None:
+def test_the_report_needs_no_other_file(report: Path) -> None:
     class Links(HTMLParser):
         found: list[str] = []
 
@@ -140,7 +140,7 @@ def test_recording_stays_and_can_be_played_again(report: Path) -> None:
         assert bag.count(IMAGE_TOPIC) == FRAMES and bag.camera_topic() == IMAGE_TOPIC
 
 
-def test_a_demo_without_adaptation_compares_nothing(tmp_path: Path, model: str) -> None:
+def test_a_demo_without_adaptation_has_no_comparison(tmp_path: Path, model: str) -> None:
     process = demo(tmp_path / 'report', model, '--no-adaptation')
     process.wait_for_output('the report is in')
     assert process.end(by=0) == 0, process.output
@@ -259,7 +259,7 @@ def test_timeline_shows_domains_and_events() -> None:
     assert latency.get_ylim() == (0.0, 50.0)
 
 
-def test_events_are_the_steps_between_states() -> None:
+def test_events_are_the_differences_between_states() -> None:
     from ptdiffseg_ros.adapt.state import AdaptationState
 
     def kinds(*states: AdaptationState) -> list[list[str]]:
@@ -283,7 +283,7 @@ def test_events_are_the_steps_between_states() -> None:
           ['recalled', 'tuning'], ['recalled', 'tuning'], ['problem']]
 
 
-def test_recognition_counts_in_steady_weather_once_there_was_time_for_it() -> None:
+def test_recognition_counts_in_steady_weather_after_a_delay() -> None:
     from benchmarks.stream import recognition
 
     assert DOMAINS == recognition.DOMAINS
@@ -296,7 +296,7 @@ def test_recognition_counts_in_steady_weather_once_there_was_time_for_it() -> No
     assert recognised_share(frames[-2:], [(0, 'night')]) is None
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_demo_with_the_reason_after_it_replaced_another(
+def test_a_demo_replaces_a_report_and_ends_with_the_reason_if_the_model_cannot_be_loaded(
         report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nowhere, again = str(tmp_path / 'nowhere'), tmp_path / 'report'
     shutil.copytree(report, again)
@@ -320,7 +320,7 @@ def test_a_model_that_cannot_be_loaded_ends_the_demo_with_the_reason_after_it_re
         assert {f: f.read_bytes() for f in out.rglob('*') if f.is_file()} == before
 
 
-def test_interrupt_takes_the_node_along(tmp_path: Path, model: str) -> None:
+def test_an_interrupt_ends_the_node_too(tmp_path: Path, model: str) -> None:
     process = demo(tmp_path / 'report', model)
     process.wait_for_output('segmenting live')
     assert others_with(f'model:="{model}"')
@@ -329,7 +329,7 @@ def test_interrupt_takes_the_node_along(tmp_path: Path, model: str) -> None:
     assert others_with(f'model:="{model}"') == []
 
 
-def test_a_node_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path) -> None:
+def test_a_node_that_dies_ends_the_demo_with_its_last_output(tmp_path: Path) -> None:
     log = tmp_path / 'node.log'
     with node_process.NodeProcess('micro', 'not a topic name', log, {}) as process:
         with pytest.raises(node_process.DemoError, match='status (?s:.*)not a topic name'):
@@ -338,7 +338,7 @@ def test_a_node_that_dies_ends_the_demo_with_its_last_words(tmp_path: Path) -> N
                 time.sleep(0.05)
 
 
-def test_domain_that_is_in_use_is_not_taken() -> None:
+def test_a_ros_domain_in_use_is_not_chosen() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
         first = free_domain_id(random.Random(1))
         taken.bind(('', 7400 + 250 * first + 10))
@@ -362,7 +362,7 @@ def test_kilted_also_reads_the_older_variable_that_a_user_has_set() -> None:
 
 
 @pytest.mark.parametrize('own', [False, True], ids=['profile of the package', 'copy of the user'])
-def test_fast_dds_has_nothing_to_say_about_the_profile(
+def test_fast_dds_accepts_the_profile_without_a_warning(
         own: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (variable, profile), = fastdds_environment({}).items()
     copy = tmp_path / 'copy.xml'
@@ -386,7 +386,7 @@ def pace_of(consumer: SimpleNamespace, patience_s: float = 20.0) -> Pace:
     return pace
 
 
-def test_pace_gives_up_on_a_mask_that_never_comes() -> None:
+def test_the_pace_continues_without_a_missing_mask() -> None:
     pace = pace_of(SimpleNamespace(arrived=threading.Condition(), masks={}), 0.2)
     pace.before(IMAGE_TOPIC, 1)
     pace.before('/camera/labels', 2)
@@ -396,7 +396,7 @@ def test_pace_gives_up_on_a_mask_that_never_comes() -> None:
     assert np.isfinite(list(pace.sent.values())).all()
 
 
-def test_pace_recovers_from_a_busy_moment() -> None:
+def test_the_pace_recovers_after_a_slow_phase() -> None:
     forgotten: list[int] = []
     consumer = SimpleNamespace(
         arrived=threading.Condition(), masks={}, rate=1.0,
@@ -419,7 +419,7 @@ def test_pace_recovers_from_a_busy_moment() -> None:
     assert len(forgotten) == 1, 'only the first frames are a warm-up'
 
 
-def test_pace_gives_up_when_no_mask_comes_any_more() -> None:
+def test_the_pace_fails_when_no_mask_arrives() -> None:
     pace = pace_of(SimpleNamespace(arrived=threading.Condition(), masks={}), 0.01)
     with pytest.raises(node_process.DemoError, match='no mask arrived .*I fell asleep'):
         for stamp in range(CALIBRATION_FRAMES + 1):
