@@ -33,7 +33,7 @@ class Clock:
 
 
 class Drive:
-    """A loop, the frames it is shown, and what its recogniser is to say."""
+    """A loop, its frames, and the domain that its recogniser reports."""
 
     def __init__(self, segmenter: PromptedSegmenter, bank: PromptBank | None = None,
                  **settings) -> None:

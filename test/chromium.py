@@ -25,7 +25,7 @@ SWITCHES = (
 
 
 def missing() -> str:
-    """Say why there is no browser to test with; '' if there is one."""
+    """Return why there is no browser to test with; '' if there is one."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         return 'no Chromium is installed (Debian: apt-get install chromium)'

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Processes that convert a segmenter for OpenVINO: what tests of their end share."""
+"""Helpers for tests of processes that convert a segmenter for OpenVINO."""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class ForkedProgram:
 
 
 def _run(words: list[str], environment: dict[str, str], output: Connection) -> None:
-    """Run a program in this process, as an interpreter of its own would."""
+    """Run a program in this process, as a new interpreter would."""
     for number in (1, 2):
         os.dup2(output.fileno(), number)
     output.close()

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Tiny random models of the real kinds, for tests: they load and run in milliseconds."""
+"""Tiny random models of the supported kinds, which load and run in milliseconds."""
 
 from __future__ import annotations
 

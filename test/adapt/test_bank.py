@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The prompt bank remembers, survives what happens to files, and refuses what does not fit."""
+"""The prompt bank saves and recalls prompts, survives file errors and refuses foreign files."""
 from __future__ import annotations
 
 import json

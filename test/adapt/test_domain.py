@@ -1,9 +1,11 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A change of the domain is noticed, named, and not seen where there is none."""
+"""Domains are recognised, changes are detected, and steady scenes cause none."""
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 from ptdiffseg_ros import town
@@ -24,12 +26,17 @@ def micro() -> PromptedSegmenter:
     return PromptedSegmenter.from_pretrained('micro', 'cpu')
 
 
-@torch.no_grad()
-def drive(segmenter: PromptedSegmenter, condition: str, frames: int) -> list[torch.Tensor]:
-    route = town.Drive(town.SPLITS['val'] + 321)
-    weather = town.Weather.named(condition, 0.8)
-    return [segmenter.encode(segmenter.preprocess(
-        route.frame(5 + i / 5, weather).image[None]))[0] for i in range(frames)]
+@cache
+def encoded(segmenter: PromptedSegmenter, condition: str, number: int) -> torch.Tensor:
+    frame = town.Drive(town.SPLITS['val'] + 321).frame(
+        5 + number / 5, town.Weather.named(condition, 0.8))
+    with torch.no_grad():
+        return segmenter.encode(segmenter.preprocess(frame.image[None]))[0]
+
+
+def drive(segmenter: PromptedSegmenter, condition: str, frames: int) -> Iterator[torch.Tensor]:
+    """Yield latents of a drive; frames are rendered once for all tests, and only if needed."""
+    return (encoded(segmenter, condition, number) for number in range(frames))
 
 
 @pytest.mark.parametrize(('sentence', 'name'), [
@@ -85,7 +92,7 @@ def test_steady_latents_seldom_cause_early_queries(micro, calm: DomainTracker) -
 
 
 def test_a_change_of_the_latents_causes_early_queries(micro, calm: DomainTracker) -> None:
-    night = drive(micro, 'night', NOTICED)
+    night = list(drive(micro, 'night', NOTICED))
     changes = [calm.observe(latents, describe(latents)) for latents in night]
     assert changes.count(True) == 1, 'work on earlier frames is void once'
     assert calm.hurried == QUERIES and calm.query_is_due(100.0)
@@ -155,16 +162,17 @@ def test_a_query_pauses_after_each_sentence(micro) -> None:
     assert pauses == len(SCENE_PROMPTS) - 1 and end.value.value.domain == 'night'
 
 
-def test_equal_sentences_are_refused(segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_equal_sentences_are_refused(folder) -> None:
+    segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
     pool = ('a foggy scene', 'the foggy driving scene')
-    monkeypatch.setattr(segmenter, 'config', replace(segmenter.config, scene_prompts=pool))
+    segmenter.config = replace(segmenter.config, scene_prompts=pool)
     with pytest.raises(ValueError, match='different names'):
         DomainTracker(segmenter)
 
 
 def test_no_sentence_explains_noise(micro) -> None:
     tracker = DomainTracker(micro)
-    night = drive(micro, 'night', 4)
+    night = list(drive(micro, 'night', 4))
     for latents in night:
         run_steps(tracker.query_latents(latents))
         assert tracker.explained

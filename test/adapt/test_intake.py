@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Frames are buffered where adaptation can learn from them, and cameras it cannot are reported."""
+"""Frames are buffered if adaptation can learn from them; unusable cameras are reported."""
 from __future__ import annotations
 
 import math

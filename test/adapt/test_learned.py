@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Learned prompts are put to use by evaluate and predict: those of a file, or of a bank."""
+"""Evaluate and predict use learned prompts from a file or a bank."""
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The loop adapts when it should, publishes what is better, and rolls back."""
+"""The adaptation loop tunes after a shift, publishes better prompts and rolls back."""
 from __future__ import annotations
 
 from collections.abc import Sequence

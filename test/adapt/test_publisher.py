@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Prompts are published, saved, recalled and withdrawn as validation and operators say."""
+"""Prompts are published, saved, recalled and withdrawn by validation and by operators."""
 from __future__ import annotations
 
 import math

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The bench measures the way that the node goes, and its figures are arithmetic on the times."""
+"""The bench measures the pipeline of the node; its figures are consistent with the times."""
 from __future__ import annotations
 
 import json

@@ -73,9 +73,7 @@ def test_the_default_bank_is_in_ros_home(
 
 
 def test_an_error_for_a_missing_home_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    def homeless(_: Path) -> Path:
-        raise RuntimeError('Could not determine home directory.')
-    monkeypatch.setattr(Path, 'expanduser', homeless)
+    monkeypatch.setenv('ROS_HOME', '~nobody_of_this_name')
     with pytest.raises(AdaptationError, match='Set ROS_HOME'):
         default_bank_folder()
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The README's Python works, and its figures are those of the result files."""
+"""The Python of the README works, and its figures equal the result files."""
 from __future__ import annotations
 
 from collections.abc import Callable

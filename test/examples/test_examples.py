@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The scripts in examples/ do what they say."""
+"""The scripts in examples/ work as documented."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def watcher() -> Iterator[tuple[Peer, Process]]:
 
 def test_free_space_is_the_share_of_road_in_front(
         watcher: tuple[Peer, Process]) -> None:
-    """What lies beside the lane, or above the horizon, does not count."""
+    """Pixels outside the lane or above the horizon are ignored."""
     peer, process = watcher
     masks = peer.node.create_publisher(type(image(np.zeros((1, 1), np.uint8))),
                                        '/segmenter/mask', 1)

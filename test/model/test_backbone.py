@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The UNet walk gives what diffusers gives, for every kind of backbone."""
+"""Features equal those of diffusers for every kind of backbone."""
 from __future__ import annotations
 
 import json

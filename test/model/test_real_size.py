@@ -18,7 +18,7 @@ pytestmark = [
 
 @pytest.fixture(scope='module')
 def stages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Run every stage once, each in a process of its own."""
+    """Run every stage once, each in a separate process."""
     return measure(tmp_path_factory.mktemp('real_size'))['stages']
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A scene prompt has tokens, context and origin, whatever it is made from."""
+"""A scene prompt has tokens, a context and an origin."""
 from __future__ import annotations
 
 from dataclasses import replace

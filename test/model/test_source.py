@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the source looks like is measured, kept with the segmenter, and checked when it is read."""
+"""Source statistics are measured, saved with the segmenter and checked."""
 from __future__ import annotations
 
 from pathlib import Path

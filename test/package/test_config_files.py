@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The files in config/ say what the code understands."""
+"""The files in config/ agree with the code."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ FASTDDS = {'dds': 'http://www.eprosima.com'}
 
 @pytest.mark.linter
 def test_parameter_file_lists_every_parameter_with_its_default() -> None:
-    """A user who edits the file sees all there is."""
+    """A user who edits the file sees every parameter."""
     nodes = yaml.safe_load((CONFIG / 'segmenter.yaml').read_text())
     assert list(nodes) == ['/**']
     written = nodes['/**']['ros__parameters']
     defaults = {name: list(item.default) if type(item.default) is tuple else item.default
                 for name, item in PARAMETERS.items()}
     assert written == defaults
-    # ROS tells 0 from 0.0: an integer would be refused where a number with a point is declared.
+    # ROS refuses the integer 0 for a parameter that is declared as 0.0.
     assert {name: type(value) for name, value in written.items()} == {
         name: type(value) for name, value in defaults.items()}
 

@@ -31,7 +31,7 @@ def instructions() -> Iterator[tuple[str, str]]:
 
 
 def ignored(path: str) -> bool:
-    """Say whether .dockerignore leaves a top-level name out; the last pattern that fits wins."""
+    """Return whether .dockerignore excludes a top-level name; the last matching pattern wins."""
     answer = False
     for line in (ROOT / '.dockerignore').read_text().splitlines():
         if line and not line.startswith('#') and fnmatch(path, line.removeprefix('!')):

@@ -18,7 +18,7 @@ HEADER = ('Copyright 2026 ptdiffseg_ros contributors', 'SPDX-License-Identifier:
 
 
 def has_header(text: str, kind: str) -> bool:
-    """Say whether the header opens the text, after a shebang, an XML prolog or a pip comment."""
+    """Return whether the header opens the text, after a shebang, XML prolog or pip comment."""
     lines = [line for line in text.splitlines() if not line.startswith(('#!', '<?'))][:2]
     if kind == '.xml':
         return lines == [f'<!-- {line} -->' for line in HEADER]

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What documents name exists, and their figures are those of the result files."""
+"""Names in documents exist, and figures in documents equal the result files."""
 from __future__ import annotations
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The rooms of the package import each other only as pyproject.toml's contracts allow."""
+"""Subpackages import each other only as the contracts of pyproject.toml allow."""
 
 from __future__ import annotations
 
@@ -12,24 +12,27 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Import all modules of rooms in a process where some packages cannot be imported.
-IMPORT_ROOMS = """
+# Import all modules of subpackages in a process where some packages cannot be imported. Pairs of
+# subpackages and absent packages follow each other, so that large libraries are imported once.
+IMPORT = """
 import importlib, pkgutil, sys
 
-rooms, forbidden = (words.split(',') for words in sys.argv[1:])
+absent = []
 
 class Absent:
     def find_spec(self, name, path=None, target=None):
-        if name.partition('.')[0] in forbidden:
+        if name.partition('.')[0] in absent:
             raise ModuleNotFoundError(f'{name} is absent on this machine', name=name)
 
 sys.meta_path.insert(0, Absent())
-for room in rooms:
-    package = importlib.import_module('ptdiffseg_ros.' + room)
-    names = [item.name for item in pkgutil.walk_packages(package.__path__, package.__name__ + '.')]
-    for name in names:
-        importlib.import_module(name)
-    print(len(names))
+for subpackages, absent[:] in zip(*[(words.split(',') for words in sys.argv[1:])] * 2):
+    for subpackage in subpackages:
+        package = importlib.import_module('ptdiffseg_ros.' + subpackage)
+        names = [item.name
+                 for item in pkgutil.walk_packages(package.__path__, package.__name__ + '.')]
+        for name in names:
+            importlib.import_module(name)
+        print(len(names))
 """
 ROS = ('rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'diagnostic_msgs',
        'lifecycle_msgs', 'rosgraph_msgs', 'vision_msgs', 'launch')
@@ -37,7 +40,7 @@ ROS = ('rclpy', 'rcl_interfaces', 'sensor_msgs', 'std_msgs', 'std_srvs', 'diagno
 
 @pytest.mark.linter
 def test_import_contracts_are_kept() -> None:
-    """Run import-linter over the package, in a process of its own: it resets all logging."""
+    """Run import-linter in a separate process, because it resets all logging."""
     program = 'from importlinter.cli import lint_imports_command; lint_imports_command()'
     done = subprocess.run(
         [sys.executable, '-c', program, '--config', 'pyproject.toml', '--no-cache'],
@@ -46,16 +49,17 @@ def test_import_contracts_are_kept() -> None:
 
 
 @pytest.mark.linter
-@pytest.mark.parametrize(('rooms', 'absent'), [
-    (('model', 'adapt'), (*ROS, 'cv2', 'rosbags', 'mcap')),
-    (('data', 'town', 'commands'), (*ROS, 'torch', 'diffusers', 'transformers')),
-    (('train',), ROS),
-])
+@pytest.mark.parametrize('imports', [
+    [(('model', 'adapt'), (*ROS, 'cv2', 'rosbags', 'mcap')), (('train',), ROS)],
+    [(('data', 'town', 'commands'), (*ROS, 'torch', 'diffusers', 'transformers'))],
+], ids=['without ROS', 'without torch'])
 def test_subpackages_import_without_absent_libraries(
-        rooms: tuple[str, ...], absent: tuple[str, ...]) -> None:
+        imports: list[tuple[tuple[str, ...], tuple[str, ...]]]) -> None:
     """A machine without ROS trains and evaluates; the command line starts without torch."""
     done = subprocess.run(
-        [sys.executable, '-c', IMPORT_ROOMS, ','.join(rooms), ','.join(absent)],
+        [sys.executable, '-c', IMPORT, *(','.join(names) for pair in imports for names in pair)],
         cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert all(int(count) > 0 for count in done.stdout.split())
+    counts = [int(count) for count in done.stdout.split()]
+    assert len(counts) == sum(len(subpackages) for subpackages, _ in imports)
+    assert min(counts) > 0

@@ -54,7 +54,7 @@ def declared(path: Path) -> dict[str, str]:
 
 @pytest.mark.linter
 def test_every_launch_file_is_checked() -> None:
-    """A new launch file must say here what it declares."""
+    """A new launch file must be added to this table with its arguments."""
     assert {path.name for path in LAUNCH.iterdir() if path.suffix == '.py'} == set(EXPECTED)
 
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the package says of itself agrees: for pip, for colcon and for rosdep."""
+"""The descriptions of the package for pip, colcon and rosdep agree."""
 
 from __future__ import annotations
 

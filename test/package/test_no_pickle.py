@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Nothing in the package can run what a file tells it to."""
+"""No module of the package can execute code from a file."""
 from __future__ import annotations
 
 import ast

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The reference pages say what the code does; generated pages are up to date."""
+"""The reference pages agree with the code; generated pages are up to date."""
 from __future__ import annotations
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What `pip install .` installs works on its own, away from the source tree."""
+"""The installed package works without the source tree."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The XML files are well formed, and the manifest is a valid one."""
+"""The XML files are well formed, and the manifest is valid."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Adaptation as users of the running node meet it: its own process, talked to over DDS."""
+"""Adaptation as users of the running node see it: a separate process, reached over DDS."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Two cameras share one scene prompt, which adapts on the frames of either."""
+"""Two cameras share one scene prompt, which is tuned on frames of both."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Memory that runs out and devices that hang: masks go on if they can, and the levels tell."""
+"""Out of memory and hanging devices: masks continue if possible, and the status shows both."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ class Vehicle(Peer):
         self.rng = np.random.default_rng(0)
 
     def order(self, most: int) -> None:
-        """Say how many frames at once the model takes from now on."""
+        """Set how many frames at once the model accepts from now on."""
         partial = self._order.with_suffix('.partial')
         partial.write_text(str(most))
         os.replace(partial, self._order)
@@ -104,14 +104,14 @@ class Vehicle(Peer):
             sender.publish(image(self.rng.integers(0, 256, (48, 64, 3), np.uint8)))
 
     def sees(self, patience_s: float = PATIENCE_S) -> bool:
-        """Say whether new masks of every camera come."""
+        """Return whether new masks of every camera arrive."""
         for masks in self.masks.values():
             masks.clear()
         return self.spin_until(
             lambda: all(self.masks.values()), self.send, patience_s=patience_s)
 
     def becomes(self, level: bytes, *words: str, driving: bool = True) -> bool:
-        """Say whether the whole node comes to a level with these words in its message."""
+        """Return whether the node reaches a level with these words in its message."""
         self.health.clear()
         return self.spin_until(
             lambda: self.health and (whole := self.health[-1].status[0]).level == level

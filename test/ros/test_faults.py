@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Hard faults of clocks, cameras, messages, files and disks; after each the next frame is good."""
+"""Hard faults of clocks, cameras, messages, files and disks; the node recovers from each."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def tunes(consumer: AdaptationConsumer, drive: Callable[[], object]) -> None:
         lambda: consumer.adaptation['step'] >= 1, drive, every_s=FRAME_PAUSE_S)
 
 
-# Nodes of their own
+# Tests that start their own node
 
 
 @pytest.mark.slow
@@ -174,7 +174,7 @@ def test_the_node_ends_at_once_while_it_tunes_and_saved_prompts_survive(
     assert not [p for p in tmp_path.iterdir() if p.suffix == '.partial']
 
 
-# One node for the rest: in a ROS domain there can be only one, so it comes last
+# Tests that share one node. They come last, because a ROS domain can contain only one node
 
 
 @pytest.fixture(scope='module')
@@ -184,7 +184,7 @@ def bank(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='module')
 def node(folder: Path, bank: Path) -> Iterator[Process]:
-    """Run a node that tunes for as long as it is let; it must end cleanly."""
+    """Run a node that tunes without pause; it must end cleanly."""
     with running_segmenter(folder, **{
             'adaptation.bank': bank, 'adaptation.duty': 1.0, 'adaptation.steps': 1000}) as process:
         yield process

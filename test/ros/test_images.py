@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Images as cameras send them, and as they should not, become RGB or a clear error."""
+"""Valid and malformed image messages become RGB or a clear error."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The launch files run by launch itself; skipped where there is none, as it comes with a ROS 2."""
+"""The launch files run by launch; skipped where launch is not installed."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The node through its states, from good starts and bad, by real and simulated time."""
+"""The lifecycle of the node, with valid and invalid settings, by real and simulated time."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_frame_age_uses_the_node_clock_and_a_wrong_initial_parameter_can_be_corr
         assert consumer.set_parameter('min_confidence', 0.0).successful
         assert consumer.change_state(CONFIGURE) and consumer.change_state(ACTIVATE)
 
-        # Of the clock's time: taken. Ten seconds older: dropped, and said so.
+        # A frame of the present time is used. One ten seconds older is dropped and reported.
         assert consumer.spin_until(lambda: consumer.masks, lambda: tell(499))
         assert consumer.spin_until(
             lambda: consumer.health and values('dropped: max_frame_age_s') > 0,

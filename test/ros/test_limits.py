@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""No more frames are taken than the rate allows, nor more at once than the memory holds."""
+"""The limits of the rate of frames and of the size of batches."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The node as its users meet it: its own process, talked to over DDS."""
+"""The node as its users see it: a separate process, reached over DDS."""
 
 from __future__ import annotations
 

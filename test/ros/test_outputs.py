@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Masks are laid out as consumers read them, and only what has subscribers is published."""
+"""Masks have the layout that consumers read; only topics with subscribers are published."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Parameters are described, checked as a whole, and refused with a reason or in force."""
+"""Parameters are described, checked as a whole, and applied or refused with a reason."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WRONG = [
 
 
 class Declared:
-    """A node with the segmenter's parameters, and what it was told to apply."""
+    """A node with the segmenter's parameters, and the values it has applied."""
 
     def __init__(self, context: rclpy.Context, overrides: dict[str, object]) -> None:
         self.applied: list[tuple[Settings, tuple[str, ...]]] = []

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Frames go from message to mask in batches, and each that gets none is counted."""
+"""Frames are segmented in batches, and frames without a mask are counted."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The node's process: it ends at once when it is asked to, and starts with good arguments only."""
+"""The process of the node ends at once on request, and refuses wrong arguments."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def wait_until(happens: Callable[[], bool]) -> None:
 
 
 def handles_signals(process: Process) -> bool:
-    """Say whether the process has come so far as to handle SIGTERM."""
+    """Return whether the process handles SIGTERM yet."""
     found = re.search(r'SigCgt:\s*(\w+)', Path(f'/proc/{process.pid}/status').read_text())
     return found is not None and bool(int(found[1], 16) & CATCHES_SIGTERM)
 
@@ -198,7 +198,7 @@ def test_device_errors_are_reported_and_a_hanging_device_blocks_neither_services
     assert consumer.get_parameter('scene_prompt') == ''
     assert not consumer.change_state(DEACTIVATE) and consumer.state() == 'active'
     for _ in range(2):
-        assert consumer.values()  # diagnostics go on
+        assert consumer.values()  # diagnostics continue
     assert len(consumer.masks) == masks
 
     order.write_text('work')

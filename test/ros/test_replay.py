@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Replay over real DDS, from a process of its own to a subscriber here."""
+"""Replay over real DDS, from a separate process to a subscriber in this one."""
 from __future__ import annotations
 
 from collections.abc import Iterator

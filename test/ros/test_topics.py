@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""What the node reads is what the remap rules say, and what it says it reads."""
+"""Topics after remapping: the node reads, reports and publishes under the names of the rules."""
 
 from __future__ import annotations
 
@@ -64,21 +64,21 @@ class Remapped(Peer):
             sender.publish(message)
 
     def answers(self, heard: dict[str, list], expected: dict[str, str], kind: type) -> bool:
-        """Say whether each camera comes to answer what is sent on its topic."""
+        """Return whether each camera gets masks for images on its topic."""
         return self.spin_until(
             lambda: all(heard[name] and heard[name][-1].header.frame_id == topic
                         for name, topic in expected.items()),
             lambda: self.send(kind), patience_s=PATIENCE_S)
 
     def reports(self, expected: dict[str, str]) -> bool:
-        """Say whether diagnostics come to name the image topic of each camera."""
+        """Return whether diagnostics name the image topic of each camera."""
         return self.spin_until(lambda: self.health and expected == {
             status.name.removeprefix('segmenter: '): item.value
             for status in self.health[-1].status[1:] for item in status.values
             if item.key == 'image topic'}, patience_s=PATIENCE_S)
 
     def shows(self, expected: dict[str, str], kind: type) -> bool:
-        """Say whether the live page comes to show the picture of each camera."""
+        """Return whether the live page shows the picture of each camera."""
         def shown(name: str) -> float:
             jpeg = self.watcher.picture(name, 'camera')
             return -1.0 if jpeg is None else cv2.imdecode(np.frombuffer(jpeg, np.uint8), 0).mean()

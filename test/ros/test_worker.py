@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The thread that owns the device takes the newest frames, and jobs and steps between them."""
+"""The thread of the device takes the newest frames and runs jobs and steps between them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The weather schedule: steady shares, smooth changes, refused nonsense."""
+"""The weather schedule: steady shares, smooth changes, and errors."""
 from __future__ import annotations
 
 from hypothesis import given, strategies as st

@@ -19,7 +19,6 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.features import Batch, LiveFeatures
 from ptdiffseg_ros.train.frames import divided, PictureFrames
 from ptdiffseg_ros.train.head import train_head
-from ptdiffseg_ros.train.loop import TrainingLoop
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
 from ptdiffseg_ros.train.settings import TrainConfig
 import pytest
@@ -260,20 +259,15 @@ def test_all_views_of_a_picture_share_one_crop_of_its_aspect_ratio(
 
 
 def test_a_head_trained_on_pictures_without_a_cache_resumes_to_the_same(
-        cityscapes: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        cityscapes: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after
+) -> None:
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)  # a GPU is not deterministic
     config = TrainConfig(
         frames=9, steps=4, batch=2, head_width=16, input_size=(64, 128), warmup_steps=1,
         save_every=2, layout_steps=0, workers=0)
     given, data = folder.parent / 'backbone', open_data(cityscapes)
     train_head(config, given, tmp_path / 'whole', data=data)
-    save = TrainingLoop.save
-
-    def save_and_stop(loop: TrainingLoop) -> None:
-        save(loop)
-        raise KeyboardInterrupt
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(TrainingLoop, 'save', save_and_stop)
+    with stop_after('head', 2):
         train_head(config, given, tmp_path / 'parts', data=data)
     train_head(config, given, tmp_path / 'parts', resume=True, data=data)
     for name in ('head', 'source_statistics'):

@@ -94,9 +94,10 @@ def test_a_model_is_made_from_images_and_adapted(
 
 
 def test_an_interrupted_run_on_images_ends_as_an_uninterrupted_one(
-        photos: Path, tmp_path: Path, interrupted) -> None:
+        photos: Path, tmp_path: Path, stop_after) -> None:
     data = open_captioned(photos / 'photos' / 'clear', templates=[TEMPLATE])
-    interrupted(TINY, tmp_path / 'b', data=data)
+    with stop_after('diffusion', 2):
+        pretrain(TINY, tmp_path / 'b', data=data)
     other = open_captioned(photos / 'photos' / 'clear', templates=['a street'])
     with pytest.raises(TrainingError, match='names_and_captions was .*; templates was'):
         pretrain(TINY, tmp_path / 'b', resume=True, data=other)

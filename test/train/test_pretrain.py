@@ -34,7 +34,8 @@ TINY = PretrainConfig(
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrain(TINY, tmp_path_factory.mktemp('pretrained') / 'backbone')
+    two = replace(TINY, workers=2)  # the other tests draw frames in their own process
+    return pretrain(two, tmp_path_factory.mktemp('pretrained') / 'backbone')
 
 
 def unet_of(folder: Path) -> dict[str, torch.Tensor]:
@@ -59,8 +60,9 @@ def test_a_picture_shows_frames_and_their_reconstructions(folder: Path) -> None:
 
 @pytest.mark.parametrize('stage', ['autoencoder', 'diffusion'])
 def test_an_interrupted_run_ends_as_an_uninterrupted_one(
-        folder: Path, tmp_path: Path, interrupted, stage: str) -> None:
-    interrupted(TINY, tmp_path / 'b', stage=stage)
+        folder: Path, tmp_path: Path, stop_after, stage: str) -> None:
+    with stop_after(stage, 2):
+        pretrain(TINY, tmp_path / 'b')
     with pytest.raises(TrainingError, match='--resume'):
         pretrain(TINY, tmp_path / 'b')
     pretrain(TINY, tmp_path / 'b', resume=True)
@@ -92,8 +94,9 @@ def test_a_backbone_can_be_trained_further_at_another_size(folder: Path, tmp_pat
 
 
 def test_an_interrupted_run_from_a_backbone_ends_as_an_uninterrupted_one(
-        folder: Path, tmp_path: Path, interrupted) -> None:
-    interrupted(TINY, tmp_path / 'b', start=start_from(folder))
+        folder: Path, tmp_path: Path, stop_after) -> None:
+    with stop_after('diffusion', 2):
+        pretrain(TINY, tmp_path / 'b', start=start_from(folder))
     whole = pretrain(TINY, tmp_path / 'a', start=start_from(folder))
     other = DiffusionBackbone.from_pretrained(whole)
     with pytest.raises(TrainingError, match="started_from was '.*', and is None.*--start-from"):
@@ -105,8 +108,9 @@ def test_an_interrupted_run_from_a_backbone_ends_as_an_uninterrupted_one(
 
 
 def test_a_new_run_is_not_resumed_from_a_backbone(
-        folder: Path, tmp_path: Path, interrupted) -> None:
-    interrupted(TINY, tmp_path / 'b')
+        folder: Path, tmp_path: Path, stop_after) -> None:
+    with stop_after('diffusion', 2):
+        pretrain(TINY, tmp_path / 'b')
     with pytest.raises(TrainingError, match="started_from was None, and is '.*--start-from"):
         pretrain(TINY, tmp_path / 'b', resume=True, start=start_from(folder))
 

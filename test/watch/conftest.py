@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""A server of the live page in the test's own process."""
+"""A server of the live page in the process of the test."""
 
 from __future__ import annotations
 

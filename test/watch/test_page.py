@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The live page in a real browser: what it shows is so, and its switch switches."""
+"""The live page in a real browser: its contents and its switch."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -184,7 +184,7 @@ def test_the_reason_of_a_refused_switch_stays_when_the_page_is_updated(page, tel
     page.click('#switch')
     page.wait_for("byId('answer').innerText === 'this segmenter does not adapt'")
     teller.told['domain'] = 'rainy'
-    page.wait_for("byId('domain').innerText === 'rainy'")  # the page has been told anew
+    page.wait_for("byId('domain').innerText === 'rainy'")  # the page has been updated
     assert page.text('#answer') == 'this segmenter does not adapt'
     assert page.evaluate("byId('answer').className") == 'ERROR'
     page.errors.clear()  # the console names the status 503

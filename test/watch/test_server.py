@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The live page: what a browser asks for is answered, and nobody else can switch anything."""
+"""The server of the live page answers the browser and refuses requests of other sites."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
@@ -52,7 +52,7 @@ class Browser:
 
 
 def has_ipv6() -> bool:
-    """Say whether a server can listen on ::1."""
+    """Return whether a server can listen on ::1."""
     try:
         with socket.socket(socket.AF_INET6) as probe:
             probe.bind(('::1', 0))
