@@ -132,7 +132,7 @@ def test_openvino_serves_windows_and_one_context_a_frame(segmenter, accelerated)
 
 
 @pytest.mark.usefixtures('converted')
-def test_the_fast_precision_says_that_it_is(segmenter, folder: Path) -> None:
+def test_the_fast_precision_is_named_in_the_state(segmenter, folder: Path) -> None:
     fast = PromptedSegmenter.from_pretrained(folder, 'cpu', engine='openvino_fast')
     assert fast.engine.state == 'openvino_fast (eager until its model is ready)'
     prepare(fast, picture(*SIZE))
@@ -160,7 +160,7 @@ def test_a_damaged_or_foreign_cached_model_is_converted_again(
 
 
 @pytest.mark.usefixtures('converted')
-def test_a_model_that_an_earlier_release_converted_is_not_taken(
+def test_a_model_converted_by_an_earlier_release_is_refused(
         segmenter, tmp_path: Path) -> None:
     from ptdiffseg_ros.model.openvino_model import cached_path, load, VERSION
     folder = tmp_path / 'model'
@@ -230,7 +230,7 @@ def test_a_process_may_end_while_it_loads_a_model(folder: Path) -> None:
 
 @pytest.mark.usefixtures('unfinished')
 @pytest.mark.parametrize('end', ['killed', 'by itself'])
-def test_a_conversion_ends_with_the_process_that_began_it(folder: Path, end: str) -> None:
+def test_a_conversion_ends_with_its_process(folder: Path, end: str) -> None:
     with segmenting_process(folder, UNSEEN) as program:
         try:
             assert program.stdout.readline() == b'segmented\n'
@@ -280,14 +280,14 @@ def test_one_graph_serves_a_shared_prompt_and_one_by_layer(segmenter, monkeypatc
     assert len(engine.graphs) == 2, 'of another token count'
 
 
-def test_a_context_that_does_not_fit_is_no_fault_of_the_engine(segmenter) -> None:
+def test_a_context_of_a_wrong_shape_is_refused_and_the_engine_stays(segmenter) -> None:
     engine = CudaGraphEngine(segmenter, pytest.fail)
     with pytest.raises(PromptError, match='has the shape'):
         engine.run(picture(*SIZE)[None], torch.zeros(1, 3, 5, 32), True)
     assert engine.state == 'cuda_graph'
 
 
-def test_memory_that_is_short_for_eager_too_is_raised_as_such(segmenter, monkeypatch) -> None:
+def test_out_of_memory_in_eager_too_is_raised(segmenter, monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise torch.cuda.OutOfMemoryError('CUDA out of memory')
 
@@ -301,7 +301,7 @@ def test_memory_that_is_short_for_eager_too_is_raised_as_such(segmenter, monkeyp
 
 @pytest.mark.parametrize('name, words', [
     ('quick', 'allowed are auto, eager'), ('cuda_graph', 'needs a CUDA device')])
-def test_an_engine_that_cannot_be_is_refused(segmenter, name: str, words: str) -> None:
+def test_an_impossible_engine_is_refused(segmenter, name: str, words: str) -> None:
     with pytest.raises(SegmenterError, match=words):
         make_engine(name, segmenter)
 

@@ -28,7 +28,7 @@ def consumer() -> Iterator[Consumer]:
     consumer.close()
 
 
-def test_openvino_serves_after_eager_and_its_conversion_holds_up_nothing(
+def test_eager_serves_until_openvino_is_ready_and_a_conversion_delays_nothing(
         folder: Path, consumer: Consumer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
