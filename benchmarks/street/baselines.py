@@ -45,7 +45,7 @@ RATES = {FROZEN: 0.064, 'end to end': 0.001, 'SegFormer-B0': 0.004}
 # Measured as in street_val.json: folder and split.
 MEASURED = {'day': ('camvid', 'val'), 'dusk': ('camvid', 'dusk_val'), 'kitti': ('kitti', 'val')}
 FRAMES = 200  # of a split at most
-WATCHED = 25  # frames by day after each quarter of the steps
+WATCHED = 25  # images by day after each quarter of the steps, and of the training at the end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
                for split, pictures in measured.items()}
     _add(args.json, args.method, config, {
         'steps': config.steps, 'batch': config.batch, 'labelled': len(data), **facts,
+        'training_miou': _all_figures(evaluate_pictures(segmenter, data, WATCHED))['miou'],
         'figures': figures, 'seconds': seconds, 'threads': torch.get_num_threads(),
         'commit': commit(), 'machine': machine()})
     print(', '.join(f'{split} {found["miou"]:.1f}' for split, found in figures.items()))
@@ -143,8 +144,7 @@ def train_whole(
         segmenter, config, partial(augmented_batches, frames, config),
         lambda trained: float(_all_figures(evaluate_pictures(trained, day, WATCHED))['miou']),
         out.with_suffix('.safetensors'))
-    return segmenter, {'precision': precision_name(segmenter.device), 'day_quarters': quarters,
-                       'day_quarters_frames': WATCHED}
+    return segmenter, {'precision': precision_name(segmenter.device), 'day_quarters': quarters}
 
 
 def augmented_batches(

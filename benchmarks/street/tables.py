@@ -69,8 +69,10 @@ def class_table(street: Figures, baselines: Figures) -> str:
 
 
 def curve_table(baselines: Figures) -> str:
-    """Return mIoU by day after each quarter of the steps, of the networks trained whole."""
+    """Return mIoU after each quarter of the steps, of the networks trained whole."""
     return markdown_table(
-        ['network', 'learning rate', 'steps', 'a quarter', 'half', 'three quarters', 'all'],
-        [[method, cell['rate'], cell['steps'], *(f'{m:.1f}' for m in cell['day_quarters'])]
+        ['network', 'learning rate', 'steps', 'day, a quarter', 'day, half', 'day, three quarters',
+         'day, all', 'training images, all'],
+        [[method, cell['rate'], cell['steps'],
+          *(f'{miou:.1f}' for miou in (*cell['day_quarters'], cell['training_miou']))]
          for method, cell in _cells(baselines) if 'day_quarters' in cell])

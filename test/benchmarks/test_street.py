@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from benchmarks.street import baselines
+from benchmarks.street import baselines, tables
 from benchmarks.street.__main__ import main
 from benchmarks.street.prepare import ASPECT, caption, CLASSES, HEIGHT, random_view
 from benchmarks.street.weather import make_fog, make_night, make_rain, WEATHERS
@@ -15,6 +15,7 @@ from PIL import Image as Picture
 from ptdiffseg_ros.data.captioned import open_captioned
 from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.labels import IGNORE
+from ptdiffseg_ros.data.results import read_json
 from ptdiffseg_ros.model.defaults import backbone_source
 from ptdiffseg_ros.train.frames import PictureFrames
 from ptdiffseg_ros.train.head import new_segmenter
@@ -150,13 +151,19 @@ def test_baselines_train_on_the_labelled_photographs_and_add_their_figures(
         assert baselines.main([
             str(street), str(tmp_path / 'data'), '--method', method, '--steps', '2', '--batch',
             '2', '--work', str(tmp_path / 'work'), '--json', str(out)]) == 0
-    cells = json.loads(out.read_text())['cells']
+    cells = read_json(out)['cells']
     for method, rate in baselines.RATES.items():
         cell = cells[method][f'{rate:g}']['0']
         assert cell['steps'] == cell['batch'] == 2 and cell['labelled'] == 4
         assert [*cell['figures']] == ['day', 'dusk', 'kitti']
         assert 0 <= cell['figures']['day']['miou'] <= 100
         assert len(cell.get('day_quarters', range(4))) == 4
+        assert 0 <= cell['training_miou'] <= 100
+    street_figures = {'figures': cells['SegFormer-B0']['0.004']['0']['figures']}
+    rows = tables.baseline_table(street_figures, {'cells': cells}).splitlines()
+    assert len(rows) == 2 + 1 + len(cells) and all('| 2 x 2 | 1.0 |' in row for row in rows[3:])
+    assert len(tables.curve_table({'cells': cells}).splitlines()) == 2 + 2
+    assert len(tables.class_table(street_figures, {'cells': cells}).splitlines()) == 2 + 11
 
 
 def test_the_batches_of_a_step_are_the_same_after_an_interruption(
