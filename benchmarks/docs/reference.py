@@ -47,8 +47,9 @@ def commands() -> str:
     parts = [
         '# Commands', NOTE,
         '`ptdiffseg COMMAND --help` shows the same in a terminal. Every command also has '
-        '`--debug`, which shows where an error comes from. The exit status is 0, or 2 where an '
-        'argument or a file cannot be used, or 130 after Ctrl-C.',
+        '`--debug`, which shows where an error comes from. The exit status is 0; 1 '
+        'if some frames or files could not be used, or a check failed; 2 if an argument or an '
+        'input cannot be used; 130 after Ctrl-C.',
         markdown_table(['command', 'what it does'], [
             [f'[`{name}`](#ptdiffseg-{name})', cell(line)]
             for name, (_, line) in COMMANDS.items()])]

@@ -120,9 +120,10 @@ class LearnedPrompt:
             if not _is_sound(prompt.tokens):
                 raise ValueError('its numbers are none, all zero, not finite or too large')
         except Exception as error:  # safetensors and json have their own exceptions
+            reason = 'it does not exist' if isinstance(error, FileNotFoundError) else error
             raise AdaptationError(
-                f'{path} cannot be used as a scene prompt: {error}. Delete it, or put a file of '
-                '`ptdiffseg adapt` or `ptdiffseg prompts export` in its place') from error
+                f'{path} cannot be used as a scene prompt: {reason}. Use a file of '
+                '`ptdiffseg adapt` or `ptdiffseg prompts export`') from error
         misfit = prompt.misfit(model, width, layers)
         if misfit:
             raise AdaptationError(f'{path} {misfit}')

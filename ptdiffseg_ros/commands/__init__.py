@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from math import isinf
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.model.defaults import embedded_names, ENGINES, MICRO
+from ptdiffseg_ros.model.defaults import ENGINES, MICRO
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.adapt.learned import LearnedPrompts
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
 
-MODEL_HELP = f'{embedded_names()}, or the folder of another segmenter'
+MODEL_HELP = "'micro' (drawn town), 'street' (photographs), or the folder of another segmenter"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +77,7 @@ def number(
             value = kind(text)
         except ValueError:
             value = float('nan')
-        if not (low < value if above else low <= value) or not value <= high:
+        if not ((low < value if above else low <= value) and value <= high) or isinf(value):
             what = 'a whole number' if kind is int else 'a number'
             bounds = f'above {low:g}' if above else f'of at least {low:g}'
             if high < float('inf'):

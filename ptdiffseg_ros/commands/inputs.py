@@ -103,7 +103,7 @@ def _bag(path: Path, topic: str | None, stack: ExitStack) -> Input:
     read = partial(read, depth=Depth())  # the same brightness in the whole bag
     frames = (_bag_entry(time_ns, load, read) for time_ns, _, load in bag.entries([topic]))
     count, seconds = bag.count(topic), (bag.end_ns - bag.start_ns) / 1e9
-    return Input(frames, count, max(1.0, min(60.0, count / seconds)) if seconds else 10.0)
+    return Input(frames, count, max(1.0, min(60.0, (count - 1) / seconds)) if seconds else 10.0)
 
 
 def _bag_entry(

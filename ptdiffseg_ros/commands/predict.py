@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             'skipped': failures, **figures, 'images': images})
     times = figures['processing_ms']
     print(f'{args.out}: frames segmented: {len(images)}, {times["p50"]:g} ms each '
-          f'(p95 {times["p95"]:g})')
+          f'(p95 {times["p95"]:g}), with {segmenter.name}; look at {args.out / "overlays"}')
     return report(failures, 'frames')
 
 

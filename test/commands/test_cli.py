@@ -86,6 +86,7 @@ def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(('arguments', 'words'), [
+    (['record', 'x', '--seconds', 'inf'], "'inf' is not a number above 0"),
     (['record', 'x', '--fps', '0'], "'0' is not a number above 0 and at most 1000"),
     (['record', 'x', '--seconds', 'long'], "'long' is not a number above 0"),
     (['record', 'x', '--seed', '1.5'], "'1.5' is not a whole number of at least 0"),
@@ -102,6 +103,14 @@ def test_an_error_for_a_wrong_argument_names_what_is_allowed(
         cli.main(arguments)
     assert left.value.code == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('name', ['bad-name', 'two words', ''])
+def test_watch_refuses_what_is_no_name_of_a_node(
+        name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(['watch', '--segmenter', name]) == 2
+    printed = capsys.readouterr().err
+    assert f'{name!r} is no name of a node' in printed and printed.count('\n') == 1
 
 
 def test_an_error_for_an_unknown_weather_lists_the_weathers(

@@ -21,7 +21,7 @@ from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.commands.inputs import picture_names
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.pictures import read_picture, write_png
-from ptdiffseg_ros.data.video import frame_entries, VideoWriter
+from ptdiffseg_ros.data.video import frame_entries, frame_rate, VideoWriter
 from ptdiffseg_ros.town import sample
 from ptdiffseg_ros.town.record import record_drive
 from ptdiffseg_ros.town.schedule import WeatherSchedule
@@ -135,6 +135,7 @@ def test_a_bag_becomes_masks_by_stamp_and_a_video(tmp_path: Path, model: str) ->
     assert main(['predict', str(bag), str(out), '--model', model]) == 0
     assert list(masks(out)) == [str(1_700_000_000 * 10**9 + i * 250_000_000) for i in range(4)]
     assert [load().shape for _, load in frame_entries(out / 'overlay.mp4')] == [(48, 80, 3)] * 4
+    assert frame_rate(out / 'overlay.mp4') == pytest.approx(4.0)
 
 
 def test_a_bag_of_a_12_bit_camera_is_segmented_as_one_of_an_8_bit_camera(

@@ -303,7 +303,10 @@ def test_import_replaces_a_prompt_only_with_overwrite(
 def test_import_refuses_a_file_that_is_no_prompt(
         bank: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / 'fog.safetensors'
-    assert 'No such file' in refused(capsys, 'import', file)
+    assert 'it does not exist' in refused(capsys, 'import', file)
+    file.write_text('a photograph')
+    printed = refused(capsys, 'import', file)
+    assert 'Use a file of `ptdiffseg adapt`' in printed and 'Delete' not in printed
     save_file({'tokens': torch.zeros(2, WIDTH)}, file)
     assert 'no scene prompt of this package' in refused(capsys, 'import', file)
     assert not bank.exists()
