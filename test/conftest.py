@@ -12,6 +12,7 @@ import signal
 from typing import Any
 import zlib
 
+from devices import runs_cuda_tests
 from ptdiffseg_ros.data.installed import fastdds_environment
 import pytest
 
@@ -56,9 +57,25 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Order the files of tests by LONGEST_FIRST; --no-loadscope-reorder keeps that order."""
+    """
+    Order the files of tests by LONGEST_FIRST; --no-loadscope-reorder keeps that order.
+
+    Tests marked `cuda` are skipped without a GPU.
+    """
     ranks = {TEST / name: rank for rank, name in enumerate(LONGEST_FIRST)}
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+    for item in items:
+        if item.get_closest_marker('cuda') and not runs_cuda_tests():
+            item.add_marker(pytest.mark.skip(reason='needs a CUDA device'))
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep the cache of OpenVINO models to the session: `auto` uses what is in it."""
+    path = tmp_path_factory.mktemp('cache')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('XDG_CACHE_HOME', str(path))
+        yield path
 
 
 @pytest.fixture(scope='session')

@@ -20,6 +20,7 @@ import threading
 import time
 from typing import Any
 
+from devices import device_of_tests
 from diagnostic_msgs.msg import DiagnosticArray
 from forked import ForkedProgram
 from lifecycle_msgs.msg import Transition
@@ -143,7 +144,8 @@ def start_segmenter(model: Path | str, program: tuple[str, ...] = PROGRAM,
                     arguments: tuple[str, ...] = (), forked: bool = True,
                     **parameters: Any) -> Process:
     """Start the node as its own process, or another program that runs it."""
-    settings = {'model': str(model), 'device': 'cpu', **parameters}
+    settings = {
+        'model': str(model), 'device': device_of_tests(), 'engine': 'eager', **parameters}
     words = [*program, '--ros-args', *arguments]
     for name, value in settings.items():
         text = str(value).lower() if isinstance(value, bool) else str(value)

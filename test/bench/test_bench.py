@@ -93,7 +93,7 @@ def test_bench_writes_and_prints_its_figures(
         folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / 'bench.json'
     assert main(['bench', '--model', str(folder), '--device', 'cpu', '--size', '48x64',
-                 '--batch', '2', '--frames', '3', '--json', str(out)]) == 0
+                 '--batch', '2', '--frames', '3', '--engine', 'eager', '--json', str(out)]) == 0
     figures = json.loads(out.read_text())
     assert [row['batch'] for row in figures['batches']] == [1, 2]
     assert figures['size'] == [48, 64] and figures['threads'] == torch.get_num_threads()

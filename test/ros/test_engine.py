@@ -32,7 +32,7 @@ def test_eager_serves_until_openvino_is_ready_and_a_conversion_delays_nothing(
         folder: Path, consumer: Consumer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    process = start_segmenter(folder, engine='cuda_graph')
+    process = start_segmenter(folder, device='cpu', engine='cuda_graph')
     try:
         output = process.wait_for_output('configure failed')
         assert 'cuda_graph needs a CUDA device' in output and 'dtype and engine can be' in output
