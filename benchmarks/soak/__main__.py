@@ -10,7 +10,7 @@ import sys
 
 from benchmarks.command import run_benchmark
 from benchmarks.soak.report import tables
-from ptdiffseg_ros.commands import add_model, add_overwrite, image_size, number
+from ptdiffseg_ros.commands import add_engine, add_model, add_overwrite, image_size, number
 from ptdiffseg_ros.data.results import write_json
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--seed', type=number(0, kind=int), default=0, help='seed of the faults')
     add_model(parser)
+    add_engine(parser, default='eager')  # of the committed results
     parser.add_argument(
         '--log', type=Path, metavar='FILE', help='write the log of the node to a file')
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures to a file')
@@ -48,7 +49,8 @@ def run(args: argparse.Namespace) -> int:
 
     figures = run_soak(SoakOptions(
         minutes=args.minutes, cameras=args.cameras, rate_hz=args.rate, size=args.size,
-        calm_s=args.calm, overload=args.overload, seed=args.seed, model=args.model), args.log)
+        calm_s=args.calm, overload=args.overload, seed=args.seed, model=args.model,
+        engine=args.engine), args.log)
     if args.json:
         write_json(args.json, figures)
     print(tables(figures))

@@ -85,6 +85,7 @@ class SoakOptions:
     overload: bool = False
     seed: int = 0
     model: str = MICRO
+    engine: str = 'eager'
 
 
 @dataclass
@@ -134,7 +135,7 @@ class Soak:
         try:
             parameters = {'image_qos': 'sensor_data', 'use_sim_time': False,
                           'cameras': self.names, 'adaptation.enabled': True,
-                          'adaptation.bank': ''}
+                          'adaptation.bank': '', 'engine': self.options.engine}
             with NodeProcess(
                     self.options.model, 'image_raw', log, environment, parameters) as process:
                 self._node = rclpy.create_node('soak')

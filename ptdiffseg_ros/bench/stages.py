@@ -60,7 +60,7 @@ class BenchOptions:
     model: str = MICRO
     device: str = 'auto'
     dtype: str = 'auto'
-    engine: str = 'eager'
+    engine: str = 'auto'
     size: tuple[int, int] = (480, 640)
     batch: int = 3
     frames: int = 30
@@ -151,7 +151,7 @@ def run_bench(options: BenchOptions) -> dict[str, Any]:
                 for stage, ms in watch.spent_ms.items():
                     spent_ms[n][stage].append(ms)
     return {
-        **facts(options, segmenter), 'engine': segmenter.engine.name,
+        **facts(options, segmenter), 'engine': segmenter.engine.state,
         'batches': [{
             'batch': n, **summary(spent_ms[n]), 'frames_per_s': round(
                 1e3 * n / float(np.median(spent_ms[n][WHOLE])), 2),

@@ -36,13 +36,13 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
+def add_engine(parser: argparse.ArgumentParser, default: str = 'auto') -> None:
     """Add --engine."""
     parser.add_argument(
-        '--engine', default='eager', choices=ENGINES,
+        '--engine', default=default, choices=ENGINES,
         help='execution of the model; openvino computes in float32, openvino_fast in the best '
-        'precision of the processor, auto selects the engine for the device (default: '
-        '%(default)s)')
+        'precision of the processor; auto is openvino on a CPU if it is installed and faster, '
+        'else eager (default: %(default)s)')
 
 
 def add_prompts(parser: argparse.ArgumentParser, scene_prompt: str, bank: str) -> None:

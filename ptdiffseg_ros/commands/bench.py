@@ -18,11 +18,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument(
-        '--engine', nargs='+', default=['eager'], choices=(*ENGINES, 'naive', 'all'),
+        '--engine', nargs='+', default=['auto'], choices=(*ENGINES, 'naive', 'all'),
         metavar='NAME',
         help='one engine: measure its stages and batches; several: compare them with eager on '
         f'single frames. Allowed: {", ".join(ENGINES)}; naive, the model in plain PyTorch as a '
-        'user would write it; all, those of the device and naive (default: eager)')
+        'user would write it; all, those of the device and naive. Stages are always those of '
+        'eager (default: auto)')
     parser.add_argument(
         '--dtype', default='auto', choices=('auto', 'float32', 'float16', 'bfloat16'),
         help="the model's number format; the half ones need CUDA")

@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--no-layout', dest='layout', action='store_false',
         help='measure the head without the layout denoiser')
     add_device(parser)
-    add_engine(parser)
+    add_engine(parser, default='eager')  # figures do not depend on what is installed
     parser.add_argument('--json', type=Path, metavar='FILE', help='write the figures to a file')
     add_overwrite(parser)
 
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
                 'command': 'evaluate', 'model': segmenter.name, 'commit': commit(),
                 'machine': machine(accelerator(segmenter.device)),
                 'processes': state.num_processes,
-                'engine': segmenter.engine.name, 'layout': segmenter.layout is not None,
+                'engine': segmenter.engine.state, 'layout': segmenter.layout is not None,
                 **figures})
     skipped = figures.get('skipped', [])
     status = report(skipped, 'pairs') if state.is_main_process else int(bool(skipped))

@@ -81,12 +81,13 @@ def run(args: argparse.Namespace) -> int:
         write_json(args.json, {
             'input': str(args.input), 'model': segmenter.name,
             'scene_prompt': args.scene_prompt or segmenter.config.source_scene_prompt,
-            'device': str(segmenter.device), 'engine': segmenter.engine.name,
+            'device': str(segmenter.device), 'engine': segmenter.engine.state,
             'commit': commit(), 'frames': len(images),
             'skipped': failures, **figures, 'images': images})
     times = figures['processing_ms']
     print(f'{args.out}: frames segmented: {len(images)}, {times["p50"]:g} ms each '
-          f'(p95 {times["p95"]:g}), with {segmenter.name}; look at {args.out / "overlays"}')
+          f'(p95 {times["p95"]:g}), with {segmenter.name}, engine {segmenter.engine.state}; look '
+          f'at {args.out / "overlays"}')
     return report(failures, 'frames')
 
 

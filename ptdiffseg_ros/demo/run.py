@@ -51,6 +51,9 @@ DRIVE = ('clear', 'fog', 'night', 'rain', 'snow', 'snow', 'clear', 'snow')
 ADAPTATION = {
     'adaptation.enabled': True, 'adaptation.bank': '', 'adaptation.steps': 40,
     'adaptation.duty': 1.0}
+# The masks are compared with those of the source prompt, which this process computes with the
+# same engine.
+ENGINE = 'eager'
 CLOCK_HZ = 200.0
 START_PATIENCE_S = 180.0  # a cold disk, a large model
 VIDEO_QUALITY = 27  # rain and noise compress badly, and the report embeds the whole video
@@ -137,7 +140,7 @@ def _segment_live(bag: Bag, options: DemoOptions) -> Pace:
     try:
         with NodeProcess(
                 options.model, IMAGE_TOPIC, options.out / 'node.log', environment,
-                ADAPTATION if options.adaptation else None) as process:
+                {'engine': ENGINE, **(ADAPTATION if options.adaptation else {})}) as process:
             consumer_node = rclpy.create_node('demo_consumer')
             consumer = MaskConsumer(consumer_node, SEGMENTER)
             with tqdm(total=bag.count(IMAGE_TOPIC), desc='segmenting live', unit='frame') as bar:
@@ -190,7 +193,7 @@ def _score_and_film(
 
     scores, source = [], None
     if options.adaptation:
-        segmenter = PromptedSegmenter.from_pretrained(options.model)
+        segmenter = PromptedSegmenter.from_pretrained(options.model, engine=ENGINE)
         context = segmenter.context()
     moments, colors = scoring.moments(bag, pace.consumer.masks), palette(classes)
     with VideoWriter(options.out / 'overlay.mp4', options.fps, VIDEO_QUALITY) as film:
@@ -231,7 +234,7 @@ def _summary(
             if t in masks]),
         'age_ms': percentiles(consumer.age_ms),
         'processing_ms': percentiles(consumer.processing_ms),
-        'model': options.model, 'seed': options.seed,
+        'model': options.model, 'engine': ENGINE, 'seed': options.seed,
         'data': photographs and str(photographs.path),
         'split': photographs and photographs.data and photographs.data.split,
         'commit': commit(), 'machine': machine(),

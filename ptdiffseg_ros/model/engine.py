@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MOST_GRAPHS = 8  # captured at a time; each holds the memory of its batch
 LEAST_ALIKE = 0.99  # share of equal pixels in masks of a new graph and of eager
 WARM_UP = 3  # passes before a capture, while libraries choose their kernels
+MOST_CONVERTED = 250_000_000  # parameters of a backbone that `auto` converts for OpenVINO
 
 Warn = Callable[[str], None]
 Output = tuple[np.ndarray, np.ndarray | None, Tensor]
@@ -37,8 +38,14 @@ class EagerEngine:
 
     name = 'eager'
 
-    def __init__(self, segmenter: PromptedSegmenter) -> None:
+    def __init__(self, segmenter: PromptedSegmenter, reason: str = '') -> None:
+        """
+        Execute a segmenter.
+
+        :param reason: why this engine replaces another one, for `state`.
+        """
         self.segmenter = segmenter
+        self._reason = reason
 
     def run(self, frames: np.ndarray, context: Tensor, confidence: bool) -> Output:
         """
@@ -57,10 +64,10 @@ class EagerEngine:
     @property
     def state(self) -> str:
         """Describe which engine runs now."""
-        return self.name
+        return f'{self.name} ({self._reason})' if self._reason else self.name
 
     def wait(self) -> None:
-        """Wait until the engine is ready for the sizes seen so far, or has failed."""
+        """Prepare the engine for the sizes seen so far, and wait until it is ready or failed."""
 
     def close(self) -> None:
         """Stop background work. The engine can still run."""
@@ -180,29 +187,49 @@ def make_engine(name: str, segmenter: PromptedSegmenter, warn: Warn = warn_once)
     """
     Create the engine of a segmenter that was loaded from a folder.
 
-    :param name: one of ENGINES. `auto` is cuda_graph on CUDA. On a CPU it is openvino if
-        installed, for image sizes for which it is faster, and eager otherwise. `openvino`
-        computes in float32, `openvino_fast` in the precision that OpenVINO chooses for the
-        processor.
+    :param name: one of ENGINES. `openvino` computes in float32, `openvino_fast` in the precision
+        that OpenVINO chooses for the processor. `auto` is openvino on a CPU if it is installed,
+        for image sizes for which it is faster; and eager on CUDA, for large models, and without
+        OpenVINO.
     :raises SegmenterError: the name is unknown, or the engine does not run on this device.
     """
     if name not in ENGINES:
         raise SegmenterError(f'engine is {name!r}; allowed are {", ".join(ENGINES)}')
-    cuda, installed = segmenter.device.type == 'cuda', find_spec('openvino') is not None
-    chosen = name
+    cuda = segmenter.device.type == 'cuda'
     if name == 'auto':
-        chosen = 'cuda_graph' if cuda else 'openvino' if installed else 'eager'
-    if chosen == 'cuda_graph':
+        name = _automatic(segmenter)
+        return (_openvino(name, segmenter, warn, automatic=True) if name == 'openvino' else
+                EagerEngine(segmenter))
+    if name == 'cuda_graph':
         if not cuda:
             raise SegmenterError(f'engine cuda_graph needs a CUDA device, not '
                                  f'{segmenter.device}; use auto, eager or openvino')
         return CudaGraphEngine(segmenter, warn)
-    if chosen.startswith('openvino'):
-        if cuda or not installed:
+    if name.startswith('openvino'):
+        if cuda:
             raise SegmenterError(
-                'engine openvino needs the device cpu; use auto, eager or cuda_graph' if cuda else
-                'engine openvino needs the package openvino: pip install openvino, or use eager')
-        from ptdiffseg_ros.model.openvino_engine import OpenVinoEngine
-        return OpenVinoEngine(
-            segmenter, chosen == 'openvino_fast', warn, only_if_faster=name == 'auto')
+                f'engine {name} needs the device cpu; use auto, eager or cuda_graph')
+        return _openvino(name, segmenter, warn)
     return EagerEngine(segmenter)
+
+
+def _automatic(segmenter: PromptedSegmenter) -> str:
+    """Return the engine that `auto` selects."""
+    # cuda_graph has not run on a GPU yet. A large model needs a multiple of its memory to be
+    # converted, and takes seconds for a frame on a CPU with any engine.
+    size = sum(weight.numel() for weight in segmenter.backbone.parameters())
+    small_on_cpu = segmenter.device.type == 'cpu' and size <= MOST_CONVERTED
+    return 'openvino' if small_on_cpu and find_spec('openvino') else 'eager'
+
+
+def _openvino(
+        name: str, segmenter: PromptedSegmenter, warn: Warn, automatic: bool = False
+) -> EagerEngine:
+    """Create an OpenVINO engine; without a working OpenVINO warn, and create an eager one."""
+    try:
+        from ptdiffseg_ros.model.openvino_engine import OpenVinoEngine
+    except Exception as error:  # also of a package that does not fit the machine
+        warn(f'engine {name} needs a working package openvino ({error}): pip install openvino. '
+             'The segmenter runs eagerly')
+        return EagerEngine(segmenter, 'no package openvino, see the log')
+    return OpenVinoEngine(segmenter, name == 'openvino_fast', warn, automatic)

@@ -3,6 +3,7 @@
 """Execute a segmenter's network with OpenVINO on a CPU."""
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 import threading
@@ -20,6 +21,8 @@ from torch import Tensor
 
 MOST_SIZES = 8  # image sizes that get a model; each needs memory
 COMPARED = 3  # runs of each engine; the fastest counts
+# Of a size, before `auto` converts it: by then, eager has cost about as much time as a conversion.
+EAGER_FRAMES = 100
 
 
 class OpenVinoEngine(EagerEngine):
@@ -32,18 +35,20 @@ class OpenVinoEngine(EagerEngine):
     """
 
     def __init__(self, segmenter: PromptedSegmenter, fast: bool = False, warn: Warn = warn_once,
-                 only_if_faster: bool = False) -> None:
+                 automatic: bool = False) -> None:
         """
         Start without a model.
 
         :param segmenter: loaded from a folder, which the conversion reads again.
         :param fast: compute in the precision that OpenVINO chooses for the processor, instead of
             float32.
-        :param only_if_faster: run a size eagerly if its model is not faster.
+        :param automatic: convert a size after `EAGER_FRAMES` frames of it, so that a short run
+            does not pay for a conversion; and run it eagerly if its model is not faster.
         """
         super().__init__(segmenter)
         self.name = 'openvino_fast' if fast else 'openvino'
-        self.fast, self.warn, self.only_if_faster = fast, warn, only_if_faster
+        self.fast, self.warn, self.automatic = fast, warn, automatic
+        self._seen: Counter[Size] = Counter()  # frames or windows
         self._models: dict[Size, openvino.InferRequest | None] = {}  # None: this size runs eagerly
         self._converter = Converter(segmenter.folder, segmenter.fingerprint)
         self._ends = False  # prepare no more models: one failed, or the engine is closed
@@ -53,43 +58,42 @@ class OpenVinoEngine(EagerEngine):
     @property
     def state(self) -> str:
         """Describe which engine runs now, for the sizes seen so far."""
-        busy = self._is_busy()
-        ready = [request is not None for request in list(self._models.values())]
-        if ready and all(ready) and not busy:
-            return f'{self.name} (eager for new sizes)' if self._ends else self.name
-        if busy or not (ready or self._ends):
-            return f'{self.name} (eager until its model is ready)'
+        seen = list(self._seen)
+        ready = [self._models.get(size) is not None for size in seen]
         if any(ready):
-            return f'{self.name} (eager for some sizes)'
-        return 'eager (no OpenVINO model, see the log)' if self._ends else (
-            'eager (faster than OpenVINO here)')
+            rest = ' (eager for new sizes)' if self._ends else ''
+            return self.name + (rest if all(ready) else ' (eager for some sizes)')
+        if self._ends:
+            return 'eager (no OpenVINO model, see the log)'
+        if not seen or any(size not in self._models for size in seen):
+            return f'{self.name} (eager until its model is ready)'
+        return 'eager (faster than OpenVINO here)'
 
     def network(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """Map padded images (B, 3, h, w) under a context to latents and scores."""
         size: Size = (images.shape[2], images.shape[3])
-        full = len(self._models) >= MOST_SIZES
-        if not (full or size in self._models or self._ends or self._is_busy()):
-            # A weak reference, so that the thread does not keep the engine alive.
-            thread = threading.Thread(
-                target=_prepare, args=(weakref.ref(self), self._converter, self.warn, size),
-                daemon=True)
-            self._threads[:] = [thread]
-            thread.start()
+        self._seen[size] += len(images)
+        if size not in self._models and (
+                not self.automatic or self._seen[size] > EAGER_FRAMES or self._is_cached(size)):
+            self._begin(size)
         request = self._models.get(size)
         if request is not None:
             contexts = self.segmenter.backbone.layer_contexts(context)
             try:
                 return _run(request, images, contexts)
             except Exception as error:  # OpenVINO's own types, also without memory
-                self._models[size] = None
+                self._models[size], self._ends = None, True
                 self.warn(f'OpenVINO failed for images of {size[0]} x {size[1]}: {error}. This '
                           'size runs eagerly from now on')
         return super().network(images, context)
 
     def wait(self) -> None:
-        """Wait until the model in preparation is ready or has failed."""
-        for thread in self._threads:
-            thread.join()
+        """Prepare models for the sizes seen so far, and wait until they are ready or failed."""
+        for size in [*self._seen, None]:
+            for thread in self._threads:
+                thread.join()
+            if size is not None:
+                self._begin(size)
 
     def close(self) -> None:
         """Stop the preparation of models. Sizes without a model run eagerly from now on."""
@@ -99,10 +103,28 @@ class OpenVinoEngine(EagerEngine):
     def _is_busy(self) -> bool:
         return any(thread.is_alive() for thread in self._threads)
 
+    def _is_cached(self, size: Size) -> bool:
+        try:
+            return openvino_model.cached_path(self._converter.fingerprint, size).is_dir()
+        except (OSError, RuntimeError):  # not readable, or no home folder
+            return False
+
+    def _begin(self, size: Size) -> None:
+        """Begin to prepare a model for a size without one, unless another one is in work."""
+        full = len(self._models) >= MOST_SIZES
+        if full or size in self._models or self._ends or self._is_busy():
+            return
+        # A weak reference, so that the thread does not keep the engine alive.
+        thread = threading.Thread(
+            target=_prepare, args=(weakref.ref(self), self._converter, self.warn, size),
+            daemon=True)
+        self._threads[:] = [thread]
+        thread.start()
+
     def use(self, size: Size, model: openvino.Model) -> None:
         """Compile a model for padded images (h, w), and use it from the next image on."""
         request = self._compile(model)
-        slower = self.only_if_faster and not self._is_faster(request, size)
+        slower = self.automatic and not self._is_faster(request, size)
         self._models[size] = None if slower else request
 
     def give_up(self, size: Size, error: Exception) -> None:

@@ -88,6 +88,7 @@ class SegmenterNode(LifecycleNode):
         refuse_impossible_transitions(self)
         self.problem = ''  # why the last transition failed
         self._namesake = ''  # the remedy for another node of this name
+        self._engine = ''  # the state of the engine that was logged last
         self._configured = False  # or configuring
         self._active = False
         self._enabled = True
@@ -145,9 +146,10 @@ class SegmenterNode(LifecycleNode):
         self._labels.publish(self.parameters.settings.min_confidence)
         self.adaptation.advertise()
         self.problem = ''
+        self._engine = segmenter.engine.state
         self.get_logger().info(
-            f'model {segmenter.name} is ready on {segmenter.device}, engine '
-            f'{segmenter.engine.state}, {len(classes)} classes')
+            f'model {segmenter.name} is ready on {segmenter.device}, engine {self._engine}, '
+            f'{len(classes)} classes')
 
     def _load(self) -> None:
         from ptdiffseg_ros.model.segmenter import PromptedSegmenter  # torch: seconds to import
@@ -220,7 +222,7 @@ class SegmenterNode(LifecycleNode):
         if self._configured:
             self._stop_frames()
             self.worker.run(self._free)
-            self._configured = False
+            self._configured, self._engine = False, ''
         for name, camera in self._inputs.items():
             camera.destroy()
             self._outputs[name].destroy()
@@ -343,7 +345,10 @@ class SegmenterNode(LifecycleNode):
             for name, camera in self._inputs.items()]
         values: dict[str, Any] = {'model': settings.model}
         if segmenter is not None:
-            values['engine'] = segmenter.engine.state
+            values['engine'] = state = segmenter.engine.state
+            if self._engine not in ('', state):
+                self.get_logger().info(f'engine: {state}')
+                self._engine = state
             values['scene prompt'] = settings.scene_prompt or segmenter.config.source_scene_prompt
             values.update(memory(segmenter.device))
         values.update(self.adaptation.values())

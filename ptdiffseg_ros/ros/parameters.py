@@ -69,9 +69,10 @@ class Settings:
         'auto', "The number format of the model; 'auto' selects it by the device.",
         choices=('auto', 'float32', 'float16', 'bfloat16'), late=True)
     engine: str = _parameter(  # a test compares the choices with model.engine.ENGINES
-        'eager', "How the model is executed: 'eager'; on CUDA 'cuda_graph'; on a CPU 'openvino' "
-        "(float32) or 'openvino_fast' (the processor's native precision); 'auto' selects it by "
-        'the device. If an engine fails, eager replaces it with a warning.',
+        'auto', "How the model is executed: 'eager'; on CUDA 'cuda_graph'; on a CPU 'openvino' "
+        "(float32) or 'openvino_fast' (the processor's native precision); 'auto' is 'openvino' on "
+        "a CPU if it is installed and faster, else 'eager'. If an engine fails, eager replaces it "
+        'with a warning.',
         choices=('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast'), late=True)
     cameras: tuple[str, ...] = _parameter(
         ('',), 'Names of the cameras: camera NAME reads NAME/image_raw and publishes '

@@ -123,6 +123,7 @@ def evaluate(
             batch_frames = list(source(condition, numbers, split, size))
             answers = segmenter.segment([f.image for f in batch_frames],
                                         [context(f.weather) for f in batch_frames])
+            segmenter.engine.wait()  # so that it, not eager, computes all later frames
             for truth, answer in zip(batch_frames, answers):
                 matrix.update(truth.labels, answer.class_ids)
         per_condition[condition] = _condition_figures(matrix)
@@ -168,6 +169,7 @@ def evaluate_pictures(
         named = ((name, partial(_checked, load)) for name, load in pairs(pictures, used_rows))
         for _, (image, truth) in usable(named, skipped):
             matrix.update(truth, segmenter.segment([image], context)[0].class_ids)
+            segmenter.engine.wait()  # as above
         per_condition[condition or 'all'] = _condition_figures(matrix)
     skipped = sorted(gather_lines(skipped))
     if len(skipped) == chosen:

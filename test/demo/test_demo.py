@@ -96,7 +96,8 @@ def test_summary_is_complete_and_finite(report: Path, model: str) -> None:
         p50, p95 = summary[kind]['p50'], summary[kind]['p95']
         assert math.isfinite(p50) and math.isfinite(p95) and 0 < p50 <= p95, kind
     assert summary['processing_ms']['p50'] <= summary['latency_ms']['p50']
-    assert summary['model'] == model and summary['seed'] == 4 and summary['commit']
+    assert summary['model'] == model and summary['engine'] == 'eager'
+    assert summary['seed'] == 4 and summary['commit']
     assert sum(summary['frames'].values()) + summary['frames_changing'] == FRAMES
     for ious in summary['class_iou'].values():
         assert list(ious) == [c.name for c in TOWN]

@@ -3,7 +3,7 @@
 """Engines: the same masks as eager, whatever the size, the prompt and the state of the cache."""
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 import gc
@@ -12,22 +12,26 @@ from pathlib import Path
 import shutil
 import subprocess
 import sys
+import time
 import warnings
 
 from conversions import conversion, ends, PATIENCE_S
 from hypothesis import given, HealthCheck, settings, strategies as st
 import numpy as np
+from ptdiffseg_ros.bench.stages import BenchOptions
 from ptdiffseg_ros.model.engine import CudaGraphEngine, EagerEngine, ENGINES, make_engine
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
+from ptdiffseg_ros.model.openvino_convert import ConversionStopped
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
 from ptdiffseg_ros.ros.parameters import PARAMETERS
 import pytest
 import torch
 
-pytest.importorskip('openvino', reason='an optional engine (extra openvino)')
+openvino = pytest.importorskip('openvino', reason='an optional engine (extra openvino)')
 
 SIZE = 64, 128
 UNSEEN = 160, 96  # no test waits for a model of this size
+WAITS = 'openvino (eager until its model is ready)'
 # Segments a frame of a size, then lives on until its input ends.
 PROGRAM = """
 import sys
@@ -306,10 +310,98 @@ def test_an_impossible_engine_is_refused(segmenter, name: str, words: str) -> No
         make_engine(name, segmenter)
 
 
-def test_eager_is_the_default_and_auto_prefers_openvino_on_a_cpu(folder: Path) -> None:
+def test_auto_is_the_default_of_the_node_and_of_commands_and_eager_that_of_python(
+        folder: Path, segmenter, monkeypatch) -> None:
     assert PARAMETERS['engine'].metadata['choices'] == ENGINES
+    assert PARAMETERS['engine'].default == BenchOptions().engine == 'auto'
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert PromptedSegmenter.from_pretrained(folder, 'cpu').engine.name == 'eager'
-        assert PromptedSegmenter.from_pretrained(
-            folder, 'cpu', engine='auto').engine.name == 'openvino'
+        assert make_engine('auto', segmenter).name == 'openvino'
+        monkeypatch.setattr('ptdiffseg_ros.model.engine.MOST_CONVERTED', 1000)
+        assert make_engine('auto', segmenter).name == 'eager', 'a large model'
+        monkeypatch.undo()
+        monkeypatch.setattr('ptdiffseg_ros.model.engine.find_spec', lambda name: None)
+        assert make_engine('auto', segmenter).name == 'eager', 'without OpenVINO'
+
+
+def automatic(folder: Path, warn: Callable[[str], None] = pytest.fail) -> PromptedSegmenter:
+    return PromptedSegmenter.from_pretrained(folder, 'cpu', engine='auto', warn=warn)
+
+
+def test_auto_converts_a_size_once_it_has_seen_some_frames_of_it(
+        folder: Path, monkeypatch) -> None:
+    monkeypatch.setattr('ptdiffseg_ros.model.openvino_engine.EAGER_FRAMES', 3)
+    converted: list[tuple[int, int]] = []
+
+    def convert(self: object, size: tuple[int, int]) -> None:
+        converted.append(size)
+        raise RuntimeError('no space left on device')
+
+    monkeypatch.setattr('ptdiffseg_ros.model.openvino_engine.Converter.convert', convert)
+    warned: list[str] = []
+    segmenter = automatic(folder, warned.append)
+    context = segmenter.context()
+    for number in range(3):
+        segmenter.segment([picture(*UNSEEN), picture(96, 96)][number % 2:], context)
+    assert not converted, 'two sizes, of each at most three frames'
+    segmenter.segment([picture(96, 96)], context)
+    segmenter.engine.wait()
+    assert converted == [(96, 96)] and len(warned) == 1 and 'no space' in warned[0]
+    assert segmenter.engine.state == 'eager (no OpenVINO model, see the log)'
+
+
+@pytest.mark.usefixtures('converted')
+def test_auto_loads_a_converted_model_at_the_first_frame(folder: Path) -> None:
+    segmenter = automatic(folder)
+    segmenter.segment([picture(*SIZE)], segmenter.context())
+    deadline = time.monotonic() + PATIENCE_S
+    while segmenter.engine.state == WAITS:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert segmenter.engine.state in ('openvino', 'eager (faster than OpenVINO here)')
+
+
+def test_waiting_for_auto_converts_the_sizes_seen_so_far(folder: Path, monkeypatch) -> None:
+    converted: list[tuple[int, int]] = []
+
+    def convert(self: object, size: tuple[int, int]) -> None:
+        converted.append(size)
+        raise ConversionStopped
+
+    monkeypatch.setattr('ptdiffseg_ros.model.openvino_engine.Converter.convert', convert)
+    segmenter = automatic(folder)
+    segmenter.segment([picture(*UNSEEN), picture(96, 96)], segmenter.context())
+    segmenter.engine.wait()
+    assert len(converted) == 2 and (96, 96) in converted
+
+
+@pytest.mark.usefixtures('converted')
+def test_a_processor_that_openvino_does_not_support_is_a_warning(
+        segmenter, folder: Path, monkeypatch) -> None:
+    class Core(openvino.Core):
+        """Refuses to compile, as on a processor without the instructions that are needed."""
+
+        def compile_model(self, *_: object) -> None:
+            raise RuntimeError('the CPU plugin needs SSE4.2')
+
+    monkeypatch.setattr('openvino.Core', Core)
+    warned: list[str] = []
+    other = PromptedSegmenter.from_pretrained(
+        folder, 'cpu', engine='openvino', warn=warned.append)
+    frame, context = picture(*SIZE), segmenter.context()
+    prepare(other, frame)
+    assert len(warned) == 1 and 'needs SSE4.2' in warned[0] and 'runs eagerly' in warned[0]
+    assert_alike(segmenter.segment([frame], context), other.segment([frame], context))
+
+
+@pytest.mark.parametrize('name', ['auto', 'openvino', 'openvino_fast'])
+def test_a_package_that_cannot_be_imported_is_a_warning(
+        name: str, segmenter, folder: Path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, 'ptdiffseg_ros.model.openvino_engine', None)
+    warned: list[str] = []
+    other = PromptedSegmenter.from_pretrained(folder, 'cpu', engine=name, warn=warned.append)
+    assert len(warned) == 1 and 'pip install openvino' in warned[0]
+    assert other.engine.state == 'eager (no package openvino, see the log)'
+    frame, context = picture(*SIZE), segmenter.context()
+    assert_alike(segmenter.segment([frame], context), other.segment([frame], context))
