@@ -74,6 +74,17 @@ def _stages() -> str:
          for stage in names])
 
 
+def _engines_miou() -> str:
+    """Return the mIoU of each engine by model and condition."""
+    rows = []
+    for model, engines in _read('engines_miou')['models'].items():
+        for condition in engines['eager']:
+            rows.append([f'`{model}`', condition,
+                         *(f'{conditions[condition]:.2f}' for conditions in engines.values())])
+    return markdown_table(
+        ['model', 'images', 'eager', 'openvino', 'openvino_fast'], rows)
+
+
 def _soak_summary() -> str:
     """Return one row for each run of `python -m benchmarks.soak`."""
     rows = []
@@ -114,6 +125,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     'street-classes': partial(_street, class_table),
     'street-curves': lambda: curve_table(_read('street_baselines')),
     'stages': _stages, 'soak-summary': _soak_summary,
+    'engines-miou': _engines_miou,
     **{name: partial(_soak, name) for name in SOAKS},
     **{name: partial(_bench, name) for name in BENCHES},
 }
