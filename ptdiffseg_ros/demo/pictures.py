@@ -64,17 +64,27 @@ def film_frame(moment: Moment, colors: Picture) -> Picture:
 
 def strip(examples: Mapping[str, Moment], colors: Picture) -> Picture:
     """
-    Return a picture with a row of image, truth (if there is any) and prediction for each example.
+    Return a picture with a row for each example.
+
+    Its columns are the image, the truth if there is any, the mask without adaptation if it is
+    known, and the received mask.
 
     :param colors: the palette of the classes.
     """
-    height, width = next(iter(examples.values())).truth.shape
-    labelled = any((moment.truth != IGNORE).any() for moment in examples.values())
+    moments = list(examples.values())
+    height, width = moments[0].truth.shape
+    columns: dict[str, list[Picture]] = {'camera': [moment.image for moment in moments]}
+    if any((moment.truth != IGNORE).any() for moment in moments):
+        columns['truth'] = [colors[moment.truth] for moment in moments]
+    sources = [moment.source for moment in moments if moment.source is not None]
+    if sources:
+        columns['without adaptation'] = [colors[source] for source in sources]
+    columns['with adaptation' if sources else 'prediction'] = [
+        colors[moment.mask] for moment in moments]
     rows = [[_caption(title, (CAPTION_HEIGHT, width if title else CAPTION_WIDTH))
-             for title in ('', 'camera', *(['truth'] if labelled else []), 'prediction')]]
-    rows += [[_caption(name, (height, CAPTION_WIDTH)), moment.image,
-              *([colors[moment.truth]] if labelled else []), colors[moment.mask]]
-             for name, moment in examples.items()]
+             for title in ('', *columns)]]
+    rows += [[_caption(name, (height, CAPTION_WIDTH)), *cells]
+             for name, *cells in zip(examples, *columns.values())]
     return np.vstack([np.hstack([_pad(cell) for cell in row]) for row in rows])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import os
 from pathlib import Path
 import random
@@ -32,7 +32,7 @@ from ptdiffseg_ros.demo.pace import CALIBRATION_FRAMES, Pace
 from ptdiffseg_ros.demo.photographs import Photographs
 from ptdiffseg_ros.demo.pictures import film_frame
 from ptdiffseg_ros.demo.report import write_report
-from ptdiffseg_ros.demo.scoring import Score, total
+from ptdiffseg_ros.demo.scoring import Picture, Score, total
 from ptdiffseg_ros.model.defaults import embedded_names, MICRO, segmenter_folder
 from ptdiffseg_ros.model.segmenter_config import SegmenterConfig
 from ptdiffseg_ros.ros.replay import Player
@@ -93,8 +93,8 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         classes, skipped = _record(bag_path, options)
         with Bag(bag_path) as bag:
             pace = _segment_live(bag, options)
-            scores, video = _score_and_film(bag, pace, options, classes)
-            examples = scoring.example_moments(bag, pace.consumer.masks, scores)
+            scores, sources, video = _score_and_film(bag, pace, options, classes)
+            examples = scoring.example_moments(bag, pace.consumer.masks, scores, sources)
             summary = {**_summary(options, pace, scores, bag), 'skipped': skipped}
             domains = [(_time_s(stamp, bag), domain) for stamp, domain in pace.consumer.domains]
         write_json(options.out / 'summary.json', summary)
@@ -183,15 +183,16 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 def _score_and_film(
         bag: Bag, pace: Pace, options: DemoOptions, classes: tuple[LabelClass, ...]
-) -> tuple[list[Score], Path]:
+) -> tuple[list[Score], dict[int, Picture], Path]:
     """
     Score each frame, with and without adaptation, and write the video.
 
-    :returns: the scores, and the video's path.
+    :returns: the scores, the masks without adaptation by stamp, and the video's path.
     """
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter  # torch takes seconds to import
 
-    scores, source = [], None
+    scores: list[Score] = []
+    sources: dict[int, Picture] = {}
     if options.adaptation:
         segmenter = PromptedSegmenter.from_pretrained(options.model, engine=ENGINE)
         context = segmenter.context()
@@ -200,9 +201,11 @@ def _score_and_film(
         for moment in tqdm(moments, 'scoring the masks', bag.count(IMAGE_TOPIC)):
             if options.adaptation:
                 source = segmenter.segment([moment.image], context)[0].class_ids
-            scores.append(scoring.score(moment, pace.sent, classes, source))
+                sources[moment.stamp_ns] = source
+                moment = replace(moment, source=source)
+            scores.append(scoring.score(moment, pace.sent, classes))
             film.write(film_frame(moment, colors))
-    return scores, film.path
+    return scores, sources, film.path
 
 
 def _summary(

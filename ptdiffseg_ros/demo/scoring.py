@@ -32,6 +32,7 @@ class Moment:
     :param time_s: seconds since the start of the drive.
     :param condition: such as 'fog', or 'fog to night' during a change.
     :param received: the received mask, or None.
+    :param source: the mask without adaptation, if computed.
     """
 
     stamp_ns: int
@@ -40,6 +41,7 @@ class Moment:
     image: Picture
     truth: Picture
     received: Received | None
+    source: Picture | None = None
 
     @property
     def mask(self) -> Picture:
@@ -69,21 +71,20 @@ class Score:
     latency_ms: float | None
 
 
-def score(moment: Moment, sent: Mapping[int, float], classes: Sequence[LabelClass],
-          source: Picture | None = None) -> Score:
+def score(
+        moment: Moment, sent: Mapping[int, float], classes: Sequence[LabelClass]) -> Score:
     """
     Score the mask of a frame.
 
     :param sent: the monotonic time in seconds at which each image was sent, by stamp.
     :param classes: to score; pixels of other true classes do not count.
-    :param source: the mask without adaptation, if computed.
     """
     received, sent_s = moment.received, sent.get(moment.stamp_ns)
     return Score(
         moment.stamp_ns, moment.time_s,
         CHANGING if ' to ' in moment.condition else moment.condition,
         _confusion(classes, moment.truth, moment.mask),
-        None if source is None else _confusion(classes, moment.truth, source),
+        None if moment.source is None else _confusion(classes, moment.truth, moment.source),
         None if received is None or sent_s is None else (received.at - sent_s) * 1000)
 
 
@@ -100,8 +101,13 @@ def total(matrices: Iterable[ConfusionMatrix | None], classes: Sequence[LabelCla
     return sum(filter(None, matrices), ConfusionMatrix(classes))
 
 
-def moments(bag: Bag, masks: Mapping[int, Received]) -> Iterator[Moment]:
-    """Yield the frames of the drive in order, with labels and received masks."""
+def moments(bag: Bag, masks: Mapping[int, Received],
+            sources: Mapping[int, Picture] | None = None) -> Iterator[Moment]:
+    """
+    Yield the frames of the drive in order, with labels and received masks.
+
+    :param sources: masks without adaptation, by stamp.
+    """
     condition, truth, truth_ns = '', None, -1
     for _, topic, message in bag.messages([IMAGE_TOPIC, LABELS_TOPIC, WEATHER_TOPIC]):
         if topic == WEATHER_TOPIC:
@@ -113,27 +119,31 @@ def moments(bag: Bag, masks: Mapping[int, Received]) -> Iterator[Moment]:
             now_ns = stamp_ns(message)
             assert truth is not None and truth_ns == now_ns, 'labels come before their image'
             yield Moment(now_ns, (now_ns - bag.start_ns) / 1e9, condition, decode(message),
-                         truth, masks.get(now_ns))
+                         truth, masks.get(now_ns), (sources or {}).get(now_ns))
 
 
 def example_moments(
-        bag: Bag, masks: Mapping[int, Received], scores: Sequence[Score]) -> dict[str, Moment]:
+        bag: Bag, masks: Mapping[int, Received], scores: Sequence[Score],
+        sources: Mapping[int, Picture]) -> dict[str, Moment]:
     """
-    Return the middle moment of the first period of each steady weather, by its name.
+    Return the last moment of the first period of each steady weather, by its name.
 
-    If there is only one, return several moments, by their times.
+    By then adaptation has had most time. If there is only one, return several moments, by their
+    times.
+
+    :param sources: masks without adaptation, by stamp.
     """
     chosen: dict[str, int] = {}
     for weather, run in groupby(scores, key=lambda item: item.weather):
         stamps = [item.stamp_ns for item in run]
         if weather != CHANGING:
-            chosen.setdefault(weather, stamps[len(stamps) // 2])
+            chosen.setdefault(weather, stamps[-1])
     if len(chosen) == 1:
         spread = range(1, 2 * EXAMPLES, 2)
         several = {scores[len(scores) * part // (2 * EXAMPLES)].stamp_ns for part in spread}
-        return {f'{moment.time_s:.1f} s': moment for moment in moments(bag, masks)
+        return {f'{moment.time_s:.1f} s': moment for moment in moments(bag, masks, sources)
                 if moment.stamp_ns in several}
-    return {moment.condition: moment for moment in moments(bag, masks)
+    return {moment.condition: moment for moment in moments(bag, masks, sources)
             if moment.stamp_ns in chosen.values()}
 
 
