@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Masks keep their pace while the prompt is tuned: the embedded model behind a real camera."""
+"""Tuning hardly lowers the rate of masks of the embedded model."""
 from __future__ import annotations
 
 from collections.abc import Iterator
@@ -20,8 +20,12 @@ pytestmark = [pytest.mark.real_time, pytest.mark.timeout(600)]
 
 RATE_HZ = 5.0  # at most
 ROOM = 1.5  # times what a frame takes, at least, between two: else no time is left to tune
-INTERVALS = 40  # of each measurement
-PAIRS = 3  # of measurements without and with adaptation, whose ratios' median counts
+# The 95th percentile of 24 intervals ignores the longest one, and the median of three measurements
+# ignores a disturbed one: a failure takes two late masks in each of two measurements. Tuning
+# that delays every tenth mask fails with a probability of 0.8 (binomial), and of every fifth with
+# 0.99. 40 intervals would give 0.87 and 1.0.
+INTERVALS = 24  # of each measurement
+MEASUREMENTS = 3  # without adaptation, before and after it, and with it
 BOUND = 1.5
 
 
@@ -37,7 +41,7 @@ def rate_hz(frame: np.ndarray) -> float:
 
 
 class Camera:
-    """Drive through the night and publish what is seen, by the clock, on a thread of its own."""
+    """Publish frames of a drive by night at a steady rate, on a separate thread."""
 
     def __init__(self) -> None:
         drive, night = town.Drive(town.SPLITS['val'], (128, 256)), town.Weather.named('night', 0.8)
@@ -73,7 +77,7 @@ def camera() -> Iterator[Camera]:
     camera.close()
 
 
-def test_the_interval_between_masks_hardly_grows_while_it_tunes(camera, tmp_path):
+def test_tuning_hardly_lengthens_the_interval_between_masks(camera, tmp_path):
     node = start_segmenter('micro', **{'adaptation.bank': tmp_path, 'adaptation.steps': 1000})
     consumer = AdaptationConsumer()
     arrivals: list[float] = []
@@ -90,26 +94,19 @@ def test_the_interval_between_masks_hardly_grows_while_it_tunes(camera, tmp_path
         assert consumer.spin_until(lambda: len(arrivals) > first + INTERVALS), node.output
         return float(np.percentile(np.diff(arrivals[first:]), 95))
 
-    def measure_pair() -> tuple[float, float]:
-        """Measure without and, right after it, with adaptation: other load strikes both alike."""
-        off = measure()
-        assert consumer.set_adaptation(True).success
-        wait_for_step(1)
-        before = consumer.adaptation['step']
-        on = measure()
-        wait_for_step(before + 1)  # it did tune meanwhile
-        assert consumer.adaptation['tuning']
-        assert consumer.set_adaptation(False).success
-        assert consumer.trigger('reset_prompt').success  # back to step 0
-        return off, on
-
     try:
         assert consumer.spin_until(lambda: len(arrivals) > 10), node.output
-        pairs = [measure_pair() for _ in range(PAIRS)]
+        off = [measure()]
+        assert consumer.set_adaptation(True).success
+        wait_for_step(1)  # half a minute: the domain is recognised first
+        before = consumer.adaptation['step']
+        on = [measure() for _ in range(MEASUREMENTS)]
+        wait_for_step(before + 1)  # tuning has continued meanwhile
+        assert consumer.adaptation['tuning']
+        assert consumer.set_adaptation(False).success
+        off += [measure() for _ in range(MEASUREMENTS - 1)]
     finally:
         consumer.close()
         node.stop()
-    for off, on in pairs:
-        print(f'p95 of the interval: {1000 * off:.0f} ms without adaptation, '
-              f'{1000 * on:.0f} ms with it')
-    assert np.median([on / off for off, on in pairs]) <= BOUND, pairs
+    print('p95 of the interval in seconds:', off, 'without adaptation,', on, 'with it')
+    assert np.median(on) <= BOUND * np.median(off), (on, off)
