@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import argparse
 
-from ptdiffseg_ros.commands import CommandError, number
+from ptdiffseg_ros.commands import number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,15 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until interrupted."""
     from ptdiffseg_ros.watch.server import run_watch
-    from rclpy.exceptions import InvalidTopicNameException
-    from rclpy.validate_full_topic_name import validate_full_topic_name
 
     name = '/' + args.segmenter.strip('/')
-    try:
-        validate_full_topic_name(name)
-    except InvalidTopicNameException as error:
-        raise CommandError(
-            f'{args.segmenter!r} is no name of a node: give one like /segmenter, of letters, '
-            'digits and underscores') from error
     run_watch(name, args.host, args.port)
     return 0

@@ -18,7 +18,9 @@ from aiohttp import web
 from ptdiffseg_ros.ros.spin import spinning
 from ptdiffseg_ros.watch.watcher import Watcher
 import rclpy
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.signals import SignalHandlerOptions
+from rclpy.validate_full_topic_name import validate_full_topic_name
 
 PAGE = Path(__file__).with_name('page.html')
 HEADER = 'X-Requested-With'  # pages of other sites cannot set it, so they cannot switch adaptation
@@ -169,6 +171,13 @@ async def serving(watcher: Watcher, host: str, port: int) -> AsyncIterator[str]:
 
 def run_watch(segmenter: str, host: str, port: int) -> None:
     """Serve the page of a segmenter until interrupted."""
+    try:
+        validate_full_topic_name(segmenter)
+    except InvalidTopicNameException as error:
+        raise WatchError(
+            f'{segmenter!r} is no name of a node: give one like /segmenter, of letters, digits '
+            'and underscores') from error
+
     async def serve(watcher: Watcher) -> None:
         async with serving(watcher, host, port) as url:
             print(f'{segmenter} is at {url} (Ctrl-C ends it)', flush=True)

@@ -110,7 +110,7 @@ def test_watch_refuses_what_is_no_name_of_a_node(
         name: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(['watch', '--segmenter', name]) == 2
     printed = capsys.readouterr().err
-    assert f'{name!r} is no name of a node' in printed and printed.count('\n') == 1
+    assert f"'/{name}' is no name of a node" in printed and printed.count('\n') == 1
 
 
 def test_an_error_for_an_unknown_weather_lists_the_weathers(

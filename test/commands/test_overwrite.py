@@ -152,7 +152,8 @@ def test_overwrite_measures_figures_again(
 
     def drives(segmenter: object, split: str, seed: int) -> dict[str, Any]:
         calls.append(seed)
-        return {c: {name: {'last_third': 1.0} for name in ('source', 'prompt')} for c in ADVERSE}
+        return {c: {name: {'online': 1.0, 'last_third': 1.0} for name in ('source', 'prompt')}
+                for c in ADVERSE}
 
     monkeypatch.setitem(PROTOCOLS, 'drives', drives)
     out = tmp_path / 'stream.json'

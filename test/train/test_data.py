@@ -293,7 +293,8 @@ def test_adaptation_is_measured_on_pictures_of_each_condition(
     adapted = figures['protocols']['one-pass']['0']['TENT']
     assert figures['data'] == 'acdc' and figures['split'] == 'val'
     assert {c for c in adapted if isinstance(adapted[c], dict)} == {'fog', 'night'}
-    assert '| one pass | numbers | seeds | fog | night | mean | gain |' in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert '| one pass | tuned values | seeds | fog | night | mean | gain |' in printed
     assert stream([*arguments, '--data', str(own_conditions), '--split', 'val+dusk', '--protocol',
                    'one-pass', '--methods', 'source', '--overwrite']) == 0
     adapted = json.loads(out.read_text())['protocols']['one-pass']['0']['source']

@@ -298,7 +298,7 @@ def test_the_held_out_score_equals_that_of_evaluation(segmenter) -> None:
         def segment(self, images, context):
             return [Segmentation(ids[answers[i.tobytes()]], i[..., 0], torch.zeros(1))
                     for i in images]
-    assert source_miou(Right(segmenter.config), frames, batch=2) == 100.0
+    assert source_miou(Right(segmenter), frames, batch=2) == 100.0
 
 
 def test_accumulation_computes_a_batch_in_parts_and_steps_once(
@@ -349,8 +349,8 @@ def test_impossible_settings_are_refused(change, words: str) -> None:
 class Oracle:
     """Predict the truth for clear frames, and road for all others."""
 
-    def __init__(self, config) -> None:
-        self.config = config
+    def __init__(self, segmenter) -> None:
+        self.config, self.engine = segmenter.config, segmenter.engine
         self.scenes: list[str | None] = []
 
     def context(self, scene=None):
@@ -366,7 +366,7 @@ class Oracle:
 
 
 def test_evaluation_gives_known_figures_for_a_known_segmenter(segmenter) -> None:
-    oracle = Oracle(segmenter.config)
+    oracle = Oracle(segmenter)
     figures = evaluate(oracle, ('clear', 'fog'), frames=3, batch=2)
     assert figures['conditions']['clear']['miou'] == 100
     truth = np.stack([f.labels for f in condition_frames('fog', 3, 'val', (64, 128))])
@@ -391,7 +391,7 @@ def test_matching_and_wrong_prompts_name_the_weather_and_another() -> None:
 
 
 def test_mixture_and_style_are_not_part_of_the_adverse_mean(segmenter) -> None:
-    figures = evaluate(Oracle(segmenter.config), ('fog', 'mixture', 'style'), frames=2)
+    figures = evaluate(Oracle(segmenter), ('fog', 'mixture', 'style'), frames=2)
     assert set(figures['conditions']) == {'fog', 'mixture', 'style'}
     assert figures['adverse_mean'] == figures['conditions']['fog']['miou']
 
