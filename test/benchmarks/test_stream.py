@@ -144,7 +144,8 @@ def test_the_command_writes_resumes_and_refuses(
 
     def drives(segmenter, split, seed):
         calls.append(seed)
-        mious = {'source': {'last_third': 1.0}, 'prompt': {'last_third': 2.0}}
+        mious = {name: {'online': mious, 'last_third': mious}
+                 for name, mious in (('source', 1.0), ('prompt', 2.0))}
         return dict.fromkeys(ADVERSE, mious)
 
     monkeypatch.setitem(protocols.PROTOCOLS, 'drives', drives)
@@ -156,7 +157,7 @@ def test_the_command_writes_resumes_and_refuses(
     figures = json.loads(out.read_text())
     assert set(figures['protocols']['drives']) == {'0', '1'} and figures['split'] == 'test'
     assert figures['commits'] == {'drives': {'0': figures['commit'], '1': figures['commit']}}
-    assert '| gain | +1.0 | +1.0 |' in capsys.readouterr().out
+    assert '| gain, last third | +1.0 | +1.0 |' in capsys.readouterr().out
     assert main([*arguments, '--split', 'val']) == 2
     assert 'another segmenter or split' in capsys.readouterr().err
     assert main(['--protocol', 'sideways']) == 2

@@ -85,14 +85,14 @@ def test_the_table_of_measurements_is_that_of_the_result_files() -> None:
     for words in (
             f'the head on them has {_mean("1", ours, adverse):.1f}, SegFormer-B0 trained from '
             f'nothing {_mean("1", segformer, adverse):.1f}',
-            f'Of clear weather they keep {_mean("1", ours, kept):.0f} % and '
+            f'That is {_mean("1", ours, kept):.0f} % and '
             f'{_mean("1", segformer, kept):.0f} %',
             f'at most {prompts - _mean("2", "none", adverse):+.2f} in adverse weather',
             f'{_mean("3", "on", style) - _mean("3", "off", style):+.1f} in another drawing style, '
             f'{_mean("3", "on", adverse) - _mean("3", "off", adverse):+.2f} in adverse weather',
             f'[{gains["last_third"]:+.1f}](',
             f'{gains["online"]:+.1f} over whole drives',
-            f"the paper's pseudo labels gain "
+            "the paper's (pseudo labels) "
             f'{_mean("4", "pseudo labels", style) - _mean("4", "source", style):.1f} '):
         assert words in table
     assert abs(_mean('4', 'prompt', style) - _mean('4', 'source', style)) < 0.05  # "nothing"
