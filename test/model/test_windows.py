@@ -90,8 +90,8 @@ def test_different_predictions_of_windows_are_blended_smoothly() -> None:
 
 # -- segmenter -----------------------------------------------------------------------------
 
-@settings(PATIENT, max_examples=10)  # an example has up to 25 windows
-@given(height=st.integers(16, 80), width=st.integers(16, 80), overlap=st.floats(0, 0.6))
+@PATIENT
+@given(height=st.integers(16, 120), width=st.integers(16, 120), overlap=st.floats(0, 0.7))
 def test_a_mask_has_the_size_of_its_frame_and_latents_have_that_of_a_window(
         segmenter, height: int, width: int, overlap: float) -> None:
     by_windows = windowed(segmenter, (32, 32), overlap)

@@ -132,7 +132,7 @@ def test_no_camera_starves_if_all_are_faster_than_the_model(segmenter, cameras) 
     assert cameras.spin_until(lambda: len(cameras.statuses) == 4)
     first = {name: cameras.segmented(name) for name in SIZES}
     assert cameras.spin_until(
-        lambda: max(cameras.segmented(name) - first[name] for name in SIZES) > 50,
+        lambda: max(cameras.segmented(name) - first[name] for name in SIZES) > 100,
         lambda: cameras.send(*SIZES), every_s=0.0)
     counts = [cameras.segmented(name) - first[name] for name in SIZES]
     assert max(counts) / min(counts) <= 1.1

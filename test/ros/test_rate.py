@@ -20,11 +20,9 @@ pytestmark = [pytest.mark.real_time, pytest.mark.timeout(600)]
 
 RATE_HZ = 5.0  # at most
 ROOM = 1.5  # times what a frame takes, at least, between two: else no time is left to tune
-# The 95th percentile of 24 intervals ignores the longest one, and the median of three measurements
-# ignores a disturbed one: a failure takes two late masks in each of two measurements. Tuning
-# that delays every tenth mask fails with a probability of 0.8 (binomial), and of every fifth with
-# 0.99. 40 intervals would give 0.87 and 1.0.
-INTERVALS = 24  # of each measurement
+# The 95th percentile of 40 intervals ignores the two longest, and the median of three measurements
+# ignores a disturbed one.
+INTERVALS = 40  # of each measurement
 MEASUREMENTS = 3  # without adaptation, before and after it, and with it
 BOUND = 1.5
 

@@ -231,8 +231,8 @@ def test_training_lowers_the_loss_and_leaves_the_backbone_alone(
     monkeypatch.setattr(head_module, 'prompt_randomization_loss', watched)
     backbone = folder.parent / 'backbone'
     before = load_file(backbone / 'unet' / 'diffusion_pytorch_model.safetensors')
-    train_head(replace(SMALL, steps=40), backbone, tmp_path / 's', tmp_path / 'f')
-    assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:5])
+    train_head(replace(SMALL, steps=100), backbone, tmp_path / 's', tmp_path / 'f')
+    assert np.mean(losses[-5:]) < 0.8 * np.mean(losses[:5])
     after = load_file(backbone / 'unet' / 'diffusion_pytorch_model.safetensors')
     assert all(torch.equal(before[k], after[k]) for k in before)
     PromptedSegmenter.from_pretrained(tmp_path / 's', 'cpu')
