@@ -31,6 +31,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', default=MICRO, help=MODEL_HELP)
 
 
+def check_model(model: str) -> None:
+    """Refuse a model without a usable configuration, before torch is imported, which is slow."""
+    from ptdiffseg_ros.model.segmenter_config import SegmenterConfig
+
+    SegmenterConfig.load(model)
+
+
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add --device."""
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')

@@ -15,6 +15,7 @@ from ptdiffseg_ros.commands import (
     add_device,
     add_model,
     add_overwrite,
+    check_model,
     CommandError,
     labelled_inputs,
     number,
@@ -83,6 +84,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         source = open_input(args.input, args.topic, stack)
         _check(args, labelled, args.out, args.json)
+        check_model(args.model)
         from ptdiffseg_ros.adapt.bank import prompt_path
         from ptdiffseg_ros.adapt.folders import default_bank_folder
         from ptdiffseg_ros.model.segmenter import PromptedSegmenter

@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import add_model, add_overwrite, image_size, number
+from ptdiffseg_ros.commands import add_model, add_overwrite, check_model, image_size, number
 from ptdiffseg_ros.data.results import markdown_table, write_json
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 from ptdiffseg_ros.model.defaults import ENGINES
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure and print."""
     check_outputs([args.json], folders_below(args.model), args.overwrite)
+    check_model(args.model)
     from ptdiffseg_ros.bench.engines import compare_engines
     from ptdiffseg_ros.bench.stages import BenchOptions, run_bench
 

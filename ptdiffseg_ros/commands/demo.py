@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import json
 from pathlib import Path
 
-from ptdiffseg_ros.commands import add_overwrite, labelled_inputs, MODEL_HELP, number
+from ptdiffseg_ros.commands import add_overwrite, check_model, labelled_inputs, MODEL_HELP, number
 from ptdiffseg_ros.data.writing import check_bag, check_outputs, folders_below
 from ptdiffseg_ros.model.defaults import MICRO, STREET
 
@@ -57,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
         photographs = open_photographs(args.data, args.split)
         inputs += [args.data, *labelled_inputs(photographs.data)]
     _check(args, inputs)
+    check_model(model)
     from ptdiffseg_ros.data.entries import report
     from ptdiffseg_ros.demo.run import DemoOptions, run_demo
 

@@ -13,6 +13,7 @@ from ptdiffseg_ros.commands import (
     add_model,
     add_overwrite,
     add_prompts,
+    check_model,
     CommandError,
     labelled_inputs,
     number,
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(
         [args.json], [*folders_below(args.model, args.prompts), *labelled_inputs(data)],
         args.overwrite)
+    check_model(args.model)
 
     from ptdiffseg_ros.data.results import commit, machine, write_json
     from ptdiffseg_ros.model.runtime import accelerator

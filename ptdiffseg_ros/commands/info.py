@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import add_engine, add_overwrite, MODEL_HELP
+from ptdiffseg_ros.commands import add_engine, add_overwrite, check_model, MODEL_HELP
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 from ptdiffseg_ros.model.defaults import MICRO
 
@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Describe the segmenter."""
     check_outputs([args.json], folders_below(args.model), args.overwrite)
+    check_model(args.model)
     from ptdiffseg_ros.data.results import write_json
     from ptdiffseg_ros.model.info import describe
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter

@@ -19,6 +19,7 @@ from ptdiffseg_ros.commands import (
     add_model,
     add_overwrite,
     add_prompts,
+    check_model,
     CommandError,
     open_prompts,
 )
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         frames = open_input(args.input, args.topic, stack)
         _check_outputs(args, frames)
+        check_model(args.model)
         from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
         segmenter = PromptedSegmenter.from_pretrained(

@@ -33,7 +33,7 @@ from ptdiffseg_ros.demo.photographs import Photographs
 from ptdiffseg_ros.demo.pictures import film_frame
 from ptdiffseg_ros.demo.report import write_report
 from ptdiffseg_ros.demo.scoring import Picture, Score, total
-from ptdiffseg_ros.model.defaults import embedded_names, MICRO, segmenter_folder
+from ptdiffseg_ros.model.defaults import MICRO
 from ptdiffseg_ros.model.segmenter_config import SegmenterConfig
 from ptdiffseg_ros.ros.replay import Player
 from ptdiffseg_ros.ros.spin import spinning
@@ -120,8 +120,7 @@ def _record(bag: Path, options: DemoOptions) -> tuple[tuple[LabelClass, ...], li
             overwrite=True,
             progress=lambda frames: tqdm(frames, 'recording the drive', unit='frame'))
         return TOWN, []
-    config = SegmenterConfig.load(
-        segmenter_folder(options.model), f', or the embedded {embedded_names()}')
+    config = SegmenterConfig.load(options.model)
     failures: list[str] = []
     most = round(options.seconds * options.fps)
     frames = options.photographs.frames(most, options.fps, failures)

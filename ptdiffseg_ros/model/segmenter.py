@@ -16,7 +16,7 @@ import numpy as np
 from ptdiffseg_ros.model import prompts
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.classify import Classifier
-from ptdiffseg_ros.model.defaults import embedded_names, MICRO, segmenter_folder
+from ptdiffseg_ros.model.defaults import MICRO, segmenter_folder
 from ptdiffseg_ros.model.engine import EagerEngine, make_engine, Warn, warn_once
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.files import resolved, whole_folder
@@ -126,7 +126,7 @@ class PromptedSegmenter:
         number_format = choose_dtype(dtype, chosen)
         name = Path(folder).name or str(folder)
         path = segmenter_folder(folder)
-        config = SegmenterConfig.load(path, f', or the embedded {embedded_names()}')
+        config = SegmenterConfig.load(path)
         backbone = DiffusionBackbone.from_pretrained(
             resolved(config.backbone, path),
             None if config.autoencoder is None else resolved(config.autoencoder, path))

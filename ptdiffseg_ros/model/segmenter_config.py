@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ptdiffseg_ros.data.labels import LabelClass
-from ptdiffseg_ros.model.defaults import OVERLAP
+from ptdiffseg_ros.model.defaults import embedded_names, OVERLAP, segmenter_folder
 from ptdiffseg_ros.model.errors import SegmenterError
 
 FILE = 'segmenter.json'
@@ -85,18 +85,18 @@ class SegmenterConfig:
         return cls(**values)
 
     @classmethod
-    def load(cls, folder: Path, hint: str = '') -> SegmenterConfig:
+    def load(cls, model: str | Path) -> SegmenterConfig:
         """
-        Read the configuration of a segmenter folder.
+        Read the configuration of a segmenter, given as a folder or as the name of an embedded one.
 
-        :param hint: text to add to the message if the folder has no such file.
         :raises SegmenterError: the file is missing or damaged, or a value is not allowed.
         """
+        folder = segmenter_folder(model)
         path = folder / FILE
         if not path.is_file():
             raise SegmenterError(
                 f'{folder} is no segmenter: {FILE} is missing. Give a folder made by '
-                f'`ptdiffseg train`{hint}')
+                f'`ptdiffseg train`, or the embedded {embedded_names()}')
         try:
             return cls.from_json(path.read_text())
         except SegmenterError as error:

@@ -117,16 +117,23 @@ def test_an_input_is_refused_even_with_overwrite(
         assert everything(mine) == before
 
 
-@pytest.mark.parametrize('command', ['bench --json mine.txt', 'train new --json mine.txt',
-                                     'predict data/images . --json mine.txt'])
-def test_an_existing_output_is_refused_before_torch_is_imported(mine: Path, command: str) -> None:
+@pytest.mark.parametrize(('command', 'words'), [
+    ('bench --json mine.txt', 'mine.txt exists already. Give --overwrite'),
+    ('train new --json mine.txt', 'mine.txt exists already. Give --overwrite'),
+    ('predict data/images . --json mine.txt', 'mine.txt exists already. Give --overwrite'),
+    *((command, 'nowhere is no segmenter: segmenter.json is missing') for command in (
+        'bench --model nowhere', 'info nowhere', 'evaluate --model nowhere',
+        'predict data/images new --model nowhere', 'adapt data/images new --model nowhere',
+        'demo --out new --model nowhere'))])
+def test_an_output_or_model_is_refused_before_torch_is_imported(
+        mine: Path, command: str, words: str) -> None:
     code = ('import sys\nfrom ptdiffseg_ros.cli import main\nstatus = main(sys.argv[1:])\n'
             'assert "torch" not in sys.modules\nsys.exit(status)')
     done = subprocess.run(
         [sys.executable, '-c', code, *command.split()], capture_output=True, check=False,
         timeout=60, text=True, env={**os.environ, 'PYTHONPATH': str(ROOT)})
     assert done.returncode == 2, done.stderr
-    assert 'mine.txt exists already. Give --overwrite' in done.stderr
+    assert words in done.stderr and not (mine / 'new').exists()
 
 
 @pytest.mark.parametrize('command', [

@@ -298,17 +298,18 @@ def test_recognition_counts_in_steady_weather_after_a_delay() -> None:
 
 
 def test_a_demo_replaces_a_report_and_ends_with_the_reason_if_the_model_cannot_be_loaded(
-        report: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    nowhere, again = str(tmp_path / 'nowhere'), tmp_path / 'report'
+        report: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    broken, again = tmp_path / 'broken', tmp_path / 'report'
+    shutil.copytree(model, broken)  # without the backbone, which is a folder beside it
     shutil.copytree(report, again)
     (again / 'again.json').unlink()
     (again / 'notes.txt').write_text('precious')
-    process = demo(again, nowhere)
+    process = demo(again, str(broken))
     output = process.wait_for_output('error:')
     assert process.end(by=0) == 2, 'the drive was recorded again, and the node was started'
-    assert 'the node cannot start' in output and 'segmenter.json is missing' in process.output
+    assert 'the node cannot start' in output and 'Copy the folder again' in process.output
     assert 'Traceback' not in process.output
-    assert others_with(nowhere) == []
+    assert others_with(str(broken)) == []
     assert (again / 'notes.txt').read_text() == 'precious'
     (again / 'drive' / 'notes.txt').write_text('precious')
     foreign = tmp_path / 'mine'
@@ -316,7 +317,7 @@ def test_a_demo_replaces_a_report_and_ends_with_the_reason_if_the_model_cannot_b
     (foreign / 'index.html').write_text('precious')
     for out, words in ((again, 'more than a bag'), (foreign, 'index.html exists already')):
         before = {f: f.read_bytes() for f in out.rglob('*') if f.is_file()}
-        assert cli.main(['demo', '--out', str(out), '--model', nowhere]) == 2
+        assert cli.main(['demo', '--out', str(out), '--model', str(broken)]) == 2
         assert words in capsys.readouterr().err
         assert {f: f.read_bytes() for f in out.rglob('*') if f.is_file()} == before
 
