@@ -90,6 +90,8 @@ def run(args: argparse.Namespace) -> int:
     print(f'{args.out}: frames segmented: {len(images)}, {times["p50"]:g} ms each '
           f'(p95 {times["p95"]:g}), with {segmenter.name}, engine {segmenter.engine.state}; look '
           f'at {args.out / "overlays"}')
+    print('colours: ' + ', '.join(
+        f'{label.name} #{bytes(label.color).hex()}' for label in segmenter.config.classes))
     return report(failures, 'frames')
 
 

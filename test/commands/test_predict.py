@@ -86,7 +86,8 @@ def everything(folder: Path) -> dict[str, bytes]:
 
 
 def test_an_image_becomes_a_mask_of_its_size(
-        tmp_path: Path, model: str, picture: NDArray[np.uint8]) -> None:
+        tmp_path: Path, model: str, picture: NDArray[np.uint8],
+        capsys: pytest.CaptureFixture[str]) -> None:
     write_png(tmp_path / 'street.png', picture)
     out = tmp_path / 'out'
     assert main(['predict', str(tmp_path / 'street.png'), str(out), '--model', model]) == 0
@@ -95,6 +96,7 @@ def test_an_image_becomes_a_mask_of_its_size(
     shown = read_picture(out / 'overlays' / 'street.png')
     assert shown.shape == picture.shape and (shown != picture).any()
     assert not (out / 'overlay.mp4').exists()
+    assert 'colours: road #804080, ' in capsys.readouterr().out
 
 
 def test_the_figures_are_consistent(
