@@ -21,6 +21,7 @@ from ptdiffseg_ros.commands import (
     add_prompts,
     check_model,
     CommandError,
+    number,
     open_prompts,
 )
 from ptdiffseg_ros.commands.inputs import Entry, Input, load_frame, open_input
@@ -48,6 +49,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'prompt of the model', 'with each prompt for the frames of its recognised domain')
     add_device(parser)
     add_engine(parser)
+    parser.add_argument(
+        '--every', type=number(1, kind=int), default=1, metavar='N',
+        help='segment the first frame and every Nth after it (default: %(default)s, all)')
     parser.add_argument('--topic', help='the image topic of a bag with several image topics')
     parser.add_argument(
         '--json', type=Path, metavar='FILE', help='write class shares and timing to a file')
@@ -66,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     """Predict every frame of the input; the exit status is 1 if one cannot be used."""
     failures: list[str] = []
     with ExitStack() as stack:
-        frames = open_input(args.input, args.topic, stack)
+        frames = open_input(args.input, args.topic, stack).every(args.every)
         _check_outputs(args, frames)
         check_model(args.model)
         from ptdiffseg_ros.model.segmenter import PromptedSegmenter

@@ -176,6 +176,22 @@ def test_a_video_becomes_masks_and_a_video(
     assert len(list(frame_entries(tmp_path / 'out' / 'overlay.mp4'))) == 3
 
 
+def test_every_second_frame_of_a_video_or_folder_is_segmented(
+        tmp_path: Path, model: str, picture: NDArray[np.uint8]) -> None:
+    (tmp_path / 'in').mkdir()
+    with VideoWriter(tmp_path / 'clip.mp4', 10) as clip:
+        for i in range(5):
+            clip.write(picture)
+            write_png(tmp_path / 'in' / f'{i}.png', picture)
+    for source, names in ((clip.path, ['000000', '000002', '000004']),
+                          (tmp_path / 'in', ['0', '2', '4'])):
+        out = tmp_path / f'out_{source.name}'
+        assert main(['predict', str(source), str(out), '--model', model, '--every', '2']) == 0
+        assert list(masks(out)) == names
+    shown = tmp_path / 'out_clip.mp4' / 'overlay.mp4'
+    assert len(list(frame_entries(shown))) == 3 and frame_rate(shown) == pytest.approx(5.0)
+
+
 def test_the_scene_prompt_is_used(
         tmp_path: Path, model: str, picture: NDArray[np.uint8]) -> None:
     write_png(tmp_path / 'street.png', picture)
