@@ -73,13 +73,15 @@ def main(folder: str, height: str, width: str, fingerprint: str) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(10)  # segmenting has priority
     # Imported after the thread has started, because they take seconds.
-    from ptdiffseg_ros.model.openvino_model import cached_path, convert
+    from ptdiffseg_ros.model.openvino_model import cached_path, convert, drop_oldest
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
     if segmenter.fingerprint != fingerprint:
         raise SystemExit(f'{folder} has changed since it was loaded')
     size = int(height), int(width)
-    convert(segmenter, size, cached_path(fingerprint, size))
+    path = cached_path(fingerprint, size)
+    convert(segmenter, size, path)
+    drop_oldest(path.parents[1])
 
 
 if __name__ == '__main__':

@@ -3,10 +3,12 @@
 """Convert a segmenter's network to an OpenVINO model, and cache it on disk."""
 from __future__ import annotations
 
+from contextlib import suppress
 import hashlib
 import json
 import os
 from pathlib import Path
+import shutil
 import warnings
 
 import openvino
@@ -18,6 +20,7 @@ from torch import nn, Tensor
 VERSION = 2  # of the cached files; models of version 1 take a context shared by all layers
 MODEL, WEIGHTS, MANIFEST = 'model.xml', 'model.bin', 'manifest.json'
 MOST_TOKENS = 1024  # of a context
+MOST_CACHED = 16  # models on disk; one of `micro` takes 27 MiB
 Size = tuple[int, int]
 
 
@@ -74,9 +77,20 @@ def load(folder: Path, fingerprint: str) -> openvino.Model:
         for name, value in {**_versions(fingerprint), **_digests(folder)}.items():
             if manifest[name] != value:
                 raise ValueError(f'{name} is {manifest[name]}, expected {value}')
-        return openvino.Core().read_model(folder / MODEL)
+        model = openvino.Core().read_model(folder / MODEL)
     except Exception as error:  # OpenVINO raises types of its own
         raise ValueError(f'{folder}: {error!r}') from error
+    with suppress(OSError):  # the cache may be read-only
+        (folder / MANIFEST).touch()  # the time of its last use, for `drop_oldest`
+    return model
+
+
+def drop_oldest(cache: Path) -> None:
+    """Delete all models below a folder but the MOST_CACHED that were used last."""
+    with suppress(OSError):  # another process may delete them at the same time
+        manifests = sorted(cache.glob(f'*/*/{MANIFEST}'), key=lambda file: file.stat().st_mtime)
+        for manifest in manifests[:-MOST_CACHED]:
+            shutil.rmtree(manifest.parent)
 
 
 def _versions(fingerprint: str) -> dict[str, object]:

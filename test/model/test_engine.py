@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 import gc
 import json
+import os
 from pathlib import Path
 import shutil
 import subprocess
@@ -175,6 +176,22 @@ def test_a_model_converted_by_an_earlier_release_is_refused(
     (folder / 'manifest.json').write_text(json.dumps({**manifest, 'version': 1}))
     with pytest.raises(ValueError, match=f'version is 1, expected {VERSION}'):
         load(folder, segmenter.fingerprint)
+
+
+@pytest.mark.usefixtures('converted')
+def test_the_cache_keeps_the_models_that_were_used_last(segmenter, tmp_path: Path) -> None:
+    from ptdiffseg_ros.model.openvino_model import cached_path, drop_oldest, load, MOST_CACHED
+    model = cached_path(segmenter.fingerprint, SIZE)
+    folders = [tmp_path / segmenter.fingerprint / f'64x{64 + i}' for i in range(MOST_CACHED + 2)]
+    for i, folder in enumerate(folders):
+        shutil.copytree(model, folder)
+        os.utime(folder / 'manifest.json', (i, i))
+    load(folders[0], segmenter.fingerprint)  # its use counts, not its age
+    (tmp_path / 'mine.txt').write_text('precious')
+    drop_oldest(tmp_path)
+    assert [folder.exists() for folder in folders] == [True, False, False] + [True] * (
+        MOST_CACHED - 1)
+    assert (tmp_path / 'mine.txt').exists()
 
 
 def test_a_failed_conversion_warns_once_and_eager_continues(
