@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture
-from ptdiffseg_ros.data.pictures import DataError, load_picture, picture_files, SUFFIXES
+from ptdiffseg_ros.data.pictures import DataError, picture_files, read_picture, SUFFIXES
 
 # A crop shows at least 1/1.25 of the width or height that fits. Therefore crops differ also in
 # pictures with the proportions of the crop.
@@ -42,15 +42,11 @@ class CaptionedPictures:
 
     def read(self, i: int) -> Picture.Image:
         """
-        Read a picture as RGB, upright by its EXIF orientation.
+        Read a picture as RGB, upright by its EXIF orientation; 16 bits a channel become 8.
 
-        :raises DataError: it is no readable picture, or has more than 8 bits a channel.
+        :raises DataError: it is no readable picture, or has 32 bits a channel.
         """
-        path = self.root / self.names[i]
-        picture = load_picture(path).pixels
-        if picture.mode.startswith(('I', 'F')):
-            raise DataError(f'{path} has more than 8 bits a channel; save it with 8 bits')
-        return picture.convert('RGB')
+        return Picture.fromarray(read_picture(self.root / self.names[i]))
 
     def most_frequent(self, count: int) -> list[str]:
         """Return up to `count` different captions, the most frequent first."""

@@ -184,9 +184,16 @@ def test_unusable_images_are_named(tmp_path: Path) -> None:
     Picture.fromarray(noise).save(tmp_path / 'a.jpg')
     content = (tmp_path / 'a.jpg').read_bytes()
     (tmp_path / 'a.jpg').write_bytes(content[:len(content) // 2])
-    Picture.fromarray(noise[..., 0].astype(np.uint16)).save(tmp_path / 'b.png')
+    Picture.fromarray(noise[..., 0].astype(np.float32)).save(tmp_path / 'b.tiff')
     data = open_captioned(tmp_path, templates=['a street'])
     with pytest.raises(DataError, match=r'a\.jpg .*damaged'):
         data.read(0)
-    with pytest.raises(DataError, match=r'b\.png has more than 8 bits'):
+    with pytest.raises(DataError, match=r'b\.tiff has 32 bits a pixel'):
         data.read(1)
+
+
+def test_images_of_16_bits_are_read(tmp_path: Path) -> None:
+    samples = np.arange(0, 65536, 256, dtype=np.uint16).reshape(16, 16)
+    Picture.fromarray(samples).save(tmp_path / 'a.png')
+    pixels = np.asarray(open_captioned(tmp_path, templates=['a street']).read(0))
+    assert pixels.shape == (16, 16, 3) and (pixels == (samples >> 8)[..., None]).all()
