@@ -9,16 +9,30 @@ from contextlib import ExitStack
 import json
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.data.captioned import CaptionedPictures, random_crop
+from ptdiffseg_ros.data.entries import report
+from ptdiffseg_ros.data.pictures import DataError
 from ptdiffseg_ros.train.errors import TrainingError
 from tqdm import tqdm
 
 CAPTIONS_PER_FRAME = 4  # of the town
 CHUNK = 32  # approximate number of frames in a task of a worker process
+
+
+class Scene(NamedTuple):
+    """
+    All frames of a scene, (F, H, W, 3) uint8, and the captions for each of them.
+
+    failures: why pictures could not be read, a line for each.
+    """
+
+    frames: np.ndarray
+    captions: list[str]
+    failures: list[str] = []
 
 
 class CaptionedFrames(ABC):
@@ -36,8 +50,8 @@ class CaptionedFrames(ABC):
         """Return the number of scenes."""
 
     @abstractmethod
-    def draw(self, i: int) -> tuple[np.ndarray, list[str]]:
-        """Return all frames of a scene, (F, H, W, 3) uint8, and the captions for each of them."""
+    def draw(self, i: int) -> Scene:
+        """Draw a scene."""
 
     @abstractmethod
     def name(self, i: int) -> str:
@@ -55,11 +69,12 @@ class TownFrames(CaptionedFrames):
     def __len__(self) -> int:
         return self.frames
 
-    def draw(self, i: int) -> tuple[np.ndarray, list[str]]:
-        """Draw the frame of a scene, (1, H, W, 3) uint8, and several captions for it."""
+    def draw(self, i: int) -> Scene:
+        """Draw a scene of one frame with several captions."""
         rng = np.random.default_rng((self.seed, i))
         frame = town.sample(town.SPLITS['train'] + i, training_weather(rng), self.size)
-        return frame.image[None], [town.caption(frame, rng) for _ in range(CAPTIONS_PER_FRAME)]
+        return Scene(
+            frame.image[None], [town.caption(frame, rng) for _ in range(CAPTIONS_PER_FRAME)])
 
     def name(self, i: int) -> str:
         return f'frame {i} of the town'
@@ -90,16 +105,27 @@ class PictureCrops(CaptionedFrames):
     def __len__(self) -> int:
         return len(self._data)
 
-    def draw(self, i: int) -> tuple[np.ndarray, list[str]]:
+    def draw(self, i: int) -> Scene:
         """
-        Draw all crops of a picture, (F, H, W, 3) uint8, and return the captions of the picture.
+        Draw all crops of a picture; of the next one that can be read, if it cannot.
 
-        :raises DataError: the picture cannot be read.
+        :raises TrainingError: no picture can be read.
         """
         rng = np.random.default_rng((self.seed, i))
-        picture = self._data.read(self._order[i])
-        crops = [random_crop(picture, self.size, rng) for _ in range(i, self.frames, len(self))]
-        return np.stack(crops), list(self._data.captions[self._order[i]])
+        failures: list[str] = []
+        for turn in range(len(self)):
+            row = self._order[(i + turn) % len(self)]
+            try:
+                picture = self._data.read(row)
+            except DataError as error:
+                failures.append(str(error))
+                continue
+            crops = [random_crop(picture, self.size, rng)
+                     for _ in range(i, self.frames, len(self))]
+            return Scene(np.stack(crops), list(self._data.captions[row]), failures)
+        raise TrainingError(
+            f'none of the {len(self)} images in {self._data.root} can be read; the first: '
+            f'{failures[0]}')
 
     def name(self, i: int) -> str:
         return str(self._data.root / self._data.names[self._order[i % len(self)]])
@@ -125,46 +151,55 @@ def draw_frames(
         source: CaptionedFrames, workers: int, state: Path, started_from: str | None = None
 ) -> tuple[np.ndarray, list[list[str]]]:
     """
-    Draw all frames, (N, H, W, 3) uint8, memory-mapped, and their captions; keep them for --resume.
+    Return all frames, (N, H, W, 3) uint8, memory-mapped from `state`, and their captions.
+
+    The main process draws the frames once, and keeps them for --resume.
 
     :param started_from: digest of the backbone that the run starts from; None: a new one.
     :raises TrainingError: the folder is of a run with other frames or another start.
     """
+    # Not above, because the workers that draw need no PyTorch.
+    from ptdiffseg_ros.train.processes import processes
+
     images_path, captions_path = state / 'frames.npy', state / 'captions.json'
     facts_path = state / 'frames.json'
     facts = {'frames': source.frames, 'image_size': list(source.size), 'seed': source.seed,
              **source.facts, 'started_from': started_from}
-    if captions_path.exists():
-        # States of earlier versions do not have the start.
-        before = {'started_from': started_from, **json.loads(facts_path.read_text())}
-        changed = [f'{name} was {before.get(name)!r}, and is {facts.get(name)!r}'
-                   for name in sorted({*before, *facts}) if before.get(name) != facts.get(name)]
-        if changed:
-            raise TrainingError(
-                f'{state} belongs to another run: {"; ".join(changed)}. Give the same images, '
-                'captions, frames, size, seed and --start-from to continue, or another folder')
-        return _mapped(images_path), json.loads(captions_path.read_text())
-    images = np.lib.format.open_memmap(
-        images_path, 'w+', np.uint8, (source.frames, *source.size, 3))
+    if processes().is_main_process and not captions_path.exists():
+        captions = _draw(source, workers, images_path)
+        facts_path.write_text(json.dumps(facts))
+        captions_path.write_text(json.dumps(captions))  # last, as the mark of complete frames
+    processes().wait_for_everyone()
+    # States of earlier versions do not have the start.
+    before = {'started_from': started_from, **json.loads(facts_path.read_text())}
+    changed = [f'{name} was {before.get(name)!r}, and is {facts.get(name)!r}'
+               for name in sorted({*before, *facts}) if before.get(name) != facts.get(name)]
+    if changed:
+        raise TrainingError(
+            f'{state} belongs to another run: {"; ".join(changed)}. Give the same images, '
+            'captions, frames, size, seed and --start-from to continue, or another folder')
+    # Writable for torch, without changes to the file.
+    return np.load(images_path, mmap_mode='c'), json.loads(captions_path.read_text())
+
+
+def _draw(source: CaptionedFrames, workers: int, path: Path) -> list[list[str]]:
+    """Draw all frames into a file, name pictures that cannot be read, and return the captions."""
+    images = np.lib.format.open_memmap(path, 'w+', np.uint8, (source.frames, *source.size, 3))
     scenes = len(source)
     captions: list[list[str]] = [[]] * source.frames
+    failures: list[str] = []
     chunk = max(1, CHUNK * scenes // source.frames)
     with ExitStack() as stack:
-        drawn: Iterator[tuple[np.ndarray, list[str]]] = map(source.draw, range(scenes))
+        drawn: Iterator[Scene] = map(source.draw, range(scenes))
         if workers > 1:  # one process more would only wait for this one
             pool = stack.enter_context(get_context('spawn').Pool(workers))
             drawn = pool.imap(source.draw, range(scenes), chunk)
         bar = stack.enter_context(tqdm(desc='frames', total=source.frames))
-        for i, (frames, lines) in enumerate(drawn):
-            images[i::scenes] = frames
-            captions[i::scenes] = [lines] * len(frames)
-            bar.update(len(frames))
+        for i, scene in enumerate(drawn):
+            images[i::scenes] = scene.frames
+            captions[i::scenes] = [scene.captions] * len(scene.frames)
+            failures += scene.failures
+            bar.update(len(scene.frames))
     images.flush()
-    facts_path.write_text(json.dumps(facts))
-    captions_path.write_text(json.dumps(captions))  # last, as the mark of complete frames
-    return _mapped(images_path), captions
-
-
-def _mapped(path: Path) -> np.ndarray:
-    """Map frames into memory; writable for torch, without changes to the file."""
-    return np.load(path, mmap_mode='c')
+    report(list(dict.fromkeys(failures)), 'images')
+    return captions

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+import re
+import shutil
 
 import cv2
 import numpy as np
@@ -154,7 +156,28 @@ def test_unusable_training_data_are_refused_before_anything_is_written(
     assert not (tmp_path / 'out').exists()
 
 
-def test_damaged_images_and_long_captions_are_refused_before_the_training(
+def test_an_unreadable_image_is_named_passed_over_and_counted(
+        photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images = shutil.copytree(photos / 'photos', tmp_path / 'images')
+    for name in ('clear/1.jpg', 'fog/3.png'):
+        (images / name).write_bytes((images / name).read_bytes()[:300])
+    source = PictureCrops(
+        open_captioned(images, templates=[TEMPLATE]), 30, (32, 64), seed=1)
+    frames, captions = draw_frames(source, 1, tmp_path)
+    error = capsys.readouterr().err
+    assert '2 images could not be read and were left out' in error
+    for name in ('clear/1.jpg', 'fog/3.png'):
+        assert error.count(f'{name} is not a picture that can be read, or is damaged') == 1
+    assert len({frame.tobytes() for frame in frames}) == 30, 'others have more crops'
+    whole = PictureCrops(
+        open_captioned(photos / 'photos', templates=[TEMPLATE]), 30, (32, 64), seed=1)
+    for i in range(12):
+        readable = not source.name(i).endswith(('clear/1.jpg', 'fog/3.png'))
+        assert np.array_equal(frames[i::12], whole.draw(i).frames) == readable
+        assert not readable or captions[i] == whole.draw(i).captions
+
+
+def test_unreadable_images_and_long_captions_are_refused_before_the_training(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str]) -> None:
     def never(*_):
@@ -171,10 +194,11 @@ def test_damaged_images_and_long_captions_are_refused_before_the_training(
     error = capsys.readouterr().err
     assert 'images/1.jpg' in error and 'accepts 77. Shorten' in error
     (images / '1.txt').write_text('a street')
-    (images / '2.jpg').write_bytes((images / '2.jpg').read_bytes()[:300])
+    for path in images.glob('*.jpg'):
+        path.write_bytes(path.read_bytes()[:300])
     assert main(['pretrain', str(tmp_path / 'b'), *arguments]) == 2
-    assert 'images/2.jpg is not a picture that can be read, or is damaged' in (
-        capsys.readouterr().err)
+    assert re.search(r'none of the 3 images in .* can be read; the first: .*images/\d.jpg is not '
+                     'a picture that can be read, or is damaged', capsys.readouterr().err)
 
 
 def test_a_tiny_image_is_scaled_up(tmp_path: Path) -> None:
