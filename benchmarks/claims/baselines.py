@@ -100,8 +100,10 @@ def masked_backbone(experiment: Experiment, seed: int) -> Path:
 
 
 def masked_settings(experiment: Experiment) -> Figures:
-    """Return the settings that the masked autoencoder depends on."""
-    return {'hidden': MASKED, 'patch': PATCH, **asdict(_pretraining(experiment))}
+    """Return the settings that the masked autoencoder depends on; it has its own precision."""
+    pretraining = asdict(_pretraining(experiment))
+    del pretraining['mixed_precision']
+    return {'hidden': MASKED, 'patch': PATCH, **pretraining}
 
 
 def masks(rng: np.random.Generator, count: int, size: Sequence[int]) -> Tensor:

@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         f'{embedded_names()}, or the folder of a backbone of the same kind')
     parser.add_argument(
         '--resume', action='store_true', help='continue from the last checkpoint in OUT')
+    parser.add_argument(
+        '--tensorboard', type=Path, metavar='FOLDER',
+        help='write curves of both stages for TensorBoard')
     add_overwrite(parser, what='replace the backbone of another run in OUT')
     add_settings(parser, PretrainConfig)
 
@@ -59,21 +62,26 @@ def run(args: argparse.Namespace) -> int:
 
     from ptdiffseg_ros.model.backbone import DiffusionBackbone
     from ptdiffseg_ros.train.pretrain import draw_sample_grid, pretrain
+    from ptdiffseg_ros.train.processes import processes
 
     config = PretrainConfig(**given_settings(args, PretrainConfig))
     sentences = SCENE_PROMPTS if data is None else data.most_frequent(MOST_ROWS)
     pretrain(config, args.out, args.resume, data,
-             None if start is None else DiffusionBackbone.from_pretrained(start))
-    grid = draw_sample_grid(args.out, args.out / 'samples.png', sentences, seed=config.seed)
-    print(f'{args.out}: the backbone. Check {grid} and reconstructions.png')
-    if data is not None:
-        print(f'Rows of the samples: {"; ".join(sentences)}')
+             None if start is None else DiffusionBackbone.from_pretrained(start),
+             args.tensorboard)
+    if processes().is_main_process:
+        grid = draw_sample_grid(args.out, args.out / 'samples.png', sentences, seed=config.seed)
+        print(f'{args.out}: the backbone. Check {grid} and reconstructions.png')
+        if data is not None:
+            print(f'Rows of the samples: {"; ".join(sentences)}')
+    processes().destroy_process_group()
     return 0
 
 
 def _pictures(args: argparse.Namespace) -> CaptionedPictures | None:
     """Open the images, and print their number; None: train on the town."""
     from ptdiffseg_ros.data.captioned import open_captioned
+    from ptdiffseg_ros.train.processes import processes
 
     if args.captions is not None and args.caption_template:
         raise CommandError('give --captions or --caption-template, not both')
@@ -82,7 +90,8 @@ def _pictures(args: argparse.Namespace) -> CaptionedPictures | None:
             raise CommandError('captions need images; give their folder with --images')
         return None
     data = open_captioned(args.images, args.captions, args.caption_template or ())
-    facts = data.facts
-    print(f'{facts["images"]} images, {facts["different_captions"]} different captions, such as '
-          f'{data.most_frequent(1)[0]!r}')
+    if processes().is_main_process:
+        facts = data.facts
+        print(f'{facts["images"]} images, {facts["different_captions"]} different captions, such '
+              f'as {data.most_frequent(1)[0]!r}')
     return data

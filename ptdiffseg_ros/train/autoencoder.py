@@ -3,30 +3,36 @@
 """Train the autoencoder of a small backbone."""
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+import json
 from pathlib import Path
 
+from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 import numpy as np
 from ptdiffseg_ros.data.pictures import write_png
-from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.loop import TrainingLoop
+from ptdiffseg_ros.train.processes import average, gathered, process_rows, processes
+from ptdiffseg_ros.train.scalars import Scalars
 from ptdiffseg_ros.train.settings import PretrainConfig
+from ptdiffseg_ros.train.start import STRIDE, weights_digest
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
+from tqdm import tqdm
 
-BATCH = 16  # crops per step
+BATCH = 16  # crops per step, summed over all processes
+ENCODED = 32  # frames at a time
 CROP = (64, 96)  # largest height and width in pixels
 LEARNING_RATE = 2e-3
 WARMUP = 50  # steps
 WHITENING = 0.05  # weight of the whitening loss
 
 
-def to_tensor(images: np.ndarray) -> Tensor:
+def to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
     """Convert (B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 in [-1, 1], channels last."""
-    tensor = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-    return tensor.float().div_(127.5).sub_(1.0)
+    tensor = torch.from_numpy(np.ascontiguousarray(images)).to(device)
+    return tensor.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
 def build_autoencoder(config: PretrainConfig) -> AutoencoderTiny:
@@ -40,30 +46,33 @@ def build_autoencoder(config: PretrainConfig) -> AutoencoderTiny:
 
 
 def train_autoencoder(
-    config: PretrainConfig, vae: AutoencoderTiny, images: np.ndarray, state: Path
+    config: PretrainConfig, accelerator: Accelerator, vae: AutoencoderTiny, images: np.ndarray,
+    state: Path, scalars: Scalars | None = None
 ) -> float:
     """Train an autoencoder in place on crops of the frames; return the duration in seconds."""
     vae.requires_grad_(True).train()
-    vae.to(memory_format=torch.channels_last)
+    vae.to(accelerator.device, memory_format=torch.channels_last)
     parameters = list(vae.parameters())
     optimizer = adamw(parameters, LEARNING_RATE)
     height, breadth = (min(sides) for sides in zip(CROP, config.image_size))
 
     def take_step(step: int) -> Tensor:
         rng = np.random.default_rng((config.seed, 1, step))
-        chosen = rng.integers(len(images), size=BATCH)
+        chosen = process_rows(rng.integers(len(images), size=BATCH))
         top = int(rng.integers(images.shape[1] - height + 1))
         left = int(rng.integers(images.shape[2] - breadth + 1))
-        batch = to_tensor(images[chosen, top:top + height, left:left + breadth])
-        latents = vae.encoder(batch)
-        loss = (reconstruction_loss(vae.decoder(latents), batch)
-                + WHITENING * whitening_loss(latents))
-        update(loss, optimizer, parameters)
-        return loss.detach()
+        batch = to_tensor(
+            images[chosen, top:top + height, left:left + breadth], accelerator.device)
+        with accelerator.autocast():
+            latents = vae.encoder(batch).float()
+            decoded = vae.decoder(latents).float()
+        loss = (reconstruction_loss(decoded, batch)
+                + WHITENING * whitening_loss(gathered(latents)))
+        return update(loss, optimizer, parameters)
 
     loop = TrainingLoop(
         'autoencoder', config.autoencoder_steps, LEARNING_RATE, WARMUP, optimizer, {'vae': vae},
-        state / 'autoencoder.safetensors', config.save_every)
+        state / 'autoencoder.safetensors', config.save_every, scalars, finite=True)
     loop.resume()
     loop.run(take_step)
     vae.eval().requires_grad_(False)
@@ -72,25 +81,26 @@ def train_autoencoder(
     return loop.seconds
 
 
-def adamw(parameters: Iterable[nn.Parameter], rate: float) -> torch.optim.AdamW:
+def adamw(parameters: Sequence[nn.Parameter], rate: float) -> torch.optim.AdamW:
     """Return the optimizer of pretraining."""
     return torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-3)
 
 
 def update(
-    loss: Tensor, optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]
-) -> None:
+    loss: Tensor, optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter]
+) -> Tensor:
     """
-    Update the weights with the gradient, clipped to a norm of 1.
+    Update the weights with the gradient, clipped to a norm of 1; return the detached loss.
 
-    :raises TrainingError: the loss is not finite.
+    Loss and gradient are averaged over the processes.
     """
-    if not torch.isfinite(loss):
-        raise TrainingError('the loss is not finite; start again with a smaller learning rate')
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    mean = loss.detach()
+    average([mean, *(p.grad for p in parameters if p.grad is not None)])
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
+    return mean
 
 
 def reconstruction_loss(decoded: Tensor, target: Tensor) -> Tensor:
@@ -123,11 +133,34 @@ def whitening_loss(latents: Tensor) -> Tensor:
 
 
 @torch.inference_mode()
-def encode_frames(vae: AutoencoderTiny, images: np.ndarray, batch: int = 32) -> Tensor:
+def encode_frames(vae: AutoencoderTiny, images: np.ndarray) -> Tensor:
     """Encode (N, H, W, 3) uint8 frames to scaled latents (N, c, h, w) float32."""
-    parts = [vae.encode(to_tensor(images[i:i + batch])).latents
-             for i in range(0, len(images), batch)]
-    return (torch.cat(parts) * vae.config.scaling_factor).clone()
+    parts = [vae.encode(to_tensor(images[i:i + ENCODED], vae.device)).latents
+             for i in range(0, len(images), ENCODED)]
+    return torch.cat(parts) * vae.config.scaling_factor
+
+
+def stored_latents(vae: AutoencoderTiny, images: np.ndarray, state: Path) -> Tensor:
+    """
+    Return the scaled latents (N, c, h, w) float32 of all frames, memory-mapped from `state`.
+
+    The main process encodes the frames once; a resumed run with the same autoencoder reads them.
+    """
+    path, facts_path = state / 'latents.npy', state / 'latents.json'
+    facts = {'autoencoder': weights_digest(vae)}
+    if processes().is_main_process and not (
+            facts_path.exists() and json.loads(facts_path.read_text()) == facts):
+        facts_path.unlink(missing_ok=True)
+        cells = (side // STRIDE for side in images.shape[1:3])
+        latents = np.lib.format.open_memmap(
+            path, 'w+', np.float32, (len(images), vae.config.latent_channels, *cells))
+        for first in tqdm(range(0, len(images), ENCODED), 'latents'):
+            rows = slice(first, first + ENCODED)
+            latents[rows] = encode_frames(vae, images[rows]).cpu()
+        latents.flush()
+        facts_path.write_text(json.dumps(facts))  # last, as the mark of complete latents
+    processes().wait_for_everyone()
+    return torch.from_numpy(np.load(path, mmap_mode='c'))
 
 
 @torch.inference_mode()
@@ -141,7 +174,8 @@ def draw_reconstructions(
     loss does not show the loss, because poor latents are easy to predict.
     """
     chosen = images[:count]
-    decoded = vae.decode(vae.encode(to_tensor(chosen)).latents).sample.clamp(-1, 1)
-    restored = decoded.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    latents = vae.encode(to_tensor(chosen, vae.device)).latents
+    decoded = vae.decode(latents).sample.clamp(-1, 1)
+    restored = decoded.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     write_png(path, np.concatenate([np.concatenate(pair, axis=1)
                                     for pair in zip(chosen, restored)]))

@@ -68,13 +68,7 @@ def train_head(
     if checkpoint.exists() and not resume:
         raise TrainingError(
             f'{checkpoint} holds an earlier run; give --resume to continue it, or delete it')
-    accelerator = new_accelerator(config.mixed_precision, config.accumulate)
-    parts = config.accumulate * accelerator.num_processes
-    if config.batch % parts:
-        raise TrainingError(
-            f'batch is {config.batch}, which cannot be divided equally among '
-            f'{accelerator.num_processes} processes with {config.accumulate} parts each; give a '
-            f'multiple of {parts}')
+    accelerator = new_accelerator(config.batch, config.mixed_precision, config.accumulate)
     scalars = Scalars(tensorboard)  # raises before any work if TensorBoard is missing
     segmenter = new_segmenter(
         config, backbone_folder, out, TOWN if data is None else data.classes, segmenter_type)

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
+from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.processes import processes
 from ptdiffseg_ros.train.scalars import Scalars
 import torch
@@ -42,7 +43,8 @@ class TrainingLoop:
 
     learning_rate: the maximum. modules: everything with weights, by name in the checkpoint.
     checkpoint: a file written every `save_every` steps and after the last step; None: no file. It
-    also holds step, seconds, the smoothed loss and `facts`, JSON values of the caller.
+    also holds step, seconds, the smoothed loss and `facts`, JSON values of the caller. finite:
+    whether a loss that is not finite ends the training, at the next report or checkpoint.
     """
 
     title: str
@@ -58,6 +60,7 @@ class TrainingLoop:
     seconds: float = 0.0
     loss: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
+    finite: bool = False
 
     def resume(self) -> None:
         """Load the checkpoint if it exists; a module that is not in it does not change."""
@@ -88,6 +91,7 @@ class TrainingLoop:
             step must determine its random draws, so that a resumed training ends with the same
             weights as an uninterrupted one.
         :param after_step: called with the number of finished steps, before a checkpoint.
+        :raises TrainingError: the loss is not finite, but must be.
         """
         main = processes().is_main_process
         bar = tqdm(range(self.step, self.steps), self.title, initial=self.step, total=self.steps,
@@ -102,15 +106,23 @@ class TrainingLoop:
             smoothed = loss if smoothed is None else torch.lerp(
                 smoothed.to(loss), loss, SMOOTHING)
             self.step, last = step + 1, step + 1 == self.steps
+            reported = step % REPORTED == 0 or last
+            if reported:  # waits for a GPU, therefore inside the measured time
+                bar.set_postfix(loss=f'{self._number(smoothed):.3f}')
             self.seconds += time.monotonic() - begun
-            if step % REPORTED == 0 or last:
-                bar.set_postfix(loss=f'{smoothed.item():.3f}')
-                if self.scalars is not None:
-                    self.scalars.write(self.step, loss=loss.item(), learning_rate=rate,
-                                       seconds_per_step=self.seconds / self.step)
+            if reported and self.scalars is not None:
+                self.scalars.write(self.step, loss=loss.item(), learning_rate=rate,
+                                   seconds_per_step=self.seconds / self.step)
             if after_step is not None:
                 after_step(self.step)
             if self.step % self.save_every == 0 or last:
-                self.loss = smoothed.item()
+                self.loss = self._number(smoothed)
                 if main:
                     self.save()
+
+    def _number(self, loss: Tensor) -> float:
+        number = loss.item()
+        if self.finite and not math.isfinite(number):
+            raise TrainingError(
+                'the loss is not finite; start again with a smaller learning rate')
+        return number

@@ -10,6 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from diffusers import AutoencoderTiny, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
 from diffusers.training_utils import EMAModel
 import numpy as np
@@ -21,7 +22,7 @@ from ptdiffseg_ros.train.autoencoder import (
     adamw,
     build_autoencoder,
     draw_reconstructions,
-    encode_frames,
+    stored_latents,
     train_autoencoder,
     update,
 )
@@ -40,6 +41,8 @@ from ptdiffseg_ros.train.captions import (
 )
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.loop import TrainingLoop
+from ptdiffseg_ros.train.processes import new_accelerator, process_rows, processes
+from ptdiffseg_ros.train.scalars import Scalars
 from ptdiffseg_ros.train.settings import PretrainConfig
 from ptdiffseg_ros.train.start import adopt_form, forget_path, weights_digest
 import torch
@@ -48,19 +51,24 @@ import torch.nn.functional as F
 from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+STAGES = ('autoencoder', 'diffusion')
+
 
 def pretrain(
     config: PretrainConfig, out: Path, resume: bool = False, data: CaptionedPictures | None = None,
-    start: DiffusionBackbone | None = None
+    start: DiffusionBackbone | None = None, tensorboard: Path | None = None
 ) -> Path:
     """
     Train a whole backbone, write it in the diffusers layout, and return its folder `out`.
+
+    Several processes divide every batch. The main process writes; the others read its files.
 
     :param data: pictures with captions; None: frames of the town in every weather.
     :param resume: continue from the checkpoints in `out`/state. The number of a step seeds its
         random draws, so that a resumed run ends with the same weights as an uninterrupted one.
     :param start: a backbone of the embedded kind, whose networks are trained further in place
         with its architecture and tokenizer; None: train a new backbone.
+    :param tensorboard: folder for the curves of both stages.
     """
     digest = None
     if start is not None:
@@ -71,23 +79,44 @@ def pretrain(
         raise TrainingError(
             f'{state} holds an earlier run; give --resume to continue it, or another folder')
     source = _source(config, data)
+    accelerator = new_accelerator(config.batch, config.mixed_precision)
+    curves = [Scalars(tensorboard and tensorboard / stage) for stage in STAGES]
+    accelerator.wait_for_everyone()  # until every process has looked for an earlier state
     state.mkdir(parents=True, exist_ok=True)
     images, captions = draw_frames(source, config.workers, state, digest)
-    tokenizer = (train_tokenizer(config, captions, out / 'tokenizer') if start is None
-                 else copy_tokenizer(start.tokenizer, out / 'tokenizer'))
+    tokenizer = _tokenizer(config, captions, start, out / 'tokenizer')
     check_lengths(source, captions, tokenizer)
     vae = build_autoencoder(config) if start is None else start.vae
-    autoencoder_seconds = train_autoencoder(config, vae, images, state)
-    draw_reconstructions(vae, images, out / 'reconstructions.png')
-    latents = encode_frames(vae, images)
+    autoencoder_seconds = train_autoencoder(config, accelerator, vae, images, state, curves[0])
+    if accelerator.is_main_process:
+        draw_reconstructions(vae, images, out / 'reconstructions.png')
+    latents = stored_latents(vae, images, state)
     backbone = build_backbone(config, vae, tokenizer) if start is None else start
-    report = train_diffusion(config, backbone, latents, captions, state)
-    backbone.half().save_pretrained(out)
-    backbone.float()
-    facts = {**dataclasses.asdict(config), **source.facts, 'started_from': digest,
-             'autoencoder_minutes': autoencoder_seconds / 60, **report}
-    (out / 'pretraining.json').write_text(json.dumps(facts, indent=2) + '\n')
+    report = train_diffusion(
+        config, accelerator, backbone, latents, captions, state, curves[1])
+    if accelerator.is_main_process:
+        backbone.half().save_pretrained(out)
+        backbone.float()
+        facts = {**dataclasses.asdict(config), **source.facts, 'started_from': digest,
+                 'processes': accelerator.num_processes, 'device': accelerator.device.type,
+                 'autoencoder_minutes': autoencoder_seconds / 60, **report}
+        (out / 'pretraining.json').write_text(json.dumps(facts, indent=2) + '\n')
+    accelerator.wait_for_everyone()
     return out
+
+
+def _tokenizer(
+    config: PretrainConfig, captions: list[list[str]], start: DiffusionBackbone | None,
+    folder: Path
+) -> CLIPTokenizer:
+    """Write the tokenizer of a new backbone or of `start` in the main process, and load it."""
+    if processes().is_main_process:
+        if start is None:
+            train_tokenizer(config, captions, folder)
+        else:
+            copy_tokenizer(start.tokenizer, folder)
+    processes().wait_for_everyone()
+    return CLIPTokenizer.from_pretrained(folder)
 
 
 def _source(config: PretrainConfig, data: CaptionedPictures | None) -> CaptionedFrames:
@@ -128,30 +157,42 @@ def build_backbone(
 
 def train_diffusion(
     config: PretrainConfig,
+    accelerator: Accelerator,
     backbone: DiffusionBackbone,
     latents: Tensor,
     captions: list[list[str]],
     state: Path,
+    scalars: Scalars | None = None,
 ) -> dict[str, Any]:
     """Train UNet and text encoder together (v-prediction); keep the EMA of the weights."""
+    backbone.to(accelerator.device)
     unet = backbone.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
     text = backbone.text_encoder.train().requires_grad_(True)
     scheduler, tokenized = backbone.scheduler, Captions(captions, backbone.tokenizer)
+    latents = latents.to(accelerator.device)
 
     def diffusion_loss(rng: np.random.Generator) -> Tensor:
-        chosen = rng.integers(len(latents), size=config.batch)
-        clean = latents[torch.from_numpy(chosen)].contiguous(memory_format=torch.channels_last)
-        ids, mask = tokenized.batch(chosen, rng, config.caption_dropout)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        noise = torch.randn(clean.shape, generator=generator)
-        steps = torch.randint(0, 1000, (config.batch,), generator=generator)
-        context = text(ids, attention_mask=mask).last_hidden_state
-        predicted = unet(scheduler.add_noise(clean, noise, steps), steps, context,
-                         encoder_attention_mask=mask).sample
-        return F.mse_loss(predicted, scheduler.get_velocity(clean, noise, steps))
+        # Every process draws the whole batch, and computes its rows.
+        rows = rng.integers(len(latents), size=config.batch)
+        ids, mask = tokenized.batch(rows, rng, config.caption_dropout)
+        generator = torch.Generator(latents.device).manual_seed(int(rng.integers(2**62)))
+        noise = torch.randn(
+            config.batch, *latents.shape[1:], generator=generator, device=latents.device)
+        steps = torch.randint(
+            0, 1000, (config.batch,), generator=generator, device=latents.device)
+        chosen, ids, mask, noise, steps = (
+            process_rows(drawn).to(latents.device)
+            for drawn in (torch.from_numpy(rows), ids, mask, noise, steps))
+        clean = latents[chosen].contiguous(memory_format=torch.channels_last)
+        with accelerator.autocast():
+            context = text(ids, attention_mask=mask).last_hidden_state
+            predicted = unet(scheduler.add_noise(clean, noise, steps), steps, context,
+                             encoder_attention_mask=mask).sample
+        return F.mse_loss(predicted.float(), scheduler.get_velocity(clean, noise, steps))
 
     minutes, loss = fit(
-        config, {'unet': unet, 'text': text}, diffusion_loss, state / 'diffusion.safetensors')
+        config, {'unet': unet, 'text': text}, diffusion_loss, state / 'diffusion.safetensors',
+        scalars=scalars)
     backbone.eval().requires_grad_(False)
     return {'diffusion_minutes': minutes, 'loss': loss}
 
@@ -159,11 +200,13 @@ def train_diffusion(
 def fit(
     config: PretrainConfig, modules: dict[str, nn.Module],
     draw_loss: Callable[[np.random.Generator], Tensor], path: Path, title: str = 'diffusion',
+    scalars: Scalars | None = None,
 ) -> tuple[float, float | None]:
     """
     Train modules, and replace their weights by the EMA of the weights.
 
-    :param draw_loss: computes the loss of a step; all random draws use the generator.
+    :param draw_loss: computes the mean loss of this process's rows of a batch; all random draws
+        use the generator.
     :param path: the checkpoint; the training resumes from it if it exists.
     :returns: minutes, and the smoothed loss.
     """
@@ -173,15 +216,16 @@ def fit(
     loop = TrainingLoop(
         title, config.steps, config.learning_rate, config.warmup_steps, optimizer,
         # The list shares the storage of the EMA, so that a checkpoint restores it in place.
-        {**modules, 'ema': nn.ParameterList(ema.shadow_params)}, path, config.save_every)
+        {**modules, 'ema': nn.ParameterList(ema.shadow_params)}, path, config.save_every, scalars,
+        finite=True)
     loop.resume()
     ema.optimization_step = loop.step
 
     def take_step(step: int) -> Tensor:
-        loss = draw_loss(np.random.default_rng((config.seed, 2, step)))
-        update(loss, optimizer, parameters)
+        loss = update(
+            draw_loss(np.random.default_rng((config.seed, 2, step))), optimizer, parameters)
         ema.step(parameters)
-        return loss.detach()
+        return loss
 
     loop.run(take_step)
     ema.copy_to(parameters)

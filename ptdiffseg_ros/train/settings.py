@@ -216,14 +216,16 @@ class PretrainConfig(Settings):
     text_layers: int = setting(2, low=1)
     bpe_merges: int = setting(1000, low=0)
     steps: int = setting(2600, 'training steps of the diffusion model', low=1)
-    batch: int = setting(16, 'frames per step', low=1)
+    batch: int = setting(16, 'frames per step, summed over all processes', low=1)
+    mixed_precision: str = setting(
+        'no', 'number format of the autocast, on a GPU', choices=('no', 'bf16'))
     learning_rate: float = setting(6e-4, low=0, above=True)
     warmup_steps: int = setting(100, low=1)
     ema_decay: float = setting(0.998, low=0, high=1)
     caption_dropout: float = setting(0.1, low=0, high=1)
     save_every: int = setting(200, 'steps between checkpoints', low=1)
     workers: int = setting(2, low=1)
-    seed: int = setting(0, 'the same seed gives the same backbone', low=0)
+    seed: int = setting(0, 'on a CPU, the same seed gives the same backbone', low=0)
 
     def __post_init__(self) -> None:
         super().__post_init__()

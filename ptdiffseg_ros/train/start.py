@@ -10,6 +10,7 @@ from diffusers import AutoencoderTiny
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.settings import PretrainConfig
+from torch import nn
 
 STRIDE = 4  # pixels per latent cell
 PREDICTION = 'v_prediction'
@@ -46,9 +47,9 @@ def forget_path(backbone: DiffusionBackbone) -> None:
     backbone.text_encoder.config.name_or_path = ''  # written before transformers 5
 
 
-def weights_digest(backbone: DiffusionBackbone) -> str:
-    """Return a short digest of all weights of a backbone."""
+def weights_digest(module: nn.Module) -> str:
+    """Return a short digest of all weights of a module."""
     digest = hashlib.sha256()
-    for name, weight in backbone.state_dict().items():
+    for name, weight in module.state_dict().items():
         digest.update(name.encode() + weight.detach().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]

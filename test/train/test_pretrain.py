@@ -5,9 +5,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 import json
+import os
 from pathlib import Path
+import shutil
 
 import cv2
+from devices import device_of_tests
+from forked import ForkedProgram
 from hypothesis import given, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros import cli, town
@@ -151,6 +155,53 @@ def test_any_text_is_encoded_without_unknown_tokens(folder: Path, text: str) -> 
     assert ids[0] == tokenizer.bos_token_id and ids[-1] == tokenizer.eos_token_id
     if '<|' not in text:  # the text may contain the marks
         assert tokenizer.eos_token_id not in ids[1:-1]
+
+
+def test_the_frames_are_encoded_once(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = shutil.copytree(folder, tmp_path / 'b')
+    (out / 'state' / 'diffusion.safetensors').unlink()
+    (out / 'pretraining.json').unlink()
+    latents = torch.from_numpy(np.load(out / 'state' / 'latents.npy'))
+    vae = DiffusionBackbone.from_pretrained(folder).vae  # in half precision on disk
+    frames = np.load(out / 'state' / 'frames.npy')
+    assert torch.allclose(autoencoder_module.encode_frames(vae, frames), latents, atol=0.02)
+    encoded = []
+    encode = autoencoder_module.encode_frames
+    monkeypatch.setattr(autoencoder_module, 'encode_frames', lambda vae, images: (
+        encoded.append(len(images)), encode(vae, images))[1])
+    pretrain(TINY, out, resume=True)
+    assert encoded == [8], 'only the frames that scale the latents'
+    assert all(torch.equal(value, unet_of(out)[k]) for k, value in unet_of(folder).items())
+    pretrain(replace(TINY, autoencoder_steps=4), out, resume=True)
+    assert encoded[1:] == [8, 8], 'the autoencoder has changed'
+
+
+@pytest.mark.cuda
+def test_mixed_precision_gives_nearly_the_same_loss(folder: Path, tmp_path: Path) -> None:
+    losses = []
+    for precision in ('no', 'no' if device_of_tests() == 'cpu' else 'bf16'):
+        out = tmp_path / str(len(losses))
+        # A process of its own, because Accelerate allows only one precision in each.
+        program = ForkedProgram((
+            '-m', 'ptdiffseg_ros.cli', 'pretrain', str(out), '--start-from', str(folder),
+            '--frames', '4', '--size', '32x64', '--autoencoder-steps', '2', '--steps', '2',
+            '--batch', '2', '--mixed-precision', precision), os.environ)
+        output = program.stdout.read()
+        assert program.wait() == 0, output
+        facts = json.loads((out / 'pretraining.json').read_text())
+        assert (facts['mixed_precision'], facts['device']) == (precision, device_of_tests())
+        losses.append(facts['loss'])
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_curves_of_both_stages_are_written(tmp_path: Path) -> None:
+    accumulator = pytest.importorskip(
+        'tensorboard.backend.event_processing.event_accumulator')
+    pretrain(TINY, tmp_path / 'b', tensorboard=tmp_path / 'curves')
+    for stage, steps in (('autoencoder', 3), ('diffusion', 4)):
+        curves = accumulator.EventAccumulator(str(tmp_path / 'curves' / stage)).Reload()
+        assert [point.step for point in curves.Scalars('train/loss')] == [1, steps]
 
 
 def test_samples_depend_on_sentence_and_seed(folder: Path, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Several processes train to the same loss and evaluate to the same figures as one."""
+"""Several processes train to the same weights and evaluate to the same figures as one."""
 from __future__ import annotations
 
 import json
@@ -18,6 +18,8 @@ from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.data.pictures import write_png
 import pytest
+from safetensors.torch import load_file
+import torch
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,6 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 ACCELERATE = ['accelerate.commands.launch', '--multi_gpu', '--num_processes', '2',
               '--num_machines', '1', '--main_process_port', '0', '--mixed_precision', 'no',
               '--dynamo_backend', 'no']
+
+# The commands that train, each with its option for the backbone.
+TRAININGS = (('train', '--backbone'), ('pretrain', '--start-from'))
 
 
 def two_processes(*arguments: str, status: int = 0) -> str:
@@ -81,6 +86,42 @@ def test_two_processes_train_to_the_loss_of_one(
 
 
 @pytest.mark.slow
+def test_two_processes_pretrain_to_the_weights_of_one(folder: Path, tmp_path: Path) -> None:
+    start, photos = folder.parent / 'backbone', tmp_path / 'photos'
+    photos.mkdir()
+    for i in range(5):
+        write_png(photos / f'{i}.png', town.sample(i, size=(64, 128)).image)
+    (photos / '4.png').write_bytes(b'no picture')
+    for name in ('one', 'two'):
+        arguments = ['pretrain', str(tmp_path / name), '--start-from', str(start), '--images',
+                     str(photos), '--caption-template', 'a street', '--frames', '12', '--size',
+                     '32x64', '--autoencoder-steps', '3', '--steps', '4', '--batch', '4']
+        if name == 'one':
+            assert main(arguments) == 0
+        else:
+            output = two_processes(*arguments)
+            for line in ('5 images', '1 image could not be read', 'the backbone'):
+                assert output.count(line) == 1, 'the main process alone prints'
+    one, two = figures_of(*(tmp_path / name / 'pretraining.json' for name in ('one', 'two')))
+    assert two['loss'] == pytest.approx(one['loss'], abs=1e-5)
+    for stage in ('autoencoder', 'diffusion'):
+        states = [load_file(tmp_path / name / 'state' / f'{stage}.safetensors')
+                  for name in ('one', 'two')]
+        assert_close(*([value for name, value in sorted(state.items())
+                        if name.endswith('exp_avg')] for state in states), share=1e-4)
+    names, before = zip(*load_file(start / 'unet/diffusion_pytorch_model.safetensors').items())
+    changes = [[state[f'unet/{name}'] - value for name, value in zip(names, before)]
+               for state in states]
+    assert_close(*changes, share=0.1)  # Adam amplifies the rounding of gradients that are zero
+
+
+def assert_close(ours: list[torch.Tensor], theirs: list[torch.Tensor], share: float) -> None:
+    """Compare tensors by the norm of all differences, as a share of the norm."""
+    one, two = (torch.cat([tensor.flatten() for tensor in side]) for side in (ours, theirs))
+    assert 0 < (two - one).norm() < share * one.norm()
+
+
+@pytest.mark.slow
 def test_two_processes_of_accelerate_evaluate_to_the_figures_of_one(
         folder: Path, tmp_path: Path) -> None:
     files = tmp_path / 'one.json', tmp_path / 'two.json'
@@ -117,26 +158,33 @@ def test_two_processes_evaluate_pictures_to_the_figures_of_one(
     assert one == two and one['conditions']['all']['miou'] > 0
 
 
-def test_a_batch_that_two_processes_cannot_share_is_refused(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(('command', 'option'), TRAININGS)
+def test_a_batch_that_two_processes_cannot_share_is_refused(
+        folder: Path, tmp_path: Path, command: str, option: str) -> None:
     output = two_processes(
-        'train', str(tmp_path / 'x'), '--backbone', str(folder.parent / 'backbone'),
+        command, str(tmp_path / 'x'), option, str(folder.parent / 'backbone'),
         '--frames', '9', '--batch', '3', status=2)
     assert 'batch is 3' in output and 'give a multiple of 2' in output
+    assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(('command', 'option'), TRAININGS)
 def test_mixed_precision_without_a_gpu_is_refused(
-        folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, command: str,
+        option: str) -> None:
     monkeypatch.setattr('torch.cuda.is_available', lambda: False)
-    assert main(['train', str(tmp_path / 'x'), '--backbone', str(folder.parent / 'backbone'),
+    assert main([command, str(tmp_path / 'x'), option, str(folder.parent / 'backbone'),
                  '--mixed-precision', 'bf16']) == 2
     assert 'bf16 needs a GPU' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(('command', 'option'), TRAININGS)
 def test_curves_without_tensorboard_are_refused_before_any_work(
-        folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+        folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, command: str,
+        option: str) -> None:
     monkeypatch.delitem(sys.modules, 'torch.utils.tensorboard', raising=False)
     monkeypatch.setitem(sys.modules, 'tensorboard', None)
-    assert main(['train', str(tmp_path / 'x'), '--backbone', str(folder.parent / 'backbone'),
+    assert main([command, str(tmp_path / 'x'), option, str(folder.parent / 'backbone'),
                  '--tensorboard', str(tmp_path / 'curves')]) == 2
     assert "pip install 'ptdiffseg_ros[tensorboard]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -87,7 +87,8 @@ def test_an_option_overrides_the_recipe_and_the_recipe_the_default(
      --save-every --seed --steps --stop-early --taps --tensorboard --timestep --window
      --workers"""),
     ('pretrain', """--autoencoder-steps --batch --caption-template --captions --debug --frames
-     --help --images --overwrite --resume --save-every --seed --size --start-from --steps""")])
+     --help --images --mixed-precision --overwrite --resume --save-every --seed --size
+     --start-from --steps --tensorboard""")])
 def test_the_documents_list_all_options(capsys, command: str, names: str) -> None:
     assert sorted(set(re.findall(r'^  .*?(--[a-z-]+)', shown_help(capsys, command), re.M))) == (
         sorted(names.split()))
