@@ -76,6 +76,7 @@ def train_autoencoder(
     loop.resume()
     loop.run(take_step)
     vae.eval().requires_grad_(False)
+    vae.register_to_config(scaling_factor=1.0)  # a given autoencoder had another one
     sample = encode_frames(vae, images[:: max(1, len(images) // 256)])
     vae.register_to_config(scaling_factor=1.0 / float(sample.std()))
     return loop.seconds

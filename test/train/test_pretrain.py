@@ -80,7 +80,11 @@ def start_from(folder: Path) -> DiffusionBackbone:
 
 def test_a_backbone_can_be_trained_further_at_another_size(folder: Path, tmp_path: Path) -> None:
     config = replace(TINY, image_size=(64, 64), unet_channels=(32, 32), text_width=32, seed=5)
-    further = pretrain(config, tmp_path / 'b', start=start_from(folder))
+    start = start_from(folder)
+    start.vae.register_to_config(scaling_factor=3.0)  # whatever it was
+    further = pretrain(config, tmp_path / 'b', start=start)
+    latents = np.load(further / 'state' / 'latents.npy')
+    assert latents.std() == pytest.approx(1.0, rel=1e-3)
     before, after = unet_of(folder), unet_of(further)
     assert {k: v.shape for k, v in before.items()} == {k: v.shape for k, v in after.items()}
     assert not all(torch.equal(before[k], after[k]) for k in before), 'it has learned'
