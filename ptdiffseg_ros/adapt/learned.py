@@ -31,7 +31,8 @@ class LearnedPrompts:
     """
     The learned prompts of a file, or of a bank, for one segmenter.
 
-    Files of the bank that cannot be used are listed in `problems`.
+    `learned` has the prompts as they were read. Files of the bank that cannot be used are listed
+    in `problems`.
 
     :param path: a file, whose prompt is for every domain; or a bank's folder.
     :raises AdaptationError: there is no such file or folder, a file does not fit the segmenter,
@@ -39,8 +40,10 @@ class LearnedPrompts:
     """
 
     def __init__(self, path: Path, segmenter: PromptedSegmenter) -> None:
+        self.path = path
         self.is_bank = path.is_dir()
         self.problems: list[str] = []
+        self.learned: tuple[LearnedPrompt, ...]
         self._source = ChosenPrompt(segmenter.scene_prompt())
         self._everywhere: ChosenPrompt | None = None
         self._by_domain: dict[str, ChosenPrompt] = {}
@@ -51,7 +54,8 @@ class LearnedPrompts:
                 raise AdaptationError(
                     f'{path} does not exist. Give a file of `ptdiffseg adapt`, or the folder of '
                     'a bank')
-            self._everywhere = _chosen(path, LearnedPrompt.load(path, *fits), segmenter)
+            self.learned = (LearnedPrompt.load(path, *fits),)
+            self._everywhere = _chosen(path, self.learned[0], segmenter)
             return
         found, self.problems = read_prompts(path, *fits)
         if not found:
@@ -59,6 +63,7 @@ class LearnedPrompts:
                 f'{path} has no prompt of the segmenter {segmenter.name} ({fits[0]}): learn one '
                 'with `ptdiffseg adapt --bank`'
                 + ''.join(f'; {problem}' for problem in self.problems))
+        self.learned = tuple(found.values())
         self._by_domain = {
             prompt.domain: _chosen(file, prompt, segmenter) for file, prompt in found.items()}
 

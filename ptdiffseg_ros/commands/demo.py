@@ -7,19 +7,32 @@ import argparse
 from collections.abc import Sequence
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.commands import add_overwrite, check_model, labelled_inputs, MODEL_HELP, number
+from ptdiffseg_ros.commands import (
+    add_overwrite,
+    check_model,
+    CommandError,
+    labelled_inputs,
+    MODEL_HELP,
+    number,
+)
 from ptdiffseg_ros.data.writing import check_bag, check_outputs, folders_below
 from ptdiffseg_ros.model.defaults import MICRO, STREET
 
-REPORT = ('summary.json', 'index.html', 'strip.png', 'overlay.mp4', 'overlay.webm', 'node.log')
+if TYPE_CHECKING:
+    from ptdiffseg_ros.adapt.learned import LearnedPrompts
+
+REPORT = ('summary.json', 'index.html', 'strip.png', 'overlay.mp4', 'overlay.webm', 'node.log',
+          'node_empty_bank.log')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     parser.add_argument(
         '--out', type=Path, default=Path('demo_report'), metavar='DIR',
-        help='folder of the report; the report of an earlier demo is replaced')
+        help='folder of the report and, in prompts/, of the bank; those of an earlier demo are '
+        'replaced')
     parser.add_argument(
         '--seconds', type=number(6, 600), default=80.0,
         help='length of the drive, from 6 to 600; with --data the largest length')
@@ -38,10 +51,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='split of the data set, or several joined by + (default: %(default)s)')
     parser.add_argument(
         '--model', help=f'{MODEL_HELP} (default: {MICRO}; with --data {STREET})')
-    parser.add_argument(
+    adaptation = parser.add_mutually_exclusive_group()
+    adaptation.add_argument(
         '--no-adaptation', dest='adaptation', action='store_false',
         help='use only the source prompt; by default the node adapts the prompt, with a new bank, '
         'and the report compares both')
+    adaptation.add_argument(
+        '--prompts', type=Path, metavar='BANK_OR_FILE',
+        help='learned prompts of another vehicle, such as prompts/ in the report of another demo: '
+        'the drive is played with an empty bank, and again with a copy of these, and the report '
+        'compares both')
     parser.add_argument(
         '--json', type=Path, metavar='FILE', help='also write the summary to this file')
     add_overwrite(parser)
@@ -50,7 +69,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
     model = args.model or (MICRO if args.data is None else STREET)
-    photographs, inputs = None, [*folders_below(model)]
+    photographs, inputs = None, [*folders_below(model, args.prompts)]
     if args.data is not None:
         from ptdiffseg_ros.demo.photographs import open_photographs
 
@@ -58,19 +77,39 @@ def run(args: argparse.Namespace) -> int:
         inputs += [args.data, *labelled_inputs(photographs.data)]
     _check(args, inputs)
     check_model(model)
+    prompts = None if args.prompts is None else _open_bank(args.prompts, model)
     from ptdiffseg_ros.data.entries import report
     from ptdiffseg_ros.demo.run import DemoOptions, run_demo
 
     summary = run_demo(DemoOptions(
         out=args.out, seconds=args.seconds, fps=args.fps, seed=args.seed, model=model,
-        json=args.json, adaptation=args.adaptation, photographs=photographs))
+        json=args.json, adaptation=args.adaptation, photographs=photographs,
+        prompts=prompts))
     return report(summary['skipped'], 'pictures')
+
+
+def _open_bank(path: Path, model: str) -> LearnedPrompts:
+    """Read the prompts of another vehicle; refuse a bank with files that cannot be used."""
+    from ptdiffseg_ros.adapt.learned import LearnedPrompts
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+
+    # On the CPU, because nothing is computed.
+    prompts = LearnedPrompts(path, PromptedSegmenter.from_pretrained(model, 'cpu'))
+    if prompts.problems:
+        raise CommandError(f'--prompts: {"; ".join(prompts.problems)}')
+    return prompts
 
 
 def _check(args: argparse.Namespace, inputs: Sequence[Path]) -> None:
     """Refuse to replace inputs, and files that no earlier demo has written."""
     replace = args.overwrite or _is_report(args.out)
-    check_outputs((args.out / name for name in REPORT), inputs, replace)
+    bank = args.out / 'prompts'
+    if bank.is_symlink():
+        raise CommandError(
+            f'{bank} is a link, and the demo would replace the prompts behind it. Remove the '
+            'link, or choose another --out')
+    check_outputs(
+        [*(args.out / name for name in REPORT), *bank.glob('*.safetensors')], inputs, replace)
     check_bag(args.out / 'drive', replace)
     check_outputs([args.json], inputs, args.overwrite)
 

@@ -30,6 +30,9 @@ MARKERS = {
     'tuning': ('>', 'tuning begins'), 'tuned': ('o', 'tuned prompt in use'),
     'recalled': ('D', 'prompt recalled from the bank'), 'rollback': ('X', 'rolled back')}
 INK = '#75808c'  # readable on white and on black
+# What the received masks are compared with: the label and the colour of its curve.
+COMPARED = {'source': ('without adaptation', INK),
+            'empty_bank': ('with an empty bank', '#d6336c')}
 STYLE: Any = {
     **dict.fromkeys(('text.color', 'axes.labelcolor', 'axes.edgecolor', 'xtick.color',
                      'ytick.color'), INK),
@@ -118,7 +121,8 @@ def draw_timeline(
     """
     Draw mIoU, if there are labels, and latency over time in the colours of the weathers.
 
-    If there are domains, draw them and the events of adaptation between mIoU and latency.
+    Draw the gain over the masks without adaptation, if they are known, below mIoU. If there are
+    domains, draw them and the events of adaptation above latency.
 
     :param domains: (time in seconds, recognised domain) of each change.
     """
@@ -126,15 +130,24 @@ def draw_timeline(
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 5.4 if domains else 4.2), layout='constrained')
         labelled = any(item.live.counts.any() for item in scores)
+        mious = _moving_miou(scores, summary['fps']) if labelled else {}
         rows = {**({'quality': 3.0} if labelled else {}),
+                **({'gain': 1.6} if 'source' in mious else {}),
                 **({'domain': 0.8} if domains else {}), 'latency': 2.0}
+        figure = Figure(figsize=(9.6, 0.9 * sum(rows.values())), layout='constrained')
         axes = figure.subplot_mosaic(
             [[row] for row in rows], sharex=True,
             gridspec_kw={'height_ratios': list(rows.values())})
         if labelled:
-            _draw_quality(axes['quality'], scores, summary['fps'])
+            _draw_curves(axes['quality'], scores, mious)
+            axes['quality'].set(ylim=(0, 100), ylabel='mIoU (%)')
+        if 'gain' in axes:
+            axes['quality'].legend(loc='lower left')
+            gains = {kind: np.subtract(mious[kind], mious['source']).tolist() for kind in mious}
+            _draw_curves(axes['gain'], scores, gains)
+            top = 1.1 * max(1.0, *np.nanmax(np.abs(list(gains.values())), axis=1))
+            axes['gain'].set(ylim=(-top, top), ylabel='gain')
         if domains:
             _draw_domains(axes['domain'], domains, summary)
         _draw_latency(axes['latency'], scores)
@@ -149,20 +162,25 @@ def to_svg(figure: Figure) -> bytes:
     return content.getvalue()
 
 
-def _draw_quality(axes: Axes, scores: Sequence[Score], fps: float) -> None:
-    """Draw mIoU over a moving window of WINDOW_S."""
+def _moving_miou(scores: Sequence[Score], fps: float) -> dict[str, list[float]]:
+    """Return mIoU in percent over a window of WINDOW_S around each frame, by kind of masks."""
     classes, half = scores[0].live.classes, max(0, round(WINDOW_S * fps / 2))
     windows = [scores[max(0, i - half):i + half + 1] for i in range(len(scores))]
-    if all(item.source for item in scores):
-        axes.plot([item.time_s for item in scores],
-                  [100 * total((item.source for item in window), classes).miou()
-                   for window in windows],
-                  color=INK, linewidth=1.0, label='without adaptation')
-        axes.legend(loc='lower left')
+    return {
+        kind: [100 * total((getattr(item, kind) for item in window), classes).miou()
+               for window in windows]
+        for kind in ('live', *COMPARED) if all(getattr(item, kind) for item in scores)}
+
+
+def _draw_curves(
+        axes: Axes, scores: Sequence[Score], curves: Mapping[str, Sequence[float]]) -> None:
+    """Draw the curve of the received masks in colours, and those of the others in thin lines."""
+    for kind, (label, color) in COMPARED.items():
+        if kind in curves:
+            axes.plot([item.time_s for item in scores], curves[kind], color=color, linewidth=1.0,
+                      label=label)
     _draw_colored(axes, [
-        (item.time_s, item.weather, 100 * total((near.live for near in window), classes).miou())
-        for item, window in zip(scores, windows)])
-    axes.set(ylim=(0, 100), ylabel='mIoU (%)')
+        (item.time_s, item.weather, value) for item, value in zip(scores, curves['live'])])
 
 
 def _draw_latency(axes: Axes, scores: Sequence[Score]) -> None:

@@ -33,6 +33,7 @@ def write_report(
         loader=PackageLoader('ptdiffseg_ros.demo', '.'), undefined=StrictUndefined,
         autoescape=True, trim_blocks=True, lstrip_blocks=True)
     pages.filters['percent'] = lambda v: '–' if v is None else f'{100 * v:.1f}'
+    pages.filters['points'] = points
     pages.filters['ms'] = lambda v: '–' if v is None else f'{v:.0f}'
     (folder / 'index.html').write_text(pages.get_template('template.html').render(
         s=summary, classes=classes, hues=hues(summary['miou']),
@@ -42,6 +43,11 @@ def write_report(
         adverse_without=_mean_adverse(summary['miou_without_adaptation'] or {}),
         video=_data_uri(f'video/{video.suffix[1:]}', video.read_bytes()),
         timeline=_data_uri('image/svg+xml', to_svg(draw_timeline(scores, summary, domains)))))
+
+
+def points(gain: float | None) -> str:
+    """Format a difference of two mIoU, 0..1, in percentage points."""
+    return '–' if gain is None else f'{100 * gain:+.1f}'
 
 
 def _mean_adverse(miou: Mapping[str, float | None]) -> float | None:

@@ -11,13 +11,12 @@ from pathlib import Path
 import random
 import signal
 import time
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 from ptdiffseg_ros.data.bags import Bag
 from ptdiffseg_ros.data.entries import listed
 from ptdiffseg_ros.data.labels import LabelClass, palette, TOWN
-from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.data.results import commit, machine, percentiles, write_json
 from ptdiffseg_ros.data.video import VideoWriter
 from ptdiffseg_ros.demo import scoring
@@ -31,8 +30,8 @@ from ptdiffseg_ros.demo.node_process import (
 from ptdiffseg_ros.demo.pace import CALIBRATION_FRAMES, Pace
 from ptdiffseg_ros.demo.photographs import Photographs
 from ptdiffseg_ros.demo.pictures import film_frame
-from ptdiffseg_ros.demo.report import write_report
-from ptdiffseg_ros.demo.scoring import Picture, Score, total
+from ptdiffseg_ros.demo.report import points, write_report
+from ptdiffseg_ros.demo.scoring import Picture, Score
 from ptdiffseg_ros.model.defaults import MICRO
 from ptdiffseg_ros.model.segmenter_config import SegmenterConfig
 from ptdiffseg_ros.ros.replay import Player
@@ -43,14 +42,14 @@ import rclpy
 from rclpy.signals import SignalHandlerOptions
 from tqdm import tqdm
 
+if TYPE_CHECKING:  # imports torch, which takes seconds
+    from ptdiffseg_ros.adapt.learned import LearnedPrompts
+
 SEGMENTER = '/segmenter'
 # The first snow lasts twice as long, so that a prompt is learned; the second snow recalls it.
 DRIVE = ('clear', 'fog', 'night', 'rain', 'snow', 'snow', 'clear', 'snow')
-# The bank is in memory, so the demo does not touch the user's bank. A weather lasts seconds, so
-# tuning has few steps and uses all the time between frames.
-ADAPTATION = {
-    'adaptation.enabled': True, 'adaptation.bank': '', 'adaptation.steps': 40,
-    'adaptation.duty': 1.0}
+# A weather lasts seconds, so tuning has few steps and uses all the time between frames.
+ADAPTATION = {'adaptation.enabled': True, 'adaptation.steps': 40, 'adaptation.duty': 1.0}
 # The masks are compared with those of the source prompt, which this process computes with the
 # same engine.
 ENGINE = 'eager'
@@ -58,6 +57,7 @@ CLOCK_HZ = 200.0
 START_PATIENCE_S = 180.0  # a cold disk, a large model
 VIDEO_QUALITY = 27  # rain and noise compress badly, and the report embeds the whole video
 ENOUGH = 0.99  # share of frames that must have masks
+LOG, LOG_EMPTY_BANK = 'node.log', 'node_empty_bank.log'
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ class DemoOptions:
     The options of ``ptdiffseg demo``; its --help describes them.
 
     :param photographs: replayed instead of a drive in the town.
+    :param prompts: the bank of another vehicle, which the node begins with.
     """
 
     out: Path
@@ -76,11 +77,14 @@ class DemoOptions:
     json: Path | None = None
     adaptation: bool = True
     photographs: Photographs | None = None
+    prompts: LearnedPrompts | None = None
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
     """
     Record a drive, let a node segment it live, and write the report.
+
+    With prompts of another vehicle the drive is played twice: with an empty bank, then with them.
 
     :returns: the summary, which is also in ``summary.json``.
     :raises DemoError: the node does not start, ends, or loses frames; or no picture can be read.
@@ -89,11 +93,15 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     # Marks the folder as a demo's, which the next demo may replace, even if this demo fails.
     write_json(options.out / 'summary.json', {'command': 'demo'})
     with _terminate_as_interrupt():
-        bag_path = options.out / 'drive'
+        bag_path, bank = options.out / 'drive', _prepare_bank(options)
         classes, skipped = _record(bag_path, options)
         with Bag(bag_path) as bag:
-            pace = _segment_live(bag, options)
-            scores, sources, video = _score_and_film(bag, pace, options, classes)
+            empty = None
+            if options.prompts is not None:
+                empty = _segment_live(bag, options, None)
+                _check_received(empty, options.out / LOG_EMPTY_BANK)
+            pace = _segment_live(bag, options, bank)
+            scores, sources, video = _score_and_film(bag, pace, empty, options, classes)
             examples = scoring.example_moments(bag, pace.consumer.masks, scores, sources)
             summary = {**_summary(options, pace, scores, bag), 'skipped': skipped}
             domains = [(_time_s(stamp, bag), domain) for stamp, domain in pace.consumer.domains]
@@ -104,12 +112,36 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     sent, received = summary['frames_sent'], summary['masks_received']
     mious = [f'{name} {value:.1%}' for name, value in summary['miou'].items() if value is not None]
     print(f'{received} of {sent} masks received; mIoU {", ".join(mious) or "unknown (no labels)"}')
+    for row in summary['mean_gains'] if mious else ():
+        print(_gain_line(row, summary['prompts']))
     print(f'the report is in {options.out / "index.html"}')
-    if received < ENOUGH * sent:
-        raise DemoError(
-            f'only {received} of {sent} masks received, at least {ENOUGH:.0%} are needed: the '
-            f'machine may be busy with other work. See {options.out / "node.log"}')
+    _check_received(pace, options.out / LOG)
     return summary
+
+
+def _gain_line(row: Mapping[str, Any], prompts: str | None) -> str:
+    """Describe the mean gains of a row of `scoring.mean_gains`."""
+    words = [f'{points(row["gain"])} mIoU (from 3 s {points(row["gain_from_3_s"])})']
+    if prompts is not None:
+        words = [f'with {prompts} {words[0]}',
+                 f'with an empty bank {points(row["gain_empty_bank"])} '
+                 f'(from 3 s {points(row["gain_empty_bank_from_3_s"])})']
+    return f'gain in {row["visit"]} visits, {row["weather"]}: {", ".join(words)}'
+
+
+def _prepare_bank(options: DemoOptions) -> Path:
+    """Remove the prompts of an earlier demo, and import those of another vehicle."""
+    bank = (options.out / 'prompts').absolute()
+    for file in bank.glob('*.safetensors'):
+        file.unlink()
+    if options.adaptation:
+        bank.mkdir(exist_ok=True)
+    if options.prompts is not None:
+        from ptdiffseg_ros.adapt.bank import prompt_path
+
+        for prompt in options.prompts.learned:
+            prompt.by_hand().save(prompt_path(bank, prompt.model, prompt.domain))
+    return bank
 
 
 def _record(bag: Path, options: DemoOptions) -> tuple[tuple[LabelClass, ...], list[str]]:
@@ -131,18 +163,24 @@ def _record(bag: Path, options: DemoOptions) -> tuple[tuple[LabelClass, ...], li
     return config.classes, failures
 
 
-def _segment_live(bag: Bag, options: DemoOptions) -> Pace:
-    """Play the bag to a node in another process; return what was sent and received."""
+def _segment_live(bag: Bag, options: DemoOptions, bank: Path | None) -> Pace:
+    """
+    Play the bag to a node in another process; return what was sent and received.
+
+    :param bank: the folder of the node's prompts; None: an empty bank in memory.
+    """
+    adaptation = {**ADAPTATION, 'adaptation.bank': str(bank or '')} if options.adaptation else {}
     environment = dds_environment(free_domain_id(random.Random()))
     os.environ.update(environment)
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         with NodeProcess(
-                options.model, IMAGE_TOPIC, options.out / 'node.log', environment,
-                {'engine': ENGINE, **(ADAPTATION if options.adaptation else {})}) as process:
+                options.model, IMAGE_TOPIC, options.out / (LOG if bank else LOG_EMPTY_BANK),
+                environment, {'engine': ENGINE, **adaptation}) as process:
             consumer_node = rclpy.create_node('demo_consumer')
             consumer = MaskConsumer(consumer_node, SEGMENTER)
-            with tqdm(total=bag.count(IMAGE_TOPIC), desc='segmenting live', unit='frame') as bar:
+            title = f'segmenting live{"" if bank else ", empty bank"}'
+            with tqdm(total=bag.count(IMAGE_TOPIC), desc=title, unit='frame') as bar:
                 pace = Pace(process, consumer, options.fps, bar.update)
                 pace.player = Player(
                     rclpy.create_node('demo_player'), bag, clock_hz=CLOCK_HZ, before=pace.before)
@@ -181,11 +219,12 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 
 def _score_and_film(
-        bag: Bag, pace: Pace, options: DemoOptions, classes: tuple[LabelClass, ...]
-) -> tuple[list[Score], dict[int, Picture], Path]:
+        bag: Bag, pace: Pace, empty: Pace | None, options: DemoOptions,
+        classes: tuple[LabelClass, ...]) -> tuple[list[Score], dict[int, Picture], Path]:
     """
     Score each frame, with and without adaptation, and write the video.
 
+    :param empty: the play with an empty bank, if there was one.
     :returns: the scores, the masks without adaptation by stamp, and the video's path.
     """
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter  # torch takes seconds to import
@@ -202,30 +241,37 @@ def _score_and_film(
                 source = segmenter.segment([moment.image], context)[0].class_ids
                 sources[moment.stamp_ns] = source
                 moment = replace(moment, source=source)
+            if empty is not None:
+                received = empty.consumer.masks.get(moment.stamp_ns)
+                moment = replace(moment, empty_bank=scoring.mask_of(received, moment.truth))
             scores.append(scoring.score(moment, pace.sent, classes))
             film.write(film_frame(moment, colors))
     return scores, sources, film.path
 
 
+def _received(pace: Pace) -> int:
+    """Return the number of masks with the stamp and the frame id of an image that was sent."""
+    masks = pace.consumer.masks
+    return sum(t in masks and masks[t].frame_id == FRAME_ID for t in pace.sent)
+
+
+def _check_received(pace: Pace, log: Path) -> None:
+    received, sent = _received(pace), len(pace.sent)
+    if received < ENOUGH * sent:
+        raise DemoError(
+            f'only {received} of {sent} masks received, at least {ENOUGH:.0%} are needed: the '
+            f'machine may be busy with other work. See {log}')
+
+
 def _summary(
         options: DemoOptions, pace: Pace, scores: Sequence[Score], bag: Bag) -> dict[str, Any]:
-    consumer, sent, classes = pace.consumer, pace.sent, scores[0].live.classes
-    masks = consumer.masks
-    # A mask counts if it has the stamp and the frame id of an image that was sent.
-    good = [t for t in sent if t in masks and masks[t].frame_id == FRAME_ID]
-    weathers: dict[str, list[Score]] = {}
-    for item in scores:
-        weathers.setdefault(item.weather, []).append(item)
-    changing = weathers.pop(scoring.CHANGING, [])
-    live, source = ({name: total((getattr(item, kind) for item in items), classes)
-                     for name, items in weathers.items()} for kind in ('live', 'source'))
-    photographs = options.photographs
+    consumer, sent, masks = pace.consumer, pace.sent, pace.consumer.masks
+    photographs, prompts = options.photographs, options.prompts
     return {
         'command': 'demo',
         'frames_sent': len(sent),
-        'masks_received': len(good),
-        'miou': _mious(live),
-        'miou_without_adaptation': _mious(source) if options.adaptation else None,
+        'masks_received': _received(pace),
+        **_quality(options, scores),
         'adaptation': options.adaptation,
         'recognised_percent': _recognised_percent(scores, pace) if options.adaptation else None,
         'adaptation_events': [
@@ -239,18 +285,38 @@ def _summary(
         'model': options.model, 'engine': ENGINE, 'seed': options.seed,
         'data': photographs and str(photographs.path),
         'split': photographs and photographs.data and photographs.data.split,
+        'prompts': prompts and str(prompts.path),
+        'prompt_domains': sorted(p.domain for p in prompts.learned) if prompts else [],
         'commit': commit(), 'machine': machine(),
         'seconds': len(scores) / options.fps, 'fps': options.fps,
         'rate': round(float(np.mean(pace.rates or [1.0])), 3),
         'holds': pace.holds,
         'calibration_frames': min(CALIBRATION_FRAMES, len(sent)),
+    }
+
+
+def _quality(options: DemoOptions, scores: Sequence[Score]) -> dict[str, Any]:
+    """Return the figures of the masks by weather; None for comparisons that were not made."""
+    weathers: dict[str, list[Score]] = {}
+    for item in scores:
+        weathers.setdefault(item.weather, []).append(item)
+    changing = weathers.pop(scoring.CHANGING, [])
+    gains = scoring.visit_gains(scores) if options.adaptation else []
+
+    def mious(kind: str) -> dict[str, float | None]:
+        return {name: scoring.miou(items, kind) for name, items in weathers.items()}
+
+    return {
+        'miou': mious('live'),
+        'miou_without_adaptation': mious('source') if options.adaptation else None,
+        'miou_empty_bank': mious('empty_bank') if options.prompts else None,
+        'gains': gains, 'mean_gains': scoring.mean_gains(gains),
         'frames': {name: len(items) for name, items in weathers.items()},
         'frames_changing': len(changing),
-        'miou_changing': _finite(total((item.live for item in changing), classes).miou()),
-        'miou_changing_without_adaptation': (
-            _finite(total((item.source for item in changing), classes).miou())
-            if options.adaptation else None),
-        'class_iou': {name: _class_ious(matrix) for name, matrix in live.items()},
+        'miou_changing': scoring.miou(changing, 'live'),
+        'miou_changing_without_adaptation': scoring.miou(changing, 'source'),
+        'miou_changing_empty_bank': scoring.miou(changing, 'empty_bank'),
+        'class_iou': {name: scoring.class_ious(items) for name, items in weathers.items()},
     }
 
 
@@ -260,18 +326,6 @@ def _recognised_percent(scores: Sequence[Score], pace: Pace) -> float | None:
     return None if share is None else round(100 * share, 1)
 
 
-def _mious(matrices: Mapping[str, ConfusionMatrix]) -> dict[str, float | None]:
-    return {name: _finite(matrix.miou()) for name, matrix in matrices.items()}
-
-
-def _class_ious(matrix: ConfusionMatrix) -> dict[str, float | None]:
-    return {label.name: _finite(iou) for label, iou in zip(matrix.classes, matrix.iou())}
-
-
 def _time_s(stamp_ns: int, bag: Bag) -> float:
     """Return the time in seconds since the start of the drive; 0 before the first mask."""
     return round(max(0, stamp_ns - bag.start_ns) / 1e9, 2)
-
-
-def _finite(value: float) -> float | None:
-    return round(float(value), 4) if np.isfinite(value) else None

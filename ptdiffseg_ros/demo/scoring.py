@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +34,7 @@ class Moment:
     :param condition: such as 'fog', or 'fog to night' during a change.
     :param received: the received mask, or None.
     :param source: the mask without adaptation, if computed.
+    :param empty_bank: the mask of an earlier play with an empty bank, if there was one.
     """
 
     stamp_ns: int
@@ -42,13 +44,17 @@ class Moment:
     truth: Picture
     received: Received | None
     source: Picture | None = None
+    empty_bank: Picture | None = None
 
     @property
     def mask(self) -> Picture:
         """Return the received mask; without one, a mask without labels."""
-        if self.received is None:
-            return np.full_like(self.truth, IGNORE)
-        return self.received.mask
+        return mask_of(self.received, self.truth)
+
+
+def mask_of(received: Received | None, truth: Picture) -> Picture:
+    """Return a received mask; without one, a mask without labels of the size of the truth."""
+    return np.full_like(truth, IGNORE) if received is None else received.mask
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Score:
     :param live: the confusion matrix of the received mask.
     :param source: the confusion matrix of the mask without adaptation, if computed.
     :param latency_ms: from publishing the image to receiving its mask.
+    :param empty_bank: the confusion matrix of the mask of a play with an empty bank, if any.
     """
 
     stamp_ns: int
@@ -69,6 +76,7 @@ class Score:
     live: ConfusionMatrix
     source: ConfusionMatrix | None
     latency_ms: float | None
+    empty_bank: ConfusionMatrix | None = None
 
 
 def score(
@@ -85,7 +93,9 @@ def score(
         CHANGING if ' to ' in moment.condition else moment.condition,
         _confusion(classes, moment.truth, moment.mask),
         None if moment.source is None else _confusion(classes, moment.truth, moment.source),
-        None if received is None or sent_s is None else (received.at - sent_s) * 1000)
+        None if received is None or sent_s is None else (received.at - sent_s) * 1000,
+        None if moment.empty_bank is None else _confusion(
+            classes, moment.truth, moment.empty_bank))
 
 
 def _confusion(
@@ -99,6 +109,81 @@ def total(matrices: Iterable[ConfusionMatrix | None], classes: Sequence[LabelCla
           ) -> ConfusionMatrix:
     """Return the sum of confusion matrices over the same classes; None is skipped."""
     return sum(filter(None, matrices), ConfusionMatrix(classes))
+
+
+def miou(scores: Sequence[Score], kind: str) -> float | None:
+    """
+    Return the mIoU of frames, 0..1; None without labels or without such masks.
+
+    :param kind: of the masks: 'live', 'source' or 'empty_bank'.
+    """
+    if not scores:
+        return None
+    return _finite(
+        total((getattr(item, kind) for item in scores), scores[0].live.classes).miou())
+
+
+def class_ious(scores: Sequence[Score]) -> dict[str, float | None]:
+    """Return the IoU of the received masks by class, 0..1; None for a class without a pixel."""
+    classes = scores[0].live.classes
+    ious = total((item.live for item in scores), classes).iou()
+    return {label.name: _finite(iou) for label, iou in zip(classes, ious)}
+
+
+def visit_gains(scores: Iterable[Score]) -> list[dict[str, Any]]:
+    """
+    Return the gains of each weather, in its first visit and in all later ones.
+
+    A gain is mIoU minus that of the source prompt, also from RECOGNITION_S after the begin of a
+    visit. None without labels, such masks or such frames. Changes of weather belong to no visit.
+    """
+    visits: dict[tuple[str, str], tuple[list[Score], list[Score]]] = {}
+    for weather, run in groupby(scores, key=lambda item: item.weather):
+        if weather == CHANGING:
+            continue
+        number = 'later' if (weather, 'first') in visits else 'first'
+        frames, recognised = visits.setdefault((weather, number), ([], []))
+        visit = list(run)
+        frames += visit
+        recognised += [item for item in visit
+                       if item.time_s - visit[0].time_s >= RECOGNITION_S]
+    return [
+        {'weather': weather, 'visit': number, 'frames': len(frames),
+         'gain': _gain(frames, 'live'), 'gain_from_3_s': _gain(recognised, 'live'),
+         'gain_empty_bank': _gain(frames, 'empty_bank'),
+         'gain_empty_bank_from_3_s': _gain(recognised, 'empty_bank')}
+        for (weather, number), (frames, recognised) in visits.items()]
+
+
+def mean_gains(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the means of `visit_gains` over the weathers except clear, by first and later."""
+    means = []
+    for number in ('first', 'later'):
+        chosen = [row for row in rows if row['visit'] == number and row['weather'] != 'clear'
+                  and row['gain'] is not None]
+        if chosen:
+            names = ', '.join(row['weather'] for row in chosen)
+            means.append({
+                'weather': f'mean of {names}', 'visit': number,
+                'frames': sum(row['frames'] for row in chosen),
+                **{key: _mean([row[key] for row in chosen])
+                   for key in chosen[0] if key.startswith('gain')}})
+    return means
+
+
+def _finite(value: float) -> float | None:
+    return round(float(value), 4) if np.isfinite(value) else None
+
+
+def _gain(scores: Sequence[Score], kind: str) -> float | None:
+    with_prompt, without = miou(scores, kind), miou(scores, 'source')
+    return None if with_prompt is None or without is None else round(with_prompt - without, 4)
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean; None if a value is unknown."""
+    known = [value for value in values if value is not None]
+    return round(sum(known) / len(known), 4) if len(known) == len(values) else None
 
 
 def moments(bag: Bag, masks: Mapping[int, Received],

@@ -25,6 +25,7 @@ COMMANDS = {
     'bench': 'bench --json mine.txt --model nowhere',
     'data check': 'data check data --sheet mine.png',
     'demo': 'demo --json mine.txt --model nowhere',
+    'demo, prompts': 'demo --out vehicle --model nowhere',
     'evaluate': 'evaluate --json mine.txt --model nowhere',
     'evaluate --data': 'evaluate --data data --json mine.txt --model nowhere',
     'info': 'info nowhere --json mine.txt',
@@ -52,6 +53,7 @@ INPUTS = {
     'adapt, a link': 'adapt data/images linked.png --model nowhere',
     'data check': 'data check data --sheet data/masks/a.png',
     'data check, the description': 'data check data/dataset.yaml --sheet data/dataset.yaml',
+    'demo': 'demo --out vehicle --prompts vehicle/prompts --model nowhere',
     'evaluate': 'evaluate --data data --json data/images/a.png --model nowhere',
     'info': 'info segmenter --json segmenter/segmenter.json',
     'claims': 'claims --out page --render page/claims.json',
@@ -74,7 +76,7 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ('mine.txt', 'mine.png', 'backbone/samples.png', 'backbone2/unet/weights.bin',
                  'results/rows.png', 'page/images/claim1.png', 'segmenter/segmenter.json',
-                 'segmenter2/head.safetensors'):
+                 'segmenter2/head.safetensors', 'vehicle/prompts/fog.safetensors'):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).write_text('precious')
     Path('other.json').write_text('{"command": "other"}')
@@ -102,7 +104,7 @@ def test_a_foreign_file_is_refused_before_any_work(
     assert 'exist' in printed and 'nowhere' not in printed and printed.count('\n') == 1
     assert any(name in printed for name in (
         'mine.txt', 'mine.png', 'other.json', 'samples.png', 'weights.bin', 'rows.png',
-        'claim1.png', 'segmenter.json', 'head.safetensors', 'data exists'))
+        'claim1.png', 'segmenter.json', 'head.safetensors', 'fog.safetensors', 'data exists'))
     assert everything(mine) == before
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from ptdiffseg_ros import cli
+from ptdiffseg_ros.adapt.bank import LearnedPrompt, prompt_path
 from ptdiffseg_ros.data.bags import Bag
 from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.installed import fastdds_environment
@@ -30,7 +31,14 @@ from ptdiffseg_ros.demo.consumer import changes
 from ptdiffseg_ros.demo.node_process import dds_environment, free_domain_id
 from ptdiffseg_ros.demo.pace import CALIBRATION_FRAMES, HEADROOM, Pace
 from ptdiffseg_ros.demo.pictures import draw_timeline, HUES
-from ptdiffseg_ros.demo.scoring import DOMAINS, recognised_share, Score
+from ptdiffseg_ros.demo.scoring import (
+    DOMAINS,
+    mean_gains,
+    recognised_share,
+    Score,
+    visit_gains,
+)
+from ptdiffseg_ros.model.prompts import domain_name
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.town import sample_condition
 from ptdiffseg_ros.town.record import IMAGE_TOPIC
@@ -102,6 +110,17 @@ def test_summary_is_complete_and_finite(report: Path, model: str) -> None:
     for ious in summary['class_iou'].values():
         assert list(ious) == [c.name for c in TOWN]
     assert json.loads((report / 'again.json').read_text()) == summary
+    assert summary['prompts'] is summary['miou_empty_bank'] is None
+    assert [(row['weather'], row['visit']) for row in summary['gains']] == [
+        *((name, 'first') for name in summary['miou']), ('clear', 'later'), ('snow', 'later')]
+    for row in summary['gains']:
+        gain = row['gain']
+        assert row['gain_from_3_s'] is row['gain_empty_bank'] is None, 'a weather lasts a second'
+        if summary['frames'][row['weather']] == row['frames']:
+            miou = summary['miou'][row['weather']] - without[row['weather']]
+            assert gain == pytest.approx(miou, abs=1e-4)
+    first, _ = summary['mean_gains']
+    assert first['weather'] == 'mean of fog, night, rain, snow'
 
 
 def test_the_report_needs_no_other_file(report: Path) -> None:
@@ -171,10 +190,18 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def pictures_demo(out: Path, model: str, data: Path, *more: str) -> tuple[Process, dict[str, Any]]:
-    """Run a demo with pictures to its end; return it with the summary."""
+def pictures_demo(out: Path, model: str, data: Path, *more: str, banks: tuple[str, ...] = ()
+                  ) -> tuple[Process, dict[str, Any]]:
+    """
+    Run a demo with pictures to its end; return it with the summary.
+
+    :param banks: the parameter adaptation.bank of the node in each play.
+    """
     process = Process('-m', 'ptdiffseg_ros.cli', 'demo', '--out', str(out), '--fps', '5',
                       '--data', str(data), '--model', model, *more, forked=True)
+    for bank in banks:
+        process.wait_for_output('segmenting live: ' if bank else 'segmenting live, empty bank: ')
+        assert others_with(f'adaptation.bank:={json.dumps(bank)} ')
     process.wait_for_output('the report is in')
     process.wait()
     return process, json.loads((out / 'summary.json').read_text())
@@ -214,6 +241,84 @@ def test_a_folder_of_pictures_without_labels_is_replayed_with_nothing_to_score(
     assert sizes == {(96, 160)}, 'a camera has one size'
 
 
+@pytest.fixture
+def fleet(tmp_path: Path, segmenter: PromptedSegmenter) -> Path:
+    """Return the bank of a vehicle that has learned a prompt for every domain."""
+    bank = tmp_path / 'vehicle' / 'prompts'
+    for sentence in segmenter.config.scene_prompts:
+        tokens, domain = segmenter.encode_scene(sentence).float(), domain_name(sentence)
+        LearnedPrompt(tokens, domain, segmenter.fingerprint, {'automatic': True}).save(
+            prompt_path(bank, segmenter.fingerprint, domain))
+    return bank
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def test_another_vehicles_prompts_are_compared_with_an_empty_bank(
+        tmp_path: Path, model: str, pictures: Path, fleet: Path) -> None:
+    out, before = tmp_path / 'report', contents(fleet)
+    (out / 'prompts').mkdir(parents=True)
+    (out / 'summary.json').write_text('{"command": "demo"}')
+    earlier = out / 'prompts' / 'other.foggy.safetensors'
+    earlier.write_text('of an earlier demo')
+    process, summary = pictures_demo(
+        out, model, pictures, '--split', 'day+dusk', '--prompts', str(fleet),
+        banks=('', str(out / 'prompts')))
+    assert f'gain in first visits, mean of noon, dusk: with {fleet} ' in process.output
+    assert 'with an empty bank' in process.output
+    assert summary['prompts'] == str(fleet) and summary['frames_sent'] == 14
+    assert len(summary['prompt_domains']) == len(before) > 1
+    for kind in ('miou', 'miou_without_adaptation', 'miou_empty_bank'):
+        assert list(summary[kind]) == ['noon', 'dusk']
+        assert all(0 <= value <= 1 for value in summary[kind].values()), kind
+    for row in summary['gains']:
+        for kind in ('', '_empty_bank'):
+            gain = (summary[f'miou{kind}'][row['weather']]
+                    - summary['miou_without_adaptation'][row['weather']])
+            assert row[f'gain{kind}'] == pytest.approx(gain, abs=1e-4)
+    assert contents(fleet) == before, 'the other vehicle keeps its bank as it is'
+    copied = [LearnedPrompt.load(file) for file in (out / 'prompts').iterdir()]
+    assert {prompt.domain for prompt in copied} == set(summary['prompt_domains'])
+    assert not any(prompt.automatic for prompt in copied), 'adaptation leaves imports alone'
+    page = (out / 'index.html').read_text()
+    assert 'with an empty bank' in page and f'--prompts {fleet}' in page
+    assert (out / 'node_empty_bank.log').read_text()
+
+
+@pytest.mark.parametrize('fault', ['no adaptation', 'no bank', 'foreign', 'damaged', 'link'])
+def test_prompts_that_cannot_be_used_are_refused_before_any_work(
+        fault: str, tmp_path: Path, model: str, fleet: Path,
+        capsys: pytest.CaptureFixture[str]) -> None:
+    out, more, file = tmp_path / 'report', [], next(fleet.iterdir())
+    if fault == 'no adaptation':
+        more, words = ['--no-adaptation'], 'not allowed with argument'
+    elif fault == 'no bank':
+        fleet, words = tmp_path, 'has no prompt of the segmenter'
+    elif fault == 'foreign':
+        prompt = LearnedPrompt.load(file)
+        shutil.rmtree(fleet)
+        fleet, words = tmp_path / 'foreign', 'has no prompt of the segmenter'
+        LearnedPrompt(prompt.tokens, 'foggy', 'another').save(
+            prompt_path(fleet, 'another', 'foggy'))
+    elif fault == 'damaged':
+        file.write_bytes(file.read_bytes()[:99])
+        words = f'{file} cannot be used as a scene prompt'
+    else:
+        out, words = fleet.parent, 'is a link'
+        fleet.rename(tmp_path / 'bank')
+        fleet.symlink_to(tmp_path / 'bank')
+    arguments = ['demo', '--out', str(out), '--model', model, '--prompts', str(fleet), *more]
+    before = sorted(tmp_path.rglob('*'))
+    try:
+        status = cli.main(arguments)
+    except SystemExit as error:  # of argparse
+        status = error.code
+    assert status == 2 and words in capsys.readouterr().err
+    assert sorted(tmp_path.rglob('*')) == before
+
+
 @pytest.mark.parametrize(('folder', 'words'), [
     ('nowhere', 'does not exist'), ('empty', 'has no pictures (.png'),
     ('data', "the split 'val' of")])
@@ -227,16 +332,40 @@ def test_data_without_pictures_is_refused_before_any_work(
     assert not (tmp_path / 'out').exists()
 
 
+def matrix(*prediction: int) -> ConfusionMatrix:
+    """Return the confusion of four pixels; two are of class 0, two of class 1."""
+    found = ConfusionMatrix(TOWN)
+    found.update(np.array([0, 0, 1, 1]), np.array(prediction or (0, 1, 1, 1)))
+    return found
+
+
+def test_gains_are_of_the_first_and_of_all_later_visits() -> None:
+    right, wrong = matrix(0, 0, 1, 1), matrix(1, 1, 0, 0)
+    weathers = ['clear'] * 5 + ['fog'] * 5 + ['changing'] + ['clear'] * 2 + ['fog'] * 4
+    live = [wrong] * 8 + [right] * 9  # right from the fourth second of fog
+    scores = [Score(i * 10**9, float(i), weather, live[i], wrong, None, right)
+              for i, weather in enumerate(weathers)]
+    rows = {(row['weather'], row['visit']): row for row in visit_gains(scores)}
+    assert list(rows) == [
+        ('clear', 'first'), ('fog', 'first'), ('clear', 'later'), ('fog', 'later')]
+    fog, again = rows['fog', 'first'], rows['fog', 'later']
+    assert fog['frames'] == 5 and again['frames'] == 4
+    # Two of five frames are right: the IoU of both classes is 4 / (10 + 10 - 4).
+    assert fog['gain'] == 0.25 and fog['gain_from_3_s'] == 1.0
+    assert fog['gain_empty_bank'] == again['gain'] == again['gain_from_3_s'] == 1.0
+    assert rows['clear', 'first']['gain'] == 0.0 and rows['clear', 'later']['gain'] == 1.0
+    assert rows['clear', 'later']['gain_from_3_s'] is None, 'it lasts two seconds'
+    first, later = mean_gains(visit_gains(scores))
+    assert first['weather'] == 'mean of fog' and first['gain'] == 0.25
+    assert later['visit'] == 'later' and later['gain'] == 1.0 and later['frames'] == 4
+
+
 def test_timeline_shows_domains_and_events() -> None:
     from matplotlib.colors import to_hex
 
-    def matrix() -> ConfusionMatrix:
-        found = ConfusionMatrix(TOWN)
-        found.update(np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1]))
-        return found
-
-    def score(second: int, source: ConfusionMatrix | None = None) -> Score:
-        return Score(second * 10**9, float(second), 'fog', matrix(), source, 40.0)
+    def score(second: int, source: ConfusionMatrix | None = None,
+              empty_bank: ConfusionMatrix | None = None) -> Score:
+        return Score(second * 10**9, float(second), 'fog', matrix(), source, 40.0, empty_bank)
 
     summary = {'fps': 1.0, 'seconds': 10.0, 'adaptation_events': [
         {'time_s': 4.0, 'kind': 'tuning', 'text': "tuning for 'foggy' begins"},
@@ -247,17 +376,26 @@ def test_timeline_shows_domains_and_events() -> None:
 
     figure = draw_timeline([score(i, matrix()) for i in range(10)], summary,
                            [(2.0, 'clear'), (3.0, 'foggy')])
-    quality, domain, latency = figure.axes
+    quality, gain, domain, latency = figure.axes
     (live,), (source,) = quality.collections, quality.lines
     assert len(live.get_segments()) == 9
     assert {to_hex(color) for color in live.get_colors()} == {HUES['fog']}
     assert source.get_ydata() == pytest.approx([100 * matrix().miou()] * 10)
+    assert [line.get_ydata().tolist() for line in gain.lines] == [[0.0] * 10]
     band, = domain.collections
     assert [to_hex(color) for color in band.get_facecolors()] == [HUES['clear'], HUES['fog']]
     assert [path.get_extents().x0 for path in band.get_paths()] == [2.0, 3.0]
     assert [path.get_extents().x1 for path in band.get_paths()] == [3.0, 10.0]
     assert [list(line.get_xdata()) for line in domain.lines] == [[4.0], [], [], []]
     assert latency.get_ylim() == (0.0, 50.0)
+
+    three = draw_timeline([score(i, matrix(), matrix(0, 0, 1, 1)) for i in range(10)], summary)
+    assert [line.get_label() for line in three.axes[0].lines] == [
+        'without adaptation', 'with an empty bank']
+    assert three.axes[0].lines[1].get_ydata() == pytest.approx([100.0] * 10)
+    zero, empty = three.axes[1].lines
+    assert zero.get_ydata() == pytest.approx([0.0] * 10)
+    assert empty.get_ydata() == pytest.approx([100 - 100 * matrix().miou()] * 10)
 
 
 def test_events_are_the_differences_between_states() -> None:
