@@ -23,6 +23,8 @@ from ptdiffseg_ros.model.defaults import MICRO, STREET
 if TYPE_CHECKING:
     from ptdiffseg_ros.adapt.learned import LearnedPrompts
 
+# The first snow lasts twice as long, so that a prompt is learned; the second snow recalls it.
+DRIVE = 'clear,fog,night,rain,snow,snow,clear,snow'
 REPORT = ('summary.json', 'index.html', 'strip.png', 'overlay.mp4', 'overlay.webm', 'node.log',
           'node_empty_bank.log')
 
@@ -41,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='frames per second of the recording, from 3 to 30')
     parser.add_argument(
         '--seed', type=number(0, kind=int), default=0, help='the same seed gives the same drive')
-    parser.add_argument(
+    camera = parser.add_mutually_exclusive_group()
+    camera.add_argument(
+        '--schedule', default=DRIVE,
+        help='weathers in order, with equal shares of the drive; the same weather twice in a row '
+        'is one visit')
+    camera.add_argument(
         '--data', type=Path, metavar='PATH',
         help='pictures that are replayed instead of a drive in the town, spread over all: a '
         'folder of pictures; or the folder of a data set or a dataset.yaml, whose labels score '
@@ -68,6 +75,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo."""
+    from ptdiffseg_ros.town.schedule import WeatherSchedule
+
+    schedule = WeatherSchedule(
+        args.seconds, tuple(name.strip() for name in args.schedule.split(',')))
     model = args.model or (MICRO if args.data is None else STREET)
     photographs, inputs = None, [*folders_below(model, args.prompts)]
     if args.data is not None:
@@ -82,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.demo.run import DemoOptions, run_demo
 
     summary = run_demo(DemoOptions(
-        out=args.out, seconds=args.seconds, fps=args.fps, seed=args.seed, model=model,
+        out=args.out, schedule=schedule, fps=args.fps, seed=args.seed, model=model,
         json=args.json, adaptation=args.adaptation, photographs=photographs,
         prompts=prompts))
     return report(summary['skipped'], 'pictures')

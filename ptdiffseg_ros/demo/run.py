@@ -46,8 +46,6 @@ if TYPE_CHECKING:  # imports torch, which takes seconds
     from ptdiffseg_ros.adapt.learned import LearnedPrompts
 
 SEGMENTER = '/segmenter'
-# The first snow lasts twice as long, so that a prompt is learned; the second snow recalls it.
-DRIVE = ('clear', 'fog', 'night', 'rain', 'snow', 'snow', 'clear', 'snow')
 # A weather lasts seconds, so tuning has few steps and uses all the time between frames.
 ADAPTATION = {'adaptation.enabled': True, 'adaptation.steps': 40, 'adaptation.duty': 1.0}
 # The masks are compared with those of the source prompt, which this process computes with the
@@ -65,12 +63,13 @@ class DemoOptions:
     """
     The options of ``ptdiffseg demo``; its --help describes them.
 
+    :param schedule: of the drive; only its length applies to photographs.
     :param photographs: replayed instead of a drive in the town.
     :param prompts: the bank of another vehicle, which the node begins with.
     """
 
     out: Path
-    seconds: float = 80.0
+    schedule: WeatherSchedule
     fps: float = 5.0
     seed: int = 0
     model: str = MICRO
@@ -148,13 +147,13 @@ def _record(bag: Path, options: DemoOptions) -> tuple[tuple[LabelClass, ...], li
     """Record the camera; return the classes to score, and the pictures that cannot be used."""
     if options.photographs is None:
         record_drive(
-            bag, WeatherSchedule(options.seconds, DRIVE), fps=options.fps, seed=options.seed,
+            bag, options.schedule, fps=options.fps, seed=options.seed,
             overwrite=True,
             progress=lambda frames: tqdm(frames, 'recording the drive', unit='frame'))
         return TOWN, []
     config = SegmenterConfig.load(options.model)
     failures: list[str] = []
-    most = round(options.seconds * options.fps)
+    most = round(options.schedule.seconds * options.fps)
     frames = options.photographs.frames(most, options.fps, failures)
     if not record_frames(bag, tqdm(frames, 'reading pictures', unit='picture'), overwrite=True):
         raise DemoError(
@@ -283,6 +282,7 @@ def _summary(
         'age_ms': percentiles(consumer.age_ms),
         'processing_ms': percentiles(consumer.processing_ms),
         'model': options.model, 'engine': ENGINE, 'seed': options.seed,
+        'schedule': ','.join(options.schedule.names),
         'data': photographs and str(photographs.path),
         'split': photographs and photographs.data and photographs.data.split,
         'prompts': prompts and str(prompts.path),

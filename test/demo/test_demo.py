@@ -161,14 +161,16 @@ def test_recording_stays_and_can_be_played_again(report: Path) -> None:
 
 
 def test_a_demo_without_adaptation_has_no_comparison(tmp_path: Path, model: str) -> None:
-    process = demo(tmp_path / 'report', model, '--no-adaptation')
+    process = demo(tmp_path / 'report', model, '--no-adaptation', '--schedule', 'snow, rain')
     process.wait_for_output('the report is in')
     assert process.end(by=0) == 0, process.output
     summary = json.loads((tmp_path / 'report' / 'summary.json').read_text())
     assert summary['adaptation'] is False and summary['adaptation_events'] == []
+    assert list(summary['miou']) == ['snow', 'rain'] and summary['gains'] == []
     assert summary['miou_without_adaptation'] is summary['recognised_percent'] is None
     page = (tmp_path / 'report' / 'index.html').read_text()
     assert 'without adaptation' not in page and '--no-adaptation' in page
+    assert '--schedule snow,rain' in page
     assert 'without adaptation' not in process.output
 
 
@@ -285,6 +287,17 @@ def test_another_vehicles_prompts_are_compared_with_an_empty_bank(
     page = (out / 'index.html').read_text()
     assert 'with an empty bank' in page and f'--prompts {fleet}' in page
     assert (out / 'node_empty_bank.log').read_text()
+
+
+def test_a_schedule_that_cannot_be_used_is_refused_before_any_work(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ['demo', '--out', str(tmp_path / 'out'), '--schedule']
+    assert cli.main([*out, 'fog,hail']) == 2
+    assert "no weather is called 'hail'" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main([*out, 'fog', '--data', str(tmp_path)])
+    assert 'not allowed with argument' in capsys.readouterr().err
+    assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.parametrize('fault', ['no adaptation', 'no bank', 'foreign', 'damaged', 'link'])
