@@ -38,6 +38,7 @@ from std_srvs.srv import SetBool, Trigger
 PATIENCE_S = 240.0  # a deadline for a loaded machine, not an expectation
 STOP_S = 10.0  # for a process that is no longer needed to end by itself
 FRAME_PAUSE_S = 0.05  # between a mask and the next frame: the node tunes while no frame waits
+LONGEST_PAUSE_S = 1.0
 ASK_AGAIN_S = 60.0  # a service that has not answered; longer than any takes
 
 PROGRAM = ('-m', 'ptdiffseg_ros.ros.process')  # the node's
@@ -357,9 +358,35 @@ class AdaptationConsumer(Consumer):
         blocks = self.rng.integers(0, 256, (3, 4, 3), np.uint8)
         return self.segment(blocks.repeat(16, axis=0).repeat(16, axis=1))
 
-    def drive_until(self, condition: Callable[[], Any]) -> bool:
-        """Segment frames until a condition holds."""
-        return self.spin_until(condition, self.drive, every_s=FRAME_PAUSE_S)
+    def drive_until(self, condition: Callable[[], Any],
+                    drive: Callable[[], object] | None = None) -> bool:
+        """
+        Segment frames until a condition holds.
+
+        Each pause after a frame is longer than the one before, until the node has time for its
+        work on a frame, however slow the machine is.
+        """
+        pauses_s = (min(LONGEST_PAUSE_S, FRAME_PAUSE_S * 1.3 ** i) for i in itertools.count())
+
+        def drive_and_pause() -> None:
+            (drive or self.drive)()
+            self.spin_until(condition, patience_s=next(pauses_s))
+
+        return self.spin_until(condition, drive_and_pause, every_s=0.0)
+
+    def tune_until(self, condition: Callable[[], Any],
+                   drive: Callable[[], object] | None = None) -> bool:
+        """
+        Segment frames, and tune on them, until a condition holds.
+
+        A newly recognised domain ends a tuning on demand, which begins again then.
+        """
+        def drive_and_tune() -> None:
+            (drive or self.drive)()
+            if not (self.adaptation['tuning'] and self.adaptation['trigger'] == 'on demand'):
+                self.trigger('adapt_now')
+
+        return self.drive_until(condition, drive_and_tune)
 
     def set_adaptation(self, data: bool) -> SetBool.Response:
         """Call ~/set_adaptation."""

@@ -65,7 +65,7 @@ def test_switched_on_it_recognises_tunes_and_publishes_its_state(node, consumer)
     assert consumer.adaptation['enabled']
     now = consumer.trigger('adapt_now')
     assert now.success and now.message.startswith('5 steps begin, from the ')
-    assert consumer.drive_until(lambda: consumer.adaptation['trigger'] == 'on demand' and (
+    assert consumer.tune_until(lambda: consumer.adaptation['trigger'] == 'on demand' and (
         consumer.adaptation['step'] or consumer.adaptation['rollbacks']))
 
     values = consumer.values()

@@ -54,7 +54,7 @@ def test_masks_continue_while_the_prompt_is_tuned(node, consumer) -> None:
     assert consumer.set_adaptation(True).success
     assert consumer.drive_until(lambda: consumer.adaptation.get('domain'))
     assert consumer.trigger('adapt_now').success
-    assert consumer.drive_until(lambda: consumer.adaptation['trigger'] == 'on demand' and (
+    assert consumer.tune_until(lambda: consumer.adaptation['trigger'] == 'on demand' and (
         consumer.adaptation['step'] or consumer.adaptation['rollbacks']))
     assert consumer.values()['errors'] == '0'
     assert consumer.set_adaptation(False).success

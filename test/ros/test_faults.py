@@ -32,7 +32,6 @@ from ros_harness import (
     CLEANUP,
     CONFIGURE,
     DEACTIVATE,
-    FRAME_PAUSE_S,
     image,
     PIXELS,
     Process,
@@ -65,10 +64,8 @@ def start() -> Iterator[Callable[..., Process]]:
 
 def tunes(consumer: AdaptationConsumer, drive: Callable[[], object]) -> None:
     """Wait until a step of tuning is made on frames that come from now on."""
-    assert consumer.spin_until(
-        lambda: consumer.trigger('adapt_now').success, drive, every_s=FRAME_PAUSE_S)
-    assert consumer.spin_until(
-        lambda: consumer.adaptation['step'] >= 1, drive, every_s=FRAME_PAUSE_S)
+    assert consumer.drive_until(lambda: consumer.trigger('adapt_now').success, drive)
+    assert consumer.tune_until(lambda: consumer.adaptation['step'] >= 1, drive)
 
 
 # Tests that start their own node
