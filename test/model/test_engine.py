@@ -20,8 +20,8 @@ from conversions import conversion, ends, PATIENCE_S
 from hypothesis import given, HealthCheck, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros.bench.stages import BenchOptions
-from ptdiffseg_ros.model.engine import CudaGraphEngine, EagerEngine, ENGINES, make_engine
-from ptdiffseg_ros.model.errors import PromptError, SegmenterError
+from ptdiffseg_ros.model.engine import ENGINES, make_engine
+from ptdiffseg_ros.model.errors import SegmenterError
 from ptdiffseg_ros.model.openvino_convert import ConversionStopped
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
 from ptdiffseg_ros.ros.parameters import PARAMETERS
@@ -58,11 +58,17 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
+def cached_model(segmenter: PromptedSegmenter) -> Path:
+    """Return the folder of the model that `converted` has put into the cache."""
+    from ptdiffseg_ros.model.openvino_model import cached_path
+    return cached_path(segmenter.fingerprint, SIZE)
+
+
 @pytest.fixture(scope='module')
 def converted(segmenter: PromptedSegmenter, cache: Path) -> None:
     """Put the model that several tests use into the cache."""
-    from ptdiffseg_ros.model.openvino_model import cached_path, convert
-    convert(segmenter, SIZE, cached_path(segmenter.fingerprint, SIZE))
+    from ptdiffseg_ros.model.openvino_model import convert
+    convert(segmenter, SIZE, cached_model(segmenter))
 
 
 @pytest.fixture
@@ -144,16 +150,7 @@ def test_the_fast_precision_is_named_in_the_state(segmenter, folder: Path) -> No
     assert fast.engine.name == fast.engine.state == 'openvino_fast'
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures('converted')
-@pytest.mark.parametrize('damage', ['cut', 'foreign'])
-def test_a_damaged_or_foreign_cached_model_is_converted_again(
-        segmenter, folder: Path, cache: Path, damage: str) -> None:
-    for path in cache.glob(f'ptdiffseg_ros/openvino/*/{SIZE[0]}x{SIZE[1]}/manifest.json'):
-        if damage == 'cut':
-            path.with_name('model.bin').write_bytes(b'')
-        else:
-            path.write_text(path.read_text().replace(segmenter.fingerprint, 'f' * 12))
+def assert_converts_again(segmenter: PromptedSegmenter, folder: Path) -> None:
     frame, warned = picture(*SIZE), []
     again = PromptedSegmenter.from_pretrained(folder, 'cpu', 'auto', 'openvino', warned.append)
     prepare(again, frame)
@@ -163,12 +160,32 @@ def test_a_damaged_or_foreign_cached_model_is_converted_again(
     assert_alike(segmenter.segment([frame], context), again.segment([frame], context))
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures('converted')
+def test_a_damaged_cached_model_is_converted_again(segmenter, folder: Path) -> None:
+    cached_model(segmenter).joinpath('model.bin').write_bytes(b'')
+    assert_converts_again(segmenter, folder)
+
+
+@pytest.mark.usefixtures('converted')
+def test_a_foreign_cached_model_is_converted_again(
+        segmenter, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    path, intact = cached_model(segmenter), tmp_path / 'intact'
+    shutil.copytree(path, intact)
+    monkeypatch.setattr(
+        'ptdiffseg_ros.model.openvino_engine.Converter.convert',
+        lambda self, size: shutil.copytree(intact, path, dirs_exist_ok=True))
+    manifest = path / 'manifest.json'
+    manifest.write_text(manifest.read_text().replace(segmenter.fingerprint, 'f' * 12))
+    assert_converts_again(segmenter, folder)
+
+
 @pytest.mark.usefixtures('converted')
 def test_a_model_converted_by_an_earlier_release_is_refused(
         segmenter, tmp_path: Path) -> None:
-    from ptdiffseg_ros.model.openvino_model import cached_path, load, VERSION
+    from ptdiffseg_ros.model.openvino_model import load, VERSION
     folder = tmp_path / 'model'
-    shutil.copytree(cached_path(segmenter.fingerprint, SIZE), folder)
+    shutil.copytree(cached_model(segmenter), folder)
     shape = load(folder, segmenter.fingerprint).inputs[1].get_partial_shape()
     assert str(shape) == f'[1,{segmenter.backbone.cross_attention_layers},?,32]'
     manifest = json.loads((folder / 'manifest.json').read_text())
@@ -180,8 +197,8 @@ def test_a_model_converted_by_an_earlier_release_is_refused(
 
 @pytest.mark.usefixtures('converted')
 def test_the_cache_keeps_the_models_that_were_used_last(segmenter, tmp_path: Path) -> None:
-    from ptdiffseg_ros.model.openvino_model import cached_path, drop_oldest, load, MOST_CACHED
-    model = cached_path(segmenter.fingerprint, SIZE)
+    from ptdiffseg_ros.model.openvino_model import drop_oldest, load, MOST_CACHED
+    model = cached_model(segmenter)
     folders = [tmp_path / segmenter.fingerprint / f'64x{64 + i}' for i in range(MOST_CACHED + 2)]
     for i, folder in enumerate(folders):
         shutil.copytree(model, folder)
@@ -262,60 +279,6 @@ def test_a_conversion_ends_with_its_process(folder: Path, end: str) -> None:
             assert ends(process)
         finally:
             program.kill()
-
-
-def test_a_failed_capture_warns_once_and_eager_continues(segmenter) -> None:
-    warned: list[str] = []
-    engine = CudaGraphEngine(segmenter, warned.append)  # on a CPU every capture fails
-    context = segmenter.context()
-    for seed in range(3):
-        frames = picture(*SIZE, seed)[None]
-        ids, confidence, latents = engine.run(frames, context, True)
-        expected = EagerEngine(segmenter).run(frames, context, True)
-        assert np.array_equal(ids, expected[0]) and np.array_equal(confidence, expected[1])
-        assert torch.equal(latents, expected[2])
-    assert len(warned) == 1 and 'runs eagerly' in warned[0]
-    assert engine.state == 'eager (cuda_graph failed, see the log)'
-
-
-def test_one_graph_serves_a_shared_prompt_and_one_by_layer(segmenter, monkeypatch) -> None:
-    class Eager:
-        """Stands in for a captured graph, which a CPU does not have."""
-
-        def __init__(self, segmenter, shape, context, confidence):
-            self.shape, self.confidence = context.shape, confidence
-
-        def replay(self, frames, context):
-            assert context.shape == self.shape
-            return EagerEngine(segmenter).run(frames, context, self.confidence)
-
-    monkeypatch.setattr('ptdiffseg_ros.model.engine.Graph', Eager)
-    engine, frames = CudaGraphEngine(segmenter, pytest.fail), picture(*SIZE)[None]
-    for context in (segmenter.context('fog'), context_by_layer(segmenter, 'fog')):
-        ids, _, _ = engine.run(frames, context, True)
-        assert np.array_equal(ids, EagerEngine(segmenter).run(frames, context, True)[0])
-    assert len(engine.graphs) == 1 and engine.state == 'cuda_graph'
-    engine.run(frames, segmenter.context('a foggy night'), True)
-    assert len(engine.graphs) == 2, 'of another token count'
-
-
-def test_a_context_of_a_wrong_shape_is_refused_and_the_engine_stays(segmenter) -> None:
-    engine = CudaGraphEngine(segmenter, pytest.fail)
-    with pytest.raises(PromptError, match='has the shape'):
-        engine.run(picture(*SIZE)[None], torch.zeros(1, 3, 5, 32), True)
-    assert engine.state == 'cuda_graph'
-
-
-def test_out_of_memory_in_eager_too_is_raised(segmenter, monkeypatch) -> None:
-    def fail(*_: object) -> None:
-        raise torch.cuda.OutOfMemoryError('CUDA out of memory')
-
-    warned: list[str] = []
-    engine = CudaGraphEngine(segmenter, warned.append)
-    monkeypatch.setattr(segmenter, 'predict', fail)
-    with pytest.raises(torch.cuda.OutOfMemoryError):
-        engine.run(picture(*SIZE)[None], segmenter.context(), True)
-    assert len(warned) == 1
 
 
 @pytest.mark.parametrize('name, words', [
