@@ -94,13 +94,13 @@ def test_different_predictions_of_windows_are_blended_smoothly() -> None:
 @given(height=st.integers(16, 120), width=st.integers(16, 120), overlap=st.floats(0, 0.7))
 def test_a_mask_has_the_size_of_its_frame_and_latents_have_that_of_a_window(
         segmenter, height: int, width: int, overlap: float) -> None:
-    by_windows = windowed(segmenter, (32, 32), overlap)
+    by_windows = windowed(segmenter, (32, 32), overlap, (48, 64))
     answer = by_windows.segment([picture(height, width)], segmenter.context())[0]
     assert answer.class_ids.shape == answer.confidence.shape == (height, width)
     assert answer.confidence.min() >= 255 // len(TOWN)
     limit = 32 // segmenter.backbone.vae_stride
     assert max(answer.latents.shape[1:]) <= limit
-    if min(segmenter.working_size(height, width)) > 32:
+    if min(by_windows.working_size(height, width)) > 32:
         assert answer.latents.shape[1:] == (limit, limit)
 
 
