@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import multiprocessing
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 import os
 import runpy
@@ -23,6 +24,12 @@ LIBRARIES = [
     'rclpy.node', 'torch', 'transformers.models.clip.modeling_clip']
 
 
+def start_server() -> None:
+    """Start the process that is forked from; it imports the libraries in the background."""
+    multiprocessing.set_forkserver_preload(LIBRARIES)
+    forkserver.ensure_running()
+
+
 class ForkedProgram:
     """
     A running program, with those methods of subprocess.Popen that the tests use.
@@ -32,8 +39,8 @@ class ForkedProgram:
     """
 
     def __init__(self, words: Sequence[str], environment: Mapping[str, str]) -> None:
+        start_server()
         context = multiprocessing.get_context('forkserver')
-        context.set_forkserver_preload(LIBRARIES)
         self._output, output = context.Pipe(duplex=False)
         self._process = context.Process(
             target=_run, args=(list(words), dict(environment), output))

@@ -22,7 +22,7 @@ from typing import Any
 
 from devices import device_of_tests
 from diagnostic_msgs.msg import DiagnosticArray
-from forked import ForkedProgram
+from forked import ForkedProgram, start_server
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
@@ -48,6 +48,8 @@ CONFIGURE = Transition.TRANSITION_CONFIGURE
 ACTIVATE = Transition.TRANSITION_ACTIVATE
 DEACTIVATE = Transition.TRANSITION_DEACTIVATE
 CLEANUP = Transition.TRANSITION_CLEANUP
+
+start_server()  # while further tests are collected
 
 
 class Process:
