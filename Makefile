@@ -28,6 +28,9 @@ demo: $(STAMP) ## Drive through changing weather, segmented over DDS; leaves dem
 docs: $(STAMP) ## Build the site of docs/ into site/; a warning fails it
 	$(BIN)/mkdocs build --strict --quiet
 
+# Tests start a hundred processes: without compiled files each compiles the package again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # First what may share the machine, then what measures time, of which only the files are imported;
 # $(1) says what to test, $(2) where to look for such files. flake8 and pep257 run in make colcon:
 # ruff has nearly all their rules.
@@ -52,8 +55,11 @@ test-slow: $(STAMP) ## Test Stable Diffusion at its real size: 16 GiB of memory,
 
 coverage: $(STAMP) ## Run make test and show the lines of the package that no test reaches
 	$(BIN)/coverage erase  # colcon brings coverage
-	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/.coverage $(MAKE) test
-	$(BIN)/coverage combine --quiet && $(BIN)/coverage report
+	@# Measuring slows processes down: a bound of time that fails does not hide the report.
+	failed=0; \
+	COVERAGE_PROCESS_START=$(CURDIR)/pyproject.toml COVERAGE_FILE=$(CURDIR)/.coverage \
+		$(MAKE) test || failed=1; \
+	$(BIN)/coverage combine --quiet && $(BIN)/coverage report && exit $$failed
 
 lint: $(STAMP) ## Check style and types (ruff, mypy)
 	$(BIN)/ruff check .
