@@ -94,7 +94,8 @@ def test_every_file_of_the_package_is_installed() -> None:
     installed = {path for pattern in ast.literal_eval(table.values[0])
                  for path in package.glob(pattern) if path.is_file()}
     present = {path for path in package.rglob('*') if path.is_file()
-               and path.suffix not in {'.py', '.pyc'} and not path.name.startswith('.')}
+               and path.suffix != '.py' and '__pycache__' not in path.parts
+               and not path.name.startswith('.')}
     assert package / 'py.typed' in installed
     assert present == installed
 
