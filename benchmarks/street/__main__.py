@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
     prepare(args.street, args.out, args.seed)
     print(f'ptdiffseg pretrain BACKBONE --images {args.out}/pictures '
           f'--captions {args.out}/captions.json --start-from micro --frames 7030 --size 128x176 '
-          '--autoencoder-steps 800 --steps 2000\n'
+          '--autoencoder-steps 800 --steps 3800\n'
           'ptdiffseg train SEGMENTER --recipe street --backbone BACKBONE '
           f'--data {args.out}/labelled')
     return 0
