@@ -26,11 +26,12 @@ class DemoError(RuntimeError):
 
 def free_domain_id(rng: random.Random) -> int:
     """
-    Return a ROS_DOMAIN_ID, 1..100, that no process of this machine uses.
+    Return a ROS_DOMAIN_ID, 50..100, that no process of this machine uses.
 
-    It separates the topics of the demo from those of other processes.
+    The domain separates the topics of the demo from those of other processes. Smaller numbers are
+    left to users: a robot that starts later may have one.
     """
-    for domain in rng.sample(range(1, 101), 100):
+    for domain in rng.sample(range(50, 101), 51):
         # The first participant of a domain binds this port for discovery (RTPS 9.6.1.1).
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
             try:
@@ -39,7 +40,7 @@ def free_domain_id(rng: random.Random) -> int:
                 continue
             return domain
     raise DemoError(
-        'every ROS_DOMAIN_ID from 1 to 100 is in use on this machine: stop other ROS processes')
+        'every ROS_DOMAIN_ID from 50 to 100 is in use on this machine: stop other ROS processes')
 
 
 def dds_environment(domain: int) -> dict[str, str]:
