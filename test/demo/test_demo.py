@@ -451,7 +451,7 @@ def test_recognition_counts_in_steady_weather_after_a_delay() -> None:
 def test_a_demo_replaces_a_report_and_ends_with_the_reason_if_the_model_cannot_be_loaded(
         report: Path, tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     broken, again = tmp_path / 'broken', tmp_path / 'report'
-    shutil.copytree(model, broken)  # without the backbone, which is a folder beside it
+    shutil.copytree(model, broken)  # without the backbone, a folder next to it
     shutil.copytree(report, again)
     (again / 'again.json').unlink()
     (again / 'notes.txt').write_text('precious')
