@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 import json
 from multiprocessing import get_context
@@ -32,7 +32,7 @@ class Scene(NamedTuple):
 
     frames: np.ndarray
     captions: list[str]
-    failures: list[str] = []
+    failures: Sequence[str] = ()
 
 
 class CaptionedFrames(ABC):
