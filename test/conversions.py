@@ -9,6 +9,8 @@ from pathlib import Path
 import select
 import time
 
+from ptdiffseg_ros.model.openvino_convert import LOW_PRIORITY
+
 PATIENCE_S = 240.0  # a deadline for a loaded machine, not an expectation
 
 
@@ -37,3 +39,11 @@ def ends(process: int) -> bool:
         return bool(select.select([descriptor], [], [], PATIENCE_S)[0])
     finally:
         os.close(descriptor)
+
+
+def yields(process: int) -> None:
+    """Wait until a process has given itself the low priority of a conversion beside frames."""
+    deadline = time.monotonic() + PATIENCE_S
+    while os.getpriority(os.PRIO_PROCESS, process) != LOW_PRIORITY:
+        assert time.monotonic() < deadline, 'its priority is not low'
+        time.sleep(0.01)

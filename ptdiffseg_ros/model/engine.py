@@ -69,6 +69,9 @@ class EagerEngine:
     def wait(self) -> None:
         """Prepare the engine for the sizes seen so far, and wait until it is ready or failed."""
 
+    def prepare_at_low_priority(self) -> None:
+        """From now on, prepare in the background what must not delay the frames of a camera."""
+
     def close(self) -> None:
         """Stop background work. The engine can still run."""
 

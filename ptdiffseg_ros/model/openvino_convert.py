@@ -4,7 +4,7 @@
 Convert a segmenter for OpenVINO in a separate process, which ends with its parent.
 
 The process runs ``python -m ptdiffseg_ros.model.openvino_convert SEGMENTER HEIGHT WIDTH
-FINGERPRINT``. Tracing in the parent would hold the interpreter's lock for seconds.
+FINGERPRINT NICENESS``. Tracing in the parent would hold the interpreter's lock for seconds.
 """
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import sys
 import threading
 
 LAST_CHARACTERS = 500  # of the output of a failed conversion, for the error message
+LOW_PRIORITY = 10  # niceness; a busy machine may take ten times as long
 
 
 class ConversionStopped(Exception):
@@ -26,6 +27,7 @@ class Converter:
 
     def __init__(self, folder: Path | None, fingerprint: str) -> None:
         self.folder, self.fingerprint = folder, fingerprint
+        self.niceness = 0
         self._lock = threading.Lock()  # of the fields below
         self._process: subprocess.Popen[str] | None = None
         self._stopped = False
@@ -42,7 +44,7 @@ class Converter:
                 raise ConversionStopped
             self._process = subprocess.Popen(
                 [sys.executable, '-m', __name__, str(self.folder), *map(str, size),
-                 self.fingerprint],
+                 self.fingerprint, str(self.niceness)],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                 text=True)
         with self._process as process:
@@ -68,10 +70,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def main(folder: str, height: str, width: str, fingerprint: str) -> None:
+def main(folder: str, height: str, width: str, fingerprint: str, niceness: str) -> None:
     """Convert the segmenter in a folder, and write the model to the cache."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    os.nice(10)  # segmenting has priority
+    os.nice(int(niceness))
     # Imported after the thread has started, because they take seconds.
     from ptdiffseg_ros.model.openvino_model import cached_path, convert, drop_oldest
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter

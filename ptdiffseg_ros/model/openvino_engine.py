@@ -13,7 +13,7 @@ import weakref
 import openvino
 from ptdiffseg_ros.model import openvino_model
 from ptdiffseg_ros.model.engine import EagerEngine, Warn, warn_once
-from ptdiffseg_ros.model.openvino_convert import ConversionStopped, Converter
+from ptdiffseg_ros.model.openvino_convert import ConversionStopped, Converter, LOW_PRIORITY
 from ptdiffseg_ros.model.openvino_model import Size
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
@@ -94,6 +94,10 @@ class OpenVinoEngine(EagerEngine):
                 thread.join()
             if size is not None:
                 self._begin(size)
+
+    def prepare_at_low_priority(self) -> None:
+        """Let later conversions yield to other processes, such as the one that segments."""
+        self._converter.niceness = LOW_PRIORITY
 
     def close(self) -> None:
         """Stop the preparation of models. Sizes without a model run eagerly from now on."""

@@ -159,6 +159,7 @@ class SegmenterNode(LifecycleNode):
             segmenter = PromptedSegmenter.from_pretrained(
                 settings.model, device=settings.device, dtype=settings.dtype,
                 engine=settings.engine, warn=self.get_logger().warning)
+            segmenter.engine.prepare_at_low_priority()
             self.adaptation.load(segmenter)
         except SegmenterError as error:
             raise TransitionFailure(

@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 
-from conversions import conversion, ends, PATIENCE_S
+from conversions import conversion, ends, PATIENCE_S, yields
 from hypothesis import given, HealthCheck, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros.bench.stages import BenchOptions
@@ -237,6 +237,15 @@ def test_a_conversion_ends_when_the_engine_closes_and_eager_continues(
     accelerated.engine.wait()
     assert ends(process)
     assert_alike(segmenter.segment([frame], context), accelerated.segment([frame], context))
+
+
+@pytest.mark.usefixtures('unfinished')
+def test_a_conversion_yields_to_frames_if_it_must_not_delay_them(folder: Path) -> None:
+    polite = PromptedSegmenter.from_pretrained(folder, 'cpu', engine='openvino')
+    polite.engine.prepare_at_low_priority()
+    polite.segment([picture(*UNSEEN)], polite.context())
+    yields(conversion(folder))
+    polite.engine.close()
 
 
 @pytest.mark.usefixtures('unfinished')

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 import signal
 
-from conversions import conversion, ends
+from conversions import conversion, ends, yields
 import numpy as np
 import pytest
 from ros_harness import ACTIVATE, CLEANUP, CONFIGURE, Consumer, DEACTIVATE, start_segmenter
@@ -50,6 +50,7 @@ def test_eager_serves_until_openvino_is_ready_and_a_conversion_delays_nothing(
 
         consumer.segment(OTHER)
         converts = conversion(folder)
+        yields(converts)
         assert consumer.change_state(DEACTIVATE) and consumer.change_state(CLEANUP)
         assert ends(converts)
 
