@@ -31,11 +31,20 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--model', default=MICRO, help=MODEL_HELP)
 
 
-def check_model(model: str) -> None:
-    """Refuse a model without a usable configuration, before torch is imported, which is slow."""
+def check_model(model: str, prompts: Path | None = None) -> None:
+    """
+    Refuse what cannot be loaded before torch is imported, which is slow.
+
+    :param model: refused without a usable configuration.
+    :param prompts: the argument of --prompts; refused if it does not exist.
+    """
     from ptdiffseg_ros.model.segmenter_config import SegmenterConfig
 
     SegmenterConfig.load(model)
+    if prompts is not None and not prompts.exists():
+        raise CommandError(
+            f'--prompts: {prompts} does not exist. Give a file of `ptdiffseg adapt`, or the '
+            'folder of a bank')
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

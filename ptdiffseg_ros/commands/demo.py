@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         photographs = open_photographs(args.data, args.split)
         inputs += [args.data, *labelled_inputs(photographs.data)]
     _check(args, inputs)
-    check_model(model)
+    check_model(model, args.prompts)
     prompts = None if args.prompts is None else _open_bank(args.prompts, model)
     from ptdiffseg_ros.data.entries import report
     from ptdiffseg_ros.demo.run import DemoOptions, run_demo

@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     check_outputs(
         [args.json], [*folders_below(args.model, args.prompts), *labelled_inputs(data)],
         args.overwrite)
-    check_model(args.model)
+    check_model(args.model, args.prompts)
 
     from ptdiffseg_ros.data.results import commit, machine, write_json
     from ptdiffseg_ros.model.runtime import accelerator

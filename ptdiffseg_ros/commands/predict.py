@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
         frames = open_input(args.input, args.topic, stack).every(args.every)
         _check_outputs(args, frames)
-        check_model(args.model)
+        check_model(args.model, args.prompts)
         from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
         segmenter = PromptedSegmenter.from_pretrained(

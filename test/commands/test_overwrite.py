@@ -126,8 +126,10 @@ def test_an_input_is_refused_even_with_overwrite(
     *((command, 'nowhere is no segmenter: segmenter.json is missing') for command in (
         'bench --model nowhere', 'info nowhere', 'evaluate --model nowhere',
         'predict data/images new --model nowhere', 'adapt data/images new --model nowhere',
-        'demo --out new --model nowhere'))])
-def test_an_output_or_model_is_refused_before_torch_is_imported(
+        'demo --out new --model nowhere')),
+    *((f'{command} --prompts nowhere', '--prompts: nowhere does not exist. Give a file')
+      for command in ('evaluate', 'predict data/images new', 'demo --out new'))])
+def test_an_output_model_or_bank_is_refused_before_torch_is_imported(
         mine: Path, command: str, words: str) -> None:
     code = ('import sys\nfrom ptdiffseg_ros.cli import main\nstatus = main(sys.argv[1:])\n'
             'assert "torch" not in sys.modules\nsys.exit(status)')
