@@ -495,7 +495,7 @@ def yardstick() -> None:
 @pytest.mark.real_time
 @pytest.mark.parametrize('name', WEATHERS)
 def test_rendering_has_not_become_slower(name: str, one_thread: None) -> None:
-    # Measured in units of the machine at hand, because a bound in seconds fails on a slower one.
+    # Measured in units of this machine, because a bound in seconds fails on a slower one.
     # Frames took 5 to 7.4 of them. One of ten has 20 frames a second where they take 28 ms.
     weather = Weather.named(name)
 
