@@ -13,7 +13,12 @@ from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES, SCENE_PROMPTS
 from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
-from ptdiffseg_ros.model.source import BANDS, GRID, QUERY_TIMESTEPS, SourceStatistics
+from ptdiffseg_ros.model.source import (
+    describe_latents,
+    GRID,
+    QUERY_TIMESTEPS,
+    SourceStatistics,
+)
 import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -34,10 +39,12 @@ def tiny_segmenter(folder: str | Path, kind: str = 'micro', seed: int = 0) -> Pa
         scene_prompts=SCENE_PROMPTS, source_scene_prompt=SCENE_PROMPTS[0], input_size=(64, 128),
         timestep=100, taps=taps, head_width=16)
     head = SegmentationHead(backbone.tap_channels(taps), len(TOWN), config.head_width)
-    numbers = 2 * BANDS * int(backbone.unet.config.in_channels)
+    with torch.no_grad():
+        latents = backbone.encode(torch.rand(2, 3, 64, 128) * 2 - 1)
+    described = describe_latents(latents).mean(dim=0)
     statistics = SourceStatistics(
         torch.rand(len(TOWN), *GRID).softmax(dim=0), torch.full((len(TOWN), *GRID), 1e-4),
-        torch.zeros(numbers), torch.ones(numbers),
+        described, torch.ones_like(described),
         torch.full((len(QUERY_TIMESTEPS),), 10.0))
     PromptedSegmenter(
         config, backbone.eval(), head, statistics=statistics).save_pretrained(folder / 'segmenter')

@@ -31,7 +31,6 @@ def adaptation_settings() -> str:
         ['held-out frames', f'one of {config.hold_out}; the newest '
          f'{config.validation_frames} validate', ''],
         ['least time between buffered frames', f'{buffer.spacing_s:g} s', '`adapt/buffer.py`'],
-        ['largest age of a buffered frame', f'{buffer.horizon_s:g} s', ''],
         ['timesteps of queries', ', '.join(map(str, QUERY_TIMESTEPS)), '`model/source.py`'],
         ['weight of a query', f'{domain.WEIGHT:g}', '`adapt/domain.py`'],
         ['lead that changes the domain', f'{100 * domain.MARGIN:g} %', ''],
@@ -40,7 +39,7 @@ def adaptation_settings() -> str:
         ['change detector: weight of the past', f'{domain.MOMENTUM:g}', ''],
         ['largest denoising error, relative to the source',
          f'{domain.MAX_ERROR_RATIO:g}', ''],
-        ['largest distance of latents, in deviations', f'{intake.UNUSABLE_LATENTS:g}',
+        ['least contrast of latents, relative to the source', f'{intake.BLANK:g}',
          '`adapt/intake.py`']])
 
 

@@ -32,7 +32,6 @@ class FrameBuffer:
 
     :param spacing_s: the least time between two frames of a camera. The default takes every
         frame of a 5 Hz camera whose stamps jitter.
-    :param horizon_s: frames older than this, against the newest of their camera, are dropped.
     :param change: the least mean squared difference of the latents to those last buffered,
         relative to their variance. A standing vehicle and a frozen camera stay below it.
     :param hold_out: one frame of so many of a camera is held out: `held_out` returns it, `draw`
@@ -41,14 +40,13 @@ class FrameBuffer:
 
     def __init__(
             self, max_bytes: int = DEFAULT_BYTES, spacing_s: float = 0.18,
-            horizon_s: float = 60.0, change: float = 0.02, hold_out: int = 0) -> None:
-        if max_bytes < 1 or min(spacing_s, change, hold_out) < 0 or horizon_s <= 0.0:
+            change: float = 0.02, hold_out: int = 0) -> None:
+        if max_bytes < 1 or min(spacing_s, change, hold_out) < 0:
             raise ValueError(
                 f'max_bytes {max_bytes} must be at least 1, spacing_s {spacing_s}, change '
-                f'{change} and hold_out {hold_out} not negative, horizon_s {horizon_s} above 0')
+                f'{change} and hold_out {hold_out} not negative')
         self.max_bytes = max_bytes
         self.spacing_s = spacing_s
-        self.horizon_s = horizon_s
         self.change = change
         self.hold_out = hold_out
         self._frames: dict[str, list[_BufferedFrame]] = {}  # of each camera, oldest first
@@ -77,8 +75,6 @@ class FrameBuffer:
             return False
         frames.append(new)
         self._added[camera] += 1
-        while frames[0].stamp_s < stamp_s - self.horizon_s:
-            frames.pop(0)
         while self.nbytes > self.max_bytes:
             max(self._frames.values(), key=_count_bytes).pop(0)
         return True

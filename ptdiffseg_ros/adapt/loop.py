@@ -153,11 +153,10 @@ class AdaptationLoop:
         """Take the latents (c, h, w) of a frame that has just been segmented."""
         if not self.state.enabled:
             return
-        descriptor = describe_latents(latents[None])[0].cpu()
-        if not self._intake.add(camera, stamp_s, latents, descriptor):
+        if not self._intake.add(camera, stamp_s, latents):
             return
         self._newest_camera = camera
-        if self.tracker.observe(latents, descriptor):
+        if self.tracker.observe(latents, describe_latents(latents[None])[0].cpu()):
             self._job = None
 
     def work(self, waiting: Callable[[], bool] = lambda: False) -> None:

@@ -55,6 +55,11 @@ class SourceStatistics:
             raise SegmenterError(
                 f'denoising_error must be {len(QUERY_TIMESTEPS)} numbers above 0')
 
+    @property
+    def contrast(self) -> float:
+        """Return the deviation of the latents within a band, mean over bands and channels."""
+        return float(self.latent_mean[len(self.latent_mean) // 2:].exp().mean())
+
     def save(self, folder: Path) -> None:
         """Write the file into a segmenter's folder."""
         tensors = {f.name: getattr(self, f.name).float().contiguous() for f in fields(self)}

@@ -6,9 +6,12 @@ from __future__ import annotations
 import math
 
 from adaptation_drive import Drive, ENOUGH, FOG
+import numpy as np
 from ptdiffseg_ros.adapt.cooperative import Steps
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.tuner import PromptTuner
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.town import sample, SPLITS, Weather, WEATHERS
 import pytest
 import torch
 
@@ -127,10 +130,24 @@ def test_one_camera_that_fails_does_not_stop_the_others_learning(
     assert drive.loop.state.step == 4 and drive.loop.state.prompt == 'tuned'
 
 
-def test_pictures_that_are_no_streets_are_not_buffered(segmenter) -> None:
+@pytest.mark.parametrize('model', ['micro', 'street'])
+def test_a_frame_that_shows_nothing_is_not_buffered_and_a_street_in_dense_fog_is(
+        model: str) -> None:
+    segmenter = PromptedSegmenter.from_pretrained(model, 'cpu')
+    size, rng = (128, 256, 3), np.random.default_rng(0)
+    blank = [np.full(size, value, np.uint8) for value in (0, 127, 255)]
+    blank += [np.full(size, (200, 0, 0), np.uint8), rng.integers(0, 4, size).astype(np.uint8)]
+    weathers = [Weather.named(name, 1.0) for name in WEATHERS] + [Weather(fog=1.0, night=1.0)]
+    streets = [sample(SPLITS['val'] + number, weathers[number % len(weathers)]).image
+               for number in range(24)]
     drive = Drive(segmenter)
-    drive.loop.observe('', 1.0, torch.full_like(drive.frame(), 40.0))
-    assert drive.loop.state.unusable_frames == 1 and not len(drive.loop.buffer)
+    for number, picture in enumerate(blank + streets):
+        latents = segmenter.encode(segmenter.preprocess(picture[None]))[0]
+        drive.loop.observe('', number / 5, latents)
+        assert drive.loop.state.unusable_frames == min(number + 1, len(blank))
+    drive.loop.observe('', 9.0, torch.full_like(latents, torch.nan))
+    assert drive.loop.state.unusable_frames == len(blank) + 1
+    assert len(drive.loop.buffer) == len(streets)
 
 
 def test_tuning_on_demand_needs_frames_and_enabled_adaptation(segmenter) -> None:
