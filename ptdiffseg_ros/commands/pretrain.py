@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Pretrain, and draw a grid of samples."""
+    """Pretrain."""
     start = None if args.start_from is None else backbone_source(args.start_from)
     if not (args.out / 'state' / 'frames.npy').exists():  # else the files are of a run to resume
         parts = (path for part in PARTS for path in sorted((args.out / part).glob('*')))
@@ -61,17 +61,16 @@ def run(args: argparse.Namespace) -> int:
     data = _pictures(args)
 
     from ptdiffseg_ros.model.backbone import DiffusionBackbone
-    from ptdiffseg_ros.train.pretrain import draw_sample_grid, pretrain
+    from ptdiffseg_ros.train.pretrain import pretrain
     from ptdiffseg_ros.train.processes import processes
 
     config = PretrainConfig(**given_settings(args, PretrainConfig))
     sentences = SCENE_PROMPTS if data is None else data.most_frequent(MOST_ROWS)
     pretrain(config, args.out, args.resume, data,
              None if start is None else DiffusionBackbone.from_pretrained(start),
-             args.tensorboard)
+             args.tensorboard, sentences)
     if processes().is_main_process:
-        grid = draw_sample_grid(args.out, args.out / 'samples.png', sentences, seed=config.seed)
-        print(f'{args.out}: the backbone. Check {grid} and reconstructions.png')
+        print(f'{args.out}: the backbone. Check samples.png and reconstructions.png there')
         if data is not None:
             print(f'Rows of the samples: {"; ".join(sentences)}')
     processes().destroy_process_group()

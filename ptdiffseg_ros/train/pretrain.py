@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from functools import partial
 import json
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,8 @@ STAGES = ('autoencoder', 'diffusion')
 
 def pretrain(
     config: PretrainConfig, out: Path, resume: bool = False, data: CaptionedPictures | None = None,
-    start: DiffusionBackbone | None = None, tensorboard: Path | None = None
+    start: DiffusionBackbone | None = None, tensorboard: Path | None = None,
+    sentences: Sequence[str] = ()
 ) -> Path:
     """
     Train a whole backbone, write it in the diffusers layout, and return its folder `out`.
@@ -69,6 +69,7 @@ def pretrain(
     :param start: a backbone of the embedded kind, whose networks are trained further in place
         with its architecture and tokenizer; None: train a new backbone.
     :param tensorboard: folder for the curves of both stages.
+    :param sentences: rows of `out`/samples.png, which is drawn with every checkpoint; (): none.
     """
     digest = None
     if start is not None:
@@ -92,11 +93,18 @@ def pretrain(
         draw_reconstructions(vae, images, out / 'reconstructions.png')
     latents = stored_latents(vae, images, state)
     backbone = build_backbone(config, vae, tokenizer) if start is None else start
+
+    def draw_samples() -> None:
+        if sentences and accelerator.is_main_process:
+            draw_sample_grid(
+                backbone, out / 'samples.png', config.image_size, sentences, seed=config.seed)
+
     report = train_diffusion(
-        config, accelerator, backbone, latents, captions, state, curves[1])
+        config, accelerator, backbone, latents, captions, state, curves[1], draw_samples)
     if accelerator.is_main_process:
         backbone.half().save_pretrained(out)
-        backbone.float()
+        backbone.float()  # what was saved, rounded
+        draw_samples()
         facts = {**dataclasses.asdict(config), **source.facts, 'started_from': digest,
                  'processes': accelerator.num_processes, 'device': accelerator.device.type,
                  'autoencoder_minutes': autoencoder_seconds / 60, **report}
@@ -163,6 +171,7 @@ def train_diffusion(
     captions: list[list[str]],
     state: Path,
     scalars: Scalars | None = None,
+    draw_samples: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Train UNet and text encoder together (v-prediction); keep the EMA of the weights."""
     backbone.to(accelerator.device)
@@ -192,7 +201,7 @@ def train_diffusion(
 
     minutes, loss = fit(
         config, {'unet': unet, 'text': text}, diffusion_loss, state / 'diffusion.safetensors',
-        scalars=scalars)
+        scalars=scalars, show=draw_samples)
     backbone.eval().requires_grad_(False)
     return {'diffusion_minutes': minutes, 'loss': loss}
 
@@ -200,13 +209,15 @@ def train_diffusion(
 def fit(
     config: PretrainConfig, modules: dict[str, nn.Module],
     draw_loss: Callable[[np.random.Generator], Tensor], path: Path, title: str = 'diffusion',
-    scalars: Scalars | None = None,
+    scalars: Scalars | None = None, show: Callable[[], None] = lambda: None,
 ) -> tuple[float, float | None]:
     """
     Train modules, and replace their weights by the EMA of the weights.
 
     :param draw_loss: computes the mean loss of this process's rows of a batch; all random draws
         use the generator.
+    :param show: called with every checkpoint but the last, while the modules have the EMA of the
+        weights.
     :param path: the checkpoint; the training resumes from it if it exists.
     :returns: minutes, and the smoothed loss.
     """
@@ -227,7 +238,14 @@ def fit(
         ema.step(parameters)
         return loss
 
-    loop.run(take_step)
+    def after_step(step: int) -> None:
+        if step % config.save_every == 0 and step < config.steps:
+            ema.store(parameters)
+            ema.copy_to(parameters)
+            show()
+            ema.restore(parameters)
+
+    loop.run(take_step, after_step)
     ema.copy_to(parameters)
     return loop.seconds / 60, loop.loss
 
@@ -241,7 +259,6 @@ def sample_images(
     steps: int = 25,
     guidance: float = 2.0,
     columns: int = 1,
-    progress: Callable[[Any], Any] = iter,
 ) -> np.ndarray:
     """
     Draw one image per sentence by DDIM with classifier-free guidance, (N, H, W, 3) uint8.
@@ -253,35 +270,34 @@ def sample_images(
     shape = (columns, backbone.unet.config.in_channels,
              size[0] // backbone.vae_stride, size[1] // backbone.vae_stride)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    latents = latents.repeat(-(-len(sentences) // columns), 1, 1, 1)[:len(sentences)]
+    device = backbone.unet.device
+    latents = latents.repeat(-(-len(sentences) // columns), 1, 1, 1)[:len(sentences)].to(device)
     tokenized = Captions([[s] for s in sentences], backbone.tokenizer)
     rng = np.random.default_rng(seed)
     conditions = []
     for dropout in (0.0, 1.0):
-        ids, mask = tokenized.batch(np.arange(len(sentences)), rng, dropout)
+        ids, mask = (drawn.to(device) for drawn in tokenized.batch(
+            np.arange(len(sentences)), rng, dropout))
         tokens = backbone.text_encoder(ids, attention_mask=mask).last_hidden_state
         conditions.append((tokens, mask))
-    for step in progress(scheduler.timesteps):
+    for step in tqdm(scheduler.timesteps, 'samples', leave=False):
         conditional, unconditional = (
             backbone.unet(latents, step, tokens, encoder_attention_mask=mask).sample
             for tokens, mask in conditions)
         latents = scheduler.step(
             unconditional + guidance * (conditional - unconditional), step, latents).prev_sample
     images = backbone.decode(latents).add(1).mul(127.5).round().to(torch.uint8)
-    return images.permute(0, 2, 3, 1).numpy()
+    return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
 def draw_sample_grid(
-    folder: Path, path: Path, sentences: Sequence[str] = SCENE_PROMPTS, columns: int = 4,
-    seed: int = 0
-) -> Path:
-    """Draw samples of the backbone in `folder` into a PNG, a row for each sentence."""
-    backbone = DiffusionBackbone.from_pretrained(folder)
-    size = json.loads((folder / 'pretraining.json').read_text())['image_size']
+    backbone: DiffusionBackbone, path: Path, size: tuple[int, int],
+    sentences: Sequence[str] = SCENE_PROMPTS, columns: int = 4, seed: int = 0
+) -> None:
+    """Draw samples (h, w) of a backbone into a PNG, a row for each sentence."""
     # All rows start from the same noise, so that they differ only by the sentence.
     images = sample_images(
-        backbone, [sentence for sentence in sentences for _ in range(columns)],
-        (size[0], size[1]), seed, columns=columns, progress=partial(tqdm, desc='samples'))
+        backbone, [sentence for sentence in sentences for _ in range(columns)], size, seed,
+        columns=columns)
     rows = images.reshape(len(sentences), columns, *images.shape[1:])
     write_png(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
-    return path

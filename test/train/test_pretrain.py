@@ -209,13 +209,30 @@ def test_curves_of_both_stages_are_written(tmp_path: Path) -> None:
 
 
 def test_samples_depend_on_sentence_and_seed(folder: Path, tmp_path: Path) -> None:
-    one = draw_sample_grid(folder, tmp_path / 'one.png', columns=2)
-    two = draw_sample_grid(folder, tmp_path / 'two.png', columns=2)
-    other = draw_sample_grid(folder, tmp_path / 'other.png', columns=2, seed=1)
+    backbone = DiffusionBackbone.from_pretrained(folder)
+    one, two, other = (tmp_path / f'{name}.png' for name in ('one', 'two', 'other'))
+    for path, seed in ((one, 0), (two, 0), (other, 1)):
+        draw_sample_grid(backbone, path, TINY.image_size, columns=2, seed=seed)
     grid = cv2.imread(str(one))
     assert grid.shape == (5 * 32, 2 * 64, 3)
     assert one.read_bytes() == two.read_bytes() != other.read_bytes()
     assert not np.array_equal(grid[:32], grid[32:64])  # the same noise, another sentence
+
+
+def test_samples_are_drawn_with_every_checkpoint_and_change_no_weight(
+        folder: Path, tmp_path: Path, stop_after) -> None:
+    out, again = tmp_path / 'backbone', tmp_path / 'again.png'
+    with stop_after('diffusion', 2):
+        pretrain(TINY, out, sentences=['a bus'])
+    first = cv2.imread(str(out / 'samples.png'))
+    assert first.shape == (32, 4 * 64, 3)
+    pretrain(TINY, out, resume=True, sentences=['a bus'])
+    draw_sample_grid(
+        DiffusionBackbone.from_pretrained(out), again, TINY.image_size, ['a bus'])
+    last = (out / 'samples.png').read_bytes()
+    assert last == again.read_bytes() and (cv2.imread(str(again)) != first).any()
+    for name, value in unet_of(folder).items():
+        assert torch.equal(value, unet_of(out)[name]), name
 
 
 def test_caption_dropout_gives_the_empty_caption(folder: Path) -> None:
