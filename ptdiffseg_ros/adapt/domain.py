@@ -20,9 +20,8 @@ MAX_ERROR_RATIO = 1.8
 CHANGE = 1.25
 MOMENTUM = 0.7  # of the average of latent descriptors, for a frame
 # The rule's figures were chosen in benchmarks/notebook/recognition.md.
-WEIGHT = 0.2  # of a query in the running mean of errors
 MARGIN = 0.002  # hysteresis: the lead that replaces the present sentence
-QUERIES = 9  # at successive frames after a change
+QUERIES = 9  # at successive frames after a change, and in the running mean of errors
 
 
 class Recognition(NamedTuple):
@@ -117,7 +116,8 @@ class DomainTracker:
         """Add a query's errors under each sentence, (S,); return the domain if it changes."""
         self._count += 1
         excess = errors / errors.mean() - 1.0  # comparable between noise levels
-        self._mean = self._mean.lerp(excess, max(WEIGHT, 1.0 / self._count))
+        # An exponential mean over N values gives the newest one a weight of 2 / (N + 1).
+        self._mean = self._mean.lerp(excess, max(2 / (QUERIES + 1), 1.0 / self._count))
         best, second = self._mean.argsort()[:2].tolist()
         present = second if self._present is None else self._present
         margin = float(self._mean[present] - self._mean[best])
