@@ -136,7 +136,8 @@ def test_a_frame_that_shows_nothing_is_not_buffered_and_a_street_in_dense_fog_is
     segmenter = PromptedSegmenter.from_pretrained(model, 'cpu')
     size, rng = (128, 256, 3), np.random.default_rng(0)
     blank = [np.full(size, value, np.uint8) for value in (0, 127, 255)]
-    blank += [np.full(size, (200, 0, 0), np.uint8), rng.integers(0, 4, size).astype(np.uint8)]
+    blank += [np.full(size, (200, 0, 0), np.uint8), *(
+        rng.integers(0, levels, size).astype(np.uint8) for levels in (4, 8, 16, 32))]
     weathers = [Weather.named(name, 1.0) for name in WEATHERS] + [Weather(fog=1.0, night=1.0)]
     streets = [sample(SPLITS['val'] + number, weathers[number % len(weathers)]).image
                for number in range(24)]
