@@ -9,6 +9,7 @@ import json
 import math
 from pathlib import Path
 import random
+import shlex
 import shutil
 import socket
 import threading
@@ -217,6 +218,11 @@ def test_pictures_of_a_data_set_are_replayed_and_scored_by_condition(
     assert summary['frames_sent'] == summary['masks_received'] == 14
     assert summary['frames'] == {'noon': 9, 'dusk': 5} and summary['seconds'] == 14 / 5
     assert len(summary['skipped']) == 1 and summary['data'] == str(pictures)
+    words = shlex.split(summary['reproduce'])
+    # Its bounds hold: 2.8 s would be too short.
+    arguments = cli.build_parser('demo').parse_args(words[1:])
+    assert (arguments.data, arguments.split, arguments.fps) == (pictures, 'day+dusk', 5)
+    assert summary['reproduce'] in unescape((out / 'index.html').read_text())
     # The figures of `evaluate`, because the source prompt is the same.
     data, segmenter = open_data(pictures, 'day+dusk'), PromptedSegmenter.from_pretrained(model)
     figures = evaluate_pictures(segmenter, data)['conditions']
