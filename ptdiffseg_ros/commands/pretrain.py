@@ -80,7 +80,6 @@ def run(args: argparse.Namespace) -> int:
 def _pictures(args: argparse.Namespace) -> CaptionedPictures | None:
     """Open the images, and print their number; None: train on the town."""
     from ptdiffseg_ros.data.captioned import open_captioned
-    from ptdiffseg_ros.train.processes import processes
 
     if args.captions is not None and args.caption_template:
         raise CommandError('give --captions or --caption-template, not both')
@@ -89,6 +88,8 @@ def _pictures(args: argparse.Namespace) -> CaptionedPictures | None:
             raise CommandError('captions need images; give their folder with --images')
         return None
     data = open_captioned(args.images, args.captions, args.caption_template or ())
+    from ptdiffseg_ros.train.processes import processes
+
     if processes().is_main_process:
         facts = data.facts
         print(f'{facts["images"]} images, {facts["different_captions"]} different captions, such '

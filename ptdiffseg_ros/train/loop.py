@@ -90,7 +90,8 @@ class TrainingLoop:
         :param take_step: updates the weights and returns the detached loss. The number of the
             step must determine its random draws, so that a resumed training ends with the same
             weights as an uninterrupted one.
-        :param after_step: called with the number of finished steps, before a checkpoint.
+        :param after_step: called with the number of finished steps, before a checkpoint, and not
+            after a loss that ends the training.
         :raises TrainingError: the loss is not finite, but must be.
         """
         main = processes().is_main_process
@@ -113,12 +114,13 @@ class TrainingLoop:
             if reported and self.scalars is not None:
                 self.scalars.write(self.step, loss=loss.item(), learning_rate=rate,
                                    seconds_per_step=self.seconds / self.step)
+            saves = self.step % self.save_every == 0 or last
+            if saves:
+                self.loss = self._number(smoothed)
             if after_step is not None:
                 after_step(self.step)
-            if self.step % self.save_every == 0 or last:
-                self.loss = self._number(smoothed)
-                if main:
-                    self.save()
+            if saves and main:
+                self.save()
 
     def _number(self, loss: Tensor) -> float:
         number = loss.item()

@@ -94,17 +94,17 @@ def pretrain(
     latents = stored_latents(vae, images, state)
     backbone = build_backbone(config, vae, tokenizer) if start is None else start
 
-    def draw_samples() -> None:
+    def draw_samples(columns: int = 1) -> None:  # a column costs as much as six steps
         if sentences and accelerator.is_main_process:
             draw_sample_grid(
-                backbone, out / 'samples.png', config.image_size, sentences, seed=config.seed)
+                backbone, out / 'samples.png', config.image_size, sentences, columns, config.seed)
 
     report = train_diffusion(
         config, accelerator, backbone, latents, captions, state, curves[1], draw_samples)
     if accelerator.is_main_process:
         backbone.half().save_pretrained(out)
         backbone.float()  # what was saved, rounded
-        draw_samples()
+        draw_samples(columns=4)
         facts = {**dataclasses.asdict(config), **source.facts, 'started_from': digest,
                  'processes': accelerator.num_processes, 'device': accelerator.device.type,
                  'autoencoder_minutes': autoencoder_seconds / 60, **report}

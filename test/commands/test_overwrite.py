@@ -127,6 +127,7 @@ def test_an_input_is_refused_even_with_overwrite(
         'bench --model nowhere', 'info nowhere', 'evaluate --model nowhere',
         'predict data/images new --model nowhere', 'adapt data/images new --model nowhere',
         'demo --out new --model nowhere')),
+    ('pretrain new --captions a.json --caption-template b', 'not both'),
     *((f'{command} --prompts nowhere', '--prompts: nowhere does not exist. Give a file')
       for command in ('evaluate', 'predict data/images new', 'demo --out new'))])
 def test_an_output_model_or_bank_is_refused_before_torch_is_imported(

@@ -219,18 +219,31 @@ def test_samples_depend_on_sentence_and_seed(folder: Path, tmp_path: Path) -> No
     assert not np.array_equal(grid[:32], grid[32:64])  # the same noise, another sentence
 
 
+def test_samples_show_the_average_of_the_weights(
+        tmp_path: Path, stop_after, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[list[torch.Tensor]] = []
+    monkeypatch.setattr(
+        'ptdiffseg_ros.train.pretrain.draw_sample_grid', lambda backbone, *rest: drawn.append(
+            [value.clone() for value in backbone.unet.parameters()]))
+    with stop_after('diffusion', 2):
+        pretrain(TINY, tmp_path / 'backbone', sentences=['a bus'])
+    state = load_file(tmp_path / 'backbone' / 'state' / 'diffusion.safetensors')
+    assert all(torch.equal(value, state[f'ema/{i}']) for i, value in enumerate(drawn[0]))
+    assert not torch.equal(state['ema/0'], state['unet/conv_in.weight'])
+
+
 def test_samples_are_drawn_with_every_checkpoint_and_change_no_weight(
         folder: Path, tmp_path: Path, stop_after) -> None:
     out, again = tmp_path / 'backbone', tmp_path / 'again.png'
     with stop_after('diffusion', 2):
         pretrain(TINY, out, sentences=['a bus'])
     first = cv2.imread(str(out / 'samples.png'))
-    assert first.shape == (32, 4 * 64, 3)
+    assert first.shape == (32, 64, 3)
     pretrain(TINY, out, resume=True, sentences=['a bus'])
     draw_sample_grid(
         DiffusionBackbone.from_pretrained(out), again, TINY.image_size, ['a bus'])
     last = (out / 'samples.png').read_bytes()
-    assert last == again.read_bytes() and (cv2.imread(str(again)) != first).any()
+    assert last == again.read_bytes() and (cv2.imread(str(again))[:, :64] != first).any()
     for name, value in unet_of(folder).items():
         assert torch.equal(value, unet_of(out)[name]), name
 
