@@ -65,7 +65,8 @@ class OpenVinoEngine(EagerEngine):
             return self.name + (rest if all(ready) else ' (eager for some sizes)')
         if self._ends:
             return 'eager (no OpenVINO model, see the log)'
-        if not seen or any(size not in self._models for size in seen):
+        full = len(self._models) >= MOST_SIZES
+        if not seen or not full and any(size not in self._models for size in seen):
             return f'{self.name} (eager until its model is ready)'
         return 'eager (faster than OpenVINO here)'
 
@@ -84,7 +85,7 @@ class OpenVinoEngine(EagerEngine):
             except Exception as error:  # OpenVINO's own types, also without memory
                 self._models[size], self._ends = None, True
                 self.warn(f'OpenVINO failed for images of {size[0]} x {size[1]}: {error}. This '
-                          'size runs eagerly from now on')
+                          'size runs eagerly from now on, and no other one gets a model')
         return super().network(images, context)
 
     def wait(self) -> None:
