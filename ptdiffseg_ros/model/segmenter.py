@@ -131,7 +131,8 @@ class PromptedSegmenter:
             resolved(config.backbone, path),
             None if config.autoencoder is None else resolved(config.autoencoder, path))
         head = cls.head_type(
-            backbone.tap_channels(config.taps), len(config.classes), config.head_width)
+            backbone.tap_channels(config.taps), len(config.classes), config.head_width,
+            config.head_blocks)
         head.load(path)
         try:
             statistics = SourceStatistics.load(path, len(config.classes))

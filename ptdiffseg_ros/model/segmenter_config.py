@@ -40,6 +40,7 @@ class SegmenterConfig:
     timestep: int
     taps: tuple[str, ...]
     head_width: int
+    head_blocks: int = 0
     category_context: bool = True
     autoencoder: str | None = None
     window: tuple[int, int] | None = None

@@ -246,11 +246,12 @@ def new_segmenter(
         category_templates=config.category_templates, scene_prompts=config.scene_prompts,
         source_scene_prompt=config.source_scene_prompt, input_size=config.input_size,
         timestep=config.timestep, taps=tuple(taps), head_width=config.head_width,
-        category_context=config.category_context,
+        head_blocks=config.head_blocks, category_context=config.category_context,
         autoencoder=reference(config.autoencoder, out) if config.autoencoder else None,
         window=(config.window[0], config.window[1]) if config.window else None,
         overlap=config.overlap)
     torch.manual_seed(config.seed)
-    head = segmenter_type.head_type(backbone.tap_channels(taps), len(classes), config.head_width)
+    head = segmenter_type.head_type(
+        backbone.tap_channels(taps), len(classes), config.head_width, config.head_blocks)
     segmenter = segmenter_type(settings, backbone, head, out.name)
     return segmenter.to(torch.device('cpu'), torch.float32)

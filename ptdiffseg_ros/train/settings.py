@@ -118,6 +118,8 @@ class TrainConfig(Settings):
         (), 'feature maps, coarse to fine; by default the last one of every decoder level and the '
         'latents', metavar='TAP')
     head_width: int = setting(96, 'channels of the head', low=1)
+    head_blocks: int = setting(
+        0, 'residual blocks of the head on each level that is coarser than the latents', low=0)
     layout_frames: int = setting(
         1200, 'largest number of other labelled frames, for the layout denoiser', low=1)
     layout_steps: int = setting(

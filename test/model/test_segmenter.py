@@ -104,6 +104,23 @@ def test_an_image_gets_the_same_logits_alone_and_in_a_batch() -> None:
     assert torch.allclose(head(features)[1:2], alone, atol=1e-5)
 
 
+def test_blocks_let_the_head_see_further() -> None:
+    def reach(blocks: int) -> int:
+        torch.manual_seed(0)
+        head = SegmentationHead([16, 16, 16], classes=3, width=16, blocks=blocks)
+        coarse = torch.zeros(1, 16, 32, 32, requires_grad=True)
+        fine = torch.zeros(1, 16, 64, 64)
+        # Without normalisation, which sees the whole image.
+        head.normalise = lambda feature: feature
+        for module in head.modules():
+            if isinstance(module, torch.nn.GroupNorm):
+                module.forward = lambda values: values
+        head([coarse, fine, fine])[..., 64, 64].sum().backward()
+        return int((coarse.grad.abs().sum(dim=(0, 1, 2)) > 0).sum())
+
+    assert reach(0) < reach(1) < reach(2)
+
+
 # -- segmenter -----------------------------------------------------------------------------
 
 @pytest.mark.parametrize('kind', KINDS)
