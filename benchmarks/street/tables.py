@@ -10,12 +10,11 @@ import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
 
 STREET = '`street`: pretrained UNet, frozen; trained head'
-SHORTER = 'the same after 2,000 of the 3,800 steps of pretraining'
 NETWORKS = {
     'random weights': 'the same UNet with random weights, frozen; trained head',
     'end to end': 'the same UNet and head, trained whole from random weights',
     'SegFormer-B0': 'SegFormer-B0, trained whole from random weights'}
-TRAINED = {'rate': '0.004', 'steps': 1200, 'batch': 8, 'labelled': 425}  # the recipe of `street`
+TRAINED = {'rate': '0.004', 'batch': 8, 'labelled': 425}  # in every version of `street`
 ABSENT_AT_DUSK = 'fence'  # no pixel of the 22 images has this class
 
 Figures = dict[str, Any]
@@ -39,10 +38,10 @@ def baseline_table(street: Figures, baselines: Figures) -> str:
     :param baselines: street_baselines.json.
     """
     rows = []
-    shorter = street['shorter_training']
-    for name, cell in ((STREET, {**TRAINED, **street}), (
-            SHORTER, {**TRAINED, 'steps': shorter['head_steps'], **shorter}), *(
-            (NETWORKS[method], cell) for method, cell in _cells(baselines))):
+    networks = [(STREET, {**TRAINED, **street}),
+                *((_version(cell), {**TRAINED, **cell}) for cell in street['other_versions']),
+                *((NETWORKS[method], cell) for method, cell in _cells(baselines))]
+    for name, cell in networks:
         figures = cell['figures']
         day, dusk = (_mean(figures[split]['iou']) for split in ('day', 'dusk'))
         rows.append([
@@ -54,6 +53,12 @@ def baseline_table(street: Figures, baselines: Figures) -> str:
         ['network', 'learning rate', 'steps x batch', 'passes over the images', 'day', 'dusk',
          'KITTI', f'day without {ABSENT_AT_DUSK}', f'dusk without {ABSENT_AT_DUSK}',
          'kept at dusk'], rows)
+
+
+def _version(cell: Figures) -> str:
+    """Name another version of `street`."""
+    return (f'other version: {cell["pretraining_steps"]:,} steps of pretraining, head_blocks '
+            f'{cell["head_blocks"]}, distortion {cell["distortion"]}')
 
 
 def _mean(iou: dict[str, float]) -> float:
