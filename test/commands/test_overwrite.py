@@ -143,7 +143,7 @@ def test_an_output_model_or_bank_is_refused_before_torch_is_imported(
 
 @pytest.mark.parametrize('command', [
     'info {model} --json {file}', 'bench --model {model} --frames 2 --batch 1 --size 32x32 '
-    '--json {file}', 'data check data --sheet {file}'])
+    '--engine eager --json {file}', 'data check data --sheet {file}'])
 def test_an_output_is_replaced_only_with_overwrite(
         mine: Path, folder: Path, command: str, capsys: pytest.CaptureFixture[str]) -> None:
     file = mine / 'new.png'
