@@ -138,6 +138,7 @@ def head_settings(config: VariantConfig) -> Figures:
     """Return the settings that the figures of a head depend on, without folders."""
     settings = {**asdict(config), 'autoencoder': Path(config.autoencoder).name}
     del settings['workers']  # differs between machines, without effect on heads
+    settings['head_blocks'] = config.head_blocks or None  # committed figures are older
     # The name in the digests of the committed figures.
     settings['look_randomization'] = settings.pop('view_randomization')
     return settings
