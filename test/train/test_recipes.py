@@ -81,8 +81,8 @@ def test_an_option_overrides_the_recipe_and_the_recipe_the_default(
 @pytest.mark.parametrize(('command', 'names'), [
     ('train', """--accumulate --autoencoder --backbone --batch --cache --consistency-weight --data
      --data-kind --debug --distortion --evaluate-every --frames --head-blocks --head-width --help
-     --input-size --json --layout-frames --layout-steps --learning-rate --mixed-precision --no-cache
-     --no-category-prompts --no-view-randomization --no-prompt-randomization
+     --input-size --json --layout-frames --layout-steps --learning-rate --mixed-precision
+     --no-cache --no-category-prompts --no-view-randomization --no-prompt-randomization
      --only-layout --overlap --overwrite --randomized-prompts --recipe --resume
      --save-every --seed --steps --stop-early --taps --tensorboard --timestep --window
      --workers"""),
