@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
+from functools import partial
 import json
 from pathlib import Path
 from typing import Any
@@ -93,12 +94,7 @@ def pretrain(
         draw_reconstructions(vae, images, out / 'reconstructions.png')
     latents = stored_latents(vae, images, state)
     backbone = build_backbone(config, vae, tokenizer) if start is None else start
-
-    def draw_samples(columns: int = 1) -> None:  # a column costs as much as six steps
-        if sentences and accelerator.is_main_process:
-            draw_sample_grid(
-                backbone, out / 'samples.png', config.image_size, sentences, columns, config.seed)
-
+    draw_samples = partial(_draw_samples, config, backbone, sentences, out / 'samples.png')
     report = train_diffusion(
         config, accelerator, backbone, latents, captions, state, curves[1], draw_samples)
     if accelerator.is_main_process:
@@ -111,6 +107,15 @@ def pretrain(
         (out / 'pretraining.json').write_text(json.dumps(facts, indent=2) + '\n')
     accelerator.wait_for_everyone()
     return out
+
+
+def _draw_samples(
+    config: PretrainConfig, backbone: DiffusionBackbone, sentences: Sequence[str], path: Path,
+    columns: int = 1
+) -> None:
+    """Draw the samples in the main process, if there are sentences; a column costs six steps."""
+    if sentences and processes().is_main_process:
+        draw_sample_grid(backbone, path, config.image_size, sentences, columns, config.seed)
 
 
 def _tokenizer(
