@@ -54,8 +54,8 @@ class CaptionedFrames(ABC):
         """Draw a scene."""
 
     @abstractmethod
-    def name(self, i: int) -> str:
-        """Return the origin of a frame, for errors."""
+    def origin(self, caption: str) -> str:
+        """Return what a caption describes, for errors."""
 
     @property
     @abstractmethod
@@ -76,8 +76,8 @@ class TownFrames(CaptionedFrames):
         return Scene(
             frame.image[None], [town.caption(frame, rng) for _ in range(CAPTIONS_PER_FRAME)])
 
-    def name(self, i: int) -> str:
-        return f'frame {i} of the town'
+    def origin(self, caption: str) -> str:
+        return 'the town'
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -127,8 +127,9 @@ class PictureCrops(CaptionedFrames):
             f'none of the {len(self)} images in {self._data.root} can be read; the first: '
             f'{failures[0]}')
 
-    def name(self, i: int) -> str:
-        return str(self._data.root / self._data.names[self._order[i % len(self)]])
+    def origin(self, caption: str) -> str:
+        row = next(i for i, lines in enumerate(self._data.captions) if caption in lines)
+        return str(self._data.root / self._data.names[row])
 
     @property
     def facts(self) -> dict[str, Any]:

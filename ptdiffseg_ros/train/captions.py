@@ -79,14 +79,12 @@ def check_lengths(
     source: CaptionedFrames, captions: list[list[str]], tokenizer: CLIPTokenizer
 ) -> None:
     """Raise TrainingError for a caption that is too long for the text encoder."""
-    lengths = {line: len(tokenizer(line)['input_ids'])
-               for line in dict.fromkeys(line for lines in captions for line in lines)}
-    for i, lines in enumerate(captions):
-        for line in lines:
-            if lengths[line] > MAX_TOKENS:
-                raise TrainingError(
-                    f'a caption of {source.name(i)} has {lengths[line]} tokens, with begin and '
-                    f'end marks; the text encoder accepts {MAX_TOKENS}. Shorten {line[:60]!r}...')
+    for line in dict.fromkeys(line for lines in captions for line in lines):
+        length = len(tokenizer(line)['input_ids'])
+        if length > MAX_TOKENS:
+            raise TrainingError(
+                f'a caption of {source.origin(line)} has {length} tokens, with begin and end '
+                f'marks; the text encoder accepts {MAX_TOKENS}. Shorten {line[:60]!r}...')
 
 
 class Captions:
