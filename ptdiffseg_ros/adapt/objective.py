@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import SourceStatistics
 from torch import Tensor
@@ -13,9 +14,6 @@ import torch.nn.functional as F
 PRESENT = 0.001  # share of the frame: Dice leaves out classes with less
 VARIANCE_FLOOR = 0.003  # of a share: what is the same in every street may still differ a little
 TOLERANCE = 0.5  # deviations: one street differs that much from the mean of all
-# Part of the prior loss's weight without a layout denoiser, where only the anchor holds against
-# it; measured in benchmarks/notebook/adaptation_photographs.md.
-ALONE = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,13 @@ class FrameLoss:
 
 class UnlabelledLoss:
     """
-    L = T(p, q), mean over frames, + a J(m).
+    L = T(p, q) + a J(m) or, without a layout denoiser, KL(r || p); T and KL are means over frames.
 
     p is the head's prediction and q its correction by the layout denoiser. T is their agreement
-    loss, and J the prior loss of m, the mean class shares of q. Without a layout denoiser q is p
-    and there is nothing to agree with: L = a J(m) / 3.
+    loss, and J the prior loss of m, the mean class shares of q. r is the mean prediction under
+    the sentences of the pool (`teachers`): there is no second opinion but theirs, and class
+    shares of other streets cost mIoU on photographs
+    (benchmarks/notebook/adaptation_photographs.md).
 
     :param prior_weight: a.
     """
@@ -48,18 +48,30 @@ class UnlabelledLoss:
             raise ValueError(f'the statistics are of {len(statistics.class_prior)} classes, the '
                              f'segmenter has {classes}')
         self.segmenter = segmenter
-        self.prior_weight = prior_weight * (ALONE if segmenter.layout is None else 1.0)
+        self.prior_weight = prior_weight
+        self.teachers: tuple[ScenePrompt, ...] = ()
+        if segmenter.layout is None:
+            self.prior_weight = 0.0
+            self.teachers = tuple(map(segmenter.scene_prompt, segmenter.config.scene_prompts))
         self._prior = statistics.class_prior.to(segmenter.device)
         self._variance = statistics.class_variance.to(segmenter.device)
 
-    def frame_loss(self, logits: Tensor) -> FrameLoss:
-        """Compute the loss of the head's scores (1, K, h, w) of a frame."""
+    def frame_loss(self, logits: Tensor, taught: Tensor | None) -> FrameLoss:
+        """
+        Compute the loss of the head's scores (1, K, h, w) of a frame.
+
+        :param taught: the logarithm of r (1, K, h, w), of one or all teachers; not needed with a
+            layout denoiser.
+        """
         corrected = self.segmenter.correct(logits)
         rows, columns = self._prior.shape[-2:]
         shares = F.adaptive_avg_pool2d(corrected.softmax(dim=1), (rows, columns))[0]
         # T(p, p) only rewards certainty, which costs mIoU where the source model is wrong.
-        loss = (logits.new_zeros(()) if self.segmenter.layout is None
-                else agreement_loss(logits, corrected))
+        if self.segmenter.layout is None:
+            assert taught is not None
+            loss = divergence(taught, logits)
+        else:
+            loss = agreement_loss(logits, corrected)
         return FrameLoss(loss, shares)
 
     def prior_loss(self, shares: Tensor) -> Tensor:
@@ -72,6 +84,11 @@ class UnlabelledLoss:
         deviations = (shares - self._prior) / (self._variance + VARIANCE_FLOOR).sqrt()
         beyond = F.relu(deviations.abs() - TOLERANCE)
         return 0.1 * self.prior_weight * beyond.square().sum(dim=0).mean()
+
+
+def divergence(logs: Tensor, logits: Tensor) -> Tensor:
+    """Return KL(p_0 || p) of log-probabilities of p_0 and scores of p, (B, K, h, w), a mean."""
+    return (logs.exp() * (logs - logits.log_softmax(dim=1))).sum(dim=1).mean()
 
 
 def agreement_loss(logits: Tensor, corrected: Tensor) -> Tensor:

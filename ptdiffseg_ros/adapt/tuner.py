@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import math
 
 from ptdiffseg_ros.adapt.cooperative import run_steps, Steps
-from ptdiffseg_ros.adapt.objective import UnlabelledLoss
+from ptdiffseg_ros.adapt.objective import divergence, UnlabelledLoss
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import SourceStatistics
@@ -71,8 +71,9 @@ class PromptTuner:
 
     The tokens are tuned for each cross-attention layer by itself, as in P+ (Voynov et al., 2023).
     The loss is that of `UnlabelledLoss` plus c KL(p_0 || p): the anchor keeps the prediction p_0
-    under the anchor's prompt where the other terms ask for no change. The mean class shares are
-    a running mean over frames. The published tokens are the running mean of the tuned ones.
+    under the anchor's prompt where the other terms ask for no change. Without a layout denoiser
+    the loss's teachers take the anchor's place, one a step, in turn. The mean class shares are a
+    running mean over frames. The published tokens are the running mean of the tuned ones.
 
     :param tokens: the scene tokens to start from, (S, d) or (L, S, d).
     :param anchor: the prompt that p_0 is predicted under.
@@ -110,7 +111,8 @@ class PromptTuner:
 
         A loss or a gradient that is not finite changes nothing; the loss returned is then NaN.
         """
-        anchor = self.anchor.context
+        teachers = self.loss.teachers or (self.anchor,)
+        anchor = teachers[self.steps % len(teachers)].context
         latents = latents[None].to(anchor)
         with torch.no_grad():
             kept = self.segmenter.head_logits(latents, anchor).float().log_softmax(dim=1)
@@ -118,10 +120,9 @@ class PromptTuner:
         with torch.enable_grad():
             logits = self.segmenter.head_logits(
                 latents, self.segmenter.context(self.tokens)).float()
-            frame = self.loss.frame_loss(logits)
-            anchor_kl = (kept.exp() * (kept - logits.log_softmax(dim=1))).sum(dim=1).mean()
+            frame = self.loss.frame_loss(logits, kept)
             loss = (frame.loss + self.loss.prior_loss(self._shares.update(frame.shares))
-                    + self.config.anchor_weight * anchor_kl)
+                    + self.config.anchor_weight * divergence(kept, logits))
         yield
         gradient, = torch.autograd.grad(loss, self.tokens)
         if not (math.isfinite(loss.item()) and torch.isfinite(gradient).all()):

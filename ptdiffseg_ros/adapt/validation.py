@@ -5,12 +5,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from typing import TypeVar
 
 from ptdiffseg_ros.adapt.cooperative import run_steps, Steps
 from ptdiffseg_ros.adapt.objective import FrameLoss, UnlabelledLoss
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 import torch
 from torch import Tensor
+
+SMALLEST = 1e-30  # share, before its logarithm
+ResultT = TypeVar('ResultT')
 
 
 class Outcome(Enum):
@@ -38,6 +42,7 @@ class PromptValidation:
         self.current = current
         self.scores = (0.0, 0.0, 0.0)  # of base, current and candidate; less is better
         self._results: dict[ScenePrompt, list[tuple[Tensor, FrameLoss]]] = {}
+        self._taught: list[tuple[Tensor, Tensor]] = []  # latents, what the teachers predict
 
     def judge(self, candidate: ScenePrompt, frames: Sequence[Tensor]) -> Outcome:
         """Judge a candidate on frames, latents (c, h, w)."""
@@ -46,6 +51,7 @@ class PromptValidation:
     def judge_in_steps(
             self, candidate: ScenePrompt, frames: Sequence[Tensor]) -> Steps[Outcome]:
         """Do as `judge` does, in one pass for each frame and prompt that is new."""
+        yield from self._ask_teachers(frames)
         self._results = {prompt: results for prompt, results in self._results.items()
                          if prompt in (self.base, self.current)}
         scores = {}
@@ -59,26 +65,39 @@ class PromptValidation:
             return Outcome.ACCEPT
         return Outcome.KEEP if current <= base else Outcome.ROLL_BACK
 
+    def _ask_teachers(self, frames: Sequence[Tensor]) -> Steps[None]:
+        """Compute the mean prediction of the loss's teachers, if it has any, on new frames."""
+        taught, self._taught = self._taught, []
+        for latents in frames if self.loss.teachers else ():
+            logs = _find(taught, latents)
+            if logs is None:
+                shares = torch.tensor(0.0)
+                for teacher in self.loss.teachers:
+                    yield
+                    shares = shares + self._predict(teacher, latents).softmax(dim=1)
+                logs = (shares / len(self.loss.teachers)).clamp(min=SMALLEST).log()
+            self._taught.append((latents, logs))
+
     def _score(self, prompt: ScenePrompt, frames: Sequence[Tensor]) -> Steps[float]:
         """Compute the unlabelled loss of a prompt on frames."""
+        results = self._results.setdefault(prompt, [])
         for latents in frames:
-            if self._find(prompt, latents) is None:
+            if _find(results, latents) is None:
                 yield
-                self._results.setdefault(prompt, []).append(
-                    (latents, self._predict(prompt, latents)))
-        found = [self._find(prompt, latents) for latents in frames]
-        results = [result for result in found if result is not None]
-        shares = torch.stack([result.shares for result in results]).mean(dim=0)
-        losses = torch.stack([result.loss for result in results])
+                results.append((latents, self.loss.frame_loss(
+                    self._predict(prompt, latents), _find(self._taught, latents))))
+        found = [result for latents in frames for seen, result in results if seen is latents]
+        shares = torch.stack([result.shares for result in found]).mean(dim=0)
+        losses = torch.stack([result.loss for result in found])
         return float(losses.mean() + self.loss.prior_loss(shares))
 
     @torch.no_grad()
-    def _predict(self, prompt: ScenePrompt, latents: Tensor) -> FrameLoss:
+    def _predict(self, prompt: ScenePrompt, latents: Tensor) -> Tensor:
+        """Return the head's scores (1, K, h, w) of a frame."""
         context = prompt.context
-        logits = self.loss.segmenter.head_logits(latents[None].to(context), context)
-        return self.loss.frame_loss(logits.float())
+        return self.loss.segmenter.head_logits(latents[None].to(context), context).float()
 
-    def _find(self, prompt: ScenePrompt, latents: Tensor) -> FrameLoss | None:
-        """Return what a prompt gave on a frame; None: it has not been computed."""
-        return next((result for seen, result in self._results.get(prompt, ())
-                     if seen is latents), None)
+
+def _find(results: Sequence[tuple[Tensor, ResultT]], latents: Tensor) -> ResultT | None:
+    """Return the result of a frame; None: there is none yet."""
+    return next((result for seen, result in results if seen is latents), None)

@@ -14,6 +14,15 @@ import pytest
 import torch
 
 
+@pytest.fixture
+def layered(folder) -> PromptedSegmenter:
+    """Give a segmenter with a layout denoiser that changes nothing."""
+    own = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    own.layout = LayoutDenoiser(len(own.config.classes), 16)
+    own.layout.correct = lambda scores: scores
+    return own
+
+
 def loss_with(segmenter: PromptedSegmenter, prior: torch.Tensor, variance: torch.Tensor
               ) -> UnlabelledLoss:
     assert segmenter.statistics is not None
@@ -28,52 +37,57 @@ def sky_above_road(segmenter: PromptedSegmenter) -> torch.Tensor:
     return shares
 
 
-def test_deviations_count_relative_to_the_variation_of_streets(segmenter) -> None:
-    prior = sky_above_road(segmenter)
-    strict = loss_with(segmenter, prior, torch.zeros_like(prior))
-    lenient = loss_with(segmenter, prior, torch.ones_like(prior))
+def test_deviations_count_relative_to_the_variation_of_streets(layered) -> None:
+    prior = sky_above_road(layered)
+    strict = loss_with(layered, prior, torch.zeros_like(prior))
+    lenient = loss_with(layered, prior, torch.ones_like(prior))
     turned = prior.flip(1)  # the same shares of the whole frame, but upside down
     assert strict.prior_loss(prior) == 0.0
     assert strict.prior_loss(turned) > 10.0 and lenient.prior_loss(turned) < 0.3
     assert 0 < strict.prior_loss(0.5 * (turned + prior)) < strict.prior_loss(turned)
 
 
-def test_deviations_of_one_street_within_the_usual_variation_cost_nothing(segmenter) -> None:
-    classes = len(segmenter.config.classes)
+def test_deviations_of_one_street_within_the_usual_variation_cost_nothing(layered) -> None:
+    classes = len(layered.config.classes)
     prior = torch.full((classes, *GRID), 1.0 / classes)
-    loss = loss_with(segmenter, prior, 0.04 * torch.ones_like(prior))  # deviations of 0.2
+    loss = loss_with(layered, prior, 0.04 * torch.ones_like(prior))  # deviations of 0.2
     assert loss.prior_loss(prior + 0.1) == loss.prior_loss(prior - 0.1) == 0.0
     above, below = (float(loss.prior_loss(prior + shift)) for shift in (0.15, -0.15))
     assert above == pytest.approx(below) and above > 0.0
 
 
-def test_class_shares_come_from_the_corrected_prediction(segmenter, folder) -> None:
-    prior = sky_above_road(segmenter)
+def test_class_shares_come_from_the_corrected_prediction(layered) -> None:
+    prior = sky_above_road(layered)
     scores = torch.zeros(1, len(prior), 16, 24)
     scores[:, 0, :8] = scores[:, 1, 8:] = 50.0
-    frame = loss_with(segmenter, prior, torch.ones_like(prior)).frame_loss(scores)
+    loss = loss_with(layered, prior, torch.ones_like(prior))
+    frame = loss.frame_loss(scores, None)
     assert torch.allclose(frame.shares, prior, atol=1e-5)
-    own = PromptedSegmenter.from_pretrained(folder, 'cpu')
-    own.layout = LayoutDenoiser(len(prior), 16)
-    own.layout.correct = lambda scores: scores.flip(2)  # all is upside down
-    frame = loss_with(own, prior, torch.ones_like(prior)).frame_loss(scores)
+    layered.layout.correct = lambda scores: scores.flip(2)  # all is upside down
+    frame = loss.frame_loss(scores, None)
     assert torch.allclose(frame.shares, prior.flip(1), atol=1e-5)
     assert frame.loss > 1.0, 'and prediction and correction disagree'
 
 
-def test_without_a_layout_denoiser_certainty_has_no_reward_and_the_prior_counts_less(
-        segmenter, folder) -> None:
-    prior = sky_above_road(segmenter)
-    alone = loss_with(segmenter, prior, torch.ones_like(prior))
+def test_agreement_with_the_correction_rewards_certainty(layered) -> None:
+    prior = sky_above_road(layered)
     undecided = torch.zeros(1, len(prior), 16, 24)
-    assert alone.frame_loss(undecided).loss == 0.0
-    own = PromptedSegmenter.from_pretrained(folder, 'cpu')
-    own.layout = LayoutDenoiser(len(prior), 16)
-    own.layout.correct = lambda scores: scores
-    corrected = loss_with(own, prior, torch.ones_like(prior))
-    assert corrected.frame_loss(undecided).loss > math.log(len(prior)), 'the entropy, and Dice'
-    shares = prior.flip(1)
-    assert 0.0 < alone.prior_loss(shares) == pytest.approx(corrected.prior_loss(shares) / 3)
+    loss = loss_with(layered, prior, torch.ones_like(prior))
+    assert not loss.teachers
+    assert loss.frame_loss(undecided, None).loss > math.log(len(prior)), 'the entropy, and Dice'
+
+
+def test_without_a_layout_denoiser_a_prediction_is_compared_with_that_of_the_pool_alone(
+        segmenter) -> None:
+    prior = sky_above_road(segmenter)
+    loss = loss_with(segmenter, prior, torch.ones_like(prior))
+    assert [teacher.name for teacher in loss.teachers] == list(segmenter.config.scene_prompts)
+    assert loss.prior_loss(prior.flip(1)) == 0.0
+    taught = torch.randn(1, len(prior), 16, 24).log_softmax(dim=1)
+    assert loss.frame_loss(taught + 3.0, taught).loss == pytest.approx(0.0, abs=1e-6)
+    certain = loss.frame_loss(5.0 * taught, taught).loss
+    undecided = loss.frame_loss(torch.zeros_like(taught), taught).loss
+    assert certain > 0.1 and undecided > 0.1
 
 
 def test_statistics_of_other_classes_are_refused(segmenter) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 
+from ptdiffseg_ros.adapt.objective import divergence
 from ptdiffseg_ros.adapt.tuner import PromptTuner, RunningMean, TunerConfig
 from ptdiffseg_ros.model.layout import LayoutDenoiser
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -99,6 +100,25 @@ def test_the_loss_falls_and_the_same_steps_give_the_same_prompt(segmenter) -> No
     assert min(losses[-3:]) < losses[0] - 1e-4
     assert losses[:4] == same_losses
     assert all(map(torch.equal, prompts, same_prompts))
+
+
+def test_without_a_layout_denoiser_the_prompt_learns_what_the_pool_predicts_in_the_mean(
+        segmenter) -> None:
+    frame = frame_of(segmenter)[None]
+    with torch.no_grad():
+        mean = torch.stack([
+            segmenter.head_logits(frame, segmenter.context(sentence)).softmax(dim=1)
+            for sentence in segmenter.config.scene_prompts]).mean(dim=0)
+
+        def distance(tuner: PromptTuner) -> float:
+            logits = segmenter.head_logits(frame, segmenter.context(tuner.published))
+            return float(divergence(mean.log(), logits))
+
+        tuner = tuner_of(segmenter)
+        before = distance(tuner)
+        for _ in range(60):
+            tuner.add(frame[0])
+        assert distance(tuner) < 0.5 * before
 
 
 def test_frames_with_a_loss_that_is_not_finite_change_nothing(segmenter) -> None:

@@ -8,6 +8,7 @@ import math
 
 from ptdiffseg_ros.adapt.objective import UnlabelledLoss
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
+from ptdiffseg_ros.model.layout import LayoutDenoiser
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
@@ -71,15 +72,20 @@ def test_a_prompt_that_is_not_finite_is_never_accepted(segmenter) -> None:
     assert judge(segmenter, source, broken, broken) is Outcome.ROLL_BACK
 
 
-def test_known_scores_are_not_computed_again(segmenter) -> None:
+@pytest.mark.parametrize('layout', [False, True])
+def test_known_scores_are_not_computed_again(folder, layout) -> None:
+    segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    if layout:
+        segmenter.layout = LayoutDenoiser(len(segmenter.config.classes), 16).requires_grad_(False)
+    teachers = 0 if layout else len(segmenter.config.scene_prompts)
     base, current, first, second = (segmenter.scene_prompt(sentence) for sentence in (
         None, 'fog', 'a snowy driving scene', 'a night driving scene'))
     validation = make_validation(segmenter, base, current)
     frames = random_frames(segmenter, 3)
-    assert count_passes(validation, first, frames) == 9
+    assert count_passes(validation, first, frames) == 3 * (3 + teachers)
     assert count_passes(validation, second, frames) == 3
     newer = [*frames[1:], *random_frames(segmenter, 1, seed=1)]
-    assert count_passes(validation, segmenter.scene_prompt('fog'), newer) == 3 + 2
+    assert count_passes(validation, segmenter.scene_prompt('fog'), newer) == 3 + 2 + teachers
     fresh = make_validation(segmenter, base, validation.current)
     fresh.judge(second, newer)
     validation.judge(second, newer)
