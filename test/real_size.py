@@ -172,7 +172,7 @@ def tune(folder: Path) -> dict[str, Any]:
     assert tuner.tokens.requires_grad
     return {'size': list(TUNING_SIZE), 'steps': TUNING_STEPS,
             'seconds_per_step': round(seconds / TUNING_STEPS, 1),
-            'losses': losses, 'distance': prompt.distance(tuner.anchor),
+            'losses': losses, 'distance': prompt.distance(tuner.loss.anchor),
             'others_with_gradient': sum(w.requires_grad or w.grad is not None for w in frozen),
             'others_moved': sum(float(w.sum()) != b for w, b in zip(frozen, before))}
 

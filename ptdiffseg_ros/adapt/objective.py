@@ -33,46 +33,46 @@ class UnlabelledLoss:
     L = T(p, q) + a J(m) or, without a layout denoiser, KL(r || p); T and KL are means over frames.
 
     p is the head's prediction and q its correction by the layout denoiser. T is their agreement
-    loss, and J the prior loss of m, the mean class shares of q. r is the mean prediction under
-    the sentences of the pool (`teachers`): there is no second opinion but theirs, and class
-    shares of other streets cost mIoU on photographs
-    (benchmarks/notebook/adaptation_photographs.md).
+    loss, and J the prior loss of m, the mean class shares of q. r is the prediction under one of
+    the `teachers`: the sentences of the pool, and the anchor. J is left out there, because it cost
+    mIoU on photographs (benchmarks/notebook/adaptation_photographs.md), and T(p, p) would only
+    reward certainty.
 
     :param prior_weight: a.
+    :param anchor: the source prompt, or the sentence set by hand.
     """
 
     def __init__(self, segmenter: PromptedSegmenter, statistics: SourceStatistics,
-                 prior_weight: float) -> None:
+                 prior_weight: float, anchor: ScenePrompt) -> None:
         classes = len(segmenter.config.classes)
         if len(statistics.class_prior) != classes:
             raise ValueError(f'the statistics are of {len(statistics.class_prior)} classes, the '
                              f'segmenter has {classes}')
         self.segmenter = segmenter
+        self.anchor = anchor
         self.prior_weight = prior_weight
         self.teachers: tuple[ScenePrompt, ...] = ()
         if segmenter.layout is None:
             self.prior_weight = 0.0
-            self.teachers = tuple(map(segmenter.scene_prompt, segmenter.config.scene_prompts))
+            pool = [sentence for sentence in segmenter.config.scene_prompts
+                    if sentence != anchor.name]
+            self.teachers = (anchor, *map(segmenter.scene_prompt, pool))
         self._prior = statistics.class_prior.to(segmenter.device)
         self._variance = statistics.class_variance.to(segmenter.device)
 
-    def frame_loss(self, logits: Tensor, taught: Tensor | None) -> FrameLoss:
+    def frame_loss(self, logits: Tensor, taught: Tensor | None = None) -> FrameLoss:
         """
         Compute the loss of the head's scores (1, K, h, w) of a frame.
 
-        :param taught: the logarithm of r (1, K, h, w), of one or all teachers; not needed with a
-            layout denoiser.
+        :param taught: log r, (1, K, h, w); not needed with a layout denoiser.
         """
         corrected = self.segmenter.correct(logits)
         rows, columns = self._prior.shape[-2:]
         shares = F.adaptive_avg_pool2d(corrected.softmax(dim=1), (rows, columns))[0]
-        # T(p, p) only rewards certainty, which costs mIoU where the source model is wrong.
-        if self.segmenter.layout is None:
+        if self.teachers:
             assert taught is not None
-            loss = divergence(taught, logits)
-        else:
-            loss = agreement_loss(logits, corrected)
-        return FrameLoss(loss, shares)
+            return FrameLoss(divergence(taught, logits), shares)
+        return FrameLoss(agreement_loss(logits, corrected), shares)
 
     def prior_loss(self, shares: Tensor) -> Tensor:
         """

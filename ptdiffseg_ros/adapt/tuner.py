@@ -20,10 +20,10 @@ class TunerConfig:
     """
     Hyperparameters of tuning; measured in benchmarks/notebook/adaptation_objective.md.
 
-    learning_rate: per frame; prior_weight: of the prior loss; anchor_weight: of the KL to the
-    prediction under the anchor; memory: weight of the past in the running means, of class shares
-    and of the published prompt; gradient_checkpointing: recompute activations in the backward pass
-    in place of keeping them.
+    learning_rate: per frame; prior_weight: of the prior loss, and anchor_weight: of the KL to the
+    prediction under the anchor, both only with a layout denoiser; memory: weight of the past in
+    the running means, of class shares and of the published prompt; gradient_checkpointing:
+    recompute activations in the backward pass in place of keeping them.
     """
 
     learning_rate: float = 0.2
@@ -72,8 +72,9 @@ class PromptTuner:
     The tokens are tuned for each cross-attention layer by itself, as in P+ (Voynov et al., 2023).
     The loss is that of `UnlabelledLoss` plus c KL(p_0 || p): the anchor keeps the prediction p_0
     under the anchor's prompt where the other terms ask for no change. Without a layout denoiser
-    the loss's teachers take the anchor's place, one a step, in turn. The mean class shares are a
-    running mean over frames. The published tokens are the running mean of the tuned ones.
+    there is no such term, and each step takes the next of the loss's teachers. The mean class
+    shares are a running mean over frames. The published tokens are the running mean of the tuned
+    ones.
 
     :param tokens: the scene tokens to start from, (S, d) or (L, S, d).
     :param anchor: the prompt that p_0 is predicted under.
@@ -83,8 +84,7 @@ class PromptTuner:
                  statistics: SourceStatistics, config: TunerConfig = TunerConfig()) -> None:
         self.segmenter = segmenter
         self.config = config
-        self.anchor = anchor
-        self.loss = UnlabelledLoss(segmenter, statistics, config.prior_weight)
+        self.loss = UnlabelledLoss(segmenter, statistics, config.prior_weight, anchor)
         layers = segmenter.backbone.cross_attention_layers
         start = tokens.detach().float().to(segmenter.device)
         self.tokens = start.expand(layers, *start.shape[-2:]).clone().requires_grad_(True)
@@ -107,22 +107,23 @@ class PromptTuner:
 
     def add_in_steps(self, latents: Tensor) -> Steps[float]:
         """
-        Do as `add` does in three passes: under the anchor, forward, backward.
+        Do as `add` does in three passes: under the anchor or a teacher, forward, backward.
 
         A loss or a gradient that is not finite changes nothing; the loss returned is then NaN.
         """
-        teachers = self.loss.teachers or (self.anchor,)
-        anchor = teachers[self.steps % len(teachers)].context
-        latents = latents[None].to(anchor)
+        prompts = self.loss.teachers or (self.loss.anchor,)
+        context = prompts[self.steps % len(prompts)].context
+        latents = latents[None].to(context)
         with torch.no_grad():
-            kept = self.segmenter.head_logits(latents, anchor).float().log_softmax(dim=1)
+            taught = self.segmenter.head_logits(latents, context).float().log_softmax(dim=1)
         yield
         with torch.enable_grad():
             logits = self.segmenter.head_logits(
                 latents, self.segmenter.context(self.tokens)).float()
-            frame = self.loss.frame_loss(logits, kept)
-            loss = (frame.loss + self.loss.prior_loss(self._shares.update(frame.shares))
-                    + self.config.anchor_weight * divergence(kept, logits))
+            frame = self.loss.frame_loss(logits, taught)
+            loss = frame.loss + self.loss.prior_loss(self._shares.update(frame.shares))
+            if not self.loss.teachers:
+                loss = loss + self.config.anchor_weight * divergence(taught, logits)
         yield
         gradient, = torch.autograd.grad(loss, self.tokens)
         if not (math.isfinite(loss.item()) and torch.isfinite(gradient).all()):

@@ -13,7 +13,6 @@ from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 import torch
 from torch import Tensor
 
-SMALLEST = 1e-30  # share, before its logarithm
 ResultT = TypeVar('ResultT')
 
 
@@ -42,7 +41,8 @@ class PromptValidation:
         self.current = current
         self.scores = (0.0, 0.0, 0.0)  # of base, current and candidate; less is better
         self._results: dict[ScenePrompt, list[tuple[Tensor, FrameLoss]]] = {}
-        self._taught: list[tuple[Tensor, Tensor]] = []  # latents, what the teachers predict
+        self._taught: list[tuple[Tensor, Tensor]] = []  # latents, what a teacher predicts
+        self._asked = 0  # teachers, which take turns
 
     def judge(self, candidate: ScenePrompt, frames: Sequence[Tensor]) -> Outcome:
         """Judge a candidate on frames, latents (c, h, w)."""
@@ -66,17 +66,15 @@ class PromptValidation:
         return Outcome.KEEP if current <= base else Outcome.ROLL_BACK
 
     def _ask_teachers(self, frames: Sequence[Tensor]) -> Steps[None]:
-        """Compute the mean prediction of the loss's teachers, if it has any, on new frames."""
-        taught, self._taught = self._taught, []
+        """Compute what one of the loss's teachers, if it has any, predicts on each new frame."""
+        self._taught = [(seen, logs) for seen, logs in self._taught
+                        if any(seen is latents for latents in frames)]
         for latents in frames if self.loss.teachers else ():
-            logs = _find(taught, latents)
-            if logs is None:
-                shares = torch.tensor(0.0)
-                for teacher in self.loss.teachers:
-                    yield
-                    shares = shares + self._predict(teacher, latents).softmax(dim=1)
-                logs = (shares / len(self.loss.teachers)).clamp(min=SMALLEST).log()
-            self._taught.append((latents, logs))
+            if _find(self._taught, latents) is None:
+                yield
+                teacher = self.loss.teachers[self._asked % len(self.loss.teachers)]
+                self._taught.append((latents, self._predict(teacher, latents).log_softmax(dim=1)))
+                self._asked += 1
 
     def _score(self, prompt: ScenePrompt, frames: Sequence[Tensor]) -> Steps[float]:
         """Compute the unlabelled loss of a prompt on frames."""
@@ -84,8 +82,10 @@ class PromptValidation:
         for latents in frames:
             if _find(results, latents) is None:
                 yield
-                results.append((latents, self.loss.frame_loss(
-                    self._predict(prompt, latents), _find(self._taught, latents))))
+                with torch.no_grad():
+                    loss = self.loss.frame_loss(
+                        self._predict(prompt, latents), _find(self._taught, latents))
+                results.append((latents, loss))
         found = [result for latents in frames for seen, result in results if seen is latents]
         shares = torch.stack([result.shares for result in found]).mean(dim=0)
         losses = torch.stack([result.loss for result in found])

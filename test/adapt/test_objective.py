@@ -27,7 +27,7 @@ def loss_with(segmenter: PromptedSegmenter, prior: torch.Tensor, variance: torch
               ) -> UnlabelledLoss:
     assert segmenter.statistics is not None
     statistics = replace(segmenter.statistics, class_prior=prior, class_variance=variance)
-    return UnlabelledLoss(segmenter, statistics, 1.0)
+    return UnlabelledLoss(segmenter, statistics, 1.0, segmenter.scene_prompt())
 
 
 def sky_above_road(segmenter: PromptedSegmenter) -> torch.Tensor:
@@ -61,10 +61,10 @@ def test_class_shares_come_from_the_corrected_prediction(layered) -> None:
     scores = torch.zeros(1, len(prior), 16, 24)
     scores[:, 0, :8] = scores[:, 1, 8:] = 50.0
     loss = loss_with(layered, prior, torch.ones_like(prior))
-    frame = loss.frame_loss(scores, None)
+    frame = loss.frame_loss(scores)
     assert torch.allclose(frame.shares, prior, atol=1e-5)
     layered.layout.correct = lambda scores: scores.flip(2)  # all is upside down
-    frame = loss.frame_loss(scores, None)
+    frame = loss.frame_loss(scores)
     assert torch.allclose(frame.shares, prior.flip(1), atol=1e-5)
     assert frame.loss > 1.0, 'and prediction and correction disagree'
 
@@ -74,14 +74,19 @@ def test_agreement_with_the_correction_rewards_certainty(layered) -> None:
     undecided = torch.zeros(1, len(prior), 16, 24)
     loss = loss_with(layered, prior, torch.ones_like(prior))
     assert not loss.teachers
-    assert loss.frame_loss(undecided, None).loss > math.log(len(prior)), 'the entropy, and Dice'
+    assert loss.frame_loss(undecided).loss > math.log(len(prior)), 'the entropy, and Dice'
 
 
 def test_without_a_layout_denoiser_a_prediction_is_compared_with_that_of_the_pool_alone(
         segmenter) -> None:
     prior = sky_above_road(segmenter)
     loss = loss_with(segmenter, prior, torch.ones_like(prior))
-    assert [teacher.name for teacher in loss.teachers] == list(segmenter.config.scene_prompts)
+    pool = segmenter.config.scene_prompts
+    assert {teacher.name for teacher in loss.teachers} == {*pool}
+    assert len(loss.teachers) == len(pool)
+    by_hand = segmenter.scene_prompt('a tunnel with lamps')
+    teachers = UnlabelledLoss(segmenter, segmenter.statistics, 1.0, by_hand).teachers
+    assert by_hand in teachers and len(teachers) == len(pool) + 1
     assert loss.prior_loss(prior.flip(1)) == 0.0
     taught = torch.randn(1, len(prior), 16, 24).log_softmax(dim=1)
     assert loss.frame_loss(taught + 3.0, taught).loss == pytest.approx(0.0, abs=1e-6)
