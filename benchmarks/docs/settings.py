@@ -20,8 +20,8 @@ def adaptation_settings() -> str:
     tuner = config.tuner
     return markdown_table(HEAD, [
         ['learning rate, a frame a step', f'{tuner.learning_rate:g}', '`adapt/tuner.py`'],
-        ['weight of J', f'{tuner.prior_weight:g}', ''],
-        ['weight of the KL term', f'{tuner.anchor_weight:g}', ''],
+        ['weight of J, with a layout denoiser', f'{tuner.prior_weight:g}', ''],
+        ['weight of the KL term, with a layout denoiser', f'{tuner.anchor_weight:g}', ''],
         ['decay of the averages of tokens and of m', f'{tuner.memory:g}', ''],
         ['tolerance of J, in deviations', f'{objective.TOLERANCE:g}', '`adapt/objective.py`'],
         ['floor of the variance in J', f'{objective.VARIANCE_FLOOR:g}', ''],

@@ -238,6 +238,8 @@ class AdaptationLoop:
             self.publisher.publish(self.base)
             return
         if self.publisher.recall(found.domain):
+            if self.segmenter.layout is None and self.publisher.is_saved_by_operator():
+                return  # the loss measures nothing but the distance from the pool
             start = self.prompt.tokens
         else:
             self.publisher.publish(self.base)

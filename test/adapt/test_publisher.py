@@ -9,9 +9,19 @@ from pathlib import Path
 from adaptation_drive import CLEAR, Drive, find, FOG
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.validation import Outcome
+from ptdiffseg_ros.model.layout import LayoutDenoiser
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
 import torch
+
+
+@pytest.fixture
+def denoising(folder: Path) -> PromptedSegmenter:
+    """Load the segmenter of `folder`, with a layout denoiser that changes nothing."""
+    own = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    own.layout = LayoutDenoiser(len(own.config.classes), 16).requires_grad_(False)
+    own.layout.correct = lambda scores: scores
+    return own
 
 
 def test_learned_prompts_outlive_the_process(segmenter, always_better, tmp_path: Path) -> None:
@@ -76,20 +86,20 @@ def test_an_accepted_prompt_survives_a_rollback(
 
 @pytest.mark.parametrize('before', [False, True])
 def test_a_prompt_that_proves_worse_is_removed_from_the_bank(
-        segmenter, monkeypatch, tmp_path: Path, before: bool) -> None:
-    bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+        denoising, monkeypatch, tmp_path: Path, before: bool) -> None:
+    bank = PromptBank(tmp_path, denoising.fingerprint, denoising.backbone.text_width)
     earlier = LearnedPrompt(
-        segmenter.encode_scene('a foggy driving scene').float() * 1.1, 'foggy',
-        segmenter.fingerprint)
+        denoising.encode_scene('a foggy driving scene').float() * 1.1, 'foggy',
+        denoising.fingerprint)
     if before:
         bank.remember(earlier)
     find(monkeypatch, Outcome.ACCEPT, Outcome.ROLL_BACK)
-    drive = Drive(segmenter, bank)
+    drive = Drive(denoising, bank)
     drive.enter(FOG)
     drive.go(8)
     assert drive.loop.state.rollbacks == 1 and drive.loop.state.prompt == 'source'
     assert drive.loop.state.remembered == (['foggy'] if before else [])
-    again = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
+    again = PromptBank(tmp_path, denoising.fingerprint, denoising.backbone.text_width)
     kept = again.recall('foggy')
     assert torch.equal(kept.tokens, earlier.tokens) if before else kept is None
 
@@ -124,17 +134,17 @@ def test_a_recalled_prompt_worse_than_the_source_is_not_recalled_again(
 
 
 def test_a_saved_prompt_worse_than_the_source_stays_saved_and_unused(
-        segmenter, monkeypatch, tmp_path: Path) -> None:
+        denoising, monkeypatch, tmp_path: Path) -> None:
     find(monkeypatch, Outcome.ROLL_BACK)
-    bank = bank_with(segmenter, tmp_path, saved_by_hand=True)
+    bank = bank_with(denoising, tmp_path, saved_by_hand=True)
     before = bank.path('foggy').read_bytes()
-    drive = Drive(segmenter, bank)
+    drive = Drive(denoising, bank)
     for visit in (1, 2):
         drive.enter(FOG)
         assert drive.loop.state.prompt == 'recalled' and recalls(drive) == visit
         drive.go(1)
         assert drive.loop.state.prompt == 'source'
-        assert torch.equal(drive.loop.prompt.context, segmenter.context())
+        assert torch.equal(drive.loop.prompt.context, denoising.context())
         assert bank.path('foggy').read_bytes() == before
         assert "saved for 'foggy' is worse than the source prompt" in drive.loop.state.problem
         drive.say(CLEAR)
@@ -159,15 +169,29 @@ def test_a_prompt_saved_while_tuning_survives_a_rollback(
 
 
 def test_a_better_prompt_is_used_and_does_not_replace_the_saved_one(
-        segmenter, always_better, tmp_path: Path) -> None:
-    bank = bank_with(segmenter, tmp_path, saved_by_hand=True)
+        denoising, always_better, tmp_path: Path) -> None:
+    bank = bank_with(denoising, tmp_path, saved_by_hand=True)
     before = bank.path('foggy').read_bytes()
-    drive = Drive(segmenter, bank)
+    drive = Drive(denoising, bank)
     drive.enter(FOG)
     drive.go(8)
     assert drive.loop.state.prompt == 'tuned' and drive.loop.state.step == 8
     assert 'the bank keeps the one that was saved' in drive.events[-1][1]
     assert bank.path('foggy').read_bytes() == before
+
+
+def test_without_a_layout_denoiser_a_saved_prompt_is_used_as_it_is(
+        segmenter, always_better, tmp_path: Path) -> None:
+    bank = bank_with(segmenter, tmp_path, saved_by_hand=True)
+    drive = Drive(segmenter, bank)
+    drive.enter(FOG)
+    drive.go(8)
+    assert drive.loop.state.prompt == 'recalled' and not drive.loop.state.tuning
+    assert torch.equal(drive.loop.prompt.tokens, bank.recall('foggy').tokens)
+    automatic = Drive(segmenter, bank_with(segmenter, tmp_path, saved_by_hand=False))
+    automatic.enter(FOG)
+    automatic.go(8)
+    assert automatic.loop.state.prompt == 'tuned', 'and one that adaptation saved is tuned further'
 
 
 def test_a_failed_write_is_retried(
