@@ -29,7 +29,8 @@ class PromptValidation:
     Compare candidates with the current and the base prompt on the same held-out frames.
 
     The measure is the unlabelled loss over all frames of a validation, so that a single unusual
-    frame does not decide. What base and current prompt gave on a frame is kept.
+    frame does not decide. What base and current prompt gave on a frame is kept
+    while the frame is among those of the validation.
 
     :param base: the source prompt, or the sentence set by hand.
     :param current: the prompt in use; a candidate that is accepted takes its place.
@@ -51,9 +52,12 @@ class PromptValidation:
     def judge_in_steps(
             self, candidate: ScenePrompt, frames: Sequence[Tensor]) -> Steps[Outcome]:
         """Do as `judge` does, in one pass for each frame and prompt that is new."""
-        yield from self._ask_teachers(frames)
-        self._results = {prompt: results for prompt, results in self._results.items()
+        # What a frame gave belongs to its teacher: both go with the frame.
+        self._results = {prompt: _kept(results, frames)
+                         for prompt, results in self._results.items()
                          if prompt in (self.base, self.current)}
+        self._taught = _kept(self._taught, frames)
+        yield from self._ask_teachers(frames)
         scores = {}
         for prompt in dict.fromkeys((self.base, self.current, candidate)):
             scores[prompt] = yield from self._score(prompt, frames)
@@ -67,8 +71,6 @@ class PromptValidation:
 
     def _ask_teachers(self, frames: Sequence[Tensor]) -> Steps[None]:
         """Compute what one of the loss's teachers, if it has any, predicts on each new frame."""
-        self._taught = [(seen, logs) for seen, logs in self._taught
-                        if any(seen is latents for latents in frames)]
         for latents in frames if self.loss.teachers else ():
             if _find(self._taught, latents) is None:
                 yield
@@ -96,6 +98,14 @@ class PromptValidation:
         """Return the head's scores (1, K, h, w) of a frame."""
         context = prompt.context
         return self.loss.segmenter.head_logits(latents[None].to(context), context).float()
+
+
+def _kept(
+        results: Sequence[tuple[Tensor, ResultT]], frames: Sequence[Tensor]
+) -> list[tuple[Tensor, ResultT]]:
+    """Return the results of these frames."""
+    return [(seen, result) for seen, result in results
+            if any(seen is latents for latents in frames)]
 
 
 def _find(results: Sequence[tuple[Tensor, ResultT]], latents: Tensor) -> ResultT | None:

@@ -108,6 +108,17 @@ def test_teachers_take_turns_on_the_frames(segmenter) -> None:
     assert validation.scores[0] == pytest.approx(float(sum(expected)) / 3, rel=1e-4)
 
 
+def test_a_frame_that_comes_back_is_compared_with_one_teacher_throughout(segmenter) -> None:
+    base, other = segmenter.scene_prompt(), segmenter.scene_prompt('a snowy driving scene')
+    validation = make_validation(segmenter, base, base)
+    first, others = random_frames(segmenter, 1), random_frames(segmenter, 1, seed=1)
+    validation.judge(other, first)
+    validation.judge(other, others)
+    validation.judge(replace(base), first)  # under the third teacher now
+    of_base, _, of_the_same = validation.scores
+    assert of_base == of_the_same > 0.0
+
+
 def count_passes(
         validation: PromptValidation, candidate: ScenePrompt, frames: list[torch.Tensor]) -> int:
     return sum(1 for _ in validation.judge_in_steps(candidate, frames))
