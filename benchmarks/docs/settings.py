@@ -20,12 +20,11 @@ def adaptation_settings() -> str:
     tuner = config.tuner
     return markdown_table(HEAD, [
         ['learning rate, a frame a step', f'{tuner.learning_rate:g}', '`adapt/tuner.py`'],
-        ['weight of J, with a layout denoiser', f'{tuner.prior_weight:g}', ''],
-        ['weight of the KL term, with a layout denoiser', f'{tuner.anchor_weight:g}', ''],
+        ['weight of the KL term', f'{tuner.teacher_weight:g}', ''],
+        ['weight of J', f'{tuner.prior_weight:g}', ''],
         ['decay of the averages of tokens and of m', f'{tuner.memory:g}', ''],
         ['tolerance of J, in deviations', f'{objective.TOLERANCE:g}', '`adapt/objective.py`'],
         ['floor of the variance in J', f'{objective.VARIANCE_FLOOR:g}', ''],
-        ['least share of a class in Dice', f'{objective.PRESENT:g}', ''],
         ['steps a visit', f'{config.steps}', '`adapt/state.py`'],
         ['steps between validations', f'{config.validate_every}', ''],
         ['held-out frames', f'one of {config.hold_out}; the newest '

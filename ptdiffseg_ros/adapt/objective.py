@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import SourceStatistics
+import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-PRESENT = 0.001  # share of the frame: Dice leaves out classes with less
 VARIANCE_FLOOR = 0.003  # of a share: what is the same in every street may still differ a little
 TOLERANCE = 0.5  # deviations: one street differs that much from the mean of all
 
@@ -30,79 +30,71 @@ class FrameLoss:
 
 class UnlabelledLoss:
     """
-    L = T(p, q) + a J(m) or, without a layout denoiser, KL(r || p); T and KL are means over frames.
+    L = c KL(r || p) + T(p, q) + a J(m); T and KL are means over frames.
 
-    p is the head's prediction and q its correction by the layout denoiser. T is their agreement
-    loss, and J the prior loss of m, the mean class shares of q. r is the prediction under one of
-    the `teachers`: the sentences of the pool, and the anchor. J is left out there, because it cost
-    mIoU on photographs (benchmarks/notebook/adaptation_photographs.md), and T(p, p) would only
-    reward certainty.
+    p is the head's prediction, and r that under one of the teachers, which take turns: the base
+    prompt and the sentences of the pool. They keep what the other terms do not dispute. q is p's
+    correction by the layout denoiser, T their agreement loss, and J the prior loss of m, the mean
+    class shares of q. Without a layout denoiser the loss is c KL(r || p): T(p, p) would only
+    reward certainty, and J cost mIoU on photographs
+    (benchmarks/notebook/adaptation_photographs.md).
 
-    :param prior_weight: a.
-    :param anchor: the source prompt, or the sentence set by hand.
+    :param base: the source prompt, or the sentence set by hand.
+    :param teacher_weight: c. prior_weight: a.
     """
 
     def __init__(self, segmenter: PromptedSegmenter, statistics: SourceStatistics,
-                 prior_weight: float, anchor: ScenePrompt) -> None:
+                 base: ScenePrompt, teacher_weight: float, prior_weight: float) -> None:
         classes = len(segmenter.config.classes)
         if len(statistics.class_prior) != classes:
             raise ValueError(f'the statistics are of {len(statistics.class_prior)} classes, the '
                              f'segmenter has {classes}')
         self.segmenter = segmenter
-        self.anchor = anchor
-        self.prior_weight = prior_weight
-        self.teachers: tuple[ScenePrompt, ...] = ()
-        if segmenter.layout is None:
-            self.prior_weight = 0.0
-            pool = [sentence for sentence in segmenter.config.scene_prompts
-                    if sentence != anchor.name]
-            self.teachers = (anchor, *map(segmenter.scene_prompt, pool))
+        self.teacher_weight = teacher_weight
+        self.prior_weight = prior_weight if segmenter.layout is not None else 0.0
+        pool = [sentence for sentence in segmenter.config.scene_prompts if sentence != base.name]
+        self.teachers = (base, *map(segmenter.scene_prompt, pool))
         self._prior = statistics.class_prior.to(segmenter.device)
         self._variance = statistics.class_variance.to(segmenter.device)
 
-    def frame_loss(self, logits: Tensor, taught: Tensor | None = None) -> FrameLoss:
-        """
-        Compute the loss of the head's scores (1, K, h, w) of a frame.
+    @torch.no_grad()
+    def teach(self, latents: Tensor, turn: int) -> Tensor:
+        """Return log r, (1, K, h, w), of latents (1, c, h, w), under the turn's teacher."""
+        context = self.teachers[turn % len(self.teachers)].context
+        return self.segmenter.head_logits(latents.to(context), context).float().log_softmax(dim=1)
 
-        :param taught: log r, (1, K, h, w); not needed with a layout denoiser.
-        """
+    def frame_loss(self, logits: Tensor, taught: Tensor) -> FrameLoss:
+        """Compute the loss of the head's scores (1, K, h, w) of a frame that has log r."""
         corrected = self.segmenter.correct(logits)
         rows, columns = self._prior.shape[-2:]
         shares = F.adaptive_avg_pool2d(corrected.softmax(dim=1), (rows, columns))[0]
-        if self.teachers:
-            assert taught is not None
-            return FrameLoss(divergence(taught, logits), shares)
-        return FrameLoss(agreement_loss(logits, corrected), shares)
+        loss = self.teacher_weight * divergence(taught, logits)
+        if self.segmenter.layout is not None:
+            loss = loss + agreement_loss(logits, corrected)
+        return FrameLoss(loss, shares)
 
     def prior_loss(self, shares: Tensor) -> Tensor:
         """
         Compute a J(m) of mean class shares m (K, R, C).
 
         J is the squared distance from the mean of source streets, in deviations between streets
-        and beyond a tolerance. It is a tenth of the sum over the classes, mean over the cells.
+        and beyond a tolerance: the sum over the classes, mean over the cells.
         """
         deviations = (shares - self._prior) / (self._variance + VARIANCE_FLOOR).sqrt()
         beyond = F.relu(deviations.abs() - TOLERANCE)
-        return 0.1 * self.prior_weight * beyond.square().sum(dim=0).mean()
+        return self.prior_weight * beyond.square().sum(dim=0).mean()
 
 
 def divergence(logs: Tensor, logits: Tensor) -> Tensor:
-    """Return KL(p_0 || p) of log-probabilities of p_0 and scores of p, (B, K, h, w), a mean."""
+    """Return KL(r || p) of log r and scores of p, (B, K, h, w), a mean over pixels."""
     return (logs.exp() * (logs - logits.log_softmax(dim=1))).sum(dim=1).mean()
 
 
 def agreement_loss(logits: Tensor, corrected: Tensor) -> Tensor:
     """
-    Return cross-entropy plus Dice between predictions and their correction, both soft labels.
+    Return the cross-entropy of predictions with their correction, a mean over frames and pixels.
 
-    Dice weighs classes where cross-entropy weighs pixels, as in offline training. Both sides may
-    move: the gradient also decides the correction. logits and corrected (B, K, h, w); the loss is
-    a mean over frames and pixels.
+    Both sides may move: the gradient also decides the correction. logits and corrected
+    (B, K, h, w) are scores.
     """
-    logs, target = logits.log_softmax(dim=1), corrected.softmax(dim=1)
-    cross_entropy = -(target * logs).sum(dim=1).mean()
-    shares = logs.exp()
-    overlap = 2.0 * (shares * target).sum(dim=(0, 2, 3))
-    dice = 1.0 - overlap / (shares + target).sum(dim=(0, 2, 3)).clamp(min=1.0)
-    present = target.mean(dim=(0, 2, 3)) > PRESENT
-    return cross_entropy + (dice * present).sum() / present.sum().clamp(min=1)
+    return F.cross_entropy(logits, corrected.softmax(dim=1))

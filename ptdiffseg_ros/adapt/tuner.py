@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import math
 
 from ptdiffseg_ros.adapt.cooperative import run_steps, Steps
-from ptdiffseg_ros.adapt.objective import divergence, UnlabelledLoss
+from ptdiffseg_ros.adapt.objective import UnlabelledLoss
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import SourceStatistics
@@ -20,15 +20,14 @@ class TunerConfig:
     """
     Hyperparameters of tuning; measured in benchmarks/notebook/adaptation_objective.md.
 
-    learning_rate: per frame; prior_weight: of the prior loss, and anchor_weight: of the KL to the
-    prediction under the anchor, both only with a layout denoiser; memory: weight of the past in
-    the running means, of class shares and of the published prompt; gradient_checkpointing:
-    recompute activations in the backward pass in place of keeping them.
+    learning_rate: per frame; teacher_weight, prior_weight: c and a of `UnlabelledLoss`; memory:
+    weight of the past in the running means, of class shares and of the published prompt;
+    gradient_checkpointing: recompute activations in the backward pass in place of keeping them.
     """
 
     learning_rate: float = 0.2
-    prior_weight: float = 3.0
-    anchor_weight: float = 0.6
+    teacher_weight: float = 0.6
+    prior_weight: float = 0.3
     memory: float = 0.95
     gradient_checkpointing: bool = False
 
@@ -37,7 +36,7 @@ class TunerConfig:
             raise ValueError(f'learning_rate is {self.learning_rate}; it must be above 0')
         if not 0.0 <= self.memory < 1.0:
             raise ValueError(f'memory is {self.memory}; allowed are 0 to below 1')
-        for name in ('prior_weight', 'anchor_weight'):
+        for name in ('teacher_weight', 'prior_weight'):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must not be negative')
 
@@ -70,21 +69,19 @@ class PromptTuner:
     Tune scene tokens on unlabelled latents, one step a frame (PTDiffSeg, online TTDA).
 
     The tokens are tuned for each cross-attention layer by itself, as in P+ (Voynov et al., 2023).
-    The loss is that of `UnlabelledLoss` plus c KL(p_0 || p): the anchor keeps the prediction p_0
-    under the anchor's prompt where the other terms ask for no change. Without a layout denoiser
-    there is no such term, and each step takes the next of the loss's teachers. The mean class
-    shares are a running mean over frames. The published tokens are the running mean of the tuned
-    ones.
+    The loss is that of `UnlabelledLoss`; each step takes the next teacher. The mean class shares
+    are a running mean over frames. The published tokens are the running mean of the tuned ones.
 
     :param tokens: the scene tokens to start from, (S, d) or (L, S, d).
-    :param anchor: the prompt that p_0 is predicted under.
+    :param base: the source prompt, or the sentence set by hand; a teacher.
     """
 
-    def __init__(self, segmenter: PromptedSegmenter, tokens: Tensor, anchor: ScenePrompt,
+    def __init__(self, segmenter: PromptedSegmenter, tokens: Tensor, base: ScenePrompt,
                  statistics: SourceStatistics, config: TunerConfig = TunerConfig()) -> None:
         self.segmenter = segmenter
         self.config = config
-        self.loss = UnlabelledLoss(segmenter, statistics, config.prior_weight, anchor)
+        self.loss = UnlabelledLoss(
+            segmenter, statistics, base, config.teacher_weight, config.prior_weight)
         layers = segmenter.backbone.cross_attention_layers
         start = tokens.detach().float().to(segmenter.device)
         self.tokens = start.expand(layers, *start.shape[-2:]).clone().requires_grad_(True)
@@ -93,8 +90,7 @@ class PromptTuner:
         self.published = self.tokens.detach().clone()
         self._shares = RunningMean(config.memory)
         # Adam divides by the gradient's size: no frame counts much more than another.
-        self._optimizer = torch.optim.Adam(
-            [self.tokens], lr=config.learning_rate, betas=(0.9, 0.99))
+        self._optimizer = torch.optim.Adam([self.tokens], lr=config.learning_rate)
         unet = segmenter.backbone.unet
         if config.gradient_checkpointing:
             unet.enable_gradient_checkpointing()
@@ -107,23 +103,17 @@ class PromptTuner:
 
     def add_in_steps(self, latents: Tensor) -> Steps[float]:
         """
-        Do as `add` does in three passes: under the anchor or a teacher, forward, backward.
+        Do as `add` does in three passes: the teacher's, forward, backward.
 
         A loss or a gradient that is not finite changes nothing; the loss returned is then NaN.
         """
-        prompts = self.loss.teachers or (self.loss.anchor,)
-        context = prompts[self.steps % len(prompts)].context
-        latents = latents[None].to(context)
-        with torch.no_grad():
-            taught = self.segmenter.head_logits(latents, context).float().log_softmax(dim=1)
+        taught = self.loss.teach(latents[None], self.steps)
         yield
         with torch.enable_grad():
-            logits = self.segmenter.head_logits(
-                latents, self.segmenter.context(self.tokens)).float()
+            context = self.segmenter.context(self.tokens)
+            logits = self.segmenter.head_logits(latents[None].to(context), context).float()
             frame = self.loss.frame_loss(logits, taught)
             loss = frame.loss + self.loss.prior_loss(self._shares.update(frame.shares))
-            if not self.loss.teachers:
-                loss = loss + self.config.anchor_weight * divergence(taught, logits)
         yield
         gradient, = torch.autograd.grad(loss, self.tokens)
         if not (math.isfinite(loss.item()) and torch.isfinite(gradient).all()):

@@ -180,7 +180,7 @@ def test_an_inverted_objective_is_never_published(segmenter, monkeypatch) -> Non
     monkeypatch.setattr(
         torch.autograd, 'grad', lambda loss, tokens: tuple(-g for g in grad(loss, tokens)))
     drive = Drive(segmenter, steps=40, validate_every=10, tuner=TunerConfig(
-        learning_rate=0.5, anchor_weight=0.0))
+        learning_rate=0.5, teacher_weight=0.0))
     drive.enter(FOG)
     drive.go(20)
     assert drive.events[-1] == ('tuned', "nothing better was found for 'foggy'")

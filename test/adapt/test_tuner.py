@@ -182,25 +182,25 @@ def denoising(folder) -> PromptedSegmenter:
     return own
 
 
-@pytest.mark.parametrize('anchor', [None, 'a snowy driving scene'])
-def test_the_anchor_is_zero_at_its_own_prompt_and_limits_the_change(folder, anchor) -> None:
+@pytest.mark.parametrize('sentence', [None, 'a snowy driving scene', 'a tunnel with lamps'])
+def test_the_base_prompt_teaches_first_and_limits_the_change(folder, sentence) -> None:
     own = denoising(folder)
-    base = own.scene_prompt(anchor)
+    base = own.scene_prompt(sentence)
 
     def losses(tokens: torch.Tensor) -> list[float]:
         return [PromptTuner(
             own, tokens, base, own.statistics,
-            TunerConfig(anchor_weight=weight)).add(frame_of(own)) for weight in (0.0, 100.0)]
+            TunerConfig(teacher_weight=weight)).add(frame_of(own)) for weight in (0.0, 100.0)]
 
-    free, anchored = losses(base.tokens)
-    assert anchored == pytest.approx(free, abs=1e-4)
-    free, anchored = losses(own.encode_scene('fog'))
-    assert anchored > free + 1e-4
+    free, taught = losses(base.tokens)
+    assert taught == pytest.approx(free, abs=1e-4)
+    free, taught = losses(own.encode_scene('fog'))
+    assert taught > free + 1e-4
 
 
 @pytest.mark.parametrize(('change', 'words'), [
     ({'learning_rate': 0.0}, 'learning_rate is 0.0'), ({'learning_rate': math.nan}, 'nan'),
-    ({'memory': 1.0}, 'memory is 1.0'), ({'anchor_weight': -0.1}, 'anchor_weight is -0.1')])
+    ({'memory': 1.0}, 'memory is 1.0'), ({'teacher_weight': -0.1}, 'teacher_weight is -0.1')])
 def test_settings_out_of_range_are_refused(change, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         TunerConfig(**change)
@@ -209,7 +209,7 @@ def test_settings_out_of_range_are_refused(change, words: str) -> None:
 def test_the_layout_denoiser_guides_tuning_and_stays_frozen(folder) -> None:
     own = denoising(folder)
     before = {k: v.clone() for k, v in own.layout.state_dict().items()}
-    tuner = tuner_of(own, anchor_weight=0.0, memory=0.0)
+    tuner = tuner_of(own, teacher_weight=0.0, memory=0.0)
     losses = [tuner.add(frame_of(own)) for _ in range(15)]
     assert losses[-1] < losses[0] - 1e-4
     after = own.layout.state_dict()

@@ -25,7 +25,7 @@ def make_validation(
         segmenter: PromptedSegmenter, base: ScenePrompt, current: ScenePrompt
 ) -> PromptValidation:
     assert segmenter.statistics is not None
-    loss = UnlabelledLoss(segmenter, segmenter.statistics, 1.0, base)
+    loss = UnlabelledLoss(segmenter, segmenter.statistics, base, 1.0, 1.0)
     return PromptValidation(loss, base, current)
 
 
@@ -78,20 +78,14 @@ def test_known_scores_are_not_computed_again(folder, layout) -> None:
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
     if layout:
         segmenter.layout = LayoutDenoiser(len(segmenter.config.classes), 16).requires_grad_(False)
-    taught = 0 if layout else 1
     base, current, first, second = (segmenter.scene_prompt(sentence) for sentence in (
         None, 'fog', 'a snowy driving scene', 'a night driving scene'))
     validation = make_validation(segmenter, base, current)
     frames = random_frames(segmenter, 3)
-    assert count_passes(validation, first, frames) == 3 * (3 + taught)
+    assert count_passes(validation, first, frames) == 3 * (3 + 1)  # three prompts and a teacher
     assert count_passes(validation, second, frames) == 3
     newer = [*frames[1:], *random_frames(segmenter, 1, seed=1)]
-    assert count_passes(validation, segmenter.scene_prompt('fog'), newer) == 3 + 2 + taught
-    if layout:  # otherwise a new validation gives the frames other teachers
-        fresh = make_validation(segmenter, base, validation.current)
-        fresh.judge(second, newer)
-        validation.judge(second, newer)
-        assert validation.scores == pytest.approx(fresh.scores), 'what is kept is computed'
+    assert count_passes(validation, segmenter.scene_prompt('fog'), newer) == 3 + 2 + 1
 
 
 def test_teachers_take_turns_on_the_frames(segmenter) -> None:
