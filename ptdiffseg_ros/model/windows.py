@@ -1,11 +1,10 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Overlapping windows over a frame, and the weights that blend their predictions."""
+"""Overlapping windows over a frame, whose predictions are blended."""
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import product
 import math
 
@@ -38,20 +37,6 @@ class Axis:
         starts = tuple(round(i * free / max(1, count - 1)) for i in range(count))
         return cls(starts, window, length)
 
-    def weights(self, scale: int = 1) -> Tensor:
-        """
-        Return the weights of the N windows, `scale` per cell: (N, scale * window).
-
-        Weights fall smoothly towards the borders (a Hann window) and sum to 1 in every place.
-        """
-        size = self.window * scale
-        hann = torch.sin(math.pi * (torch.arange(size, dtype=torch.float64) + 0.5) / size).square()
-        total = torch.zeros(self.length * scale, dtype=torch.float64)
-        for start in self.starts:
-            total[start * scale:start * scale + size] += hann
-        return torch.stack([
-            hann / total[start * scale:start * scale + size] for start in self.starts]).float()
-
 
 @dataclass(frozen=True)
 class Windows:
@@ -82,12 +67,6 @@ class Windows:
         rows, columns = self.place(which, cell)
         return images[..., rows, columns]
 
-    def blend(self, total: Tensor, scores: Tensor, which: tuple[int, int], scale: int) -> None:
-        """Add the weighted scores (B, K, h, w) of a window to the total of the frame."""
-        rows, columns = self.place(which, scale)
-        total[..., rows, columns] += scores * _blend_weights(
-            self, which, scale, scores.device, scores.dtype)
-
     def place(self, which: tuple[int, int], cell: int) -> tuple[slice, slice]:
         """Return the rows and columns of a window; `cell` is the pixels of a cell."""
         top, left = self.rows.starts[which[0]] * cell, self.columns.starts[which[1]] * cell
@@ -95,27 +74,33 @@ class Windows:
                 slice(left, left + self.columns.window * cell))
 
 
-@lru_cache(maxsize=64)
-def _blend_weights(windows: Windows, window: tuple[int, int], scale: int, device: torch.device,
-                   dtype: torch.dtype) -> Tensor:
-    """Return the weights (h, w) of a window; cached, so that no frame copies them."""
-    rows, columns = windows.rows.weights(scale), windows.columns.weights(scale)
-    return (rows[window[0], :, None] * columns[window[1]]).to(device, dtype)
-
-
 def predict_windows(
         image: Tensor, context: Tensor, windows: Windows, stride: int, network: Network
 ) -> tuple[Tensor, Tensor]:
-    """Predict a padded image (1, 3, h, w). Returns latents of the middle window, and scores."""
-    total, middle = None, None
+    """
+    Predict a padded image (1, 3, h, w). Returns latents of the middle window, and scores.
+
+    Where windows overlap, scores are a weighted mean. The weights fall smoothly towards the
+    borders of a window (a Hann window).
+    """
+    total = weights = middle = hann = None
     for window in windows:
         latents, scores = network(windows.cut(image, window, stride), context)
         scale = scores.shape[-1] // windows.columns.window
-        if total is None:
-            total = scores.new_zeros(
-                1, scores.shape[1], windows.rows.length * scale, windows.columns.length * scale)
-        windows.blend(total, scores, window, scale)
+        if total is None or weights is None or hann is None:
+            size = windows.rows.length * scale, windows.columns.length * scale
+            total, weights = scores.new_zeros(1, scores.shape[1], *size), scores.new_zeros(size)
+            rows, columns = (_hann(side, scores) for side in scores.shape[-2:])
+            hann = rows[:, None] * columns
+        place = ..., *windows.place(window, scale)
+        total[place] += scores * hann
+        weights[place] += hann
         if window == windows.middle:
             middle = latents
-    assert total is not None and middle is not None
-    return middle, total
+    assert total is not None and weights is not None and middle is not None
+    return middle, total / weights
+
+
+def _hann(side: int, like: Tensor) -> Tensor:
+    places = torch.arange(side, dtype=like.dtype, device=like.device)
+    return torch.sin(math.pi * (places + 0.5) / side).square()

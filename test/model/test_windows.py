@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from itertools import count
 import json
 import os
 from pathlib import Path
@@ -17,10 +18,12 @@ from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.model.errors import SegmenterError
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.windows import Axis, Windows
+from ptdiffseg_ros.model.windows import Axis, predict_windows, Windows
 import pytest
 from tiny_models import tiny_segmenter
 import torch
+from torch import Tensor
+import torch.nn.functional as F
 
 LENGTHS = st.integers(1, 40)
 OVERLAPS = st.floats(0, 0.95)
@@ -45,6 +48,7 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 # -- geometry ------------------------------------------------------------------------------
 
 @given(length=LENGTHS, window=LENGTHS, overlap=OVERLAPS)
+@settings(deadline=None)
 def test_every_cell_is_covered_by_windows_within_the_frame(
         length: int, window: int, overlap: float) -> None:
     axis = Axis.cover(length, window, overlap)
@@ -55,37 +59,33 @@ def test_every_cell_is_covered_by_windows_within_the_frame(
     assert (gaps <= max(1, axis.window * (1 - overlap))).all()  # at least that overlap
 
 
-@given(length=LENGTHS, window=LENGTHS, overlap=OVERLAPS, scale=st.integers(1, 4))
-def test_weights_are_positive_and_sum_to_one_in_every_place(
-        length: int, window: int, overlap: float, scale: int) -> None:
-    axis = Axis.cover(length, window, overlap)
-    weights = axis.weights(scale)
-    total = torch.zeros(length * scale)
-    for start, own in zip(axis.starts, weights):
-        total[start * scale:(start + axis.window) * scale] += own
-    assert (weights > 0).all() and torch.allclose(total, torch.ones(length * scale), atol=1e-5)
-
-
-@given(height=LENGTHS, width=LENGTHS, window=st.tuples(LENGTHS, LENGTHS), overlap=OVERLAPS)
+@given(height=LENGTHS, width=LENGTHS, window=st.tuples(LENGTHS, LENGTHS), overlap=OVERLAPS,
+       scale=st.integers(1, 4))
 @settings(deadline=None)
 def test_equal_predictions_of_all_windows_are_kept(
-        height: int, width: int, window: tuple[int, int], overlap: float) -> None:
+        height: int, width: int, window: tuple[int, int], overlap: float, scale: int) -> None:
     windows = Windows.cover((height, width), window, overlap)
-    field = torch.linspace(-5, 5, 2 * height * width).view(1, 2, height, width)
-    total = torch.zeros(1, 2, height, width)
-    for which in windows:
-        windows.blend(total, windows.cut(field, which, 1), which, 1)
-    assert torch.allclose(total, field, atol=1e-4)
+    image = torch.linspace(-5, 5, 3 * height * width).view(1, 3, height, width)
+
+    def network(part: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        return part, F.interpolate(part, scale_factor=scale)
+
+    latents, scores = predict_windows(image, torch.zeros(1), windows, 1, network)
+    assert torch.equal(latents, windows.cut(image, windows.middle, 1))
+    assert torch.allclose(scores, F.interpolate(image, scale_factor=scale), atol=1e-4)
 
 
 def test_different_predictions_of_windows_are_blended_smoothly() -> None:
     """Windows predict 0 and 1 in turn: without weights there would be jumps of 1."""
     windows = Windows.cover((4, 40), (4, 16), 0.5)
-    total = torch.zeros(1, 1, 32, 320)
-    for number, which in enumerate(windows):
-        windows.blend(total, torch.full((1, 1, 32, 128), float(number % 2)), which, 8)
-    assert len(windows) == 4 and total.min() < 0.05 and total.max() > 0.95
-    assert total.diff(dim=-1).abs().max() < 0.05
+    turns = count()
+
+    def network(part: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        return part, torch.full((1, 1, 32, 128), float(next(turns) % 2))
+
+    _, scores = predict_windows(torch.zeros(1, 3, 4, 40), torch.zeros(1), windows, 1, network)
+    assert len(windows) == 4 and scores.min() < 0.05 and scores.max() > 0.95
+    assert scores.diff(dim=-1).abs().max() < 0.05
 
 
 # -- segmenter -----------------------------------------------------------------------------
