@@ -96,22 +96,17 @@ class DiffusionBackbone(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder in the diffusers layout, with weights in their present dtype."""
         folder = Path(folder)
-        self.unet.save_pretrained(folder / 'unet')
-        self.vae.save_pretrained(folder / 'vae')
-        self.text_encoder.save_pretrained(folder / 'text_encoder')
-        self.tokenizer.save_pretrained(folder / 'tokenizer')
-        self.scheduler.save_pretrained(folder / 'scheduler')
-        index = {
+        index: dict[str, object] = {
             '_class_name': 'StableDiffusionPipeline',
             'feature_extractor': [None, None],
             'safety_checker': [None, None],
             'requires_safety_checker': False,
-            'scheduler': ['diffusers', type(self.scheduler).__name__],
-            'text_encoder': ['transformers', 'CLIPTextModel'],
-            'tokenizer': ['transformers', 'CLIPTokenizer'],
-            'unet': ['diffusers', 'UNet2DConditionModel'],
-            'vae': ['diffusers', type(self.vae).__name__],
         }
+        for name in ('scheduler', 'text_encoder', 'tokenizer', 'unet', 'vae'):
+            part = getattr(self, name)
+            part.save_pretrained(folder / name)
+            library = type(part).__module__.partition('.')[0]
+            index[name] = [library, type(part).__name__]
         (folder / 'model_index.json').write_text(json.dumps(index, indent=2) + '\n')
 
     @property

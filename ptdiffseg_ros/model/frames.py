@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from ptdiffseg_ros.model.errors import FrameError
@@ -13,26 +12,16 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
-class Batch:
-    """
-    Frames (B, H, W, 3) of one size, their indices in the input, and their context.
-
-    The context is (B or 1, T, d), or (B or 1, L, T, d) with one for each cross-attention layer.
-    """
-
-    numbers: tuple[int, ...]
-    frames: np.ndarray
-    context: Tensor
-
-
 def group_frames(
-        frames: Sequence[np.ndarray], context: Tensor | Sequence[Tensor]) -> Iterator[Batch]:
+        frames: Sequence[np.ndarray], context: Tensor | Sequence[Tensor]
+) -> Iterator[tuple[list[int], np.ndarray, Tensor]]:
     """
     Group frames of the same size, and contexts of the same shape, into batches.
 
     :param context: one for all frames, (1, T, d) or (1, L, T, d); or one for each frame, as a
         tensor, (B, T, d) or (B, L, T, d), or as a sequence of contexts whose shapes may differ.
+    :returns: for each batch the indices of its frames, the frames (B, H, W, 3), and their context,
+        (B or 1, T, d) or (B or 1, L, T, d).
     :raises ValueError: the number of contexts is neither 1 nor that of the frames.
     :raises FrameError: a frame is not (H, W, 3) uint8.
     """
@@ -48,8 +37,8 @@ def group_frames(
     for numbers in groups.values():
         contexts = [context[n] for n in numbers]
         shared = all(each is contexts[0] for each in contexts)
-        yield Batch(tuple(numbers), np.stack([frames[n] for n in numbers]),
-                    contexts[0] if shared else torch.cat(contexts))
+        yield (numbers, np.stack([frames[n] for n in numbers]),
+               contexts[0] if shared else torch.cat(contexts))
 
 
 def check_frame(frame: np.ndarray) -> None:

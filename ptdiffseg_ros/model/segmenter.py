@@ -371,9 +371,9 @@ class PromptedSegmenter:
         contexts = prompt.context if isinstance(prompt, ScenePrompt) else prompt
         results: dict[int, Segmentation] = {}
         engine = self.engine
-        for batch in group_frames(frames, contexts):
-            ids, confidences, latents = engine.run(batch.frames, batch.context, confidence)
-            for row, number in enumerate(batch.numbers):
+        for numbers, batch, context in group_frames(frames, contexts):
+            ids, confidences, latents = engine.run(batch, context, confidence)
+            for row, number in enumerate(numbers):
                 results[number] = Segmentation(
                     ids[row], None if confidences is None else confidences[row], latents[row])
         return [results[number] for number in range(len(frames))]

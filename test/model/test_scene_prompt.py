@@ -100,8 +100,8 @@ def test_shared_contexts_and_contexts_by_layer_may_be_mixed_in_a_batch(
     by_layer = [segmenter.context(tokens_by_layer(segmenter, 'fog') + i) for i in range(2)]
     contexts = [segmenter.context('fog'), by_layer[0], segmenter.context('wet'), by_layer[1]]
     batches = list(group_frames(frames, contexts))
-    assert [batch.numbers for batch in batches] == [(0, 2), (1, 3)]
-    assert [batch.context.shape for batch in batches] == [
+    assert [numbers for numbers, _, _ in batches] == [[0, 2], [1, 3]]
+    assert [context.shape for _, _, context in batches] == [
         (2, *contexts[0].shape[1:]), (2, *by_layer[0].shape[1:])]
     together = segmenter.segment(frames, contexts)
     for frame, context, answer in zip(frames, contexts, together):
