@@ -13,6 +13,9 @@ import torch
 from torch import Tensor
 
 DEFAULT_BYTES = 32 * 2**20
+# The least mean squared difference between latents that follow each other, relative to their
+# variance. A standing vehicle and a frozen camera stay below it.
+CHANGE = 0.02
 
 
 @dataclass(frozen=True)
@@ -32,22 +35,15 @@ class FrameBuffer:
 
     :param spacing_s: the least time between two frames of a camera. The default takes every
         frame of a 5 Hz camera whose stamps jitter.
-    :param change: the least mean squared difference of the latents to those last buffered,
-        relative to their variance. A standing vehicle and a frozen camera stay below it.
     :param hold_out: one frame of so many of a camera is held out: `held_out` returns it, `draw`
         never does. 0: none is.
     """
 
     def __init__(
-            self, max_bytes: int = DEFAULT_BYTES, spacing_s: float = 0.18,
-            change: float = 0.02, hold_out: int = 0) -> None:
-        if max_bytes < 1 or min(spacing_s, change, hold_out) < 0:
-            raise ValueError(
-                f'max_bytes {max_bytes} must be at least 1, spacing_s {spacing_s}, change '
-                f'{change} and hold_out {hold_out} not negative')
+            self, max_bytes: int = DEFAULT_BYTES, spacing_s: float = 0.18, hold_out: int = 0
+    ) -> None:
         self.max_bytes = max_bytes
         self.spacing_s = spacing_s
-        self.change = change
         self.hold_out = hold_out
         self._frames: dict[str, list[_BufferedFrame]] = {}  # of each camera, oldest first
         self._added: Counter[str] = Counter()  # frames of each camera, dropped ones included
@@ -85,7 +81,7 @@ class FrameBuffer:
         if last.latents.shape != new.latents.shape:
             return True
         before, now = last.latents.float(), new.latents.float()
-        return bool((now - before).square().mean() >= self.change * before.var())
+        return bool((now - before).square().mean() >= CHANGE * before.var())
 
     def draw(self, rng: np.random.Generator) -> Tensor | None:
         """

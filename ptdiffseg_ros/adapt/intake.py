@@ -3,7 +3,7 @@
 """Which frames adaptation learns from, and warnings of cameras that it cannot learn from."""
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
 import math
 
 from ptdiffseg_ros.adapt.buffer import FrameBuffer
@@ -22,19 +22,6 @@ MIB = 2**20
 FLOAT16_BYTES = 2
 
 
-@dataclass
-class CameraStamps:
-    """The time stamps of one camera's frames, in seconds."""
-
-    newest_s: float = -math.inf
-    repeats: int = 0  # frames in a row with the newest stamp, after the first
-
-    def add(self, stamp_s: float) -> None:
-        """Add the stamp of the next frame."""
-        self.repeats = self.repeats + 1 if stamp_s == self.newest_s else 0
-        self.newest_s = stamp_s
-
-
 class FrameIntake:
     """
     Buffer usable frames since adaptation was switched on, and report why others are not.
@@ -50,7 +37,8 @@ class FrameIntake:
         self._least_contrast = BLANK * statistics.contrast
         self._state = state
         self._on_event = on_event
-        self._stamps: dict[str, CameraStamps] = {}
+        self.newest_s: dict[str, float] = {}  # the newest stamp of each camera
+        self._repeats: Counter[str] = Counter()  # frames in a row with it, after the first
         self._received = self._unusable = 0  # frames
         self._frame_bytes = 0  # of the largest frame
 
@@ -74,10 +62,6 @@ class FrameIntake:
         self._unusable += 1
         self.usable_cameras.discard(camera)
 
-    def newest_stamps(self) -> dict[str, float]:
-        """Return the newest stamp of each camera."""
-        return {camera: stamps.newest_s for camera, stamps in self._stamps.items()}
-
     def why_empty(self) -> str:
         """Explain an empty buffer, with the remedy."""
         if not self._received:
@@ -88,13 +72,14 @@ class FrameIntake:
         return f'none of {self._received} that came fits. {self._state.problem}'
 
     def _check_stamps(self, camera: str, stamp_s: float) -> None:
-        stamps = self._stamps.setdefault(camera, CameraStamps())
-        stamps.add(stamp_s)
+        repeated = self.newest_s.get(camera) == stamp_s
+        self._repeats[camera] = self._repeats[camera] + 1 if repeated else 0
+        self.newest_s[camera] = stamp_s
         label = f' (camera {camera})' if camera else ''
         problem = (
             f'the images have repeated the time stamp {stamp_s:g} s{label}: adaptation learns '
             'nothing from them. Let the camera driver stamp each image'
-        ) if stamps.repeats >= MAX_REPEATED else ''
+        ) if self._repeats[camera] >= MAX_REPEATED else ''
         if self._state.set_problem(f'stamps of {camera}', problem) and problem:
             self._on_event('problem', problem)
 

@@ -43,21 +43,12 @@ class LearnedPrompts:
         self.path = path
         self.is_bank = path.is_dir()
         self.problems: list[str] = []
-        self.learned: tuple[LearnedPrompt, ...]
-        self._source = ChosenPrompt(segmenter.scene_prompt())
-        self._everywhere: ChosenPrompt | None = None
-        self._by_domain: dict[str, ChosenPrompt] = {}
         backbone = segmenter.backbone
         fits = segmenter.fingerprint, backbone.text_width, backbone.cross_attention_layers
-        if not self.is_bank:
-            if not path.exists():
-                raise AdaptationError(
-                    f'{path} does not exist. Give a file of `ptdiffseg adapt`, or the folder of '
-                    'a bank')
-            self.learned = (LearnedPrompt.load(path, *fits),)
-            self._everywhere = _chosen(path, self.learned[0], segmenter)
-            return
-        found, self.problems = read_prompts(path, *fits)
+        if self.is_bank:
+            found, self.problems = read_prompts(path, *fits)
+        else:
+            found = {path: LearnedPrompt.load(path, *fits)}
         if not found:
             raise AdaptationError(
                 f'{path} has no prompt of the segmenter {segmenter.name} ({fits[0]}): learn one '
@@ -66,13 +57,14 @@ class LearnedPrompts:
         self.learned = tuple(found.values())
         self._by_domain = {
             prompt.domain: _chosen(file, prompt, segmenter) for file, prompt in found.items()}
+        # The prompt of a file is for every domain.
+        self._default = (ChosenPrompt(segmenter.scene_prompt()) if self.is_bank
+                         else self._by_domain[self.learned[0].domain])
 
     def choose(self, *domains: str) -> ChosenPrompt:
-        """Return the prompt of the first of these domains that has one, else the source prompt."""
-        if self._everywhere is not None:
-            return self._everywhere
+        """Return the prompt of the first of these domains that has one, else the default."""
         return next((self._by_domain[domain] for domain in domains if domain in self._by_domain),
-                    self._source)
+                    self._default)
 
 
 class RecognisedPrompts:

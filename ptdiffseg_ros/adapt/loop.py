@@ -59,8 +59,8 @@ class AdaptationLoop:
 
     def __init__(
             self, segmenter: PromptedSegmenter, config: AdaptationConfig | None = None,
-            bank: PromptBank | None = None, buffer: FrameBuffer | None = None,
-            base: ScenePrompt | None = None, on_event: OnEvent = lambda kind, text: None,
+            bank: PromptBank | None = None, base: ScenePrompt | None = None,
+            on_event: OnEvent = lambda kind, text: None,
             on_prompt: Callable[[ScenePrompt], None] = lambda prompt: None,
             clock: Callable[[], float] = time.monotonic) -> None:
         self.segmenter = segmenter
@@ -68,10 +68,7 @@ class AdaptationLoop:
         self.config = config or AdaptationConfig()
         self.bank = bank or PromptBank(
             None, segmenter.fingerprint, segmenter.backbone.text_width)
-        self.buffer = (
-            FrameBuffer(hold_out=self.config.hold_out) if buffer is None else buffer)
-        if not self.buffer.hold_out:
-            raise ValueError('the buffer holds no frames out for validation: set hold_out')
+        self.buffer = FrameBuffer(hold_out=self.config.hold_out)
         self.state = AdaptationState()
         self._on_event = on_event
         self._clock = clock
@@ -232,8 +229,7 @@ class AdaptationLoop:
             'domain', f'the scene is {found.domain!r} (margin {100 * found.margin:.2f} %)')
         self._drop_tuning()
         if before:  # it has changed since the last query
-            self.buffer.keep_latest(
-                self.config.query_period_s, self._intake.newest_stamps())
+            self.buffer.keep_latest(self.config.query_period_s, self._intake.newest_s)
         if found.domain == self._source_domain:
             self.publisher.publish(self.base)
             return

@@ -28,7 +28,6 @@ def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePromp
 
     :raises AdaptationError: the segmenter cannot adapt, or the bank's folder cannot be used.
     """
-    from ptdiffseg_ros.adapt.buffer import FrameBuffer
     from ptdiffseg_ros.adapt.loop import AdaptationLoop
 
     def log(kind: str, text: str) -> None:
@@ -41,9 +40,9 @@ def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePromp
     bank = _open_bank(segmenter, settings)
     for problem in bank.problems:
         logger.warning(problem)
-    config = loop_config(settings)
-    buffer = FrameBuffer(settings.adaptation_buffer_mib * MIB, hold_out=config.hold_out)
-    return AdaptationLoop(segmenter, config, bank, buffer, base, log, on_prompt)
+    loop = AdaptationLoop(segmenter, loop_config(settings), bank, base, log, on_prompt)
+    loop.buffer.max_bytes = settings.adaptation_buffer_mib * MIB
+    return loop
 
 
 def _open_bank(segmenter: PromptedSegmenter, settings: Settings) -> PromptBank:
