@@ -12,14 +12,7 @@ from typing import Any
 
 import numpy as np
 from ptdiffseg_ros.data.conditions import Conditions, read_conditions
-from ptdiffseg_ros.data.labelled import (
-    ColorMapping,
-    IdMapping,
-    LabelledPictures,
-    LabelMapping,
-    Pair,
-    RedChannelMapping,
-)
+from ptdiffseg_ros.data.labelled import colors, LabelledPictures, LabelMapping, Pair, red_numbers
 from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE, LabelClass
 from ptdiffseg_ros.data.pictures import DataError, is_hidden, picture_files, SUFFIXES
 import yaml
@@ -71,8 +64,8 @@ class Kind:
 
 def _cityscapes_masks(prefix: str) -> dict[str, LabelMapping]:
     """Prefer trainIds, which users generate, to the published labelIds."""
-    return {f'{prefix}_labelTrainIds.png': IdMapping(TRAIN_IDS),
-            f'{prefix}_labelIds.png': IdMapping(LABEL_IDS)}
+    return {f'{prefix}_labelTrainIds.png': LabelMapping(TRAIN_IDS),
+            f'{prefix}_labelIds.png': LabelMapping(LABEL_IDS)}
 
 
 KINDS: Mapping[str, Kind] = {
@@ -94,15 +87,15 @@ KINDS: Mapping[str, Kind] = {
     'gta5': Kind(
         'images/*.png\nlabels/*.png (palette pictures with the same names)',
         'images/[0-9]*.png', ('images', 'labels'), '.png',
-        {'.png': IdMapping(LABEL_IDS | {34: IGNORE})}, splits=('train',)),
+        {'.png': LabelMapping(LABEL_IDS | {34: IGNORE})}, splits=('train',)),
     'synthia': Kind(
         'RGB/*.png\nGT/LABELS/*.png (with the same names, 16 bits)',
         'RGB/*.png', ('RGB', 'GT/LABELS'), '.png',
-        {'.png': RedChannelMapping(SYNTHIA_IDS)}, SYNTHIA_CLASSES, ('train',)),
+        {'.png': LabelMapping(SYNTHIA_IDS, red_numbers)}, SYNTHIA_CLASSES, ('train',)),
     'bdd100k': Kind(
         'images/10k/{split}/*.jpg\nlabels/sem_seg/masks/{split}/*.png',
         'images/10k/{split}/*.jpg', ('images/10k', 'labels/sem_seg/masks'), '.jpg',
-        {'.png': IdMapping(TRAIN_IDS)}),
+        {'.png': LabelMapping(TRAIN_IDS)}),
 }
 
 
@@ -259,17 +252,18 @@ def _classes(description: Any, ignore: Any) -> tuple[tuple[LabelClass, ...], Lab
     if len(kinds) != 1:
         raise ValueError('give all classes by numbers or all by colours, not by both')
     if kinds == {int}:
-        return tuple(classes), IdMapping({IGNORE: IGNORE, **values})
-    return tuple(classes), ColorMapping(values)
+        return tuple(classes), LabelMapping({IGNORE: IGNORE, **values})
+    return tuple(classes), LabelMapping(
+        {int(color[1:], 16): class_id for color, class_id in values.items()}, colors)
 
 
 def _values(given: Any) -> list[Any]:
-    """Return the numbers, or the colours as RGB triples, of one entry."""
+    """Return the numbers, or the colours in lower case, of one entry."""
     several = given if isinstance(given, list) else [given]
     found: list[Any] = []
     for value in several:
         if isinstance(value, str) and re.fullmatch('#[0-9a-fA-F]{6}', value):
-            found.append(tuple(bytes.fromhex(value[1:])))
+            found.append(value.lower())
         elif type(value) is int and 0 <= value <= 255:
             found.append(value)
         else:

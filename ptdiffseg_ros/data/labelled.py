@@ -3,8 +3,7 @@
 """Labelled pictures on disk: the label mappings of masks, and reading a pair."""
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 import os
 from pathlib import Path
@@ -28,97 +27,68 @@ from ptdiffseg_ros.data.pictures import (
 WIDE_MODES = {'I': '32-bit integers', 'F': '32-bit floating-point numbers'}
 
 
-class LabelMapping(ABC):
+def numbers(mask: StoredPicture) -> NDArray[np.integer]:
+    """Return the numbers of a one-channel mask, (H, W); for a palette picture the indices."""
+    picture, path = mask.pixels, mask.path
+    if picture.mode in ('L', 'P', '1'):
+        return np.asarray(picture.convert('L') if picture.mode == '1' else picture)
+    found = '16-bit integers' if is_grey16(mask) else WIDE_MODES.get(picture.mode)
+    if found is None:
+        raise DataError(
+            f'{path} is a colour picture ({picture.mode}), but this mapping reads one channel '
+            'of class numbers. Give colours for the classes, or another kind of data set')
+    raise DataError(
+        f'{path} holds {found}; allowed are class numbers of 8 bits. Save masks as 8-bit PNG')
+
+
+def red_numbers(mask: StoredPicture) -> NDArray[np.integer]:
+    """Return the red one of a mask's three 16-bit channels, (H, W): SYNTHIA's numbers."""
+    # Pillow keeps 8 of the 16 bits of a colour. OpenCV with these flags turns nothing.
+    pixels = cv2.imdecode(np.fromfile(mask.path, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None or pixels.ndim != 3 or pixels.dtype != np.uint16:
+        raise DataError(
+            f'{mask.path} does not have three channels of 16 bits. Give the masks of '
+            "SYNTHIA's GT/LABELS; GT/COLOR is only for viewing")
+    red = Picture.fromarray(np.ascontiguousarray(pixels[..., 2]))
+    return np.asarray(turned(red, mask.orientation))
+
+
+def colors(mask: StoredPicture) -> NDArray[np.integer]:
+    """Return the colours of a mask as 24-bit numbers, (H, W)."""
+    pixels = to_rgb(mask).astype(np.int32)
+    return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
+
+
+class LabelMapping:
     """
     Map the pixels of a mask to class ids.
 
     :param ids: class id by value in the mask, IGNORE for values to leave out. Other values are
         errors.
+    :param values: reads the values of a mask: `numbers`, `red_numbers` or `colors`.
     """
 
-    bits: int  # of a value
-
-    def __init__(self, ids: Mapping[int, int]) -> None:
-        self._known = sorted(ids)
-        self._table = np.full(2**self.bits, -1, np.int16)
+    def __init__(
+            self, ids: Mapping[int, int],
+            values: Callable[[StoredPicture], NDArray[np.integer]] = numbers) -> None:
+        self._known, self._values = sorted(ids), values
+        self._table = np.full(2 ** (24 if values is colors else 16), -1, np.int16)
         self._table[list(ids)] = list(ids.values())
 
     def read(self, mask: StoredPicture) -> NDArray[np.uint8]:
         """Read a mask: (H, W) uint8, class ids, IGNORE for pixels without a class."""
-        values = self.values(mask)
+        values = self._values(mask)
         ids = self._table[values]
         if (ids < 0).any():
-            unknown = [self.name(value) for value in np.unique(values[ids < 0])]
+            # As the description of a data set spells them.
+            unknown, known = (
+                [f'#{value:06x}' if self._values is colors else str(value) for value in several]
+                for several in (np.unique(values[ids < 0]), self._known))
             raise DataError(
                 f'{mask.path}: {listed(unknown, 5)} in {int((ids < 0).sum())} pixels stand for no '
-                f'class; known are {listed([self.name(value) for value in self._known], 40)}. Map '
-                'them to a class, or list them under ignore')
+                f'class; known are {listed(known, 40)}. Map them to a class, or list them under '
+                'ignore')
         return ids.astype(np.uint8)
-
-    @abstractmethod
-    def values(self, mask: StoredPicture) -> NDArray[np.integer]:
-        """Return the values of the pixels, (H, W)."""
-
-    def name(self, value: int) -> str:
-        """Return a value as the data set's description spells it."""
-        return str(value)
-
-
-class IdMapping(LabelMapping):
-    """A mapping for one-channel masks, by number."""
-
-    bits = 16
-
-    def values(self, mask: StoredPicture) -> NDArray[np.integer]:
-        """Return the numbers of the pixels, (H, W); for a palette picture the indices."""
-        picture, path = mask.pixels, mask.path
-        if picture.mode in ('L', 'P', '1'):
-            return np.asarray(picture.convert('L') if picture.mode == '1' else picture)
-        found = '16-bit integers' if is_grey16(mask) else WIDE_MODES.get(picture.mode)
-        if found is None:
-            raise DataError(
-                f'{path} is a colour picture ({picture.mode}), but this mapping reads one channel '
-                'of class numbers. Give colours for the classes, or another kind of data set')
-        raise DataError(
-            f'{path} holds {found}; allowed are class numbers of 8 bits. Save masks as 8-bit PNG')
-
-
-class RedChannelMapping(IdMapping):
-    """A mapping for masks with three 16-bit channels and the numbers in the red one (SYNTHIA)."""
-
-    def values(self, mask: StoredPicture) -> NDArray[np.integer]:
-        """Return the numbers of the pixels, (H, W)."""
-        # Pillow keeps 8 of the 16 bits of a colour. OpenCV with these flags turns nothing.
-        pixels = cv2.imdecode(np.fromfile(mask.path, np.uint8), cv2.IMREAD_UNCHANGED)
-        if pixels is None or pixels.ndim != 3 or pixels.dtype != np.uint16:
-            raise DataError(
-                f'{mask.path} does not have three channels of 16 bits. Give the masks of '
-                "SYNTHIA's GT/LABELS; GT/COLOR is only for viewing")
-        numbers = Picture.fromarray(np.ascontiguousarray(pixels[..., 2]))
-        return np.asarray(turned(numbers, mask.orientation))
-
-
-class ColorMapping(LabelMapping):
-    """
-    A mapping for colour masks.
-
-    :param ids: class id by colour, RGB; IGNORE for colours to leave out.
-    """
-
-    bits = 24
-
-    def __init__(self, ids: Mapping[tuple[int, int, int], int]) -> None:
-        super().__init__({
-            red << 16 | green << 8 | blue: i for (red, green, blue), i in ids.items()})
-
-    def values(self, mask: StoredPicture) -> NDArray[np.integer]:
-        """Return the colours of the pixels as 24-bit numbers, (H, W)."""
-        pixels = to_rgb(mask).astype(np.int32)
-        return pixels[..., 0] << 16 | pixels[..., 1] << 8 | pixels[..., 2]
-
-    def name(self, value: int) -> str:
-        """Return a colour as a dataset.yaml spells it."""
-        return f'#{value:06x}'
 
 
 def open_mask(path: Path) -> StoredPicture:

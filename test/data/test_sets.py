@@ -344,6 +344,7 @@ def test_classes_may_have_any_colours(tmp_path: Path) -> None:
     ('classes: {road: 300}\n', '300 is neither a number'),
     ("classes: {road: 'red'}\n", "'red' is neither"),
     ('classes: {road: 1, car: 1}\n', '1 is mapped twice'),
+    ("classes: {road: '#00008E', car: '#00008e'}\n", "'#00008e' is mapped twice"),
     ("classes: {road: 1, car: '#00008e'}\n", 'not by both'),
     ('classes: {road: 1}\npictures: x\n', "'pictures' is not an entry"),
     ('classes: [\n', 'dataset.yaml'),
