@@ -36,14 +36,12 @@ class Kind:
     """
     The tree in which a data set is published.
 
-    tree: description for error messages. images: glob of the pictures with {split}; its match
-    also identifies the kind. folders: of pictures and of masks, below the root. suffix: of a
-    picture's name; in the mask's name a key of `masks` replaces it. masks: label mapping by
-    suffix; the first suffix with a file is used. condition_part: index of the condition in a
-    picture's path below the root.
+    images: glob of the pictures with {split}; its match also identifies the kind. folders: of
+    pictures and of masks, below the root. suffix: of a picture's name; in the mask's name a key of
+    `masks` replaces it. masks: label mapping by suffix; the first suffix with a file is used.
+    condition_part: index of the condition in a picture's path below the root.
     """
 
-    tree: str
     images: str
     folders: tuple[str, str]
     suffix: str
@@ -56,6 +54,11 @@ class Kind:
         """Return the path of a picture's mask; both paths are posix and below the root."""
         pictures, masks = self.folders
         return masks + image.removeprefix(pictures).removesuffix(self.suffix) + suffix
+
+    def tree(self, split: str = '{split}') -> str:
+        """Return the globs of pictures and masks, for error messages."""
+        images = self.images.format(split=split)
+        return f'  {images}\n  {" or ".join(self.mask(images, suffix) for suffix in self.masks)}'
 
     def condition(self, image: str) -> str:
         """Return the condition of a picture by its posix path below the root."""
@@ -70,30 +73,21 @@ def _cityscapes_masks(prefix: str) -> dict[str, LabelMapping]:
 
 KINDS: Mapping[str, Kind] = {
     'cityscapes': Kind(
-        'leftImg8bit/{split}/CITY/*_leftImg8bit.png\n'
-        'gtFine/{split}/CITY/*_gtFine_labelIds.png (or _labelTrainIds.png)',
         'leftImg8bit/{split}/*/*_leftImg8bit.png', ('leftImg8bit', 'gtFine'), '_leftImg8bit.png',
         _cityscapes_masks('_gtFine')),
     'acdc': Kind(
-        'rgb_anon/CONDITION/{split}/SEQUENCE/*_rgb_anon.png (fog, night, rain, snow)\n'
-        'gt/CONDITION/{split}/SEQUENCE/*_gt_labelTrainIds.png (or _labelIds.png)',
         'rgb_anon/*/{split}/*/*_rgb_anon.png', ('rgb_anon', 'gt'), '_rgb_anon.png',
         _cityscapes_masks('_gt'), condition_part=1),
     'dark_zurich': Kind(
-        'rgb_anon/{split}/night/SEQUENCE/*_rgb_anon.png\n'
-        'gt/{split}/night/SEQUENCE/*_gt_labelTrainIds.png (or _labelIds.png)',
         'rgb_anon/{split}/night/*/*_rgb_anon.png', ('rgb_anon', 'gt'), '_rgb_anon.png',
         _cityscapes_masks('_gt'), splits=('val',), condition_part=2),
     'gta5': Kind(
-        'images/*.png\nlabels/*.png (palette pictures with the same names)',
         'images/[0-9]*.png', ('images', 'labels'), '.png',
         {'.png': LabelMapping(LABEL_IDS | {34: IGNORE})}, splits=('train',)),
     'synthia': Kind(
-        'RGB/*.png\nGT/LABELS/*.png (with the same names, 16 bits)',
         'RGB/*.png', ('RGB', 'GT/LABELS'), '.png',
         {'.png': LabelMapping(SYNTHIA_IDS, red_numbers)}, SYNTHIA_CLASSES, ('train',)),
     'bdd100k': Kind(
-        'images/10k/{split}/*.jpg\nlabels/sem_seg/masks/{split}/*.png',
         'images/10k/{split}/*.jpg', ('images/10k', 'labels/sem_seg/masks'), '.jpg',
         {'.png': LabelMapping(TRAIN_IDS)}),
 }
@@ -147,7 +141,7 @@ def _recognise(root: Path) -> str:
         return found[0]
     if found:
         raise DataError(f'{root}: the tree may be {" or ".join(found)}; choose one (kind)')
-    trees = '\n'.join(f'{name}:\n{_indented(kind.tree)}' for name, kind in KINDS.items())
+    trees = '\n'.join(f'{name}:\n{kind.tree()}' for name, kind in KINDS.items())
     raise DataError(
         f'{root}: the tree is unknown, and there is no {DESCRIPTION}. Known trees are\n{trees}')
 
@@ -167,12 +161,7 @@ def _pairs(root: Path, kind: str, images: list[Path]) -> tuple[tuple[Pair, ...],
 
 
 def _expected(root: Path, kind: str, problem: str, split: str = 'SPLIT') -> str:
-    tree = KINDS[kind].tree.replace('{split}', split)
-    return f'{root}: {problem}. The expected tree of {kind} is:\n{_indented(tree)}'
-
-
-def _indented(text: str) -> str:
-    return '\n'.join(f'  {line}' for line in text.splitlines())
+    return f'{root}: {problem}. The expected tree of {kind} is:\n{KINDS[kind].tree(split)}'
 
 
 # -- any pair of folders ---------------------------------------------------------------------

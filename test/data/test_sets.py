@@ -114,7 +114,7 @@ def test_an_error_for_a_missing_split_shows_the_tree(
 
 
 def test_an_error_for_an_unknown_tree_lists_the_known_trees(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match='(?s)dataset.yaml.*leftImg8bit/{split}.*rgb_anon'):
+    with pytest.raises(DataError, match=r'(?s)dataset.yaml.*gtFine/{split}/\*/.*rgb_anon'):
         open_data(tmp_path)
     with pytest.raises(DataError, match='does not exist'):
         open_data(tmp_path / 'nowhere')
