@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import hashlib
 import json
 from pathlib import Path, PurePosixPath
-from string import Formatter
 from typing import Any
 
 import numpy as np
@@ -74,7 +73,7 @@ def open_captioned(
     :param templates: captions for every picture; {folder} is replaced by the name of the
         picture's folder.
     :raises DataError: there are no pictures, a picture has no caption, a caption is empty or has
-        no picture, or a template has another field.
+        no picture, or a template has other braces.
     """
     root = Path(root).expanduser()
     if not root.is_dir():
@@ -171,14 +170,11 @@ def _filled_in(
         templates: Sequence[str], root: Path, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
     """Fill the folder of each picture into the templates."""
     for template in templates:
-        try:
-            fields = [part[1:] for part in Formatter().parse(template) if part[1] is not None]
-        except ValueError as error:
-            raise DataError(f'the template {template!r} cannot be read: {error}') from error
-        if any(field != ('folder', '', None) for field in fields):
-            raise DataError(f'the template {template!r} has a field other than {{folder}}, the '
+        if {'{', '}'} & {*template.replace('{folder}', '')}:
+            raise DataError(f'the template {template!r} has braces other than {{folder}}, the '
                             "name of the image's folder; only that one is allowed")
     folders = {name: (root.resolve() / name).parent.name for name in names}
-    return {name: tuple(_checked(template.format(folder=folder), f'the template {template!r}')[0]
-                        for template in templates)
-            for name, folder in folders.items()}
+    return {
+        name: tuple(_checked(template.replace('{folder}', folder), f'the template {template!r}')[0]
+                    for template in templates)
+        for name, folder in folders.items()}
