@@ -13,7 +13,8 @@ import sys
 import time
 from typing import Any
 
-from ptdiffseg_ros.data.results import read_json, write_json
+from benchmarks.json_files import read_json
+from ptdiffseg_ros.data.results import write_json
 from ptdiffseg_ros.train.errors import TrainingError
 
 Figures = dict[str, Any]

@@ -11,11 +11,12 @@ from typing import Any
 from benchmarks.claims.claim_tables import gains
 from benchmarks.claims.report import in_order
 from benchmarks.docs.settings import adaptation_settings, training_settings
+from benchmarks.json_files import read_json
 from benchmarks.soak.report import tables as soak_tables
 from benchmarks.stream.report import tables as stream_tables
 from benchmarks.street.tables import baseline_table, class_table, curve_table
 from ptdiffseg_ros.commands.bench import tables as bench_tables
-from ptdiffseg_ros.data.results import markdown_table, read_json
+from ptdiffseg_ros.data.results import markdown_table
 
 RESULTS = Path(__file__).resolve().parents[1] / 'results'
 BENCHES = ('bench', 'bench_gpu')

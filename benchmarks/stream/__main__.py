@@ -173,8 +173,8 @@ def _earlier_figures(path: Path, expected: dict[str, Any]) -> dict[str, Any]:
 
     :raises CommandError: they are damaged, or of another segmenter, split or data.
     """
+    from benchmarks.json_files import read_json
     from ptdiffseg_ros.commands import CommandError
-    from ptdiffseg_ros.data.results import read_json
 
     try:
         figures: dict[str, Any] = {'data': 'town', **read_json(path)}

@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from benchmarks.command import run_benchmark
+from benchmarks.json_files import read_json
 from benchmarks.whole_networks import (
     Batches,
     Encode,
@@ -24,7 +25,7 @@ import numpy as np
 from ptdiffseg_ros.commands import number
 from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.labelled import LabelledPictures
-from ptdiffseg_ros.data.results import commit, machine, read_json, write_json
+from ptdiffseg_ros.data.results import commit, machine, write_json
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.defaults import backbone_source, STREET
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter

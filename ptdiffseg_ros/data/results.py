@@ -3,10 +3,9 @@
 """Figures in JSON files and Markdown tables, and their provenance."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 import importlib.metadata
 import json
-import math
 import os
 from pathlib import Path
 import platform
@@ -57,29 +56,8 @@ def write_json(path: str | Path, figures: Mapping[str, Any]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    finite = _mapped(figures, lambda value: None if isinstance(value, float)
-                     and not math.isfinite(value) else value)
-    text = json.dumps(finite, indent=2, allow_nan=False) + '\n'
-    write_whole(path, text.encode())
-
-
-def read_json(path: str | Path) -> Any:
-    """
-    Read a file of `write_json`; null becomes NaN.
-
-    :raises ValueError: the file is no JSON.
-    """
-    return _mapped(json.loads(Path(path).read_text()),
-                   lambda value: math.nan if value is None else value)
-
-
-def _mapped(figures: Any, change: Callable[[Any], Any]) -> Any:
-    """Change every value in nested mappings and lists."""
-    if isinstance(figures, Mapping):
-        return {name: _mapped(value, change) for name, value in figures.items()}
-    if isinstance(figures, (list, tuple)):
-        return [_mapped(value, change) for value in figures]
-    return change(figures)
+    finite = json.loads(json.dumps(figures), parse_constant=lambda _: None)
+    write_whole(path, (json.dumps(finite, indent=2) + '\n').encode())
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float | None]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from benchmarks.json_files import read_json
 from benchmarks.street import baselines, tables
 from benchmarks.street.__main__ import main
 from benchmarks.street.prepare import ASPECT, caption, CLASSES, HEIGHT, random_view
@@ -15,7 +16,6 @@ from PIL import Image as Picture
 from ptdiffseg_ros.data.captioned import open_captioned
 from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.labels import IGNORE
-from ptdiffseg_ros.data.results import read_json
 from ptdiffseg_ros.model.defaults import backbone_source
 from ptdiffseg_ros.train.frames import PictureFrames
 from ptdiffseg_ros.train.head import new_segmenter

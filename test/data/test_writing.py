@@ -3,6 +3,7 @@
 """No file is lost: outputs are checked before a command starts to work."""
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -122,6 +123,13 @@ def test_a_failed_write_leaves_the_old_file_only(
     with pytest.raises(TypeError):
         write_whole(file, 'no bytes')  # type: ignore[arg-type]
     assert file.read_bytes() == before and os.listdir(tmp_path) == ['figures.json']
+
+
+def test_numbers_that_are_not_finite_become_null(tmp_path: Path) -> None:
+    file = tmp_path / 'new' / 'figures.json'
+    write_json(file, {'miou': {'fog': np.nan, 'snow': [0.5, -np.inf]}, 'pair': (np.inf, 'NaN')})
+    assert json.loads(file.read_text()) == {
+        'miou': {'fog': None, 'snow': [0.5, None]}, 'pair': [None, 'NaN']}
 
 
 def test_a_write_changes_no_other_file(tmp_path: Path) -> None:
