@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 import os
 from pathlib import Path
 import secrets
@@ -11,7 +12,6 @@ import secrets
 from ptdiffseg_ros.data.entries import listed
 
 MAX_LISTED = 3  # files that an error lists
-Identity = tuple[int, int]  # device and inode of a file
 
 
 class WritingError(ValueError):
@@ -38,7 +38,7 @@ def check_outputs(
     if not existing:
         return
     read = _identities(inputs)
-    if taken := [path for path in existing if _identity(path) in read]:
+    if taken := [path for path in existing if _identities([path]) & read]:
         raise WritingError(
             f'{listed(taken, MAX_LISTED)} would be overwritten, but this run reads '
             f'{"it" if len(taken) == 1 else "them"}. An input is never overwritten. Choose '
@@ -139,19 +139,12 @@ def _target(path: Path) -> str:
     return f', but a link to {os.readlink(path)}' if path.is_symlink() else ''
 
 
-def _identity(path: str | Path) -> Identity | None:
-    """Return device and inode of a file; None if the path does not exist."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-def _identities(inputs: Iterable[str | Path]) -> set[Identity | None]:
-    found: set[Identity | None] = set()
-    for path in inputs:
-        found.add(_identity(path))
-        if os.path.isdir(path):
-            found.update(_identity(entry.path) for entry in os.scandir(path))
-    return found - {None}
+def _identities(paths: Iterable[str | Path]) -> set[tuple[int, int]]:
+    """Return device and inode of the existing paths, and of the entries of folders."""
+    found = set()
+    for path in paths:
+        for each in (path, *(os.scandir(path) if os.path.isdir(path) else ())):
+            with suppress(OSError):
+                status = os.stat(each)
+                found.add((status.st_dev, status.st_ino))
+    return found
