@@ -23,7 +23,7 @@ def write_report(
     """
     Write ``index.html`` and ``strip.png`` into the folder of the report.
 
-    :param examples: as `scoring.example_moments` returns them.
+    :param examples: the moments to show, by the names to show.
     :param domains: (time in seconds, recognised domain) of each change.
     """
     classes = scores[0].live.classes

@@ -32,7 +32,7 @@ from ptdiffseg_ros.demo.pace import CALIBRATION_FRAMES, Pace
 from ptdiffseg_ros.demo.photographs import Photographs
 from ptdiffseg_ros.demo.pictures import film_frame
 from ptdiffseg_ros.demo.report import points, write_report
-from ptdiffseg_ros.demo.scoring import Picture, Score
+from ptdiffseg_ros.demo.scoring import Moment, Score
 from ptdiffseg_ros.model.defaults import MICRO
 from ptdiffseg_ros.model.segmenter_config import SegmenterConfig
 from ptdiffseg_ros.ros.replay import Player
@@ -56,6 +56,7 @@ CLOCK_HZ = 200.0
 START_PATIENCE_S = 180.0  # a cold disk, a large model
 VIDEO_QUALITY = 27  # rain and noise compress badly, and the report embeds the whole video
 ENOUGH = 0.99  # share of frames that must have masks
+EXAMPLES = 4  # of a drive with a single condition
 LOG, LOG_EMPTY_BANK = 'node.log', 'node_empty_bank.log'
 
 
@@ -101,8 +102,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
                 empty = _segment_live(bag, options, None)
                 _check_received(empty, options.out / LOG_EMPTY_BANK)
             pace = _segment_live(bag, options, bank)
-            scores, sources, video = _score_and_film(bag, pace, empty, options, classes)
-            examples = scoring.example_moments(bag, pace.consumer.masks, scores, sources)
+            scores, examples, video = _score_and_film(bag, pace, empty, options, classes)
             summary = {**_summary(options, pace, scores, bag), 'skipped': skipped}
             domains = [(_time_s(stamp, bag), domain) for stamp, domain in pace.consumer.domains]
         write_json(options.out / 'summary.json', summary)
@@ -220,33 +220,46 @@ def _terminate_as_interrupt() -> Iterator[None]:
 
 def _score_and_film(
         bag: Bag, pace: Pace, empty: Pace | None, options: DemoOptions,
-        classes: tuple[LabelClass, ...]) -> tuple[list[Score], dict[int, Picture], Path]:
+        classes: tuple[LabelClass, ...]) -> tuple[list[Score], dict[str, Moment], Path]:
     """
     Score each frame, with and without adaptation, and write the video.
 
+    The examples for the report are the last moment of the first period of each steady weather, by
+    its name, because by then adaptation has had most time. If there is only one weather, they are
+    several moments, by their times.
+
     :param empty: the play with an empty bank, if there was one.
-    :returns: the scores, the masks without adaptation by stamp, and the video's path.
+    :returns: the scores, the examples, and the video's path.
     """
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter  # torch takes seconds to import
 
     scores: list[Score] = []
-    sources: dict[int, Picture] = {}
+    steady: dict[str, Moment] = {}
+    several: dict[str, Moment] = {}
+    last: Moment | None = None
+    count = bag.count(IMAGE_TOPIC)
+    spread = [count * part // (2 * EXAMPLES) for part in range(1, 2 * EXAMPLES, 2)]
     if options.adaptation:
         segmenter = PromptedSegmenter.from_pretrained(options.model, engine=ENGINE)
         context = segmenter.context()
     moments, colors = scoring.moments(bag, pace.consumer.masks), palette(classes)
     with VideoWriter(options.out / 'overlay.mp4', options.fps, VIDEO_QUALITY) as film:
-        for moment in tqdm(moments, 'scoring the masks', bag.count(IMAGE_TOPIC)):
+        for moment in tqdm(moments, 'scoring the masks', count):
             if options.adaptation:
-                source = segmenter.segment([moment.image], context)[0].class_ids
-                sources[moment.stamp_ns] = source
-                moment = replace(moment, source=source)
+                moment = replace(
+                    moment, source=segmenter.segment([moment.image], context)[0].class_ids)
             if empty is not None:
                 received = empty.consumer.masks.get(moment.stamp_ns)
                 moment = replace(moment, empty_bank=scoring.mask_of(received, moment.truth))
+            if len(scores) in spread:
+                several[f'{moment.time_s:.1f} s'] = moment
             scores.append(scoring.score(moment, pace.sent, classes))
+            weather = scores[-1].weather
+            if weather != scoring.CHANGING and steady.get(weather, last) is last:
+                steady[weather] = moment  # in its first period
+            last = moment
             film.write(film_frame(moment, colors))
-    return scores, sources, film.path
+    return scores, steady if len(steady) > 1 else several, film.path
 
 
 def _received(pace: Pace) -> int:

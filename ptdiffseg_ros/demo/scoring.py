@@ -21,7 +21,6 @@ Picture = NDArray[np.uint8]
 CHANGING = 'changing'
 # The domain names of the weathers in adaptation.
 DOMAINS = {'clear': 'clear', 'fog': 'foggy', 'night': 'night', 'rain': 'rainy', 'snow': 'snowy'}
-EXAMPLES = 4  # of a drive with a single condition
 RECOGNITION_S = 3.0  # recognition is not expected in the first seconds of a weather
 
 
@@ -186,13 +185,8 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return round(sum(known) / len(known), 4) if len(known) == len(values) else None
 
 
-def moments(bag: Bag, masks: Mapping[int, Received],
-            sources: Mapping[int, Picture] | None = None) -> Iterator[Moment]:
-    """
-    Yield the frames of the drive in order, with labels and received masks.
-
-    :param sources: masks without adaptation, by stamp.
-    """
+def moments(bag: Bag, masks: Mapping[int, Received]) -> Iterator[Moment]:
+    """Yield the frames of the drive in order, with labels and received masks."""
     condition, truth, truth_ns = '', None, -1
     for _, topic, message in bag.messages([IMAGE_TOPIC, LABELS_TOPIC, WEATHER_TOPIC]):
         if topic == WEATHER_TOPIC:
@@ -204,32 +198,7 @@ def moments(bag: Bag, masks: Mapping[int, Received],
             now_ns = stamp_ns(message)
             assert truth is not None and truth_ns == now_ns, 'labels come before their image'
             yield Moment(now_ns, (now_ns - bag.start_ns) / 1e9, condition, decode(message),
-                         truth, masks.get(now_ns), (sources or {}).get(now_ns))
-
-
-def example_moments(
-        bag: Bag, masks: Mapping[int, Received], scores: Sequence[Score],
-        sources: Mapping[int, Picture]) -> dict[str, Moment]:
-    """
-    Return the last moment of the first period of each steady weather, by its name.
-
-    By then adaptation has had most time. If there is only one, return several moments, by their
-    times.
-
-    :param sources: masks without adaptation, by stamp.
-    """
-    chosen: dict[str, int] = {}
-    for weather, run in groupby(scores, key=lambda item: item.weather):
-        stamps = [item.stamp_ns for item in run]
-        if weather != CHANGING:
-            chosen.setdefault(weather, stamps[-1])
-    if len(chosen) == 1:
-        spread = range(1, 2 * EXAMPLES, 2)
-        several = {scores[len(scores) * part // (2 * EXAMPLES)].stamp_ns for part in spread}
-        return {f'{moment.time_s:.1f} s': moment for moment in moments(bag, masks, sources)
-                if moment.stamp_ns in several}
-    return {moment.condition: moment for moment in moments(bag, masks, sources)
-            if moment.stamp_ns in chosen.values()}
+                         truth, masks.get(now_ns))
 
 
 def recognised_share(
