@@ -39,13 +39,9 @@ from benchmarks.soak.verdict import growth_percent, unexplained_lines, verdict
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
 from ptdiffseg_ros import town
+from ptdiffseg_ros.data.installed import fastdds_environment
 from ptdiffseg_ros.data.results import commit, machine, percentiles
-from ptdiffseg_ros.demo.node_process import (
-    dds_environment,
-    DemoError,
-    free_domain_id,
-    NodeProcess,
-)
+from ptdiffseg_ros.demo.node_process import DemoError, free_domain_id, NodeProcess
 from ptdiffseg_ros.model.defaults import MICRO
 from ptdiffseg_ros.ros.camera_output import image_message
 from ptdiffseg_ros.ros.spin import spinning
@@ -129,15 +125,14 @@ class Soak:
         :returns: figures and checks, JSON-able.
         :raises DemoError: the node does not start, or dies.
         """
-        environment = dds_environment(free_domain_id(random.Random()))
-        os.environ.update(environment)
+        os.environ.update(
+            fastdds_environment(), ROS_DOMAIN_ID=str(free_domain_id(random.Random())))
         rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
         try:
             parameters = {'image_qos': 'sensor_data', 'use_sim_time': False,
                           'cameras': self.names, 'adaptation.enabled': True,
                           'adaptation.bank': '', 'engine': self.options.engine}
-            with NodeProcess(
-                    self.options.model, 'image_raw', log, environment, parameters) as process:
+            with NodeProcess(self.options.model, 'image_raw', log, parameters) as process:
                 self._node = rclpy.create_node('soak')
                 self._cameras = [self._camera(name) for name in self.names]
                 self._clients = {
@@ -204,7 +199,7 @@ class Soak:
                 for camera in self._cameras:
                     self._send(camera)
                 if now_s >= sample_s:
-                    self.memory_mb.append((now_s - self._begun_s, process.memory_mb()))
+                    self.memory_mb.append((now_s - self._begun_s, memory_mb(process.pid)))
                     sample_s += SAMPLE_S
                 bar.update(int(now_s - self._begun_s) - bar.n)
                 due_s = max(due_s + period_s, now_s)
@@ -361,6 +356,12 @@ class Soak:
                 rows.append({'minute': round((i + 1) * part_s / 60, 2), 'masks': len(part),
                              **percentiles(part)})
         return rows
+
+
+def memory_mb(pid: int) -> float:
+    """Return the resident memory of a process in MiB (Linux)."""
+    pages = int(Path(f'/proc/{pid}/statm').read_text().split()[1])
+    return pages * os.sysconf('SC_PAGE_SIZE') / 2 ** 20
 
 
 def to_message(pixels: np.ndarray) -> Image:

@@ -15,8 +15,6 @@ import subprocess
 import sys
 from typing import Any
 
-from ptdiffseg_ros.data.installed import fastdds_environment
-
 TAIL_LINES = 30
 
 
@@ -43,29 +41,20 @@ def free_domain_id(rng: random.Random) -> int:
         'every ROS_DOMAIN_ID from 50 to 100 is in use on this machine: stop other ROS processes')
 
 
-def dds_environment(domain: int) -> dict[str, str]:
-    """
-    Return the environment variables that both processes of the demo need.
-
-    A Fast DDS profile of the user is kept.
-    """
-    return {'ROS_DOMAIN_ID': str(domain), **fastdds_environment()}
-
-
 class NodeProcess:
     """
     Run the segmenter node during a ``with`` statement.
 
+    It starts with the environment of this process.
+
     :param model: the parameter ``model``.
     :param image_topic: the topic that ``image_raw`` is remapped to.
     :param log: the file for the node's output.
-    :param environment: variables in addition to those of this process.
     :param parameters: further parameters of the node.
     """
 
     def __init__(
             self, model: str, image_topic: str, log: Path,
-            environment: Mapping[str, str],
             parameters: Mapping[str, Any] | None = None) -> None:
         self.log = log
         arguments = ['-r', f'image_raw:={image_topic}']
@@ -77,9 +66,10 @@ class NodeProcess:
             self._process = subprocess.Popen(
                 [sys.executable, '-m', 'ptdiffseg_ros.ros.process', '--ros-args', *arguments],
                 stdout=output, stderr=subprocess.STDOUT,
-                env={**os.environ, **environment, 'PYTHONUNBUFFERED': '1'},
+                env={**os.environ, 'PYTHONUNBUFFERED': '1'},
                 # Ctrl-C in the terminal must reach only the demo, which stops the node.
                 start_new_session=True)
+        self.pid = self._process.pid
 
     def __enter__(self) -> NodeProcess:
         """Return this object."""
@@ -104,11 +94,6 @@ class NodeProcess:
         """
         if (status := self._process.poll()) is not None:
             raise DemoError(f'the node ended with status {status}. {self.last_words()}')
-
-    def memory_mb(self) -> float:
-        """Return the resident memory of the process in MiB (Linux)."""
-        pages = int(Path(f'/proc/{self._process.pid}/statm').read_text().split()[1])
-        return pages * os.sysconf('SC_PAGE_SIZE') / 2 ** 20
 
     def last_words(self) -> str:
         """Return the end of the node's log."""

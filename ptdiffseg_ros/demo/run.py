@@ -17,17 +17,13 @@ from typing import Any, TYPE_CHECKING
 import numpy as np
 from ptdiffseg_ros.data.bags import Bag
 from ptdiffseg_ros.data.entries import listed
+from ptdiffseg_ros.data.installed import fastdds_environment
 from ptdiffseg_ros.data.labels import LabelClass, palette, TOWN
 from ptdiffseg_ros.data.results import commit, machine, percentiles, write_json
 from ptdiffseg_ros.data.video import VideoWriter
 from ptdiffseg_ros.demo import scoring
 from ptdiffseg_ros.demo.consumer import MaskConsumer
-from ptdiffseg_ros.demo.node_process import (
-    dds_environment,
-    DemoError,
-    free_domain_id,
-    NodeProcess,
-)
+from ptdiffseg_ros.demo.node_process import DemoError, free_domain_id, NodeProcess
 from ptdiffseg_ros.demo.pace import CALIBRATION_FRAMES, Pace
 from ptdiffseg_ros.demo.photographs import Photographs
 from ptdiffseg_ros.demo.pictures import film_frame
@@ -170,13 +166,13 @@ def _segment_live(bag: Bag, options: DemoOptions, bank: Path | None) -> Pace:
     :param bank: the folder of the node's prompts; None: an empty bank in memory.
     """
     adaptation = {**ADAPTATION, 'adaptation.bank': str(bank or '')} if options.adaptation else {}
-    environment = dds_environment(free_domain_id(random.Random()))
-    os.environ.update(environment)
+    os.environ.update(
+        fastdds_environment(), ROS_DOMAIN_ID=str(free_domain_id(random.Random())))
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         with NodeProcess(
                 options.model, IMAGE_TOPIC, options.out / (LOG if bank else LOG_EMPTY_BANK),
-                environment, {'engine': ENGINE, **adaptation}) as process:
+                {'engine': ENGINE, **adaptation}) as process:
             consumer_node = rclpy.create_node('demo_consumer')
             consumer = MaskConsumer(consumer_node, SEGMENTER)
             title = f'segmenting live{"" if bank else ", empty bank"}'

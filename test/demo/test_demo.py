@@ -29,7 +29,7 @@ from ptdiffseg_ros.data.pictures import read_picture, write_png
 from ptdiffseg_ros.data.video import frame_entries
 from ptdiffseg_ros.demo import node_process
 from ptdiffseg_ros.demo.consumer import changes
-from ptdiffseg_ros.demo.node_process import dds_environment, free_domain_id
+from ptdiffseg_ros.demo.node_process import free_domain_id
 from ptdiffseg_ros.demo.pace import CALIBRATION_FRAMES, HEADROOM, Pace
 from ptdiffseg_ros.demo.pictures import draw_timeline, HUES
 from ptdiffseg_ros.demo.scoring import (
@@ -490,7 +490,7 @@ def test_an_interrupt_ends_the_node_too(tmp_path: Path, model: str) -> None:
 
 def test_a_node_that_dies_ends_the_demo_with_its_last_output(tmp_path: Path) -> None:
     log = tmp_path / 'node.log'
-    with node_process.NodeProcess('micro', 'not a topic name', log, {}) as process:
+    with node_process.NodeProcess('micro', 'not a topic name', log) as process:
         with pytest.raises(node_process.DemoError, match='status (?s:.*)not a topic name'):
             while True:
                 process.check()
@@ -530,7 +530,8 @@ def test_fast_dds_accepts_the_profile_without_a_warning(
         monkeypatch.delenv(name, raising=False)
     if own:
         monkeypatch.setenv(variable, str(copy))
-    for name, value in dds_environment(free_domain_id(random.Random())).items():
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(free_domain_id(random.Random())))
+    for name, value in fastdds_environment().items():
         monkeypatch.setenv(name, value)
     process = Process('-c', 'import rclpy; rclpy.init(); '
                       'rclpy.create_node("quiet").destroy_node(); rclpy.try_shutdown()')
