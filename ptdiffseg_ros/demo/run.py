@@ -3,8 +3,7 @@
 """Run the demo: record a drive, segment it in a live node, score the masks, write a report."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 import os
 from pathlib import Path
@@ -86,25 +85,25 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     :returns: the summary, which is also in ``summary.json``.
     :raises DemoError: the node does not start, ends, or loses frames; or no picture can be read.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the node too
     options.out.mkdir(parents=True, exist_ok=True)
     # Marks the folder as a demo's, which the next demo may replace, even if this demo fails.
     write_json(options.out / 'summary.json', {'command': 'demo'})
-    with _terminate_as_interrupt():
-        bag_path, bank = options.out / 'drive', _prepare_bank(options)
-        classes, skipped = _record(bag_path, options)
-        with Bag(bag_path) as bag:
-            empty = None
-            if options.prompts is not None:
-                empty = _segment_live(bag, options, None)
-                _check_received(empty, options.out / LOG_EMPTY_BANK)
-            pace = _segment_live(bag, options, bank)
-            scores, examples, video = _score_and_film(bag, pace, empty, options, classes)
-            summary = {**_summary(options, pace, scores, bag), 'skipped': skipped}
-            domains = [(_time_s(stamp, bag), domain) for stamp, domain in pace.consumer.domains]
-        write_json(options.out / 'summary.json', summary)
-        if options.json is not None:
-            write_json(options.json, summary)
-        write_report(options.out, summary, scores, examples, video, domains)
+    bag_path, bank = options.out / 'drive', _prepare_bank(options)
+    classes, skipped = _record(bag_path, options)
+    with Bag(bag_path) as bag:
+        empty = None
+        if options.prompts is not None:
+            empty = _segment_live(bag, options, None)
+            _check_received(empty, options.out / LOG_EMPTY_BANK)
+        pace = _segment_live(bag, options, bank)
+        scores, examples, video = _score_and_film(bag, pace, empty, options, classes)
+        summary = {**_summary(options, pace, scores, bag), 'skipped': skipped}
+        domains = [(_time_s(stamp, bag), domain) for stamp, domain in pace.consumer.domains]
+    write_json(options.out / 'summary.json', summary)
+    if options.json is not None:
+        write_json(options.json, summary)
+    write_report(options.out, summary, scores, examples, video, domains)
     sent, received = summary['frames_sent'], summary['masks_received']
     mious = [f'{name} {value:.1%}' for name, value in summary['miou'].items() if value is not None]
     print(f'{received} of {sent} masks received; mIoU {", ".join(mious) or "unknown (no labels)"}')
@@ -202,16 +201,6 @@ def _wait_for_node(player: Player, process: NodeProcess, consumer: MaskConsumer)
             raise DemoError(
                 f'the node is not active after {START_PATIENCE_S:g} s. {process.last_words()}')
         time.sleep(0.05)
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """Treat SIGTERM as Ctrl-C, so that the node is stopped as well."""
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _score_and_film(
