@@ -68,8 +68,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='learned prompts of another vehicle, such as prompts/ in the report of another demo: '
         'the drive is played with an empty bank, and again with a copy of these, and the report '
         'compares both')
-    parser.add_argument(
-        '--json', type=Path, metavar='FILE', help='also write the summary to this file')
     add_overwrite(parser)
 
 
@@ -94,8 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
     summary = run_demo(DemoOptions(
         out=args.out, schedule=schedule, fps=args.fps, seed=args.seed, model=model,
-        json=args.json, adaptation=args.adaptation, photographs=photographs,
-        prompts=prompts))
+        adaptation=args.adaptation, photographs=photographs, prompts=prompts))
     return report(summary['skipped'], 'pictures')
 
 
@@ -122,7 +119,6 @@ def _check(args: argparse.Namespace, inputs: Sequence[Path]) -> None:
     check_outputs(
         [*(args.out / name for name in REPORT), *bank.glob('*.safetensors')], inputs, replace)
     check_bag(args.out / 'drive', replace)
-    check_outputs([args.json], inputs, args.overwrite)
 
 
 def _is_report(folder: Path) -> bool:

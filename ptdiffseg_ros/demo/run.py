@@ -70,7 +70,6 @@ class DemoOptions:
     fps: float = 5.0
     seed: int = 0
     model: str = MICRO
-    json: Path | None = None
     adaptation: bool = True
     photographs: Photographs | None = None
     prompts: LearnedPrompts | None = None
@@ -101,8 +100,6 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         summary = {**_summary(options, pace, scores, bag), 'skipped': skipped}
         domains = [(_time_s(stamp, bag), domain) for stamp, domain in pace.consumer.domains]
     write_json(options.out / 'summary.json', summary)
-    if options.json is not None:
-        write_json(options.json, summary)
     write_report(options.out, summary, scores, examples, video, domains)
     sent, received = summary['frames_sent'], summary['masks_received']
     mious = [f'{name} {value:.1%}' for name, value in summary['miou'].items() if value is not None]

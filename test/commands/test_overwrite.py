@@ -24,7 +24,6 @@ COMMANDS = {
     'adapt --json': 'adapt data/images new.safetensors --json mine.txt --model nowhere',
     'bench': 'bench --json mine.txt --model nowhere',
     'data check': 'data check data --sheet mine.png',
-    'demo': 'demo --json mine.txt --model nowhere',
     'demo, prompts': 'demo --out vehicle --model nowhere',
     'evaluate': 'evaluate --json mine.txt --model nowhere',
     'evaluate --data': 'evaluate --data data --json mine.txt --model nowhere',
