@@ -42,7 +42,8 @@ def write_report(
         adverse=_mean_adverse(summary['miou']),
         adverse_without=_mean_adverse(summary['miou_without_adaptation'] or {}),
         video=_data_uri(f'video/{video.suffix[1:]}', video.read_bytes()),
-        timeline=_data_uri('image/svg+xml', to_svg(draw_timeline(scores, summary, domains)))))
+        timeline=_data_uri('image/svg+xml', to_svg(draw_timeline(scores, summary, domains)))),
+        errors='backslashreplace')  # of a path that is not UTF-8
 
 
 def points(gain: float | None) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 import random
 import shlex
 import signal
+import sys
 import time
 from typing import Any, TYPE_CHECKING
 
@@ -284,29 +285,12 @@ def _summary(
         'prompts': prompts and str(prompts.path),
         'prompt_domains': sorted(p.domain for p in prompts.learned) if prompts else [],
         'commit': commit(), 'machine': machine(),
-        'seconds': len(scores) / options.fps, 'fps': options.fps, 'reproduce': _command(options),
+        'seconds': len(scores) / options.fps, 'fps': options.fps,
+        'reproduce': shlex.join(['ptdiffseg', *sys.argv[1:]]),
         'rate': round(float(np.mean(pace.rates or [1.0])), 3),
         'holds': pace.holds,
         'calibration_frames': min(CALIBRATION_FRAMES, len(sent)),
     }
-
-
-def _command(options: DemoOptions) -> str:
-    """Return the command line that repeats a demo."""
-    photographs, prompts = options.photographs, options.prompts
-    words = ['ptdiffseg', 'demo', '--seconds', f'{options.schedule.seconds:g}',
-             '--fps', f'{options.fps:g}', '--model', options.model]
-    if photographs is None:
-        words += ['--schedule', ','.join(options.schedule.names), '--seed', str(options.seed)]
-    else:
-        words += ['--data', str(photographs.path)]
-        if photographs.data is not None:
-            words += ['--split', photographs.data.split]
-    if prompts is not None:
-        words += ['--prompts', str(prompts.path)]
-    if not options.adaptation:
-        words.append('--no-adaptation')
-    return shlex.join(words)
 
 
 def _quality(options: DemoOptions, scores: Sequence[Score]) -> dict[str, Any]:

@@ -168,9 +168,9 @@ def test_a_demo_without_adaptation_has_no_comparison(tmp_path: Path, model: str)
     assert summary['adaptation'] is False and summary['adaptation_events'] == []
     assert list(summary['miou']) == ['snow', 'rain'] and summary['gains'] == []
     assert summary['miou_without_adaptation'] is summary['recognised_percent'] is None
-    page = (tmp_path / 'report' / 'index.html').read_text()
-    assert 'without adaptation' not in page and '--no-adaptation' in page
-    assert '--schedule snow,rain' in page
+    page = unescape((tmp_path / 'report' / 'index.html').read_text())
+    assert 'without adaptation' not in page
+    assert "--no-adaptation --schedule 'snow, rain'" in page
     assert 'without adaptation' not in process.output
 
 
@@ -217,9 +217,9 @@ def test_pictures_of_a_data_set_are_replayed_and_scored_by_condition(
     assert summary['frames_sent'] == summary['masks_received'] == 14
     assert summary['frames'] == {'noon': 9, 'dusk': 5} and summary['seconds'] == 14 / 5
     assert len(summary['skipped']) == 1 and summary['data'] == str(pictures)
-    words = shlex.split(summary['reproduce'])
-    # Its bounds hold: 2.8 s would be too short.
-    arguments = cli.build_parser('demo').parse_args(words[1:])
+    program, *words = shlex.split(summary['reproduce'])
+    arguments = cli.build_parser('demo').parse_args(words)
+    assert program == 'ptdiffseg'
     assert (arguments.data, arguments.split, arguments.fps) == (pictures, 'day+dusk', 5)
     assert summary['reproduce'] in unescape((out / 'index.html').read_text())
     # The figures of `evaluate`, because the source prompt is the same.
