@@ -36,7 +36,7 @@ REMEDIES = {
     'sensor_msgs': _ROS, 'std_msgs': _ROS, 'rosbags': _DEMO, 'mcap': _DEMO,
     'zstandard': _DEMO, 'av': _DEMO, 'jinja2': _DEMO, 'aiohttp': _DEMO, 'matplotlib': _DEMO,
     'tensorboard': "pip install 'ptdiffseg_ros[tensorboard]'",
-    'accelerate': "pip install 'ptdiffseg_ros[train]'",
+    'tokenizers': "pip install 'ptdiffseg_ros[train]'",
 }
 USER_ERROR, INTERRUPTED = 2, 130
 

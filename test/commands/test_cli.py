@@ -143,11 +143,15 @@ def test_an_internal_error_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
         cli.main(['record', 'x'])
 
 
+@pytest.mark.parametrize(('module', 'extra'), [
+    ('rosbags.highlevel', 'demo'), ('tokenizers', 'train')])
 def test_an_error_for_a_missing_library_names_the_extra_to_install(
-        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    with_command(monkeypatch, ModuleNotFoundError('no', name='rosbags.highlevel'))
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], module: str,
+        extra: str) -> None:
+    with_command(monkeypatch, ModuleNotFoundError('no', name=module))
     assert cli.main(['record', 'x']) == 2
-    assert "needs rosbags, which is not installed: pip install 'ptdiffseg_ros[demo]'" in (
+    library = module.partition('.')[0]
+    assert f"needs {library}, which is not installed: pip install 'ptdiffseg_ros[{extra}]'" in (
         capsys.readouterr().err)
 
 
