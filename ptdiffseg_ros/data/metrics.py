@@ -4,13 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-
-if TYPE_CHECKING:
-    from ptdiffseg_ros.data.labels import LabelClass
+from ptdiffseg_ros.data.labels import LabelClass
 
 LabelImage = NDArray[np.integer]
 
@@ -27,11 +24,11 @@ class ConfusionMatrix:
         """
         Start at zero for these classes.
 
-        :raises ValueError: no classes, a repeated id, or an id outside 0..254.
+        :raises ValueError: no classes, or a repeated id.
         """
         ids = [c.id for c in classes]
-        if not ids or len(set(ids)) != len(ids) or min(ids) < 0 or max(ids) > 254:
-            raise ValueError(f'class ids must be different numbers in 0..254, not {ids}')
+        if not ids or len(set(ids)) != len(ids):
+            raise ValueError(f'class ids must be different numbers, not {ids}')
         self.classes = tuple(classes)
         # Rows: the true class. Columns: the predicted class; the last one is "no class".
         self.counts = np.zeros((len(ids), len(ids) + 1), np.int64)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 import warnings
 
 import cv2
@@ -91,7 +90,8 @@ def load_picture(path: str | Path) -> StoredPicture:
             orientation = _orientation(picture) if picture.format == 'TIFF' else UPRIGHT
             picture.load()
             left = _orientation(picture)
-            bits = 16 if picture.format == 'PNG' and _png_depth(file) == 16 else 8
+            file.seek(24)  # in the header of a PNG, the bits of a channel
+            bits = 16 if picture.format == 'PNG' and file.read(1)[0] == 16 else 8
     except Picture.DecompressionBombError as error:
         raise DataError(
             f'{path} has too many pixels ({error}); at most {MAX_PIXELS} are allowed. Scale it '
@@ -146,12 +146,6 @@ def is_grey16(stored: StoredPicture) -> bool:
     """Return whether a picture has one 16-bit channel; older Pillow gives such a PNG mode I."""
     mode = stored.pixels.mode
     return mode.startswith('I;16') or mode == 'I' and stored.kind == 'PNG'
-
-
-def _png_depth(file: BinaryIO) -> int:
-    """Read the bits of a channel from the header of a PNG."""
-    file.seek(24)
-    return file.read(1)[0]
 
 
 def _deep_colors(stored: StoredPicture) -> NDArray[np.uint16]:
