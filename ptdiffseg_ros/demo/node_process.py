@@ -72,7 +72,6 @@ class NodeProcess:
         self.pid = self._process.pid
 
     def __enter__(self) -> NodeProcess:
-        """Return this object."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -88,7 +88,9 @@ def strip(examples: Mapping[str, Moment], colors: Picture) -> Picture:
              for title in ('', *columns)]]
     rows += [[_caption(name, (height, CAPTION_WIDTH)), *cells]
              for name, *cells in zip(examples, *columns.values())]
-    return np.vstack([np.hstack([_pad(cell) for cell in row]) for row in rows])
+    margin = (0, GAP), (0, GAP), (0, 0)
+    return np.vstack([np.hstack([np.pad(cell, margin, constant_values=255) for cell in row])
+                      for row in rows])
 
 
 def _enlarge(picture: Picture, interpolation: int) -> Picture:
@@ -103,11 +105,6 @@ def _caption(text: str, size: tuple[int, int]) -> Picture:
     picture = np.full((*size, 3), 255, np.uint8)
     _write(picture, text, (6, size[0] // 2 + 5), (0, 0, 0))
     return picture
-
-
-def _pad(picture: Picture) -> Picture:
-    return np.asarray(cv2.copyMakeBorder(
-        picture, 0, GAP, 0, GAP, cv2.BORDER_CONSTANT, value=WHITE), np.uint8)
 
 
 def _write(

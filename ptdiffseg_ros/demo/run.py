@@ -29,7 +29,6 @@ from ptdiffseg_ros.demo.photographs import Photographs
 from ptdiffseg_ros.demo.pictures import film_frame
 from ptdiffseg_ros.demo.report import points, write_report
 from ptdiffseg_ros.demo.scoring import Moment, Score
-from ptdiffseg_ros.model.defaults import MICRO
 from ptdiffseg_ros.model.segmenter_config import SegmenterConfig
 from ptdiffseg_ros.ros.replay import Player
 from ptdiffseg_ros.ros.spin import spinning
@@ -68,12 +67,12 @@ class DemoOptions:
 
     out: Path
     schedule: WeatherSchedule
-    fps: float = 5.0
-    seed: int = 0
-    model: str = MICRO
-    adaptation: bool = True
-    photographs: Photographs | None = None
-    prompts: LearnedPrompts | None = None
+    fps: float
+    seed: int
+    model: str
+    adaptation: bool
+    photographs: Photographs | None
+    prompts: LearnedPrompts | None
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:

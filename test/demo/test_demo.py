@@ -229,6 +229,8 @@ def test_pictures_of_a_data_set_are_replayed_and_scored_by_condition(
         assert 100 * miou == pytest.approx(figures[name]['miou'], abs=0.01)
     page = (out / 'index.html').read_text()
     assert '--split day+dusk' in page and 'clear weather' not in page
+    for example in ('noon<br><span class="soft">1.6 s', 'dusk<br><span class="soft">2.6 s'):
+        assert page.count(example) == 1, 'the last picture of a condition is shown'
     strip = read_picture(out / 'strip.png')
     assert 2 * 96 < strip.shape[0] < 3 * 96 and strip.shape[1] > 3 * 160
 
