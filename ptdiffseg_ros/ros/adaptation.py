@@ -103,10 +103,10 @@ class Adaptation:
                 self._failure = self.refusal
 
     def free(self) -> None:
-        """Release the loop and its memory; runs on the worker's thread."""
+        """Release the loop, its memory and its topics; runs on the worker's thread."""
         if self.loop is not None:
             self.loop.enable(False)  # retries to save prompts that could not be saved before
-        self.loop = self._segmenter = self.prompt = None
+        self.loop = self._segmenter = self.prompt = self._topics = None
         self.refusal = self._failure = self._sentence = ''
         self._failures = 0
 
@@ -118,12 +118,6 @@ class Adaptation:
             self._node.get_logger().warning(f'adaptation stays off: {self.refusal}')
             self.clear_parameter()
         self.publish_state(at_once=True)
-
-    def close(self) -> None:
-        """Remove the publishers from the node."""
-        if self._topics is not None:
-            self._topics.destroy()
-        self._topics = None
 
     # The worker's thread: during and between frames
 

@@ -24,10 +24,8 @@ class AdaptationTopics:
     """The latched topics ~/domain and ~/adaptation; any thread may publish."""
 
     def __init__(self, node: Node) -> None:
-        self._node = node
-        self._domain_publisher, self._state_publisher = self._publishers = [
-            node.create_publisher(String, f'~/{topic}', LATCHED_QOS)
-            for topic in ('domain', 'adaptation')]
+        self._domain_publisher = node.create_publisher(String, '~/domain', LATCHED_QOS)
+        self._state_publisher = node.create_publisher(String, '~/adaptation', LATCHED_QOS)
         self._lock = Lock()
         self._state: dict[str, Any] = {}  # the last published state
         self._domain = ''
@@ -36,8 +34,6 @@ class AdaptationTopics:
     def publish(self, state: Mapping[str, Any], at_once: bool = False) -> None:
         """Publish domain and state if they have changed, at most STATE_HZ times a second."""
         with self._lock:
-            if not self._publishers:
-                return
             domain = state['domain']
             if domain and domain != self._domain:
                 self._domain = domain
@@ -47,10 +43,3 @@ class AdaptationTopics:
                     at_once or self._rate_limit.admits(time.monotonic(), STATE_HZ)):
                 self._state = changes
                 self._state_publisher.publish(String(data=json.dumps(state)))
-
-    def destroy(self) -> None:
-        """Remove the publishers from the node."""
-        with self._lock:
-            for publisher in self._publishers:
-                self._node.destroy_publisher(publisher)
-            self._publishers = []

@@ -88,11 +88,6 @@ class CameraInput:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
 
-    def destroy(self) -> None:
-        """Remove subscriptions and publisher from the node."""
-        self.unsubscribe()
-        self._node.destroy_publisher(self._camera_info)
-
     @property
     def topic(self) -> str:
         """Return the fully qualified name of the image topic."""

@@ -48,18 +48,12 @@ class CameraOutput:
         def publisher(kind: type, topic: str) -> Any:
             return node.create_publisher(kind, posixpath.join('~', name, topic), OUTPUT_QOS)
 
-        self._publishers = (
-            publisher(Image, 'mask'), publisher(Image, 'confidence'),
-            publisher(Image, 'color_mask'), publisher(Image, 'overlay'),
-            publisher(Float64, 'debug/processing_time_ms'),
-            publisher(Float64, 'debug/pipeline_latency_ms'))
-        (self._mask, self._confidence, self._color_mask, self._overlay, self._processing,
-         self._latency) = self._publishers
-
-    def destroy(self) -> None:
-        """Remove the publishers from the node."""
-        for publisher in self._publishers:
-            self._node.destroy_publisher(publisher)
+        self._mask = publisher(Image, 'mask')
+        self._confidence = publisher(Image, 'confidence')
+        self._color_mask = publisher(Image, 'color_mask')
+        self._overlay = publisher(Image, 'overlay')
+        self._processing = publisher(Float64, 'debug/processing_time_ms')
+        self._latency = publisher(Float64, 'debug/pipeline_latency_ms')
 
     # Frames
 

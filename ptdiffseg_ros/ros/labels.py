@@ -35,22 +35,12 @@ class Labels:
 
     def publish(self, min_confidence: float) -> None:
         """Publish the names, and `min_confidence` as the threshold of ~/label_info."""
-        self._labels.publish(String(data=labels_json(self._classes)))
+        self._labels.publish(String(data=json.dumps(
+            [{'id': label.id, 'name': label.name, 'color': list(label.color)}
+             for label in self._classes])))
         if self._label_info is not None:
             header = Header(stamp=self._node.get_clock().now().to_msg())
             class_map = [VisionClass(class_id=label.id, class_name=label.name)
                          for label in self._classes]
             self._label_info.publish(
                 LabelInfo(header=header, class_map=class_map, threshold=min_confidence))
-
-    def destroy(self) -> None:
-        """Remove the publishers from the node."""
-        for publisher in (self._labels, self._label_info):
-            if publisher is not None:
-                self._node.destroy_publisher(publisher)
-
-
-def labels_json(classes: Sequence[LabelClass]) -> str:
-    """Return the classes as JSON: [{"id": 0, "name": "road", "color": [128, 64, 128]}, ...]."""
-    return json.dumps([{'id': label.id, 'name': label.name, 'color': list(label.color)}
-                       for label in classes])

@@ -110,6 +110,7 @@ class SegmenterNode(LifecycleNode):
         self.create_service(SetBool, '~/enable', self._on_enable)
         # Not the node clock: health is also reported while simulated time is paused.
         self.create_timer(1.0, self._on_second, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._permanent = set(self.publishers)  # the others exist from configure to cleanup
 
     # Lifecycle
 
@@ -224,14 +225,9 @@ class SegmenterNode(LifecycleNode):
             self._stop_frames()
             self.worker.run(self._free)
             self._configured, self._engine = False, ''
-        for name, camera in self._inputs.items():
-            camera.destroy()
-            self._outputs[name].destroy()
-        self._inputs, self._outputs = {}, {}
-        if self._labels is not None:
-            self.adaptation.close()
-            self._labels.destroy()
-            self._labels = None
+        self._inputs, self._outputs, self._labels = {}, {}, None
+        for publisher in set(self.publishers) - self._permanent:
+            self.destroy_publisher(publisher)
 
     def _free(self) -> None:
         if self._pipeline.segmenter is not None:

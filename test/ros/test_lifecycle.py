@@ -62,6 +62,10 @@ def test_a_damaged_model_can_be_replaced_and_transitions_leak_no_memory(
             assert consumer.change_state(CLEANUP)
             sizes.append(process.memory_mb())
         assert sizes[-1] - sizes[2] < 15.0, sizes
+        assert consumer.spin_until(lambda: not any(
+            consumer.node.count_publishers(f'/segmenter/{topic}')
+            for topic in ('mask', 'camera_info', 'labels', 'domain', 'adaptation')))
+        assert consumer.values(), 'diagnostics stay'
 
         assert consumer.change_state(CONFIGURE) and consumer.change_state(ACTIVATE)
         consumer.segment()

@@ -34,7 +34,6 @@ class Node:
         self.qos: dict[str, object] = {}
         self.subscribers: set[str] = set()
         self.callbacks: dict[str, object] = {}
-        self.destroyed: list[object] = []
         self.default_callback_group = None
 
     def create_publisher(self, message_type, topic, qos):
@@ -46,9 +45,6 @@ class Node:
     def create_subscription(self, message_type, topic, callback, qos, **more):
         self.callbacks[topic] = callback
         return SimpleNamespace(topic_name=topic)
-
-    def destroy_publisher(self, publisher):
-        self.destroyed.append(publisher)
 
     def get_logger(self):
         return SimpleNamespace(info=lambda *_, **__: None)
@@ -187,13 +183,6 @@ def test_with_several_cameras_topics_contain_the_name_of_the_camera(node):
 
     assert len(node.sent['~/front/mask']) == 1
     assert all(topic.startswith('~/front/') for topic in node.sent)
-
-
-def test_destroy_leaves_no_publisher_behind(node):
-    output(node).destroy()
-    Labels(node, TOWN).destroy()
-
-    assert len(node.destroyed) == len(node.sent)
 
 
 @pytest.mark.parametrize('shape', [(2, 3), (2, 3, 3), (1, 1)])
