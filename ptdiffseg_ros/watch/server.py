@@ -6,8 +6,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-import ipaddress
+from contextlib import asynccontextmanager, suppress
 import json
 from pathlib import Path
 import socket
@@ -68,7 +67,11 @@ def application(watcher: Watcher, hosts: Collection[str] = ()) -> web.Applicatio
 
     @routes.post('/adaptation')
     async def switch(request: web.Request) -> web.Response:
-        on = _requested_switch(await request.read())
+        on: Any = None
+        with suppress(ValueError, KeyError, TypeError):
+            on = json.loads(await request.read())['on']
+        if not isinstance(on, bool):
+            raise web.HTTPBadRequest(text='POST {"on": true} or {"on": false} to /adaptation')
         if not request.headers.get(HEADER):
             raise web.HTTPForbidden(text=f'the header {HEADER} is required')
         done, message = await asyncio.to_thread(watcher.set_adaptation, on)
@@ -78,17 +81,6 @@ def application(watcher: Watcher, hosts: Collection[str] = ()) -> web.Applicatio
         middlewares=[_json_errors, _host_check(hosts)], client_max_size=MAX_BODY)
     served.add_routes(routes)
     return served
-
-
-def _requested_switch(body: bytes) -> bool:
-    """Return the value of {"on": ...}; raise HTTPBadRequest for any other body."""
-    try:
-        on: Any = json.loads(body)['on']
-    except (ValueError, KeyError, TypeError):
-        on = None
-    if not isinstance(on, bool):
-        raise web.HTTPBadRequest(text='POST {"on": true} or {"on": false} to /adaptation')
-    return on
 
 
 @web.middleware
@@ -107,41 +99,16 @@ def _host_check(hosts: Collection[str]) -> Any:
     """Return a middleware that refuses requests with other host names (DNS rebinding)."""
     @web.middleware
     async def check(request: web.Request, handler: Handler) -> web.StreamResponse:
-        try:  # without the port, which browsers omit if it is 80
+        try:  # in lower case and without the port, which browsers omit if it is 80
             host = urlsplit(f'//{request.headers.get("Host", "")}').hostname or ''
         except ValueError:  # not an address
             host = ''
-        if hosts and _normalized(host) not in hosts:
+        if hosts and host not in hosts:
             raise web.HTTPForbidden(
                 text=f'the host is {host!r}, allowed are {", ".join(sorted(hosts))}; see --host')
         return await handler(request)
 
     return check
-
-
-def _normalized(host: str) -> str:
-    """Return the canonical form of a name or an address: ::1 for 0:0:0:0:0:0:0:1."""
-    try:
-        return str(ipaddress.ip_address(host))
-    except ValueError:
-        return host.lower()
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """
-    Listen at an IPv6 address, or at an IPv4 address or a name of this machine.
-
-    :raises WatchError: the port is in use, or the address is not one of this machine.
-    """
-    is_ipv6 = ':' in host
-    try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
-            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6())
-    except OSError as error:
-        raise WatchError(
-            f'cannot serve on {host}:{port} ({error.strerror}): choose another port or address '
-            'with --port or --host') from error
 
 
 @asynccontextmanager
@@ -153,17 +120,24 @@ async def serving(watcher: Watcher, host: str, port: int) -> AsyncIterator[str]:
     :param port: 0 selects a free port.
     :raises WatchError: the port is in use, or the address is not one of this machine.
     """
-    listener = _listen(host, port)
+    is_ipv6 = ':' in host
+    try:
+        listener = socket.create_server(
+            (host, port), family=socket.AF_INET6 if is_ipv6 else socket.AF_INET,
+            dualstack_ipv6=is_ipv6 and socket.has_dualstack_ipv6())
+    except OSError as error:
+        raise WatchError(
+            f'cannot serve on {host}:{port} ({error.strerror}): choose another port or address '
+            'with --port or --host') from error
     address, port = listener.getsockname()[:2]
-    is_open = ipaddress.ip_address(address).is_unspecified
-    hosts = set() if is_open else {
-        'localhost', '127.0.0.1', '::1', _normalized(host), _normalized(address)}
+    is_open = address in ('0.0.0.0', '::')
+    hosts = set() if is_open else {'localhost', '127.0.0.1', '::1', host.lower(), address}
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(MAX_THREADS))
     runner = web.AppRunner(application(watcher, hosts), access_log=None)
     await runner.setup()
     try:
         await web.SockSite(runner, listener).start()
-        shown = 'localhost' if is_open else f'[{address}]' if ':' in address else address
+        shown = 'localhost' if is_open else f'[{address}]' if is_ipv6 else address
         yield f'http://{shown}:{port}/'
     finally:
         await runner.cleanup()
