@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 import importlib
 import time
+from typing import Any
 
 from ptdiffseg_ros.data.bags import Bag, IMAGE_TYPES
 from ptdiffseg_ros.ros.qos import keep_last
@@ -28,6 +29,7 @@ class Player:
     """
     Publish the messages of a bag unchanged, ``rate`` times as fast as they were recorded.
 
+    :param rate: may be changed while playing.
     :param topics: the topics to play; by default all whose message class is installed.
     :param clock_hz: publish ``/clock`` at this rate, and before every message.
     :param max_gap_s: wait at most this long between two messages; the time jumps over the rest.
@@ -65,33 +67,20 @@ class Player:
                 'choose other topics')
         self._clock = node.create_publisher(Clock, '/clock', 10) if clock_hz else None
         self._tick_s = 1 / clock_hz if clock_hz else float('inf')
-        self._rate, self._max_gap_s = rate, max_gap_s
+        self.rate, self._max_gap_s = rate, max_gap_s
         self._anchor = time.monotonic(), bag.start_ns
-
-    @property
-    def rate(self) -> float:
-        """Return the speed relative to the recording."""
-        return self._rate
-
-    @rate.setter
-    def rate(self, rate: float) -> None:
-        """Change the speed, also while playing."""
-        self._anchor = time.monotonic(), self._now_ns()
-        self._rate = rate
 
     def subscriber_count(self, topic: str) -> int:
         """Return the number of subscribers of a played topic."""
         return int(self._publishers[topic].get_subscription_count())
 
-    def wait_for_subscribers(self, timeout_s: float, topics: Collection[str] = ()) -> None:
+    def wait_for_subscribers(self, timeout_s: float) -> None:
         """
-        Wait until each topic has a subscriber.
+        Wait until each played image topic has a subscriber.
 
-        :param topics: by default every played image topic.
         :raises ReplayError: a topic has no subscriber in time; the message names it.
         """
-        topics = topics or [
-            t for t in self._publishers if self._bag.topics[t] in IMAGE_TYPES]
+        topics = [t for t in self._publishers if self._bag.topics[t] in IMAGE_TYPES]
         deadline = time.monotonic() + timeout_s
         while alone := [t for t in topics if not self.subscriber_count(t)]:
             if time.monotonic() > deadline:
@@ -121,22 +110,23 @@ class Player:
             publisher.wait_for_all_acked(Duration(seconds=timeout_s))
 
     def _now_ns(self) -> int:
-        """Return the current time of the bag in nanoseconds."""
-        wall, bag_ns = self._anchor
-        return bag_ns + round((time.monotonic() - wall) * self._rate * 1e9)
+        """Return the time of the bag in nanoseconds, advanced by `rate` since the last call."""
+        (before_s, bag_ns), now_s = self._anchor, time.monotonic()
+        self._anchor = now_s, bag_ns + round((now_s - before_s) * self.rate * 1e9)
+        return self._anchor[1]
 
     def _wait_until(self, time_ns: int) -> None:
         """Sleep until a time of the bag, and publish the clock meanwhile."""
-        gap_s = (time_ns - self._now_ns()) / 1e9 / self._rate
+        gap_s = (time_ns - self._now_ns()) / 1e9 / self.rate
         if self._max_gap_s is not None and gap_s > self._max_gap_s:
             self._node.get_logger().info(
                 f'no message for {gap_s:.1f} s: waiting {self._max_gap_s:g} s instead')
             self._anchor = (
-                time.monotonic(), time_ns - round(self._max_gap_s * self._rate * 1e9))
+                time.monotonic(), time_ns - round(self._max_gap_s * self.rate * 1e9))
         elif gap_s > LONG_GAP_S:
             self._node.get_logger().info(
                 f'the next message comes in {gap_s:.1f} s; --max-gap SECONDS shortens such gaps')
-        while (left_s := (time_ns - self._now_ns()) / 1e9 / self._rate) > 0:
+        while (left_s := (time_ns - self._now_ns()) / 1e9 / self.rate) > 0:
             if left_s > self._tick_s:
                 self._publish_clock(self._now_ns())
             time.sleep(min(left_s, self._tick_s))
@@ -146,16 +136,13 @@ class Player:
             self._clock.publish(Clock(clock=Time(nanoseconds=time_ns).to_msg()))
 
 
-def replay(
-        bag: Bag, *, rate: float = 1.0, loop: bool = False,
-        topics: Collection[str] | None = None, clock_hz: float | None = None,
-        wait_s: float = 0.0, max_gap_s: float | None = None,
-        before: Callable[[str, int], object] | None = None) -> int:
+def replay(bag: Bag, *, loop: bool = False, wait_s: float = 0.0, **options: Any) -> int:
     """
-    Play a bag from the node ``/ptdiffseg_replay``; see ``Player`` for the other parameters.
+    Play a bag from the node ``/ptdiffseg_replay``.
 
     :param loop: play until interrupted.
     :param wait_s: wait up to this long for subscribers to the image topics; 0 does not wait.
+    :param options: see ``Player``.
     :returns: the number of messages sent.
     :raises ReplayError: see ``Player``; no node subscribes in time; a loop has no message.
     """
@@ -163,15 +150,13 @@ def replay(
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node('ptdiffseg_replay')
     try:
-        player = Player(
-            node, bag, rate=rate, topics=topics, clock_hz=clock_hz, max_gap_s=max_gap_s,
-            before=before)
+        player = Player(node, bag, **options)
         if wait_s:
             player.wait_for_subscribers(wait_s)
         sent = player.play()
         if loop and not sent:
             raise ReplayError(
-                f'{bag.path} has no message on {", ".join(topics or bag.topics)}: '
+                f'{bag.path} has no message on {", ".join(options.get("topics") or bag.topics)}: '
                 'a loop needs at least one; choose other topics, or another bag')
         while loop:
             started = time.monotonic()

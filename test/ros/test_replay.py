@@ -182,7 +182,7 @@ class Recording:
 def test_topics_of_types_that_are_not_installed_are_left_out(peer: Peer) -> None:
     heard = peer.listen(String, '/words', RELIABLE)
     player = Player(peer.node, Recording())
-    player.wait_for_subscribers(30, ['/words'])
+    assert peer.spin_until(lambda: player.subscriber_count('/words'))
     assert player.play() == 2
     assert peer.spin_until(lambda: len(heard) == 2) and heard[0].data == 'hi'
     with pytest.raises(ReplayError, match='no topic that can be played'):
