@@ -54,14 +54,12 @@ class AdaptationLoop:
 
     :param base: the prompt that adaptation starts from; None: the source prompt.
     :param on_event: called with (kind, text) of notable events.
-    :param on_prompt: called with every prompt that is published.
     """
 
     def __init__(
             self, segmenter: PromptedSegmenter, config: AdaptationConfig | None = None,
             bank: PromptBank | None = None, base: ScenePrompt | None = None,
             on_event: OnEvent = lambda kind, text: None,
-            on_prompt: Callable[[ScenePrompt], None] = lambda prompt: None,
             clock: Callable[[], float] = time.monotonic) -> None:
         self.segmenter = segmenter
         self.statistics = source_statistics(segmenter)
@@ -76,8 +74,7 @@ class AdaptationLoop:
         self._source_domain = domain_name(segmenter.config.source_scene_prompt)
         self._budget = DutyBudget(self.config.duty)
         self.publisher = PromptPublisher(
-            segmenter, self.bank, base or segmenter.scene_prompt(), self.state, on_event,
-            on_prompt)
+            segmenter, self.bank, base or segmenter.scene_prompt(), self.state, on_event)
         self.tuner: PromptTuner | None = None
         self.validation: PromptValidation | None = None  # there is one while there is a tuner
         self._validated = 0  # steps of the tuner when its prompt was last validated

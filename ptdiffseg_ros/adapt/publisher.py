@@ -3,8 +3,6 @@
 """The scene prompt in use, and how it comes from and goes to the bank."""
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from ptdiffseg_ros.adapt.bank import AUTOMATIC, LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.state import AdaptationState, OnEvent
@@ -21,19 +19,16 @@ class PromptPublisher:
     Publish prompts: the base, recalled and loaded ones, and tuned ones that a validation accepted.
 
     :param base: the source prompt, or the sentence set by hand.
-    :param on_prompt: called with every prompt that is published.
     """
 
     def __init__(
             self, segmenter: PromptedSegmenter, bank: PromptBank, base: ScenePrompt,
-            state: AdaptationState, on_event: OnEvent,
-            on_prompt: Callable[[ScenePrompt], None]) -> None:
+            state: AdaptationState, on_event: OnEvent) -> None:
         self.segmenter = segmenter
         self.bank = bank
         self.base = base
         self._state = state
         self._on_event = on_event
-        self._on_prompt = on_prompt
         self._unsaved = False  # whether the tuned prompt could not be written
         state.remembered = bank.domains()
         self.publish(base)
@@ -44,7 +39,6 @@ class PromptPublisher:
         self.prompt = prompt
         self._state.prompt = prompt.origin
         self._state.distance = prompt.distance(self.base)
-        self._on_prompt(prompt)
 
     def set_base(self, base: ScenePrompt) -> None:
         """Replace the base prompt, and publish it."""

@@ -32,10 +32,10 @@ class Adaptation:
     """
     The scene prompt in use, the adaptation loop and its topics.
 
-    `prompt` is the prompt of the next frame, with or without a loop. One loop serves all cameras.
-    Services and parameters arrive on the executor's thread. All work on the loop and the prompt
-    runs on the worker's thread. ~/set_adaptation sets the parameter `adaptation.enabled`, so the
-    two agree. An error of the loop switches adaptation off and is reported; masks continue.
+    One loop serves all cameras. Services and parameters arrive on the executor's thread. All work
+    on the loop and the prompt runs on the worker's thread. ~/set_adaptation sets the parameter
+    `adaptation.enabled`, so the two agree. An error of the loop switches adaptation off and is
+    reported; masks continue.
 
     :param unavailable: takes the name of a service and whether it needs the active state; returns
         why the service is refused, or ''.
@@ -48,7 +48,7 @@ class Adaptation:
         self._worker = worker
         self._unavailable = unavailable
         self._segmenter: PromptedSegmenter | None = None
-        self.prompt: ScenePrompt | None = None  # from configure to cleanup
+        self._base: ScenePrompt | None = None  # from configure to cleanup
         self.loop: AdaptationLoop | None = None
         self.refusal = ''  # why there is no loop
         self._failures = 0
@@ -76,11 +76,11 @@ class Adaptation:
     def _make_loop(self, segmenter: PromptedSegmenter) -> None:
         """Make the loop, or set `refusal`."""
         from ptdiffseg_ros.model.runtime import is_out_of_memory, release_memory
-        assert self.prompt is not None
+        assert self._base is not None
         self.refusal, out_of_memory = '', False
         try:
-            self.loop = make_loop(segmenter, self._parameters.settings, self.prompt,
-                                  self._set_prompt, self._node.get_logger())
+            self.loop = make_loop(segmenter, self._parameters.settings, self._base,
+                                  self._node.get_logger())
         except (RuntimeError, OSError, ValueError, MemoryError) as error:
             self.refusal = str(error)
             out_of_memory = is_out_of_memory(error)
@@ -106,7 +106,7 @@ class Adaptation:
         """Release the loop, its memory and its topics; runs on the worker's thread."""
         if self.loop is not None:
             self.loop.enable(False)  # retries to save prompts that could not be saved before
-        self.loop = self._segmenter = self.prompt = self._topics = None
+        self.loop = self._segmenter = self._base = self._topics = None
         self.refusal = self._failure = self._sentence = ''
         self._failures = 0
 
@@ -121,17 +121,19 @@ class Adaptation:
 
     # The worker's thread: during and between frames
 
-    def _set_prompt(self, prompt: ScenePrompt) -> None:
-        self.prompt = prompt
+    @property
+    def prompt(self) -> ScenePrompt | None:
+        """Return the prompt of the next frame, with or without a loop; None before `load`."""
+        loop = self.loop
+        return self._base if loop is None else loop.prompt
 
     def _set_sentence(self, sentence: str) -> None:
         """Use a sentence as the prompt and as the base of adaptation; '' is the source prompt."""
         assert self._segmenter is not None
-        prompt = self._segmenter.scene_prompt(sentence or None)
-        self._set_prompt(prompt)
+        self._base = self._segmenter.scene_prompt(sentence or None)
         self._sentence = sentence
         if self.loop is not None:
-            self.loop.set_base(prompt)
+            self.loop.set_base(self._base)
 
     @property
     def enabled(self) -> bool:

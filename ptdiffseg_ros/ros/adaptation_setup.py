@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, TYPE_CHECKING
 
 from ptdiffseg_ros.adapt.errors import AdaptationError
@@ -22,7 +21,7 @@ MIB = 2**20
 
 
 def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePrompt,
-              on_prompt: Callable[[ScenePrompt], None], logger: Any) -> AdaptationLoop:
+              logger: Any) -> AdaptationLoop:
     """
     Make the loop and log its events.
 
@@ -40,7 +39,7 @@ def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePromp
     bank = _open_bank(segmenter, settings)
     for problem in bank.problems:
         logger.warning(problem)
-    loop = AdaptationLoop(segmenter, loop_config(settings), bank, base, log, on_prompt)
+    loop = AdaptationLoop(segmenter, loop_config(settings), bank, base, log)
     loop.buffer.max_bytes = settings.adaptation_buffer_mib * MIB
     return loop
 
