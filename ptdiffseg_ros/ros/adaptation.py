@@ -251,7 +251,6 @@ class Adaptation:
 
     def _on_set_adaptation(self, request: SetBool.Request, response: SetBool.Response
                            ) -> SetBool.Response:
-        response.success = False
         response.message = self._unavailable('set_adaptation', False)
         if response.message:
             return response

@@ -203,10 +203,7 @@ class SegmenterNode(LifecycleNode):
         """Release everything, from any state."""
         self._release()
 
-    @_transition
-    def on_error(self) -> None:
-        """Return to unconfigured, so that the node can be configured again."""
-        self._release()
+    on_error = on_cleanup  # the node is unconfigured then, and can be configured again
 
     def _subscribe(self) -> None:
         self._active = True
@@ -276,28 +273,22 @@ class SegmenterNode(LifecycleNode):
 
     def _explain_refusal(self, service: str, needs_active: bool) -> str:
         """Return why a service is refused in the current state, and the remedy; '' if not."""
-        if reason := self._explain_state(service, needs_active):
-            return reason
-        if needs_active and not self._enabled:
+        if lifecycle_state(self) == 'finalized':
+            return f'~/{service} is not available: {FINALIZED}'
+        if not (self._active or (self._configured and not needs_active)):
+            state, transition = (('inactive', 'activate') if self._configured else
+                                 ('unconfigured', 'configure'))
+            wanted = 'active' if needs_active else 'configured'
+            return (f'the node is {state}: ~/{service} works once it is {wanted} '
+                    f'(ros2 lifecycle set {self.get_fully_qualified_name()} {transition})')
+        if needs_active and not self._enabled and service != 'enable':
             return f'segmenting is paused: ~/{service} works once ~/enable has switched it on'
         return ''
 
-    def _explain_state(self, service: str, needs_active: bool) -> str:
-        if lifecycle_state(self) == 'finalized':
-            return f'~/{service} is not available: {FINALIZED}'
-        if self._active or (self._configured and not needs_active):
-            return ''
-        state, transition = (('inactive', 'activate') if self._configured else
-                             ('unconfigured', 'configure'))
-        wanted = 'active' if needs_active else 'configured'
-        return (f'the node is {state}: ~/{service} works once it is {wanted} '
-                f'(ros2 lifecycle set {self.get_fully_qualified_name()} {transition})')
-
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response
                    ) -> SetBool.Response:
-        response.message = self._explain_state('enable', needs_active=True)
+        response.message = self._explain_refusal('enable', needs_active=True)
         if response.message:
-            response.success = False
             return response
         words = {True: 'enabled', False: 'disabled'}
         response.success = True

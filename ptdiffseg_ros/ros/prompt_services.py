@@ -26,7 +26,6 @@ def offer_prompt_services(adaptation: Adaptation, node: Node, worker: Worker[Any
     def serve(name: str, job: Callable[[AdaptationLoop], str], request: Trigger.Request,
               response: Trigger.Response) -> Trigger.Response:
         """Respond with the job's result, or with the reason why it fails."""
-        response.success = False
         response.message = unavailable(name, name == 'adapt_now')
         if not response.message:
             adaptation.retry()
