@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The health of one camera: counts, times and a level as documented in `diagnostics`."""
+"""The health of one camera: counts, times and a level (see docs/reference/topics.md)."""
 
 from __future__ import annotations
 

@@ -4,16 +4,7 @@
 The status of the node on /diagnostics.
 
 A status message has the reason and the remedy. If a node has several cameras, each has a status,
-and the node's status has the level of the worst one. Levels:
-
-ERROR  No masks are published and an operator must act: configure failed, or every frame fails
-       (for example because memory ran out).
-STALE  The last mask is old: older than 10 s, twice silence_warning_s and three usual intervals
-       between masks. The camera is silent, the device hangs, or a parameter drops every frame.
-WARN   The node is unconfigured or inactive, or it works with a problem: no image for
-       silence_warning_s, images but no mask yet, some frames failed, max_frame_age_s drops every
-       frame, memory does not hold the frames of all cameras, or adaptation has a problem.
-OK     The node segments, or is disabled by ~/enable.
+and the node's status has the level of the worst one. docs/reference/topics.md lists the levels.
 """
 
 from __future__ import annotations
