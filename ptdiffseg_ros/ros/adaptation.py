@@ -77,18 +77,17 @@ class Adaptation:
         """Make the loop, or set `refusal`."""
         from ptdiffseg_ros.model.runtime import is_out_of_memory, release_memory
         assert self._base is not None
-        self.refusal, out_of_memory = '', False
+        self.refusal = ''
         try:
             self.loop = make_loop(segmenter, self._parameters.settings, self._base,
                                   self._node.get_logger())
         except (RuntimeError, OSError, ValueError, MemoryError) as error:
             self.refusal = str(error)
-            out_of_memory = is_out_of_memory(error)
-            if out_of_memory:
+            if is_out_of_memory(error):
                 self.refusal = (
                     f'out of memory: {type(error).__name__} while adaptation was prepared. Free '
                     'the device, then switch adaptation on again (~/set_adaptation)')
-        if out_of_memory:  # outside the handler, because the error references memory
+        if self.refusal:  # outside the handler, because the error references memory
             release_memory()
 
     def retry(self) -> None:
@@ -168,30 +167,26 @@ class Adaptation:
             if self._worker.ending:
                 return
             self._node.get_logger().debug(traceback.format_exc())
-            from ptdiffseg_ros.model.runtime import is_out_of_memory, release_memory
             reason = f'{type(error).__name__}: {error}'
-            out_of_memory = is_out_of_memory(error)
-        self._give_up(reason)
-        if out_of_memory:  # outside the handler, because the error references memory
-            release_memory()
+        self._give_up(reason)  # outside the handler, because the error references memory
 
     def make_way(self) -> bool:
         """Switch off to free memory for masks; return whether adaptation was on."""
         if not self.enabled:
             return False
-        from ptdiffseg_ros.model.runtime import release_memory
         self._give_up('out of memory: the device has no memory left for masks')
-        release_memory()
         return True
 
     def _give_up(self, reason: str) -> None:
-        """Switch off and report an error."""
+        """Switch off, report an error and free memory."""
+        from ptdiffseg_ros.model.runtime import release_memory
         self._failures += 1
         self._failure = f'{reason}. Adaptation is off; ~/set_adaptation switches it on again'
         self._node.get_logger().error(f'adaptation failed: {self._failure}', **THROTTLE)
         self._failed.trigger()
         if self.loop is not None:
             self.loop.enable(False)
+        release_memory()
 
     # Parameters
 
