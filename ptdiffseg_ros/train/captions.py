@@ -3,6 +3,7 @@
 """Captions for the text encoder: tokenizer, check of lengths, padded batches."""
 from __future__ import annotations
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.settings import PretrainConfig
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPTokenizer
 
 MAX_TOKENS = 77
@@ -87,22 +89,14 @@ def check_lengths(
                 f'marks; the text encoder accepts {MAX_TOKENS}. Shorten {line[:60]!r}...')
 
 
-class Captions:
-    """Tokenised captions, which are batched with padding and a mask."""
-
-    def __init__(self, captions: list[list[str]], tokenizer: CLIPTokenizer) -> None:
-        self.null = list(tokenizer('')['input_ids'])
-        self.pad = tokenizer.pad_token_id
-        self.ids = [[list(tokenizer(line)['input_ids']) for line in lines] for lines in captions]
-
-    def batch(
-        self, chosen: np.ndarray, rng: np.random.Generator, dropout: float
-    ) -> tuple[Tensor, Tensor]:
-        """Return ids and mask, both (B, T), of a random or the empty caption per frame."""
-        rows = [
-            self.null if rng.random() < dropout else
-            self.ids[i][int(rng.integers(len(self.ids[i])))] for i in chosen]
-        length = max(map(len, rows))
-        ids = torch.tensor([row + [self.pad] * (length - len(row)) for row in rows])
-        mask = torch.tensor([[1] * len(row) + [0] * (length - len(row)) for row in rows])
-        return ids, mask
+def caption_batch(
+    captions: Sequence[Sequence[str]], tokenizer: CLIPTokenizer, rng: np.random.Generator,
+    dropout: float
+) -> tuple[Tensor, Tensor]:
+    """Return ids and mask, both (B, T), of a random or the empty caption per frame."""
+    drawn = ['' if rng.random() < dropout else lines[int(rng.integers(len(lines)))]
+             for lines in captions]
+    # The tokenizer's own padding would become part of its saved file.
+    rows = [torch.tensor(ids) for ids in tokenizer(drawn)['input_ids']]
+    return (pad_sequence(rows, batch_first=True, padding_value=tokenizer.pad_token_id),
+            pad_sequence([torch.ones_like(row) for row in rows], batch_first=True))

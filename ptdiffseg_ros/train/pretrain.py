@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from functools import partial
 import json
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from ptdiffseg_ros.train.captioned_frames import (
     TownFrames,
 )
 from ptdiffseg_ros.train.captions import (
-    Captions,
+    caption_batch,
     check_lengths,
     copy_tokenizer,
     MAX_TOKENS,
@@ -52,6 +51,8 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 STAGES = ('autoencoder', 'diffusion')
+SAMPLE_STEPS = 25  # of DDIM
+GUIDANCE = 2.0  # scale of classifier-free guidance in samples
 
 
 def pretrain(
@@ -94,7 +95,13 @@ def pretrain(
         draw_reconstructions(vae, images, out / 'reconstructions.png')
     latents = stored_latents(vae, images, state)
     backbone = build_backbone(config, vae, tokenizer) if start is None else start
-    draw_samples = partial(_draw_samples, config, backbone, sentences, out / 'samples.png')
+
+    def draw_samples(columns: int = 1) -> None:
+        """Draw the samples, if there are sentences; a column costs six training steps."""
+        if sentences and accelerator.is_main_process:
+            draw_sample_grid(
+                backbone, out / 'samples.png', config.image_size, sentences, columns, config.seed)
+
     report = train_diffusion(
         config, accelerator, backbone, latents, captions, state, curves[1], draw_samples)
     if accelerator.is_main_process:
@@ -107,15 +114,6 @@ def pretrain(
         (out / 'pretraining.json').write_text(json.dumps(facts, indent=2) + '\n')
     accelerator.wait_for_everyone()
     return out
-
-
-def _draw_samples(
-    config: PretrainConfig, backbone: DiffusionBackbone, sentences: Sequence[str], path: Path,
-    columns: int = 1
-) -> None:
-    """Draw the samples in the main process, if there are sentences; a column costs six steps."""
-    if sentences and processes().is_main_process:
-        draw_sample_grid(backbone, path, config.image_size, sentences, columns, config.seed)
 
 
 def _tokenizer(
@@ -182,13 +180,14 @@ def train_diffusion(
     backbone.to(accelerator.device)
     unet = backbone.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
     text = backbone.text_encoder.train().requires_grad_(True)
-    scheduler, tokenized = backbone.scheduler, Captions(captions, backbone.tokenizer)
+    scheduler = backbone.scheduler
     latents = latents.to(accelerator.device)
 
     def diffusion_loss(rng: np.random.Generator) -> Tensor:
         # Every process draws the whole batch, and computes its rows.
         rows = rng.integers(len(latents), size=config.batch)
-        ids, mask = tokenized.batch(rows, rng, config.caption_dropout)
+        ids, mask = caption_batch(
+            [captions[i] for i in rows], backbone.tokenizer, rng, config.caption_dropout)
         generator = torch.Generator(latents.device).manual_seed(int(rng.integers(2**62)))
         noise = torch.randn(
             config.batch, *latents.shape[1:], generator=generator, device=latents.device)
@@ -256,33 +255,28 @@ def fit(
 
 
 @torch.inference_mode()
-def sample_images(
-    backbone: DiffusionBackbone,
-    sentences: Sequence[str],
-    size: tuple[int, int],
-    seed: int = 0,
-    steps: int = 25,
-    guidance: float = 2.0,
-    columns: int = 1,
-) -> np.ndarray:
+def draw_sample_grid(
+    backbone: DiffusionBackbone, path: Path, size: tuple[int, int],
+    sentences: Sequence[str] = SCENE_PROMPTS, columns: int = 4, seed: int = 0
+) -> None:
     """
-    Draw one image per sentence by DDIM with classifier-free guidance, (N, H, W, 3) uint8.
+    Draw samples (h, w) of a backbone into a PNG, a row for each sentence.
 
-    The initial noise repeats after `columns` images.
+    DDIM with classifier-free guidance. All rows start from the same noise, so that they differ
+    only by the sentence.
     """
     scheduler = DDIMScheduler.from_config(backbone.scheduler.config)
-    scheduler.set_timesteps(steps)
+    scheduler.set_timesteps(SAMPLE_STEPS)
     shape = (columns, backbone.unet.config.in_channels,
              size[0] // backbone.vae_stride, size[1] // backbone.vae_stride)
     latents = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
     device = backbone.unet.device
-    latents = latents.repeat(-(-len(sentences) // columns), 1, 1, 1)[:len(sentences)].to(device)
-    tokenized = Captions([[s] for s in sentences], backbone.tokenizer)
-    rng = np.random.default_rng(seed)
+    latents = latents.repeat(len(sentences), 1, 1, 1).to(device)
+    captions = [[sentence] for sentence in sentences for _ in range(columns)]
     conditions = []
     for dropout in (0.0, 1.0):
-        ids, mask = (drawn.to(device) for drawn in tokenized.batch(
-            np.arange(len(sentences)), rng, dropout))
+        ids, mask = (drawn.to(device) for drawn in caption_batch(
+            captions, backbone.tokenizer, np.random.default_rng(seed), dropout))
         tokens = backbone.text_encoder(ids, attention_mask=mask).last_hidden_state
         conditions.append((tokens, mask))
     for step in tqdm(scheduler.timesteps, 'samples', leave=False):
@@ -290,19 +284,7 @@ def sample_images(
             backbone.unet(latents, step, tokens, encoder_attention_mask=mask).sample
             for tokens, mask in conditions)
         latents = scheduler.step(
-            unconditional + guidance * (conditional - unconditional), step, latents).prev_sample
+            unconditional + GUIDANCE * (conditional - unconditional), step, latents).prev_sample
     images = backbone.decode(latents).add(1).mul(127.5).round().to(torch.uint8)
-    return images.permute(0, 2, 3, 1).cpu().numpy()
-
-
-def draw_sample_grid(
-    backbone: DiffusionBackbone, path: Path, size: tuple[int, int],
-    sentences: Sequence[str] = SCENE_PROMPTS, columns: int = 4, seed: int = 0
-) -> None:
-    """Draw samples (h, w) of a backbone into a PNG, a row for each sentence."""
-    # All rows start from the same noise, so that they differ only by the sentence.
-    images = sample_images(
-        backbone, [sentence for sentence in sentences for _ in range(columns)], size, seed,
-        columns=columns)
-    rows = images.reshape(len(sentences), columns, *images.shape[1:])
-    write_png(path, np.concatenate([np.concatenate(list(row), axis=1) for row in rows]))
+    grid = images.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # (rows, h, columns, w, 3)
+    write_png(path, grid.flatten(2, 3).flatten(0, 1).cpu().numpy())

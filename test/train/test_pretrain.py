@@ -19,7 +19,7 @@ from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.train import autoencoder as autoencoder_module
 from ptdiffseg_ros.train.autoencoder import reconstruction_loss, whitening_loss
 from ptdiffseg_ros.train.captioned_frames import training_weather
-from ptdiffseg_ros.train.captions import Captions
+from ptdiffseg_ros.train.captions import caption_batch
 from ptdiffseg_ros.train.checkpoint import load_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.loop import warm_cosine
@@ -250,11 +250,10 @@ def test_samples_are_drawn_with_every_checkpoint_and_change_no_weight(
 
 def test_caption_dropout_gives_the_empty_caption(folder: Path) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder / 'tokenizer')
-    spoken = Captions([['a clear driving scene'], ['a bus']], tokenizer)
-    rng = np.random.default_rng(0)
-    ids, mask = spoken.batch(np.array([0, 1]), rng, dropout=1.0)
-    assert ids.tolist() == [spoken.null] * 2 and mask.all()
-    ids, mask = spoken.batch(np.array([0, 1]), rng, dropout=0.0)
+    spoken, rng = [['a clear driving scene'], ['a bus']], np.random.default_rng(0)
+    ids, mask = caption_batch(spoken, tokenizer, rng, dropout=1.0)
+    assert ids.tolist() == [tokenizer('')['input_ids']] * 2 and mask.all()
+    ids, mask = caption_batch(spoken, tokenizer, rng, dropout=0.0)
     assert mask.sum(dim=1).tolist() == [len(tokenizer(s)['input_ids'])
                                         for s in ('a clear driving scene', 'a bus')]
 
