@@ -3,9 +3,9 @@
 """Frames with captions to pretrain on, of the town or cropped from pictures on disk."""
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 import json
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,38 +35,16 @@ class Scene(NamedTuple):
     failures: Sequence[str] = ()
 
 
-class CaptionedFrames(ABC):
-    """
-    Frames of one size with captions. With n scenes, the frames i, i + n, i + 2n ... show scene i.
-
-    A frame depends only on its number and the seed, not on the process that draws it.
-    """
-
-    def __init__(self, frames: int, size: tuple[int, int], seed: int) -> None:
-        self.frames, self.size, self.seed = frames, size, seed
-
-    @abstractmethod
-    def __len__(self) -> int:
-        """Return the number of scenes."""
-
-    @abstractmethod
-    def draw(self, i: int) -> Scene:
-        """Draw a scene."""
-
-    @abstractmethod
-    def origin(self, caption: str) -> str:
-        """Return what a caption describes, for errors."""
-
-    @property
-    @abstractmethod
-    def facts(self) -> dict[str, Any]:
-        """Return a description of the frames."""
-
-
-class TownFrames(CaptionedFrames):
+@dataclass(frozen=True)
+class TownFrames:
     """Frames of the town in every weather; each one is a scene."""
 
+    frames: int
+    size: tuple[int, int]
+    seed: int
+
     def __len__(self) -> int:
+        """Return the number of scenes."""
         return self.frames
 
     def draw(self, i: int) -> Scene:
@@ -77,6 +55,7 @@ class TownFrames(CaptionedFrames):
             frame.image[None], [town.caption(frame, rng) for _ in range(CAPTIONS_PER_FRAME)])
 
     def origin(self, caption: str) -> str:
+        """Return what a caption describes, for errors."""
         return 'the town'
 
     @property
@@ -84,7 +63,7 @@ class TownFrames(CaptionedFrames):
         return {'data': 'town'}
 
 
-class PictureCrops(CaptionedFrames):
+class PictureCrops:
     """
     Random crops of pictures; a picture is a scene.
 
@@ -97,7 +76,7 @@ class PictureCrops(CaptionedFrames):
             raise TrainingError(
                 f'{data.root} has {len(data)} images, but only {frames} frames are drawn; give at '
                 f'least --frames {len(data)}')
-        super().__init__(frames, size, seed)
+        self.frames, self.size, self.seed = frames, size, seed
         self._data = data
         # Shuffled, so that the pictures of the first frames show several folders.
         self._order = np.random.default_rng(seed).permutation(len(data)).tolist()
@@ -134,6 +113,11 @@ class PictureCrops(CaptionedFrames):
     @property
     def facts(self) -> dict[str, Any]:
         return {'data': 'images', **self._data.facts}
+
+
+# Frames of one size with captions. With n scenes, the frames i, i + n, i + 2n ... show scene i. A
+# frame depends only on its number and the seed, not on the process that draws it.
+CaptionedFrames = TownFrames | PictureCrops
 
 
 def training_weather(rng: np.random.Generator) -> town.Weather:
