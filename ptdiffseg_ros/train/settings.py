@@ -151,20 +151,10 @@ class TrainConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._check_combinations()
-        if self.prompt_randomization:
-            self._check_pool()
-
-    def _check_combinations(self) -> None:
-        """Raise TrainingError for settings that do not fit together."""
         if len(self.window) not in (0, 2):
             raise TrainingError(
                 f'window is {list(self.window)}; allowed are two numbers, height and width, or an '
                 'empty list')
-        if self.batch % self.accumulate:
-            raise TrainingError(
-                f'batch is {self.batch}, which cannot be divided into {self.accumulate} equal '
-                'parts (accumulate)')
         if self.batch > self.frames:
             raise TrainingError(
                 f'batch is {self.batch}, but there are only {self.frames} frames; give a smaller '
@@ -173,9 +163,8 @@ class TrainConfig(Settings):
             raise TrainingError(
                 'taps and stop_early exclude each other, because the last tap determines where '
                 'the UNet ends; give one of them')
-
-    def _check_pool(self) -> None:
-        """Raise TrainingError for a pool that does not allow prompt randomization."""
+        if not self.prompt_randomization:
+            return
         if len(set(self._pool)) < 2:
             raise TrainingError(
                 'prompt randomization draws two scene prompts, but the pool has '

@@ -330,7 +330,7 @@ def test_a_resumed_run_may_begin_to_keep_the_best_head(
 
 
 @pytest.mark.parametrize(('change', 'words'), [
-    ({'accumulate': 4}, 'batch is 2.*4 equal parts'), ({'learning_rate': 0.0}, 'above 0'),
+    ({'learning_rate': 0.0}, 'above 0'),
     ({'mixed_precision': 'fp8'}, 'fp8.*no, bf16, fp16'),
     ({'warmup_steps': 0}, 'warmup_steps is 0'),
     ({'batch': 9}, 'batch is 9.*6 frames'), ({'steps': 0}, 'steps is 0'),
@@ -342,6 +342,13 @@ def test_a_resumed_run_may_begin_to_keep_the_best_head(
 def test_impossible_settings_are_refused(change, words: str) -> None:
     with pytest.raises(TrainingError, match=words):
         replace(SMALL, **change)
+
+
+def test_a_batch_that_cannot_be_divided_into_parts_is_refused_before_any_work(
+        folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match='batch is 2.*4 parts each; give a multiple of 4'):
+        train_head(replace(SMALL, accumulate=4), folder.parent / 'backbone', tmp_path / 's')
+    assert not list(tmp_path.iterdir())
 
 
 # -- evaluation ----------------------------------------------------------------------------
