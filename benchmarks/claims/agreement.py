@@ -3,9 +3,10 @@
 """Measure how much another scene prompt changes a head's predictions."""
 from __future__ import annotations
 
-from benchmarks.claims.experiment import cached_frames, Experiment
+from benchmarks.claims.experiment import cached_frame, Experiment
 from benchmarks.claims.results_store import Figures
 import numpy as np
+from ptdiffseg_ros import town
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.losses import consistency_loss
 import torch
@@ -27,9 +28,8 @@ def agreement(experiment: Experiment, segmenter: PromptedSegmenter) -> Figures:
     contexts = [segmenter.context(sentence) for sentence in (None, *UNSEEN_PROMPTS)]
     changed, diverged = [], []
     for condition in tqdm(experiment.budget.conditions, 'agreement'):
-        for frame in cached_frames(
-                condition, range(experiment.budget.agreement_frames), 'test',
-                segmenter.config.input_size):
+        for i in range(experiment.budget.agreement_frames):
+            frame = cached_frame(condition, town.SPLITS['test'] + i, segmenter.config.input_size)
             latents = segmenter.encode(segmenter.preprocess(frame.image[None]))
             source, *others = (
                 segmenter.head_logits(latents, context).float() for context in contexts)

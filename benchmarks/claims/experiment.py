@@ -3,7 +3,7 @@
 """Train variants of a head, and measure them in every condition."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache, cached_property, partial
 from pathlib import Path
@@ -17,8 +17,10 @@ from ptdiffseg_ros import town
 from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.model.files import resolved
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.train.evaluate import condition_frames, evaluate
+from ptdiffseg_ros.train.evaluate import evaluate
 from ptdiffseg_ros.train.head import train_head
+
+cached_frame = cache(town.sample_condition)  # about 100 MB in a run
 
 # Paraphrases of the source's weather.
 SOURCE_WORDS = (
@@ -96,7 +98,7 @@ class Experiment:
         frames = self.budget.measured if split == 'test' else self.budget.validated
         figures = evaluate(
             segmenter, tuple(conditions) or self.budget.conditions, frames, split, scene,
-            source=cached_frames)
+            source=cached_frame)
         return {'miou': {c: found['miou'] for c, found in figures['conditions'].items()},
                 'adverse_mean': figures['adverse_mean']}
 
@@ -120,18 +122,6 @@ class Experiment:
     def clear_features(self) -> None:
         """Delete cached features; they are computed again when needed."""
         shutil.rmtree(self.features, ignore_errors=True)
-
-
-@cache  # about 100 MB in a run; rendered once for all cells
-def _frame(condition: str, number: int, split: str, size: tuple[int, int]) -> town.Frame:
-    return next(iter(condition_frames(condition, [number], split, size)))
-
-
-def cached_frames(condition: str, numbers: Sequence[int], split: str, size: tuple[int, int]
-                  ) -> Iterator[town.Frame]:
-    """Yield what `condition_frames` does, from a cache."""
-    for number in numbers:
-        yield _frame(condition, number, split, size)
 
 
 def head_settings(config: VariantConfig) -> Figures:

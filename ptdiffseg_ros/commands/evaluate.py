@@ -14,7 +14,6 @@ from ptdiffseg_ros.commands import (
     add_overwrite,
     add_prompts,
     check_model,
-    CommandError,
     labelled_inputs,
     number,
     open_prompts,
@@ -25,7 +24,6 @@ from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
-    whole = number(1, kind=int)
     add_model(parser)
     parser.add_argument(
         '--data', type=Path, metavar='PATH',
@@ -40,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'weather in another drawing style), by default the first five; of a data set: its own '
         'conditions, by default all')
     parser.add_argument(
-        '--frames', type=whole, default=100,
+        '--frames', type=number(1, kind=int), default=100,
         help='largest number of frames per condition, spread over a data set')
     parser.add_argument(
         '--split', default='val',
@@ -50,9 +48,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser, 'the scene prompt for every frame, or "matching" for the prompt that names the '
         "frame's weather, or \"wrong\" for a prompt that names another weather; by default the "
         'source prompt', 'with each prompt for the frames of its condition')
-    parser.add_argument(
-        '--recognition', type=number(0, kind=int), default=0, metavar='FRAMES',
-        help='also recognise the weather of this number of frames of the town by denoising error')
     parser.add_argument(
         '--no-layout', dest='layout', action='store_false',
         help='measure the head without the layout denoiser')
@@ -66,8 +61,6 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, and print a table; the exit status is 1 if a pair cannot be used."""
     from ptdiffseg_ros.data.catalog import open_data
 
-    if args.data is not None and args.recognition:
-        raise CommandError('--recognition measures frames of the town; leave out --data')
     data = None if args.data is None else open_data(args.data, args.split, args.data_kind)
     check_outputs(
         [args.json], [*folders_below(args.model, args.prompts), *labelled_inputs(data)],
@@ -78,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.model.runtime import accelerator
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     from ptdiffseg_ros.town import WEATHERS
-    from ptdiffseg_ros.train.evaluate import evaluate, evaluate_pictures, recognise_weather
+    from ptdiffseg_ros.train.evaluate import evaluate, evaluate_pictures
     from ptdiffseg_ros.train.processes import processes
 
     state = processes()
@@ -96,8 +89,6 @@ def run(args: argparse.Namespace) -> int:
         figures = evaluate(
             segmenter, tuple(args.conditions or WEATHERS), args.frames, args.split,
             args.scene_prompt, prompts=prompts)
-    if args.recognition:
-        figures['recognition'] = recognise_weather(segmenter, args.recognition, args.split)
     if state.is_main_process:
         print(_table(figures))
         if args.json:
@@ -128,6 +119,4 @@ def _table(figures: dict[str, Any]) -> str:
     for condition, used in figures['prompts'].items():
         lines.append(f'{condition}: ' + (
             'the source prompt' if used is None else f'{used["file"]}, {used["digest"]}'))
-    if 'recognition' in figures:
-        lines.append(f'recognised weather: {figures["recognition"]["accuracy"]:.1f} %')
     return '\n'.join(lines)

@@ -1,14 +1,14 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-Measure a segmenter: mIoU per condition, and recognition of the weather by the backbone.
+Measure the mIoU of a segmenter per condition.
 
 Several processes divide the frames. Every process returns the figures of all frames, equal to the
 last digit to those of a single process.
 """
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
@@ -20,13 +20,12 @@ from ptdiffseg_ros.data.labelled import LabelledPictures
 from ptdiffseg_ros.data.labels import IGNORE
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.frames import check_frame
-from ptdiffseg_ros.model.prompts import domain_name, SCENE_PROMPTS
+from ptdiffseg_ros.model.prompts import domain_name
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.features import at_a_time
 from ptdiffseg_ros.train.frames import SourceFrames
 from ptdiffseg_ros.train.processes import gather_lines, process_batches, progress, total_counts
-import torch
 from torch import Tensor
 
 ADVERSE = tuple(name for name in town.WEATHERS if name != 'clear')
@@ -78,37 +77,19 @@ def check_split(split: str) -> None:
         raise TrainingError(f'split is {split!r}; allowed are {", ".join(town.SPLITS)}')
 
 
-def condition_frames(
-        condition: str, numbers: int | Sequence[int], split: str, size: tuple[int, int]
-) -> Iterator[town.Frame]:
-    """
-    Yield frames of a condition; a split shows the same scenes under every condition.
-
-    condition: of town.CONDITIONS. numbers: of the frames, from 0; an int: the number of frames.
-
-    The number of a frame determines its intensity.
-    """
-    for i in range(numbers) if isinstance(numbers, int) else numbers:
-        yield town.sample_condition(condition, town.SPLITS[split] + i, size)
-
-
-# Returns frames of a condition, by their numbers in a split, at a size (h, w).
-FrameSource = Callable[[str, Sequence[int], str, tuple[int, int]], Iterable[town.Frame]]
-
-
 def evaluate(
         segmenter: PromptedSegmenter, conditions: Sequence[str] = town.WEATHERS,
         frames: int = 100, split: str = 'val', scene: str | None = None, batch: int = 8,
-        source: FrameSource = condition_frames, prompts: LearnedPrompts | None = None
-) -> dict[str, Any]:
+        source: Callable[[str, int, tuple[int, int]], town.Frame] = town.sample_condition,
+        prompts: LearnedPrompts | None = None) -> dict[str, Any]:
     """
     Return mIoU and IoU per class in percent for each condition, and the adverse mean.
 
     conditions: of town.CONDITIONS; the adverse mean is over the single weathers only.
     scene: the scene prompt for every frame (None: the segmenter's source prompt), or 'matching'
     for the prompt that names each frame's weather, or 'wrong' for the prompt of another weather.
-    source: of the frames. prompts: learned prompts, used instead of `scene`, each for the frames
-    of its condition.
+    source: of a frame, by condition, seed and size (h, w). prompts: learned prompts, used instead
+    of `scene`, each for the frames of its condition.
     """
     check_split(split)
     unknown = [c for c in conditions if c not in town.CONDITIONS]
@@ -120,7 +101,7 @@ def evaluate(
         context = _context_choice(segmenter, condition, scene, prompts)
         matrix = ConfusionMatrix(segmenter.config.classes)
         for numbers in progress(process_batches(frames, at_a_time(size, batch)), condition):
-            batch_frames = list(source(condition, numbers, split, size))
+            batch_frames = [source(condition, town.SPLITS[split] + i, size) for i in numbers]
             answers = segmenter.segment([f.image for f in batch_frames],
                                         [context(f.weather) for f in batch_frames])
             segmenter.engine.wait()  # so that it, not eager, computes all later frames
@@ -239,40 +220,3 @@ def source_miou(segmenter: PromptedSegmenter, frames: SourceFrames, batch: int =
 def _percent(share: float) -> float | None:
     """Return percent; None for NaN, as of a class that is not in the pictures."""
     return round(100 * float(share), 2) if np.isfinite(share) else None
-
-
-@torch.inference_mode()
-def recognise_weather(
-        segmenter: PromptedSegmenter, frames: int = 200, split: str = 'val',
-        timesteps: Sequence[int] = (50, 200, 400), batch: int = 10) -> dict[str, Any]:
-    """
-    Recognise the weather of frames by the backbone's denoising error, without any training.
-
-    Every weather has the same number of frames. The scene prompt with the lowest error names the
-    weather of a frame; all prompts use the same noise.
-    """
-    check_split(split)
-    per_condition = max(1, frames // len(town.WEATHERS))
-    backbone = segmenter.backbone
-    batch = at_a_time(segmenter.config.input_size, batch)
-    # The backbone was trained with captions, so the context is the sentence without categories.
-    contexts = [segmenter.encode_scene(sentence)[None] for sentence in SCENE_PROMPTS]
-    confusion = np.zeros((len(town.WEATHERS),) * 2, int)
-    for row, condition in enumerate(progress(town.WEATHERS, 'weather')):
-        for numbers in process_batches(per_condition, batch):
-            images = np.stack([f.image for f in condition_frames(
-                condition, numbers, split, segmenter.config.input_size)])
-            latents = segmenter.encode(segmenter.preprocess(images))
-            total = torch.zeros(len(latents), len(contexts))
-            for timestep in timesteps:
-                generator = torch.Generator().manual_seed(timestep + 1000 * numbers.start)
-                noise = torch.randn(latents.shape, generator=generator).to(latents)
-                total += backbone.denoising_error(latents, contexts, timestep, noise).cpu()
-            for answer in total.argmin(dim=1).tolist():
-                confusion[row, answer] += 1
-    confusion = total_counts(confusion)
-    return {
-        'accuracy': round(100 * float(np.trace(confusion) / confusion.sum()), 2),
-        'confusion': {w: dict(zip(town.WEATHERS, map(int, line)))
-                      for w, line in zip(town.WEATHERS, confusion)},
-        'frames': int(confusion.sum()), 'split': split, 'timesteps': list(timesteps)}

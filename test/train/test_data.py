@@ -198,8 +198,6 @@ def test_splits_may_have_any_name_where_the_data_set_names_them(
     assert "the split 'airport'" in capsys.readouterr().err
     assert main([*arguments, 'harbour']) == 2
     assert "split is 'harbour'; allowed are train, val, test" in capsys.readouterr().err
-    assert main([*arguments, 'harbour', '--data', str(tmp_path), '--recognition', '5']) == 2
-    assert 'leave out --data' in capsys.readouterr().err
 
 
 def test_a_perfect_answer_scores_a_hundred(trained: Path, acdc: Path, monkeypatch) -> None:

@@ -16,10 +16,8 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
 from ptdiffseg_ros.train import head as head_module
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import (
-    condition_frames,
     evaluate,
     matching_prompt,
-    recognise_weather,
     source_miou,
     wrong_prompt,
 )
@@ -376,7 +374,8 @@ def test_evaluation_gives_known_figures_for_a_known_segmenter(segmenter) -> None
     oracle = Oracle(segmenter)
     figures = evaluate(oracle, ('clear', 'fog'), frames=3, batch=2)
     assert figures['conditions']['clear']['miou'] == 100
-    truth = np.stack([f.labels for f in condition_frames('fog', 3, 'val', (64, 128))])
+    truth = np.stack([town.sample_condition('fog', town.SPLITS['val'] + i, (64, 128)).labels
+                      for i in range(3)])
     fog = figures['conditions']['fog']
     assert fog['iou']['road'] == pytest.approx(100 * (truth == 0).mean(), abs=0.01)
     assert fog['iou']['sky'] == 0
@@ -403,12 +402,19 @@ def test_mixture_and_style_are_not_part_of_the_adverse_mean(segmenter) -> None:
     assert figures['adverse_mean'] == figures['conditions']['fog']['miou']
 
 
-def test_every_condition_shows_the_same_scenes_and_splits_differ() -> None:
-    fog, night, test = (
-        [f.labels for f in condition_frames(c, 2, split, (64, 128))]
-        for c, split in (('fog', 'val'), ('night', 'val'), ('fog', 'test')))
+def test_every_condition_shows_the_same_scenes_and_splits_differ(segmenter) -> None:
+    shown: list[np.ndarray] = []
+
+    def source(*of) -> town.Frame:
+        frame = town.sample_condition(*of)
+        shown.append(frame.labels)
+        return frame
+
+    evaluate(Oracle(segmenter), ('fog', 'night'), frames=2, source=source)
+    evaluate(Oracle(segmenter), ('fog',), frames=2, split='test', source=source)
+    fog, night, test = shown[:2], shown[2:4], shown[4:]
     assert all(map(np.array_equal, fog, night))
-    assert not any(map(np.array_equal, fog, test))
+    assert len(test) == 2 and not any(map(np.array_equal, fog, test))
 
 
 def test_an_error_for_an_unknown_condition_or_split_names_what_is_allowed(segmenter) -> None:
@@ -416,25 +422,6 @@ def test_an_error_for_an_unknown_condition_or_split_names_what_is_allowed(segmen
         evaluate(segmenter, ('hail',))
     with pytest.raises(TrainingError, match='train, val, test'):
         evaluate(segmenter, split='holdout')
-    with pytest.raises(TrainingError, match='train, val, test'):
-        recognise_weather(segmenter, split='holdout')
-
-
-def test_the_weather_with_the_lowest_denoising_error_is_named(
-        segmenter, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def error(latents, contexts, timestep, noise):
-        calls.append(len(contexts))
-        errors = torch.ones(len(latents), len(contexts))
-        errors[:, 2] = 0
-        return errors
-    monkeypatch.setattr(segmenter.backbone, 'denoising_error', error)
-    figures = recognise_weather(segmenter, frames=10)
-    assert figures['accuracy'] == 20
-    assert figures['confusion']['fog'] == {
-        'clear': 0, 'fog': 0, 'night': 2, 'rain': 0, 'snow': 0}
-    assert set(calls) == {5}
 
 
 # -- commands ------------------------------------------------------------------------------
@@ -450,7 +437,7 @@ def test_train_and_evaluate_run_from_the_command_line(
     assert figures['seconds_per_step'] > 0 and figures['seed'] == 0 and figures['commit']
     assert cli.main([
         'evaluate', '--model', str(out), '--frames', '2', '--conditions', 'clear', 'snow',
-        '--recognition', '5', '--json', str(tmp_path / 'eval.json')]) == 0
+        '--json', str(tmp_path / 'eval.json')]) == 0
     figures = json.loads((tmp_path / 'eval.json').read_text())
     assert set(figures['conditions']) == {'clear', 'snow'}
     assert 0 <= figures['adverse_mean'] <= 100

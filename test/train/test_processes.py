@@ -126,7 +126,7 @@ def test_two_processes_of_accelerate_evaluate_to_the_figures_of_one(
         folder: Path, tmp_path: Path) -> None:
     files = tmp_path / 'one.json', tmp_path / 'two.json'
     arguments = ['evaluate', '--model', str(folder), '--frames', '19', '--conditions', 'fog',
-                 '--recognition', '20', '--json']
+                 '--json']
     assert main([*arguments, str(files[0])]) == 0
     done = subprocess.run(
         [sys.executable, '-m', *ACCELERATE, '-m', 'ptdiffseg_ros.cli', *arguments, str(files[1])],
@@ -134,7 +134,7 @@ def test_two_processes_of_accelerate_evaluate_to_the_figures_of_one(
         capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     one, two = figures_of(*files)
-    assert one == two and one['recognition']['frames'] == 20
+    assert one == two and one['conditions']['fog']['miou'] > 0
 
 
 @pytest.mark.slow
