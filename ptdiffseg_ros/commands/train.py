@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.results import commit, write_json
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-    from ptdiffseg_ros.train.head import measure_source, train_head
+    from ptdiffseg_ros.train.head import measure_source, source_frames, train_head
     from ptdiffseg_ros.train.processes import processes
     from ptdiffseg_ros.train.recipe import FILE, find_recipe, load_recipe, save_recipe
 
@@ -74,7 +74,8 @@ def run(args: argparse.Namespace) -> int:
     if args.only_layout:
         if processes().is_main_process:  # the work is not divided
             segmenter = PromptedSegmenter.from_pretrained(args.out, 'cpu')
-            measure_source(segmenter, config, data)
+            frames, others, _ = source_frames(segmenter, config, data)
+            measure_source(segmenter, config, frames, others)
             segmenter.save_pretrained(args.out)
             print(f'{args.out}: new layout denoiser and source statistics')
         processes().destroy_process_group()

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict
-import math
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +72,7 @@ def train_head(
     segmenter = new_segmenter(
         config, backbone_folder, out, TOWN if data is None else data.classes, segmenter_type)
     segmenter.to(accelerator.device, PRECISIONS[config.mixed_precision])
-    frames, others, held_out = _source(segmenter, config, data)
+    frames, others, held_out = source_frames(segmenter, config, data)
     if config.batch > len(frames):
         raise TrainingError(
             f'batch is {config.batch}, but there are only {len(frames)} frames for the head; give '
@@ -87,7 +86,7 @@ def train_head(
         scalars, checkpoint)
     if accelerator.is_main_process:
         if source:
-            _measure_source(segmenter, config, frames, others)
+            measure_source(segmenter, config, frames, others)
         segmenter.save_pretrained(out)
         checkpoint.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
@@ -96,26 +95,14 @@ def train_head(
         'data': 'town' if data is None else data.kind,
         'processes': accelerator.num_processes, 'device': accelerator.device.type,
         'head_parameters': sum(p.numel() for p in segmenter.head.parameters()),
-        **_loop_figures(loop, config, len(held_out))}
-
-
-def _loop_figures(loop: TrainingLoop, config: TrainConfig, held_out: int) -> dict[str, Any]:
-    """Return time and loss of a finished training, and the score of the best head."""
-    finite = loop.loss is not None and math.isfinite(loop.loss)
-    return {
-        'seconds_per_step': loop.seconds / config.steps, 'loss': loop.loss if finite else None,
-        **({'frames_held_out': held_out, **loop.facts} if config.evaluate_every else {})}
+        'seconds_per_step': loop.seconds / config.steps, 'loss': loop.loss,
+        **({'frames_held_out': len(held_out), **loop.facts} if config.evaluate_every else {})}
 
 
 def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegmenter,
          load: Callable[[int], Iterator[LoadedBatch]], held_out: SourceFrames, scalars: Scalars,
          checkpoint: Path) -> TrainingLoop:
-    """
-    Take the remaining steps, and freeze the best or the last head.
-
-    :param load: yields the batches of this process from a step on, `config.accumulate` per step.
-    :param held_out: frames that select the best head.
-    """
+    """Take the remaining steps, and freeze the head that is best on `held_out`, or the last."""
     head = segmenter.head.float().train().requires_grad_(True)
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
@@ -158,11 +145,7 @@ def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegme
 
 def _batches(
         config: TrainConfig, count: int, accelerator: Accelerator, first: int) -> Iterable[Batch]:
-    """
-    Yield the parts of this process of every batch, from the step `first` on.
-
-    :param count: number of frames to draw from.
-    """
+    """Yield this process's parts of every batch, drawn from `count` frames, from `first` on."""
     pool = config.view_pool()
     for step in range(first, config.steps):
         rng = np.random.default_rng((config.seed, step))
@@ -191,15 +174,7 @@ def _loss(head: nn.Module, pyramids: list[list[Tensor]], labels: Tensor, weight:
     return prompt_randomization_loss(first, second[0], labels, weight)
 
 
-def measure_source(
-        segmenter: PromptedSegmenter, config: TrainConfig, data: LabelledPictures | None = None
-) -> None:
-    """Train the layout denoiser of a segmenter, and measure its source statistics."""
-    frames, others, _ = _source(segmenter, config, data)
-    _measure_source(segmenter, config, frames, others)
-
-
-def _source(
+def source_frames(
         segmenter: PromptedSegmenter, config: TrainConfig, data: LabelledPictures | None
 ) -> tuple[SourceFrames, SourceFrames, SourceFrames]:
     """
@@ -221,8 +196,9 @@ def _source(
             PictureFrames(segmenter, data, rows[:count]))
 
 
-def _measure_source(segmenter: PromptedSegmenter, config: TrainConfig, frames: SourceFrames,
-                    others: SourceFrames) -> None:
+def measure_source(segmenter: PromptedSegmenter, config: TrainConfig, frames: SourceFrames,
+                   others: SourceFrames) -> None:
+    """Train the layout denoiser of a segmenter, and measure its source statistics."""
     segmenter.layout = None
     if config.layout_steps and len(others):
         segmenter.layout = train_layout(segmenter, others, config.layout_steps, config.seed)
