@@ -137,9 +137,8 @@ class LiveFeatures:
 
     def load(self, batches: Iterable[Batch]) -> Iterator[LoadedBatch]:
         """Yield the features and labels of each batch."""
-        keys = ([(batch.step, int(row), batch.drawn) for row in batch.rows] for batch in batches)
         loader = DataLoader(
-            self.dataset, batch_sampler=keys, num_workers=self.workers, collate_fn=_collate,
+            self.dataset, batch_size=None, sampler=batches, num_workers=self.workers,
             pin_memory=self.segmenter.device.type == 'cuda',
             generator=torch.Generator(),  # by default the loader draws from the global one
             # A fork after the use of CUDA or of OpenCV's threads may hang.
@@ -160,27 +159,16 @@ class LiveFeatures:
 
 
 class AugmentedFrames(Dataset):
-    """Frames by (step, row, drawn views): an image (H, W, 3) per view, and labels (H, W)."""
+    """Batches of frames: the drawn views, an image (B, H, W, 3) for each, labels (B, H, W)."""
 
     def __init__(self, frames: SourceFrames, views: Sequence[int], seed: int) -> None:
         self.frames, self.views, self.seed = frames, views, seed
 
-    def __getitem__(self, key: Key) -> Sample:
-        step, row, drawn = key
-        images, labels = self.frames.augmented_views(
-            row, [self.views[view] for view in drawn], (self.seed, step))
-        return drawn, images, labels
-
-
-Key = tuple[int, int, tuple[int, ...]]
-Sample = tuple[tuple[int, ...], list[np.ndarray], np.ndarray]
-
-
-def _collate(samples: list[Sample]) -> tuple[tuple[int, ...], list[Tensor], Tensor]:
-    """Return the drawn views, their images (B, H, W, 3) each, and labels (B, H, W)."""
-    drawn, images, labels = zip(*samples)
-    return (drawn[0], [torch.from_numpy(np.stack(pixels)) for pixels in zip(*images)],
-            torch.from_numpy(np.stack(labels)))
+    def __getitem__(self, batch: Batch) -> tuple[tuple[int, ...], list[np.ndarray], np.ndarray]:
+        images, labels = zip(*(self.frames.augmented_views(
+            row, [self.views[view] for view in batch.drawn], (self.seed, batch.step))
+            for row in batch.rows.tolist()))
+        return batch.drawn, [np.stack(pixels) for pixels in zip(*images)], np.stack(labels)
 
 
 def at_a_time(size: tuple[int, int], most: int = BATCH) -> int:
