@@ -32,12 +32,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def check_model(model: str, prompts: Path | None = None) -> None:
-    """
-    Refuse what cannot be loaded before torch is imported, which is slow.
-
-    :param model: refused without a usable configuration.
-    :param prompts: the argument of --prompts; refused if it does not exist.
-    """
+    """Refuse what cannot be loaded before torch is imported, which is slow."""
     from ptdiffseg_ros.model.segmenter_config import SegmenterConfig
 
     SegmenterConfig.load(model)
@@ -62,12 +57,7 @@ def add_engine(parser: argparse.ArgumentParser, default: str = 'auto') -> None:
 
 
 def add_prompts(parser: argparse.ArgumentParser, scene_prompt: str, bank: str) -> None:
-    """
-    Add --scene-prompt and --prompts, which exclude each other.
-
-    :param scene_prompt: help of --scene-prompt.
-    :param bank: how the prompts of a bank are used, for the help of --prompts.
-    """
+    """Add --scene-prompt, with this help, and --prompts, whose help says how a bank is used."""
     group = parser.add_mutually_exclusive_group()
     group.add_argument('--scene-prompt', metavar='SENTENCE', help=scene_prompt)
     group.add_argument(
@@ -82,12 +72,7 @@ class CommandError(ValueError):
 def number(
         low: float, high: float = float('inf'), *, above: bool = False,
         kind: type[int] | type[float] = float) -> Callable[[str], float]:
-    """
-    Return an argparse type: a number from low to high.
-
-    :param above: low itself is not allowed.
-    :param kind: int or float.
-    """
+    """Return an argparse type: a number from low, or `above` it, to high."""
     def parse(text: str) -> float:
         try:
             value = kind(text)

@@ -29,16 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='largest number of pairs, spread over the data set; by default all pairs')
     check.add_argument('--sheet', type=Path, metavar='PNG', help='draw a contact sheet')
     add_overwrite(check)
-    check.set_defaults(act=_check)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the action."""
-    status: int = args.act(args)
-    return status
-
-
-def _check(args: argparse.Namespace) -> int:
+    """Check; the exit status is 1 if a pair cannot be used."""
     import numpy as np
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.check import check_data, contact_sheet
