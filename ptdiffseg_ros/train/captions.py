@@ -22,9 +22,7 @@ from transformers import CLIPTokenizer
 MAX_TOKENS = 77
 
 
-def train_tokenizer(
-    config: PretrainConfig, captions: list[list[str]], folder: Path
-) -> CLIPTokenizer:
+def train_tokenizer(config: PretrainConfig, captions: list[list[str]], folder: Path) -> None:
     """
     Learn the byte-level BPE merges of a CLIP tokenizer from captions and prompts.
 
@@ -54,16 +52,14 @@ def train_tokenizer(
         'tokenizer_class': 'CLIPTokenizer', 'model_max_length': MAX_TOKENS,
         'bos_token': '<|startoftext|>', 'eos_token': '<|endoftext|>',
         'unk_token': '<|endoftext|>', 'pad_token': '<|endoftext|>'}, indent=2))
-    return CLIPTokenizer.from_pretrained(folder)
 
 
-def copy_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> CLIPTokenizer:
-    """Save a tokenizer in files that every version of transformers reads; return it."""
+def copy_tokenizer(tokenizer: CLIPTokenizer, folder: Path) -> None:
+    """Save a tokenizer in files that every version of transformers reads."""
     tokenizer.save_pretrained(folder)
     if not (folder / 'vocab.json').exists():  # transformers 5 writes only tokenizer.json
         saved = json.loads((folder / 'tokenizer.json').read_text())
         _write_vocabulary(saved['model']['vocab'], _merges(saved), folder)
-    return tokenizer
 
 
 def _merges(tokenizer: dict[str, Any]) -> list[str]:
