@@ -274,7 +274,7 @@ class AdaptationLoop:
         if not math.isfinite(loss):
             self._roll_back('the loss is not finite')
             return
-        self.state.step, self.state.loss = tuner.steps, round(loss, 5)
+        self.state.step, self.state.loss = tuner.steps, round(tuner.mean_loss, 5)
 
     def _validate(self, tuner: PromptTuner, validation: PromptValidation) -> Steps[None]:
         needed = self.config.validation_frames

@@ -21,7 +21,7 @@ class TunerConfig:
     Hyperparameters of tuning; measured in benchmarks/notebook/adaptation_objective.md.
 
     learning_rate: per frame; teacher_weight, prior_weight: c and a of `UnlabelledLoss`; memory:
-    weight of the past in the running means, of class shares and of the published prompt;
+    weight of the past in the running means, of class shares, loss and published prompt;
     gradient_checkpointing: recompute activations in the backward pass in place of keeping them.
     """
 
@@ -89,6 +89,8 @@ class PromptTuner:
         self._published = RunningMean(config.memory)
         self.published = self.tokens.detach().clone()
         self._shares = RunningMean(config.memory)
+        self.mean_loss = math.nan  # running mean: the loss depends on the step's teacher
+        self._mean_loss = RunningMean(config.memory)
         # Adam divides by the gradient's size: no frame counts much more than another.
         self._optimizer = torch.optim.Adam([self.tokens], lr=config.learning_rate)
         unet = segmenter.backbone.unet
@@ -123,4 +125,5 @@ class PromptTuner:
         self.tokens.grad = None
         self.steps += 1
         self.published = self._published.update(self.tokens.detach())
+        self.mean_loss = self._mean_loss.update(loss.detach()).item()
         return loss.item()

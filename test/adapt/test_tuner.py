@@ -67,11 +67,12 @@ def test_every_layer_has_its_own_tokens_that_start_from_the_sentence(segmenter) 
 
 def test_the_published_prompt_is_the_mean_of_the_tuned_ones(segmenter) -> None:
     tuner = tuner_of(segmenter, memory=0.9)
-    tuned = []
+    tuned, losses = [], []
     for seed in range(3):
-        tuner.add(frame_of(segmenter, seed))
+        losses.append(tuner.add(frame_of(segmenter, seed)))
         tuned.append(tuner.tokens.detach().clone())
     assert torch.allclose(tuner.published, torch.stack(tuned).mean(dim=0), atol=1e-5)
+    assert tuner.mean_loss == pytest.approx(sum(losses) / 3, rel=1e-4)
 
 
 def test_frames_may_be_segmented_between_two_passes(segmenter) -> None:
