@@ -252,8 +252,7 @@ def _earlier(figures: Figures) -> list[str]:
     commits = dict.fromkeys(cell.get('commit', figures.get('commit'))
                             for name in names for cell in cells[name].values())
     return [f'**Measured with earlier settings (commit {", ".join(commits)}) and not repeated: '
-            f'{", ".join(names)}.** In these rows all layers share one set of scene tokens.'
-            ] if names else []
+            f'{", ".join(names)}.**'] if names else []
 
 
 def _inert(figures: Figures) -> list[str]:

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--data-kind', metavar='KIND', help='acdc, folders ...; by default found from the tree')
     parser.add_argument(
         '--protocol', nargs='+', default=['all'], metavar='PROTOCOL',
-        help='one-pass, drives, fleet, continual, recognition, cost, or all (default: all)')
+        help='one-pass, drives, continual, recognition, cost, or all (default: all)')
     parser.add_argument(
         '--methods', nargs='+', metavar='METHOD',
         help='methods of one-pass, continual and --sweep: "head alone", source, prompt, "pseudo '

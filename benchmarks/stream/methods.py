@@ -27,7 +27,7 @@ METHODS = (
     'labelled prompt')
 # Chosen on the validation split by `sweep`.
 LEARNING_RATES = {
-    'prompt': TunerConfig.learning_rate, 'pseudo labels': 0.2, 'TENT': 1e-4,
+    'prompt': TunerConfig.learning_rate, 'pseudo labels': 0.05, 'TENT': 1e-4,
     'CoTTA': 1e-6, 'self-training': 1e-5, 'labelled prompt': 0.1}
 
 

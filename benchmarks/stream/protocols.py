@@ -110,57 +110,33 @@ def continual(
 def drives(
         segmenter: PromptedSegmenter, split: str, seed: int, frames: int = 120) -> dict[str, Any]:
     """
-    Drive down one street in each weather, as a vehicle does, and adapt on it.
+    Drive two vehicles down a street each, in each weather, and adapt on it.
 
     One street shows less than the scenes of `one_pass`: its peculiarities must not be learned.
+    The second vehicle drives with an empty bank, and with what the first one has learned, as
+    `ptdiffseg prompts import` carries it.
 
-    :returns: online mIoU of the whole drive, and of its last third, with and without adaptation.
+    :returns: the online mIoU of each drive by parts (`_drive`), with and without adaptation.
     """
     result: dict[str, Any] = {}
     for stretch, condition in enumerate(tqdm(ADVERSE, f'drives, seed {seed}')):
-        stream = _encode_street(segmenter, split, seed, 80 + stretch, condition, frames)
-        result[condition] = {}
-        for name in ('source', 'prompt'):
-            method = make_method(name, segmenter, seed=seed)
-            early, last = _drive(segmenter, method, stream, 2 * frames / 3 / FPS)
-            result[condition][name] = {
-                'online': round(100 * (early + last).miou(), 2),
-                'last_third': round(100 * last.miou(), 2)}
-    return result
-
-
-def fleet(
-        segmenter: PromptedSegmenter, split: str, seed: int, frames: int = 120) -> dict[str, Any]:
-    """
-    Share the prompts of one vehicle with another one, which drives down another street.
-
-    In each weather a first vehicle drives down one street and learns. A second one has the first
-    vehicle's bank, as `ptdiffseg prompts import` carries it.
-
-    :returns: online mIoU of the second vehicle, before 3 s and from then on, without adaptation,
-        with an empty bank and with the first vehicle's.
-    """
-    fits = segmenter.fingerprint, segmenter.backbone.text_width
-    result: dict[str, Any] = {}
-    for stretch, condition in enumerate(tqdm(ADVERSE, f'fleet, seed {seed}')):
-        first, second = (
-            _encode_street(segmenter, split, seed, begin + stretch, condition, frames)
-            for begin in (80, 90))
-        learned, imported = PromptBank(None, *fits), PromptBank(None, *fits)
-        _drive(segmenter, PromptLoop(make_loop(segmenter, seed=seed, bank=learned)), first, 0.0)
+        learned, imported = (
+            PromptBank(None, segmenter.fingerprint, segmenter.backbone.text_width)
+            for _ in range(2))
+        street = _encode_street(segmenter, split, seed, 80 + stretch, condition, frames)
+        first = {name: _drive(segmenter, method, street) for name, method in (
+            ('source', Source(segmenter)),
+            ('empty bank', PromptLoop(make_loop(segmenter, seed=seed, bank=learned))))}
         for domain in learned.domains():
             prompt = learned.recall(domain)
             assert prompt is not None
             imported.remember(prompt.by_hand())
-        methods: dict[str, OnlineMethod] = {
-            'source': Source(segmenter), 'empty bank': PromptLoop(make_loop(segmenter, seed=seed)),
-            "first vehicle's bank": PromptLoop(make_loop(segmenter, seed=seed, bank=imported))}
-        result[condition] = {}
-        for name, method in methods.items():
-            early, late = _drive(segmenter, method, second, 3.0)
-            result[condition][name] = {
-                'before_3_s': round(100 * early.miou(), 2),
-                'from_3_s': round(100 * late.miou(), 2)}
+        street = _encode_street(segmenter, split, seed, 90 + stretch, condition, frames)
+        second = {name: _drive(segmenter, method, street) for name, method in (
+            ('source', Source(segmenter)),
+            ('empty bank', PromptLoop(make_loop(segmenter, seed=seed))),
+            ("first vehicle's bank", PromptLoop(make_loop(segmenter, seed=seed, bank=imported))))}
+        result[condition] = {'first vehicle': first, 'second vehicle': second}
     return result
 
 
@@ -174,19 +150,22 @@ def _encode_street(
 
 
 def _drive(
-        segmenter: PromptedSegmenter, method: OnlineMethod, stream: Iterable[StreamFrame],
-        split_s: float) -> tuple[ConfusionMatrix, ConfusionMatrix]:
-    """Predict each frame, then learn from it; return the scores before a time and from it on."""
-    early, late = (ConfusionMatrix(segmenter.config.classes) for _ in range(2))
-    for frame in stream:
-        score(method, frame, late if frame.time_s >= split_s else early)
+        segmenter: PromptedSegmenter, method: OnlineMethod, stream: Sequence[StreamFrame]
+) -> dict[str, float]:
+    """Predict each frame, then learn from it; return the mIoU of parts of the drive."""
+    begin, middle, end = (ConfusionMatrix(segmenter.config.classes) for _ in range(3))
+    for i, frame in enumerate(stream):
+        part = begin if frame.time_s < 3.0 else end if 3 * i >= 2 * len(stream) else middle
+        score(method, frame, part)
         method.update(frame.latents, frame.labels, frame.time_s)
-    return early, late
+    parts = {'whole': begin + middle + end, 'before_3_s': begin, 'from_3_s': middle + end,
+             'last_third': end}
+    return {name: round(100 * matrix.miou(), 2) for name, matrix in parts.items()}
 
 
 PROTOCOLS: dict[str, Callable[..., dict[str, Any]]] = {
-    'one-pass': one_pass, 'drives': drives, 'fleet': fleet, 'continual': continual,
-    'recognition': recognition, 'cost': cost}
+    'one-pass': one_pass, 'drives': drives, 'continual': continual, 'recognition': recognition,
+    'cost': cost}
 PICTURE_PROTOCOLS = ('one-pass', 'continual')  # those that labelled pictures suffice for
 
 

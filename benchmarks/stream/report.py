@@ -89,28 +89,25 @@ def method_names(seeds: list[dict[str, Any]]) -> list[str]:
 
 def _drives(seeds: list[dict[str, Any]]) -> str:
     conditions = list(seeds[0])
-    rows = []
-    for name in ('source', 'prompt'):
-        means = [float(np.mean([s[c][name]['last_third'] for s in seeds])) for c in conditions]
-        rows.append([f'{TITLES[name]}, last third', *(f'{m:.1f}' for m in means),
-                     f'{np.mean(means):.1f}', ''])
-    for key, words in (('last_third', 'last third'), ('online', 'whole drive')):
-        gains = [[s[c]['prompt'][key] - s[c]['source'][key] for s in seeds] for c in conditions]
-        rows.append([f'gain, {words}', *map(_signed, gains), _signed(np.ravel(gains)),
-                     f'{np.median(gains):+.2f}'])
-    return markdown_table(
-        [f'one street, {len(seeds)} seeds', *conditions, 'mean', 'median drive'], rows)
 
+    def drives(condition: str, bank: str, part: str) -> list[tuple[float, float]]:
+        """Return the mIoU of the source and with this bank, of each drive that has both."""
+        found = [drive for seed in seeds for drive in seed[condition].values()]
+        return [(drive['source'][part], drive[bank][part]) for drive in found if bank in drive]
 
-def _fleet(seeds: list[dict[str, Any]]) -> str:
-    conditions = list(seeds[0])
-    rows = []
-    for name in ('empty bank', "first vehicle's bank"):
-        for key, words in (('before_3_s', 'before 3 s'), ('from_3_s', 'from 3 s')):
-            gains = [[s[c][name][key] - s[c]['source'][key] for s in seeds] for c in conditions]
-            rows.append([f'{name}, {words}', *map(_signed, gains), f'{np.mean(gains):+.1f}'])
+    means = [np.mean([source for source, _ in drives(c, 'source', 'whole')]) for c in conditions]
+    count = sum(len(seed[c]) for seed in seeds for c in conditions)
+    rows = [['source, mIoU of whole drives', str(count), *(f'{m:.1f}' for m in means),
+             f'{np.mean(means):.1f}', '']]
+    for bank, part in (
+            ('empty bank', 'whole'), ('empty bank', 'from_3_s'), ('empty bank', 'last_third'),
+            ("first vehicle's bank", 'before_3_s'), ("first vehicle's bank", 'from_3_s')):
+        gains = [[found - source for source, found in drives(c, bank, part)] for c in conditions]
+        rows.append([
+            f'gain, {bank}, {part.replace("_", " ")}', str(np.size(gains)), *map(_signed, gains),
+            _signed(np.ravel(gains)), f'{np.median(gains):+.1f}'])
     return markdown_table(
-        [f'second vehicle, gain, {len(seeds)} seeds', *conditions, 'mean'], rows)
+        [f'{len(seeds)} seeds', 'drives', *conditions, 'mean', 'median drive'], rows)
 
 
 def _recognition(seeds: list[dict[str, Any]]) -> str:
@@ -144,7 +141,7 @@ def _sweep(figures: dict[str, Any]) -> str:
 
 
 TABLES: dict[str, Callable[[list[dict[str, Any]]], str]] = {
-    'one-pass': _one_pass, 'drives': _drives, 'fleet': _fleet, 'continual': _continual,
+    'one-pass': _one_pass, 'drives': _drives, 'continual': _continual,
     'recognition': _recognition, 'cost': _cost}
 
 

@@ -144,9 +144,10 @@ def test_the_command_writes_resumes_and_refuses(
 
     def drives(segmenter, split, seed):
         calls.append(seed)
-        mious = {name: {'online': mious, 'last_third': mious}
-                 for name, mious in (('source', 1.0), ('prompt', 2.0))}
-        return dict.fromkeys(ADVERSE, mious)
+        parts = 'whole', 'before_3_s', 'from_3_s', 'last_third'
+        drive = {bank: dict.fromkeys(parts, miou) for bank, miou in (
+            ('source', 1.0), ('empty bank', 2.0), ("first vehicle's bank", 3.0))}
+        return dict.fromkeys(ADVERSE, {'second vehicle': drive})
 
     monkeypatch.setitem(protocols.PROTOCOLS, 'drives', drives)
     out = tmp_path / 'stream.json'
@@ -157,7 +158,7 @@ def test_the_command_writes_resumes_and_refuses(
     figures = json.loads(out.read_text())
     assert set(figures['protocols']['drives']) == {'0', '1'} and figures['split'] == 'test'
     assert figures['commits'] == {'drives': {'0': figures['commit'], '1': figures['commit']}}
-    assert '| gain, last third | +1.0 | +1.0 |' in capsys.readouterr().out
+    assert '| gain, empty bank, last third | 8 | +1.0 |' in capsys.readouterr().out
     assert main([*arguments, '--split', 'val']) == 2
     assert 'another segmenter or split' in capsys.readouterr().err
     assert main(['--protocol', 'sideways']) == 2
@@ -238,15 +239,16 @@ def test_every_stream_gets_the_given_steady_time(
 
 def test_every_protocol_runs_and_has_a_table(segmenter) -> None:
     figures = {
-        'drives': protocols.drives(segmenter, 'val', 0, frames=6),
-        'fleet': protocols.fleet(segmenter, 'val', 0, frames=20),
+        'drives': protocols.drives(segmenter, 'val', 0, frames=20),
         'continual': protocols.continual(
             segmenter, 'val', 0, rounds=3, frames=10, first_frames=10, evaluated=1),
         'recognition': recognition(segmenter, 'val', 0, seconds_each=3.4, steady_s=0.6)}
     assert set(figures) | {'one-pass', 'cost'} == set(protocols.PROTOCOLS)
     text = report.tables({'protocols': {name: {'0': seed} for name, seed in figures.items()}})
-    for words in ('| one street, 1 seeds |', '| gain, last third |', '| gain, whole drive |',
-                  'second vehicle, gain, 1 seeds', '| round | seeds | 1 | 2 | 3 | least |',
+    for words in ('| 1 seeds | drives | fog |', '| source, mIoU of whole drives | 8 |',
+                  '| gain, empty bank, last third | 8 |',
+                  "| gain, first vehicle's bank, from 3 s | 4 |",
+                  '| round | seeds | 1 | 2 | 3 | least |',
                   '2 s into the third', '| recognition |'):
         assert words in text
     continual = figures['continual']

@@ -163,8 +163,9 @@ def test_overwrite_measures_figures_again(
 
     def drives(segmenter: object, split: str, seed: int) -> dict[str, Any]:
         calls.append(seed)
-        return {c: {name: {'online': 1.0, 'last_third': 1.0} for name in ('source', 'prompt')}
-                for c in ADVERSE}
+        parts = dict.fromkeys(('whole', 'before_3_s', 'from_3_s', 'last_third'), 1.0)
+        banks = 'source', 'empty bank', "first vehicle's bank"
+        return {c: {'second vehicle': dict.fromkeys(banks, parts)} for c in ADVERSE}
 
     monkeypatch.setitem(PROTOCOLS, 'drives', drives)
     out = tmp_path / 'stream.json'
