@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
+from functools import partial
 import json
 from pathlib import Path
 from typing import Any
@@ -77,10 +78,7 @@ def pretrain(
     if start is not None:
         config, digest = adopt_form(config, start), weights_digest(start)
         forget_path(start)
-    state = out / 'state'
-    if state.exists() and not resume:
-        raise TrainingError(
-            f'{state} holds an earlier run; give --resume to continue it, or another folder')
+    state = _state_folder(out, resume)
     source = _source(config, data)
     accelerator = new_accelerator(config.batch, config.mixed_precision)
     curves = [Scalars(tensorboard and tensorboard / stage) for stage in STAGES]
@@ -95,13 +93,7 @@ def pretrain(
         draw_reconstructions(vae, images, out / 'reconstructions.png')
     latents = stored_latents(vae, images, state)
     backbone = build_backbone(config, vae, tokenizer) if start is None else start
-
-    def draw_samples(columns: int = 1) -> None:
-        """Draw the samples, if there are sentences; a column costs six training steps."""
-        if sentences and accelerator.is_main_process:
-            draw_sample_grid(
-                backbone, out / 'samples.png', config.image_size, sentences, columns, config.seed)
-
+    draw_samples = partial(_draw_samples, config, backbone, sentences, out / 'samples.png')
     report = train_diffusion(
         config, accelerator, backbone, latents, captions, state, curves[1], draw_samples)
     if accelerator.is_main_process:
@@ -114,6 +106,24 @@ def pretrain(
         (out / 'pretraining.json').write_text(json.dumps(facts, indent=2) + '\n')
     accelerator.wait_for_everyone()
     return out
+
+
+def _state_folder(out: Path, resume: bool) -> Path:
+    """Return the folder of the checkpoints; refuse one of an earlier run that is not resumed."""
+    state = out / 'state'
+    if state.exists() and not resume:
+        raise TrainingError(
+            f'{state} holds an earlier run; give --resume to continue it, or another folder')
+    return state
+
+
+def _draw_samples(
+    config: PretrainConfig, backbone: DiffusionBackbone, sentences: Sequence[str], path: Path,
+    columns: int = 1
+) -> None:
+    """Draw the samples in the main process, if there are sentences; a column costs six steps."""
+    if sentences and processes().is_main_process:
+        draw_sample_grid(backbone, path, config.image_size, sentences, columns, config.seed)
 
 
 def _tokenizer(
