@@ -16,7 +16,6 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
 from ptdiffseg_ros.model.source import (
     describe_latents,
     GRID,
-    QUERY_TIMESTEPS,
     SourceStatistics,
 )
 import torch
@@ -45,7 +44,7 @@ def tiny_segmenter(folder: str | Path, kind: str = 'micro', seed: int = 0) -> Pa
     statistics = SourceStatistics(
         torch.rand(len(TOWN), *GRID).softmax(dim=0), torch.full((len(TOWN), *GRID), 1e-4),
         described, torch.ones_like(described),
-        torch.full((len(QUERY_TIMESTEPS),), 10.0))
+        torch.tensor(10.0))
     PromptedSegmenter(
         config, backbone.eval(), head, statistics=statistics).save_pretrained(folder / 'segmenter')
     return folder / 'segmenter'

@@ -7,7 +7,7 @@ from ptdiffseg_ros.adapt import domain, intake, objective
 from ptdiffseg_ros.adapt.buffer import FrameBuffer
 from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.data.results import markdown_table
-from ptdiffseg_ros.model.source import QUERY_TIMESTEPS
+from ptdiffseg_ros.model.source import QUERY_TIMESTEP
 from ptdiffseg_ros.train import layout
 from ptdiffseg_ros.train.settings import TrainConfig, VIEWS
 
@@ -30,9 +30,9 @@ def adaptation_settings() -> str:
         ['held-out frames', f'one of {config.hold_out}; the newest '
          f'{config.validation_frames} validate', ''],
         ['least time between buffered frames', f'{buffer.spacing_s:g} s', '`adapt/buffer.py`'],
-        ['timesteps of queries', ', '.join(map(str, QUERY_TIMESTEPS)), '`model/source.py`'],
-        ['lead that changes the domain', f'{100 * domain.MARGIN:g} %', '`adapt/domain.py`'],
-        ['queries after a change, and in the mean', f'{domain.QUERIES}', ''],
+        ['timestep of queries', f'{QUERY_TIMESTEP}', '`model/source.py`'],
+        ['sum of leads that changes the domain', f'{100 * domain.EVIDENCE:g} %', '`adapt/domain.py`'],
+        ['queries after a change', f'{domain.QUERIES}', ''],
         ['change detector: threshold, in deviations', f'{domain.CHANGE:g}', ''],
         ['change detector: weight of the past', f'{domain.MOMENTUM:g}', ''],
         ['largest denoising error, relative to the source',

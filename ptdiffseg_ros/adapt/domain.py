@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ptdiffseg_ros.adapt.cooperative import Steps
 from ptdiffseg_ros.model.prompts import domain_name
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.source import QUERY_TIMESTEPS
+from ptdiffseg_ros.model.source import QUERY_TIMESTEP
 import torch
 from torch import Tensor
 
@@ -20,25 +20,26 @@ MAX_ERROR_RATIO = 1.8
 CHANGE = 1.25
 MOMENTUM = 0.7  # of the average of latent descriptors, for a frame
 # The rule's figures were chosen in benchmarks/notebook/recognition.md.
-MARGIN = 0.002  # hysteresis: the lead that replaces the present sentence
-QUERIES = 9  # at successive frames after a change, and in the running mean of errors
+EVIDENCE = 0.08  # sum of leads over the present sentence that replaces it
+QUERIES = 9  # at successive frames after a change; as many name the first domain
 
 
 class Recognition(NamedTuple):
-    """A domain's name, its scene prompt, and the lead over the sentence before, a ratio."""
+    """A domain's name, its scene prompt, and the sum of its leads over the sentence before."""
 
     domain: str
     sentence: str
-    margin: float
+    evidence: float
 
 
 class DomainTracker:
     """
     Recognise the domain by the sentence under which the diffusion model denoises frames best.
 
-    A query denoises a frame under every scene prompt of the pool, at one of three noise levels in
-    turn. A running mean of the errors ranks the sentences. To replace the present sentence,
-    another must lead it by a hysteresis margin. A change of the latents hurries the next queries.
+    A query denoises a frame under every scene prompt of the pool. A sentence's lead is how much
+    lower its error is than the present sentence's, relative to the mean error. Each sentence has a
+    sum of its leads, at least 0, and replaces the present one when the sum reaches `EVIDENCE`:
+    Page's cumulative sum test. A change of the latents hurries the next queries.
 
     :param query_period_s: between two queries in steady driving.
     :raises ValueError: the pool has fewer than two sentences, or two of one name.
@@ -57,8 +58,8 @@ class DomainTracker:
         # The error was trained under captions, not class lists: the sentence alone.
         self._captions = [segmenter.encode_scene(s)[None] for s in self.sentences]
         self._generator = torch.Generator().manual_seed(seed)
-        self._mean = torch.zeros(len(self.sentences))
-        self._count = 0  # of queries in the mean
+        self._evidence = torch.zeros(len(self.sentences))
+        self._count = 0  # of queries
         self._present: int | None = None
         self._average = self._reference = torch.tensor(0.0)  # of latent descriptors
         self._latents: Tensor | None = None  # of the newest frame, until it is queried
@@ -89,17 +90,17 @@ class DomainTracker:
         """Query the newest frame; return its domain if that has changed."""
         assert self._latents is not None, 'no query is due'
         latents, self._latents, self._queried_s = self._latents, None, now_s
+        before = self._evidence.max()
         found = yield from self.query_latents(latents)
         if found is not None:
             self.hurried = QUERIES  # the weather may still be changing
-        elif self.hurried and self.explained:
-            self.hurried -= 1
+        elif self.hurried and self.explained and self._evidence.max() <= before:
+            self.hurried -= 1  # not while evidence of another domain grows
         return found
 
     @torch.no_grad()
     def query_latents(self, latents: Tensor) -> Steps[Recognition | None]:
         """Query latents (c, h, w), a pass for each sentence; return the domain if it changes."""
-        level = self._count % len(QUERY_TIMESTEPS)
         batch = latents[None].to(self._captions[0])
         noise = torch.randn(batch.shape, generator=self._generator).to(batch)
         errors = torch.empty(len(self.sentences))
@@ -107,22 +108,26 @@ class DomainTracker:
             if i:
                 yield
             errors[i] = self._segmenter.backbone.denoising_error(
-                batch, [caption], QUERY_TIMESTEPS[level], noise)[0, 0]
+                batch, [caption], QUERY_TIMESTEP, noise)[0, 0]
         self.explained = self._statistics is None or bool(
-            errors.min() <= MAX_ERROR_RATIO * self._statistics.denoising_error[level])
+            errors.min() <= MAX_ERROR_RATIO * self._statistics.denoising_error)
         return self.update(errors) if self.explained else None
 
     def update(self, errors: Tensor) -> Recognition | None:
         """Add a query's errors under each sentence, (S,); return the domain if it changes."""
         self._count += 1
-        excess = errors / errors.mean() - 1.0  # comparable between noise levels
-        # An exponential mean over N values gives the newest one a weight of 2 / (N + 1).
-        self._mean = self._mean.lerp(excess, max(2 / (QUERIES + 1), 1.0 / self._count))
-        best, second = self._mean.argsort()[:2].tolist()
-        present = second if self._present is None else self._present
-        margin = float(self._mean[present] - self._mean[best])
-        late = self._present is None and self._count >= QUERIES
-        if self._count < len(QUERY_TIMESTEPS) or (margin < MARGIN and not late):
+        scores = -errors / errors.mean()  # comparable between frames
+        if self._present is None:
+            self._evidence += scores
+            lead = float(self._evidence.topk(2).values.diff().abs())
+            enough = lead >= EVIDENCE or self._count >= QUERIES
+        else:
+            self._evidence = (self._evidence + scores - scores[self._present]).clamp(min=0.0)
+            lead = float(self._evidence.max())
+            enough = lead >= EVIDENCE
+        if not enough:
             return None
-        self._present = best
-        return Recognition(domain_name(self.sentences[best]), self.sentences[best], margin)
+        self._present = int(self._evidence.argmax())
+        self._evidence = torch.zeros(len(self.sentences))
+        sentence = self.sentences[self._present]
+        return Recognition(domain_name(sentence), sentence, lead)

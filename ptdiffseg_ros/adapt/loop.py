@@ -223,7 +223,8 @@ class AdaptationLoop:
         self.publisher.retry_save()
         before, self.state.domain = self.state.domain, found.domain
         self._on_event(
-            'domain', f'the scene is {found.domain!r} (margin {100 * found.margin:.2f} %)')
+            'domain',
+            f'the scene is {found.domain!r} (sum of leads {100 * found.evidence:.1f} %)')
         self._drop_tuning()
         if before:  # it has changed since the last query
             self.buffer.keep_latest(self.config.query_period_s, self._intake.newest_s)

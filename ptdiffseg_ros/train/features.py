@@ -15,7 +15,7 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import (
     class_shares,
     describe_latents,
-    QUERY_TIMESTEPS,
+    QUERY_TIMESTEP,
     SourceStatistics,
 )
 from ptdiffseg_ros.train.frames import SourceFrames
@@ -194,13 +194,12 @@ def source_statistics(
         latents = segmenter.encode(segmenter.preprocess(np.stack(images)))
         descriptions.append(describe_latents(latents).cpu())
         noise = torch.randn(latents.shape, generator=generator).to(latents)
-        errors.append(torch.stack([
-            segmenter.backbone.denoising_error(latents, sentence, t, noise).sum()
-            for t in QUERY_TIMESTEPS]).cpu())
+        errors.append(segmenter.backbone.denoising_error(
+            latents, sentence, QUERY_TIMESTEP, noise)[:, 0].cpu())
     described, layout = torch.cat(descriptions), torch.cat(layouts)
     return SourceStatistics(
         layout.mean(dim=0), layout.var(dim=0), described.mean(dim=0),
-        described.std(dim=0).clamp(min=1e-3), torch.stack(errors).sum(dim=0) / len(frames))
+        described.std(dim=0).clamp(min=1e-3), torch.cat(errors).mean())
 
 
 def _key(segmenter: PromptedSegmenter, frames: str, contexts: Sequence[Tensor],

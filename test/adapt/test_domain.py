@@ -10,10 +10,10 @@ from functools import cache
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.cooperative import run_steps, Steps
-from ptdiffseg_ros.adapt.domain import DomainTracker, MARGIN, QUERIES
+from ptdiffseg_ros.adapt.domain import DomainTracker, EVIDENCE, QUERIES
 from ptdiffseg_ros.model.prompts import domain_name, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.source import describe_latents, QUERY_TIMESTEPS
+from ptdiffseg_ros.model.source import describe_latents
 import pytest
 import torch
 
@@ -101,58 +101,83 @@ def test_a_change_of_the_latents_causes_early_queries(micro, calm: DomainTracker
     assert not calm.query_is_due(110.0), 'the next one comes after the period'
 
 
-def query(tracker: DomainTracker, clear: float, count: int = 1) -> list[str]:
-    """Let queries find fog at error 1 and clear at this; return the domains found."""
-    found = [tracker.update(torch.tensor([clear, 1.0, 1.2, 1.2, 1.2])) for _ in range(count)]
+def query(tracker: DomainTracker, lead: float, count: int = 1, scale: float = 1.0) -> list[str]:
+    """Let queries find clear ahead of fog by a share of the mean error; return the domains."""
+    errors = torch.tensor([0.85 - lead / 2, 0.85 + lead / 2, 1.1, 1.1, 1.1])  # a mean of 1
+    found = [tracker.update(scale * errors) for _ in range(count)]
     return [recognition.domain for recognition in found if recognition]
 
 
-def test_the_first_domain_needs_a_query_at_every_noise_level(micro) -> None:
+def test_a_clear_lead_names_the_first_domain_at_once(micro) -> None:
+    assert query(DomainTracker(micro), 1.1 * EVIDENCE) == ['clear']
+
+
+def test_a_small_lead_names_the_first_domain_after_the_last_query(micro) -> None:
     tracker = DomainTracker(micro)
-    assert query(tracker, 0.8, len(QUERY_TIMESTEPS) - 1) == []
-    assert query(tracker, 0.8) == ['clear']
+    assert query(tracker, -EVIDENCE / 100, QUERIES - 1) == []
+    assert query(tracker, -EVIDENCE / 100) == ['foggy']
 
 
-def test_the_first_domain_is_decided_after_the_last_query(micro) -> None:
+def test_leads_add_up_until_they_replace_the_present_domain(micro) -> None:
     tracker = DomainTracker(micro)
-    assert query(tracker, 1 + MARGIN / 2, QUERIES - 1) == []
-    assert query(tracker, 1 + MARGIN / 2) == ['foggy']
+    assert query(tracker, 1.1 * EVIDENCE, 200) == ['clear']
+    assert query(tracker, -EVIDENCE / 10, 9) == []
+    assert query(tracker, -EVIDENCE / 10, 2) == ['foggy']
+    assert query(tracker, EVIDENCE / 10, 9) == [], 'a new domain starts without evidence'
 
 
-def test_a_lead_below_the_margin_does_not_switch(micro) -> None:
+def test_a_past_lead_of_the_present_domain_does_not_delay_the_next(micro) -> None:
     tracker = DomainTracker(micro)
-    assert query(tracker, 0.99, 20) == ['clear']
-    assert query(tracker, 1 + MARGIN / 2, 200) == []
-    assert query(tracker, 1 + 4 * MARGIN, 200) == ['foggy']
-    assert query(tracker, 1 - MARGIN / 2, 200) == [], 'nor back'
+    query(tracker, 1.1 * EVIDENCE, 1000)
+    assert query(tracker, -1.1 * EVIDENCE) == ['foggy']
 
 
-def test_a_single_outlier_does_not_switch(micro) -> None:
+def test_a_lead_of_the_present_domain_cancels_outliers(micro) -> None:
     tracker = DomainTracker(micro)
-    query(tracker, 0.99, 20)
-    assert query(tracker, 1.02) == [] and query(tracker, 0.99, 20) == []
+    query(tracker, 1.1 * EVIDENCE)
+    for _ in range(100):
+        assert query(tracker, -0.7 * EVIDENCE) == [] and query(tracker, EVIDENCE) == []
 
 
-def test_the_lead_over_the_next_best_is_reported(micro) -> None:
+def test_the_sum_of_leads_over_the_next_best_is_reported(micro) -> None:
+    found = DomainTracker(micro).update(torch.tensor([0.9, 1.0, 1.0, 1.0, 1.1]))
+    assert found is not None and found.evidence == pytest.approx(0.1)
+
+
+def test_queries_stay_hurried_while_evidence_of_another_domain_grows(micro) -> None:
+    tracker = DomainTracker(micro, query_period_s=1000.0)
+    lead = 1.1 * EVIDENCE  # of clear over fog
+
+    def query_hurriedly(latents: torch.Tensor) -> Steps[str | None]:
+        yield
+        return next(iter(query(tracker, lead)), None)
+
+    def hurry(now_s: float) -> int:
+        run_steps(tracker.query(now_s))
+        tracker.observe(torch.zeros(1), torch.zeros(1))
+        return tracker.hurried
+
+    tracker.query_latents = query_hurriedly
+    tracker.observe(torch.zeros(1), torch.zeros(1))
+    assert [hurry(t) for t in range(3)] == [QUERIES, QUERIES - 1, QUERIES - 2]
+    lead = -EVIDENCE / 10  # evidence of fog grows
+    assert {hurry(t) for t in range(3, 12)} == {QUERIES - 2}
+    lead = EVIDENCE / 10  # and shrinks
+    assert hurry(12) == QUERIES - 3
+
+
+def test_errors_of_any_size_count_alike(micro) -> None:
     tracker = DomainTracker(micro)
-    found = [tracker.update(torch.tensor([0.95, 1.0, 1.0, 1.0, 1.05])) for _ in range(3)][-1]
-    assert found is not None and found.margin == pytest.approx(0.05)
-
-
-def test_errors_at_any_noise_level_count_alike(micro) -> None:
-    tracker = DomainTracker(micro)
-    found = []
-    for scale in (1.0, 10.0, 0.1) * 3:  # clear leads twice by 1 %, fog once by 1 %
-        lead = 0.01 if scale == 10.0 else -0.01
-        found.append(tracker.update(scale * torch.tensor([1 + lead, 1.0, 1.2, 1.2, 1.2])))
-    assert [recognition.domain for recognition in found if recognition] == ['clear']
+    for scale in (1.0, 10.0, 0.1) * 3:
+        assert query(tracker, EVIDENCE / 10, scale=scale) == []
+    assert query(tracker, EVIDENCE / 5, scale=100.0) == ['clear'], 'the sum is 11 tenths'
 
 
 def test_a_query_pauses_after_each_sentence(micro) -> None:
     tracker = DomainTracker(micro)
-    *before, latents = drive(micro, 'night', 3)
-    for frame in before:
-        run_steps(tracker.query_latents(frame))
+    latents = next(drive(micro, 'night', 1))
+    for _ in range(QUERIES - 1):
+        tracker.update(torch.ones(len(SCENE_PROMPTS)))
     steps = tracker.query_latents(latents)
     pauses = 0
     with pytest.raises(StopIteration) as end:
@@ -179,6 +204,4 @@ def test_no_sentence_explains_noise(micro) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1, 128, 256, 3), np.uint8)
     with torch.no_grad():
         latents = micro.encode(micro.preprocess(noise))[0]
-    for _ in QUERY_TIMESTEPS:
-        assert run_steps(tracker.query_latents(latents)) is None and not tracker.explained
-        run_steps(tracker.query_latents(night[0]))  # the next noise level
+    assert run_steps(tracker.query_latents(latents)) is None and not tracker.explained
