@@ -34,7 +34,6 @@ from ptdiffseg_ros.ros.diagnostics import (
 from ptdiffseg_ros.ros.labels import Labels
 from ptdiffseg_ros.ros.parameters import changes, PARAMETERS, Parameters, Settings
 from ptdiffseg_ros.ros.pipeline import first_line, Pipeline
-from ptdiffseg_ros.ros.topics import Topics
 from ptdiffseg_ros.ros.worker import DeviceBusy, Worker
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -137,11 +136,11 @@ class SegmenterNode(LifecycleNode):
             raise
         segmenter = self._pipeline.segmenter
         assert segmenter is not None
-        classes, topics = segmenter.config.classes, Topics(self)
+        classes = segmenter.config.classes
         for name in self.parameters.settings.cameras:
             health = CameraHealth(name)
             self._inputs[name] = CameraInput(
-                self, name, self.parameters, topics, health, self.worker.offer)
+                self, name, self.parameters, health, self.worker.offer)
             self._outputs[name] = CameraOutput(self, name, classes, self.parameters, health)
         self._labels = Labels(self, classes)
         self._labels.publish(self.parameters.settings.min_confidence)
