@@ -61,15 +61,15 @@ def explain_silence(node: Node, camera: str, compressed: bool, qos: QoSProfile) 
     topic, publishers = node.resolve_topic_name(name), node.get_publishers_info_by_topic(name)
     if not publishers:
         return _explain_absence(node, camera, compressed)
-    if all(info.topic_type != type_name for info in publishers):
+    matching = [info for info in publishers if info.topic_type == type_name]
+    if not matching:
         return (f'{topic} carries {publishers[0].topic_type}, not {type_name}. Remap '
                 f'{_name_to_remap(node, camera, compressed)} without the transport suffix and '
                 'choose with the parameter compressed')
     refusals = [reason for compatibility, reason in
-                (qos_check_compatible(info.qos_profile, qos) for info in publishers
-                 if info.topic_type == type_name)
+                (qos_check_compatible(info.qos_profile, qos) for info in matching)
                 if compatibility == QoSCompatibility.ERROR]
-    if len(refusals) == len(publishers):
+    if len(refusals) == len(matching):
         remedy = ('set image_qos to sensor_data' if qos.reliability == ReliabilityPolicy.RELIABLE
                   else 'change the QoS of the publisher')
         return (f'the QoS of the publisher of {topic} is incompatible with that of this node '
