@@ -33,7 +33,6 @@ class _Layout:
     to_rgb: int | None  # an OpenCV conversion code; None: already RGB
     bits: int = 8
     even_width: bool = False
-    even_height: bool = False
     half_rows: int = 2  # rows in `data` for two rows of the image: 3 for 4:2:0, 6 for 4:4:4
 
 
@@ -68,8 +67,8 @@ _LAYOUTS = {
     **{f'{bits}UC4': _Layout(4, cv2.COLOR_BGRA2RGB, bits) for bits in (8, 16)},
     'yuv422': _UYVY, 'uyvy': _UYVY,
     'yuv422_yuy2': _YUYV, 'yuyv': _YUYV,
-    'nv12': _Layout(1, cv2.COLOR_YUV2RGB_NV12, even_width=True, even_height=True, half_rows=3),
-    'nv21': _Layout(1, cv2.COLOR_YUV2RGB_NV21, even_width=True, even_height=True, half_rows=3),
+    'nv12': _Layout(1, cv2.COLOR_YUV2RGB_NV12, even_width=True, half_rows=3),
+    'nv21': _Layout(1, cv2.COLOR_YUV2RGB_NV21, even_width=True, half_rows=3),
     'nv24': _Layout(1, None, half_rows=6),
 }
 ENCODINGS = tuple(_LAYOUTS)
@@ -100,7 +99,7 @@ def _decode_raw(message: Any, depth: Depth) -> np.ndarray:
         raise ImageError(
             f'encoding {message.encoding!r} is not known, allowed are {", ".join(ENCODINGS)}, and '
             'jpeg or png as a compressed image; change the encoding in the camera driver')
-    if layout.even_width and width % 2 or layout.even_height and height % 2:
+    if layout.even_width and width % 2 or height * layout.half_rows % 2:
         raise ImageError(
             f'{width} x {height} pixels cannot be {message.encoding}, in which neighbouring '
             'pixels share their colour: the size must be even; check the camera driver')
