@@ -137,12 +137,10 @@ class Watcher:
 
     def _unsubscribe(self) -> None:
         """End all subscriptions to pictures, and drop the pictures."""
-        for camera in self._cameras.values():
-            with self._arrival:
-                subscriptions, camera.subscriptions = camera.subscriptions, {}
-                camera.confidence = None
-                camera.views = {view: _View() for view in VIEWS}
-            for subscription in subscriptions.values():
+        with self._arrival:
+            before, self._cameras = self._cameras, {name: _Camera() for name in self._cameras}
+        for camera in before.values():
+            for subscription in camera.subscriptions.values():
                 self._node.destroy_subscription(subscription)
 
     def _on_latched(self, name: str, parse: Callable[[str], Any], message: String) -> None:
