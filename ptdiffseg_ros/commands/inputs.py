@@ -102,12 +102,11 @@ def _video(path: Path) -> Input:
 def _bag(path: Path, topic: str | None, stack: ExitStack) -> Input:
     from ptdiffseg_ros.data.bags import Bag
     from ptdiffseg_ros.data.depth import Depth
-    from ptdiffseg_ros.ros.images import decode, decode_compressed
+    from ptdiffseg_ros.ros.images import decode
 
     bag = stack.enter_context(Bag(path))
     topic = bag.camera_topic(topic)
-    read = decode_compressed if bag.topics[topic].endswith('CompressedImage') else decode
-    read = partial(read, depth=Depth())  # the same brightness in the whole bag
+    read = partial(decode, depth=Depth())  # the same brightness in the whole bag
     frames = (_bag_entry(time_ns, load, read) for time_ns, _, load in bag.entries([topic]))
     count, seconds = bag.count(topic), (bag.end_ns - bag.start_ns) / 1e9
     return Input(frames, count, max(1.0, min(60.0, (count - 1) / seconds)) if seconds else 10.0)

@@ -4,19 +4,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+import json
+from threading import Lock
+import time
 import traceback
 from typing import Any, TYPE_CHECKING
 
 from ptdiffseg_ros.ros.adaptation_setup import describe_loop, loop_config, make_loop, MIB
-from ptdiffseg_ros.ros.adaptation_topics import AdaptationTopics
 from ptdiffseg_ros.ros.diagnostics import THROTTLE
+from ptdiffseg_ros.ros.limits import RateLimit
 from ptdiffseg_ros.ros.parameters import Parameters, Settings
-from ptdiffseg_ros.ros.prompt_services import offer_prompt_services, position
+from ptdiffseg_ros.ros.prompt_services import offer_prompt_services
+from ptdiffseg_ros.ros.qos import LATCHED_QOS
 from ptdiffseg_ros.ros.worker import DeviceBusy, Worker
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from std_msgs.msg import String
 from std_srvs.srv import SetBool
 
 if TYPE_CHECKING:  # these import torch, which takes seconds
@@ -26,6 +31,34 @@ if TYPE_CHECKING:  # these import torch, which takes seconds
     from torch import Tensor
 
 ENABLED = 'adaptation.enabled'
+STATE_HZ = 10.0
+# These values change with every frame; they are published only together with other changes.
+METERS = ('busy_share', 'buffered_frames', 'buffer_bytes')
+
+
+class AdaptationTopics:
+    """The latched topics ~/domain and ~/adaptation; any thread may publish."""
+
+    def __init__(self, node: Node) -> None:
+        self._domain_publisher = node.create_publisher(String, '~/domain', LATCHED_QOS)
+        self._state_publisher = node.create_publisher(String, '~/adaptation', LATCHED_QOS)
+        self._lock = Lock()
+        self._state: dict[str, Any] = {}  # the last published state
+        self._domain = ''
+        self._rate_limit = RateLimit()
+
+    def publish(self, state: Mapping[str, Any], at_once: bool = False) -> None:
+        """Publish domain and state if they have changed, at most STATE_HZ times a second."""
+        with self._lock:
+            domain = state['domain']
+            if domain and domain != self._domain:
+                self._domain = domain
+                self._domain_publisher.publish(String(data=domain))
+            changes = {name: value for name, value in state.items() if name not in METERS}
+            if changes != self._state and (
+                    at_once or self._rate_limit.admits(time.monotonic(), STATE_HZ)):
+                self._state = changes
+                self._state_publisher.publish(String(data=json.dumps(state)))
 
 
 class Adaptation:
@@ -256,8 +289,8 @@ class Adaptation:
         response.message = result.reason or self._failure
         if not response.message:
             response.success = True
-            steps = 'step 0' if self.loop is None else position(self.loop)
-            response.message = f'{words[before]} -> {words[request.data]}, {steps}'
+            step = 0 if self.loop is None else self.loop.state.step
+            response.message = f'{words[before]} -> {words[request.data]}, step {step}'
         self._node.get_logger().info(f'~/set_adaptation: {response.message}')
         return response
 

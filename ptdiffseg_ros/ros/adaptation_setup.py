@@ -11,7 +11,6 @@ from ptdiffseg_ros.adapt.folders import bank_folder
 from ptdiffseg_ros.ros.parameters import Settings
 
 if TYPE_CHECKING:  # these import torch, which takes seconds
-    from ptdiffseg_ros.adapt.bank import PromptBank
     from ptdiffseg_ros.adapt.loop import AdaptationLoop
     from ptdiffseg_ros.adapt.state import AdaptationConfig
     from ptdiffseg_ros.model.scene_prompt import ScenePrompt
@@ -27,6 +26,7 @@ def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePromp
 
     :raises AdaptationError: the segmenter cannot adapt, or the bank's folder cannot be used.
     """
+    from ptdiffseg_ros.adapt.bank import PromptBank
     from ptdiffseg_ros.adapt.loop import AdaptationLoop
 
     def log(kind: str, text: str) -> None:
@@ -36,24 +36,19 @@ def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePromp
         else:
             logger.info(message)
 
-    bank = _open_bank(segmenter, settings)
-    for problem in bank.problems:
-        logger.warning(problem)
-    loop = AdaptationLoop(segmenter, loop_config(settings), bank, base, log)
-    loop.buffer.max_bytes = settings.adaptation_buffer_mib * MIB
-    return loop
-
-
-def _open_bank(segmenter: PromptedSegmenter, settings: Settings) -> PromptBank:
-    from ptdiffseg_ros.adapt.bank import PromptBank
     try:
-        return PromptBank(bank_folder(settings.adaptation_bank), segmenter.fingerprint,
+        bank = PromptBank(bank_folder(settings.adaptation_bank), segmenter.fingerprint,
                           segmenter.backbone.text_width,
                           layers=segmenter.backbone.cross_attention_layers)
     except (RuntimeError, OSError) as error:
         raise AdaptationError(
             f"adaptation.bank: {error}. Repair it, or set adaptation.bank to '' to keep prompts "
             'in memory only; then switch adaptation on again') from error
+    for problem in bank.problems:
+        logger.warning(problem)
+    loop = AdaptationLoop(segmenter, loop_config(settings), bank, base, log)
+    loop.buffer.max_bytes = settings.adaptation_buffer_mib * MIB
+    return loop
 
 
 def loop_config(settings: Settings) -> AdaptationConfig:

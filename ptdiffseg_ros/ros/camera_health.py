@@ -58,8 +58,7 @@ class CameraHealth:
         self._failure = ''  # why the last failed frame failed
         self._clock_hint = ''  # the clock hint of the last frame that was too old
         self._significant_bits = 0
-        self._timings: deque[Timing] = deque()
-        self._last_mask_s: float | None = None  # monotonic; None after `expect`
+        self._timings: deque[Timing] = deque()  # of the last masks; empty after `expect`
         self._unanswered_s: float | None = None  # monotonic: the first frame after the last mask
         self._before_unanswered: Counter[Count] = Counter()  # the counts at that frame
 
@@ -69,7 +68,7 @@ class CameraHealth:
         """Reset the times of masks, at the start and after a pause."""
         self.silence = self.overdue = ''
         with self._lock:
-            self._last_mask_s = self._unanswered_s = None
+            self._unanswered_s = None
             self._timings.clear()
 
     def receive(self, now_s: float) -> None:
@@ -104,7 +103,7 @@ class CameraHealth:
         with self._lock:
             self._counts[Count.SEGMENTED] += 1
             self._failing = False
-            self._last_mask_s, self._unanswered_s = timing.published_s, None
+            self._unanswered_s = None
             timings = self._timings
             timings.append(timing)
             while (len(timings) > INTERVALS + 1
@@ -175,7 +174,7 @@ class CameraHealth:
             new = self._counts - self._reported
             self._reported = self._counts.copy()
             failing, failure = self._failing, self._failure
-            age_s = 0.0 if self._last_mask_s is None else time.monotonic() - self._last_mask_s
+            age_s = time.monotonic() - self._timings[-1].published_s if self._timings else 0.0
             stale = age_s >= self._stale_after_s(silence_warning_s)
         if not self.silence and failing and not new[Count.SEGMENTED]:
             return DiagnosticStatus.ERROR, f'{self.prefix}every frame fails: {failure}'

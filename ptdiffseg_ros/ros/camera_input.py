@@ -14,8 +14,12 @@ from ptdiffseg_ros.ros.camera_health import CameraHealth, Count
 from ptdiffseg_ros.ros.limits import RateLimit
 from ptdiffseg_ros.ros.parameters import Parameters
 from ptdiffseg_ros.ros.qos import input_qos, OUTPUT_QOS
-from ptdiffseg_ros.ros.silence import explain_silence
-from ptdiffseg_ros.ros.topics import image_type, Topics
+from ptdiffseg_ros.ros.topics import (
+    camera_info_topic,
+    explain_silence,
+    image_topic,
+    image_type,
+)
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
@@ -50,13 +54,12 @@ class CameraInput:
     :param offer: puts a frame into the camera's slot; returns whether it replaced one.
     """
 
-    def __init__(self, node: Node, name: str, parameters: Parameters, topics: Topics,
-                 health: CameraHealth, offer: Callable[[str, Frame], bool]) -> None:
+    def __init__(self, node: Node, name: str, parameters: Parameters, health: CameraHealth,
+                 offer: Callable[[str, Frame], bool]) -> None:
         self.health = health
         self._node = node
         self._name = name
         self._parameters = parameters
-        self._topics = topics
         self._offer = offer
         self._enabled = True
         self._rate_limit = RateLimit()
@@ -72,15 +75,15 @@ class CameraInput:
         """Subscribe, or subscribe again after a change of parameters."""
         self.unsubscribe()
         settings = self._parameters.settings
-        for topic, kind, callback in (
-                (self._topics.image(self._name, settings.compressed),
-                 image_type(settings.compressed), self._on_image),
-                (self._topics.camera_info(self._name), CameraInfo, self._on_camera_info)):
-            self._subscriptions.append(self._node.create_subscription(
-                kind, topic, callback, input_qos(settings.image_qos)))
+        node, qos = self._node, input_qos(settings.image_qos)
+        self._subscriptions = [
+            node.create_subscription(
+                image_type(settings.compressed),
+                image_topic(node, self._name, settings.compressed), self._on_image, qos),
+            node.create_subscription(
+                CameraInfo, camera_info_topic(node, self._name), self._on_camera_info, qos)]
         self._expect()
-        self._node.get_logger().info(
-            f'waiting for images on {self.topic} ({settings.image_qos})')
+        node.get_logger().info(f'waiting for images on {self.topic} ({settings.image_qos})')
 
     def unsubscribe(self) -> None:
         """Stop receiving images."""
@@ -91,8 +94,8 @@ class CameraInput:
     @property
     def topic(self) -> str:
         """Return the fully qualified name of the image topic."""
-        return self._topics.resolve(
-            self._topics.image(self._name, self._parameters.settings.compressed))
+        name = image_topic(self._node, self._name, self._parameters.settings.compressed)
+        return str(self._node.resolve_topic_name(name))
 
     def enable(self, enabled: bool) -> None:
         """Accept images, or ignore those that arrive."""
@@ -168,21 +171,16 @@ class CameraInput:
 
         :param waited_s: how long frames have waited for the worker's thread.
         """
-        limit_s = self._parameters.settings.silence_warning_s
+        settings, health = self._parameters.settings, self.health
+        logger = self._node.get_logger()
         silent_s = time.monotonic() - self._last_frame_s
-        if 0.0 < limit_s <= silent_s:
-            self._warn_of_silence(silent_s)
-        overdue_s, reason = self.health.explain_overdue(limit_s, waited_s)
-        if reason and not self.health.overdue:
-            self._node.get_logger().warning(
-                f'{self.health.prefix}no mask for {overdue_s:.0f} s: {reason}')
-        self.health.overdue = reason
-
-    def _warn_of_silence(self, silent_s: float) -> None:
-        settings = self._parameters.settings
-        reason = explain_silence(
-            self._topics, self._name, settings.compressed, input_qos(settings.image_qos))
-        if reason != self.health.silence:
-            self.health.silence = reason
-            self._node.get_logger().warning(
-                f'{self.health.prefix}no image for {silent_s:.0f} s: {reason}')
+        if 0.0 < settings.silence_warning_s <= silent_s:
+            reason = explain_silence(
+                self._node, self._name, settings.compressed, input_qos(settings.image_qos))
+            if reason != health.silence:
+                logger.warning(f'{health.prefix}no image for {silent_s:.0f} s: {reason}')
+            health.silence = reason
+        overdue_s, reason = health.explain_overdue(settings.silence_warning_s, waited_s)
+        if reason and not health.overdue:
+            logger.warning(f'{health.prefix}no mask for {overdue_s:.0f} s: {reason}')
+        health.overdue = reason

@@ -18,11 +18,11 @@ from ptdiffseg_ros.data.labels import IGNORE, LabelClass, palette
 from ptdiffseg_ros.ros.camera_health import CameraHealth, Timing
 from ptdiffseg_ros.ros.camera_input import clock_s, Frame
 from ptdiffseg_ros.ros.diagnostics import THROTTLE
-from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
+from ptdiffseg_ros.ros.images import decode, ImageError
 from ptdiffseg_ros.ros.parameters import Parameters
 from ptdiffseg_ros.ros.qos import OUTPUT_QOS
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage, Image
+from sensor_msgs.msg import Image
 from std_msgs.msg import Float64, Header
 
 if TYPE_CHECKING:  # imports torch, which takes seconds
@@ -63,10 +63,8 @@ class CameraOutput:
             return None
         bits = self._depth.bits
         self._depth.given = self._parameters.settings.significant_bits
-        decode_message = (decode_compressed if isinstance(frame.message, CompressedImage) else
-                          decode)
         try:
-            image = decode_message(frame.message, self._depth)
+            image = decode(frame.message, self._depth)
         except ImageError as error:
             self.fail(str(error), 'bad image')
             return None

@@ -55,39 +55,27 @@ class NodeState:
 
 
 def judge(state: NodeState, cameras: Sequence[CameraStatus]) -> tuple[bytes, str]:
-    """Return the level and the message of the node's status."""
-    worst = max(cameras, key=lambda camera: SEVERITY.index(camera.level), default=None)
-    if state.finalized:
-        return DiagnosticStatus.WARN, FINALIZED
-    if not state.configured and state.problem:
-        return DiagnosticStatus.ERROR, state.problem
-    if not state.configured:
-        return DiagnosticStatus.WARN, 'unconfigured: configure and activate the node'
-    if not state.loaded:
-        return DiagnosticStatus.WARN, 'configuring: the model loads'
-    if state.device_failure:
-        return DiagnosticStatus.ERROR, f'work on the device failed: {state.device_failure}'
+    """Return the level and the message of the node's status: of the first line that applies."""
+    ok, warn, error = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR
+    worst = max(cameras, key=lambda camera: SEVERITY.index(camera.level),
+                default=CameraStatus('', ok, '', {}))
     works = state.active and state.enabled
-    if works and worst is not None and worst.level != DiagnosticStatus.OK:
-        return worst.level, worst.message
-    if state.hang:
-        return DiagnosticStatus.ERROR, state.hang
-    if works:
-        return _judge_working(state, len(cameras))
-    if not state.active:
-        return DiagnosticStatus.WARN, 'inactive: activate the node'
-    return DiagnosticStatus.OK, 'disabled by ~/enable'
-
-
-def _judge_working(state: NodeState, cameras: int) -> tuple[bytes, str]:
-    """Judge a node whose cameras and device have no problem."""
-    if state.batch_limit is not None:
-        return DiagnosticStatus.WARN, (
-            f'segmenting, but memory holds only {state.batch_limit} of {cameras} cameras at '
-            'once: free the device, or send smaller images')
-    if state.adaptation_problem:
-        return DiagnosticStatus.WARN, f'segmenting; adaptation: {state.adaptation_problem}'
-    return DiagnosticStatus.OK, 'segmenting'
+    lines = (
+        (state.finalized, warn, FINALIZED),
+        (not state.configured and state.problem, error, state.problem),
+        (not state.configured, warn, 'unconfigured: configure and activate the node'),
+        (not state.loaded, warn, 'configuring: the model loads'),
+        (state.device_failure, error, f'work on the device failed: {state.device_failure}'),
+        (works and worst.level != ok, worst.level, worst.message),
+        (state.hang, error, state.hang),
+        (not state.active, warn, 'inactive: activate the node'),
+        (not state.enabled, ok, 'disabled by ~/enable'),
+        (state.batch_limit is not None, warn,
+         f'segmenting, but memory holds only {state.batch_limit} of {len(cameras)} cameras at '
+         'once: free the device, or send smaller images'),
+        (state.adaptation_problem, warn, f'segmenting; adaptation: {state.adaptation_problem}'),
+        (True, ok, 'segmenting'))
+    return next((level, message) for applies, level, message in lines if applies)
 
 
 def diagnostic_array(node: Node, hardware: str, state: NodeState, values: Mapping[str, Any],

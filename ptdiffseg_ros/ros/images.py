@@ -33,7 +33,6 @@ class _Layout:
     to_rgb: int | None  # an OpenCV conversion code; None: already RGB
     bits: int = 8
     even_width: bool = False
-    even_height: bool = False
     half_rows: int = 2  # rows in `data` for two rows of the image: 3 for 4:2:0, 6 for 4:4:4
 
 
@@ -68,8 +67,8 @@ _LAYOUTS = {
     **{f'{bits}UC4': _Layout(4, cv2.COLOR_BGRA2RGB, bits) for bits in (8, 16)},
     'yuv422': _UYVY, 'uyvy': _UYVY,
     'yuv422_yuy2': _YUYV, 'yuyv': _YUYV,
-    'nv12': _Layout(1, cv2.COLOR_YUV2RGB_NV12, even_width=True, even_height=True, half_rows=3),
-    'nv21': _Layout(1, cv2.COLOR_YUV2RGB_NV21, even_width=True, even_height=True, half_rows=3),
+    'nv12': _Layout(1, cv2.COLOR_YUV2RGB_NV12, even_width=True, half_rows=3),
+    'nv21': _Layout(1, cv2.COLOR_YUV2RGB_NV21, even_width=True, half_rows=3),
     'nv24': _Layout(1, None, half_rows=6),
 }
 ENCODINGS = tuple(_LAYOUTS)
@@ -77,15 +76,22 @@ ENCODINGS = tuple(_LAYOUTS)
 
 def decode(message: Any, depth: Depth | None = None) -> np.ndarray:
     """
-    Decode a `sensor_msgs/Image` to RGB, (H, W, 3) uint8.
+    Decode a `sensor_msgs/Image`, or a `sensor_msgs/CompressedImage` (jpeg or png), to RGB.
 
     Rows may be padded (`step`), and 16-bit samples may be of either byte order (`is_bigendian`).
     The result has the upper 8 of their significant bits. An RGB image without padding is returned
     as a view of `message.data`, not as a copy.
 
     :param depth: the significant bits of the camera so far; by default those of this image.
-    :raises ImageError: the encoding, size, step or amount of data is not valid.
+    :returns: (H, W, 3) uint8.
+    :raises ImageError: the encoding, size, step or amount of data is not valid, or compressed data
+        is damaged, too large or of another format.
     """
+    read = _decode_raw if hasattr(message, 'encoding') else _decode_compressed
+    return read(message, depth or Depth())
+
+
+def _decode_raw(message: Any, depth: Depth) -> np.ndarray:
     width, height, step = int(message.width), int(message.height), int(message.step)
     _check_size(width, height)
     layout = _LAYOUTS.get(message.encoding)
@@ -93,7 +99,7 @@ def decode(message: Any, depth: Depth | None = None) -> np.ndarray:
         raise ImageError(
             f'encoding {message.encoding!r} is not known, allowed are {", ".join(ENCODINGS)}, and '
             'jpeg or png as a compressed image; change the encoding in the camera driver')
-    if layout.even_width and width % 2 or layout.even_height and height % 2:
+    if layout.even_width and width % 2 or height * layout.half_rows % 2:
         raise ImageError(
             f'{width} x {height} pixels cannot be {message.encoding}, in which neighbouring '
             'pixels share their colour: the size must be even; check the camera driver')
@@ -114,18 +120,11 @@ def decode(message: Any, depth: Depth | None = None) -> np.ndarray:
     samples = data.reshape(rows, step)[:, :row_bytes]
     if layout.bits == 16:
         words = samples.view('>u2' if message.is_bigendian else '<u2')
-        samples = (depth or Depth()).to_8_bits(words.reshape(rows, width, layout.channels))
+        samples = depth.to_8_bits(words.reshape(rows, width, layout.channels))
     return _to_rgb(samples.reshape(rows, width, layout.channels), layout.to_rgb)
 
 
-def decode_compressed(message: Any, depth: Depth | None = None) -> np.ndarray:
-    """
-    Decode a `sensor_msgs/CompressedImage` (jpeg or png) to RGB, (H, W, 3) uint8.
-
-    The samples of a 16-bit png are reduced to 8 bits as `decode` does.
-
-    :raises ImageError: the data is damaged, incomplete, too large or of another format.
-    """
+def _decode_compressed(message: Any, depth: Depth) -> np.ndarray:
     if 'compressedDepth' in message.format:
         raise ImageError(
             f'format {message.format!r} is a depth image of compressed_depth_image_transport, not '
@@ -144,7 +143,7 @@ def decode_compressed(message: Any, depth: Depth | None = None) -> np.ndarray:
             f'a whole jpeg or png ({reason}): publish jpeg or png, or use the raw image '
             '(parameter compressed:=false)') from error
     if samples.dtype == np.uint16:
-        samples = (depth or Depth()).to_8_bits(samples)
+        samples = depth.to_8_bits(samples)
     if samples.ndim == 2:
         return _to_rgb(samples, _BAYER.get(_pattern(message.format), cv2.COLOR_GRAY2RGB))
     return samples

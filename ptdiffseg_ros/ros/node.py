@@ -34,7 +34,6 @@ from ptdiffseg_ros.ros.diagnostics import (
 from ptdiffseg_ros.ros.labels import Labels
 from ptdiffseg_ros.ros.parameters import changes, PARAMETERS, Parameters, Settings
 from ptdiffseg_ros.ros.pipeline import first_line, Pipeline
-from ptdiffseg_ros.ros.topics import Topics
 from ptdiffseg_ros.ros.worker import DeviceBusy, Worker
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -54,21 +53,22 @@ def _transition(
 
     @functools.wraps(change)
     def callback(self: SegmenterNode, state: LifecycleState) -> TransitionCallbackReturn:
+        failed = f'{change.__name__[3:]} failed'
         try:
             change(self)
+            return TransitionCallbackReturn.SUCCESS
         except (TransitionFailure, DeviceBusy) as failure:
-            if self.worker.ending:
-                return TransitionCallbackReturn.FAILURE
-            self.problem = str(failure)
-            self.get_logger().error(f'{change.__name__[3:]} failed: {failure}')
-            return TransitionCallbackReturn.FAILURE
+            outcome = TransitionCallbackReturn.FAILURE
+            problem, report = str(failure), f'{failed}: {failure}'
         except Exception:
-            if self.worker.ending:  # since the transition began
-                return TransitionCallbackReturn.FAILURE
-            self.problem = f'{change.__name__[3:]} failed, see the log'
-            self.get_logger().error(f'{self.problem}:\n{traceback.format_exc()}')
-            return TransitionCallbackReturn.ERROR
-        return TransitionCallbackReturn.SUCCESS
+            outcome = TransitionCallbackReturn.ERROR
+            problem = f'{failed}, see the log'
+            report = f'{problem}:\n{traceback.format_exc()}'
+        if self.worker.ending:  # since the transition began
+            return TransitionCallbackReturn.FAILURE
+        self.problem = problem
+        self.get_logger().error(report)
+        return outcome
 
     return callback
 
@@ -137,11 +137,11 @@ class SegmenterNode(LifecycleNode):
             raise
         segmenter = self._pipeline.segmenter
         assert segmenter is not None
-        classes, topics = segmenter.config.classes, Topics(self)
+        classes = segmenter.config.classes
         for name in self.parameters.settings.cameras:
             health = CameraHealth(name)
             self._inputs[name] = CameraInput(
-                self, name, self.parameters, topics, health, self.worker.offer)
+                self, name, self.parameters, health, self.worker.offer)
             self._outputs[name] = CameraOutput(self, name, classes, self.parameters, health)
         self._labels = Labels(self, classes)
         self._labels.publish(self.parameters.settings.min_confidence)
@@ -265,7 +265,7 @@ class SegmenterNode(LifecycleNode):
             self.get_logger().info(f'{", ".join(late)}: takes effect at the next configure')
         if self._active and {'image_qos', 'compressed'} & set(changed):
             self._subscribe()
-        if self._labels is not None and {'scene_prompt', 'min_confidence'} & set(changed):
+        if self._labels is not None and 'min_confidence' in changed:
             self._labels.publish(settings.min_confidence)
         self.adaptation.apply(settings, changed)
 
@@ -333,22 +333,18 @@ class SegmenterNode(LifecycleNode):
             for name, camera in self._inputs.items()]
         values: dict[str, Any] = {'model': settings.model}
         if segmenter is not None:
-            values['engine'] = state = segmenter.engine.state
-            if self._engine not in ('', state):
-                self.get_logger().info(f'engine: {state}')
-                self._engine = state
+            values['engine'] = engine = segmenter.engine.state
+            if self._engine not in ('', engine):
+                self.get_logger().info(f'engine: {engine}')
+                self._engine = engine
             values['scene prompt'] = settings.scene_prompt or segmenter.config.source_scene_prompt
             values.update(memory(segmenter.device))
         values.update(self.adaptation.values())
-        self._diagnostics.publish(diagnostic_array(
-            self, '' if segmenter is None else str(segmenter.device), self._state(), values,
-            cameras))
-
-    def _state(self) -> NodeState:
-        pipeline = self._pipeline
-        return NodeState(
+        state = NodeState(
             finalized=lifecycle_state(self) == 'finalized', configured=self._configured,
-            loaded=pipeline.segmenter is not None, active=self._active, enabled=self._enabled,
-            problem=self.problem, device_failure=pipeline.state.failure,
-            hang=self.worker.explain_hang(), batch_limit=pipeline.state.batch_limit,
+            loaded=segmenter is not None, active=self._active, enabled=self._enabled,
+            problem=self.problem, device_failure=self._pipeline.state.failure,
+            hang=self.worker.explain_hang(), batch_limit=self._pipeline.state.batch_limit,
             adaptation_problem=self.adaptation.problem)
+        self._diagnostics.publish(diagnostic_array(
+            self, '' if segmenter is None else str(segmenter.device), state, values, cameras))

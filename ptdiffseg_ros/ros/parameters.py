@@ -216,26 +216,26 @@ class Parameters:
         default, descriptor = PARAMETERS[name].default, describe(name)
         try:
             parameter = node.declare_parameter(name, default, descriptor)
-            if parameter.type_ == Parameter.Type.NOT_SET and type(default) is tuple:
-                # An empty list in a file or on the command line has no type in ROS.
-                node.undeclare_parameter(name)
-                node.declare_parameter(name, default, descriptor, ignore_override=True)
-            else:
-                self.settings = self._changed({name: parameter.value})
+            # An empty list in a file or on the command line has no type in ROS.
+            if type(default) is not tuple or parameter.type_ != Parameter.Type.NOT_SET:
+                self.settings = self._changed([parameter])
+                return
         except (InvalidParameterValueException, ValueError) as error:
             remedy = 'start the node again' if descriptor.read_only else 'set it, then configure'
             self.refused[name] = f'{error}; {remedy}'
-            if node.has_parameter(name):
-                node.undeclare_parameter(name)
-            node.declare_parameter(name, default, descriptor, ignore_override=True)
+        if node.has_parameter(name):
+            node.undeclare_parameter(name)
+        node.declare_parameter(name, default, descriptor, ignore_override=True)
 
-    def _changed(self, values: Mapping[str, Any]) -> Settings:
+    def _changed(self, parameters: list[Parameter]) -> Settings:
+        """Return the settings with other values; the node's other parameters are ignored."""
         return replace(self.settings, **{
-            PARAMETERS[name].name: value for name, value in values.items()})
+            PARAMETERS[item.name].name: item.value for item in parameters
+            if item.name in PARAMETERS})
 
     def _validate(self, parameters: list[Parameter]) -> SetParametersResult:
         try:
-            self._check(self._changed(_known_values(parameters)))
+            self._check(self._changed(parameters))
         except ValueError as error:
             return SetParametersResult(successful=False, reason=str(error))
         if not self._two_steps:
@@ -243,16 +243,11 @@ class Parameters:
         return SetParametersResult(successful=True)
 
     def _take(self, parameters: list[Parameter]) -> None:
-        before, given = self.settings, _known_values(parameters)
-        self.settings = self._changed(given)
-        for name in given:
-            self.refused.pop(name, None)
+        before, self.settings = self.settings, self._changed(parameters)
+        for parameter in parameters:
+            self.refused.pop(parameter.name, None)
         if changed := changes(before, self.settings):
             self._apply(self.settings, changed)
-
-
-def _known_values(parameters: list[Parameter]) -> dict[str, Any]:
-    return {item.name: item.value for item in parameters if item.name in PARAMETERS}
 
 
 def _warn_of_unknown(node: Node) -> None:

@@ -72,7 +72,9 @@ class Pipeline:
     def process(self, frames: Mapping[str, Frame]) -> None:
         """Decode, segment and publish frames, then let adaptation observe them."""
         began_s = time.monotonic()
-        self._unanswered = images = self._decode(frames)
+        decoded = {name: self._outputs[name].decode(frame) for name, frame in frames.items()}
+        self._unanswered = images = {
+            name: image for name, image in decoded.items() if image is not None}
         latents: dict[str, Tensor] = {}
         size = self._batch_limit.now(began_s)
         while images and not self._worker.ending:
@@ -94,11 +96,6 @@ class Pipeline:
                 del images[name]
         for name, observed in latents.items():
             self._adaptation.observe(name, frames[name].stamp_s, observed)
-
-    def _decode(self, frames: Mapping[str, Frame]) -> dict[str, np.ndarray]:
-        """Return the images of the frames that can be decoded and are not too old."""
-        decoded = {name: self._outputs[name].decode(frame) for name, frame in frames.items()}
-        return {name: image for name, image in decoded.items() if image is not None}
 
     def _segment(self, images: Mapping[str, np.ndarray]) -> list[Segmentation] | BatchFailure:
         """Segment images as one batch; compute confidence only if a camera's output uses it."""

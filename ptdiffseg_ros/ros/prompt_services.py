@@ -58,7 +58,7 @@ def _adapt_now(loop: AdaptationLoop) -> str:
 
 
 def _reset(loop: AdaptationLoop) -> str:
-    before = f'{loop.state.prompt} ({position(loop)})'
+    before = f'{loop.state.prompt} (step {loop.state.step})'
     loop.reset()
     return f'{before} -> {loop.state.prompt}'
 
@@ -67,7 +67,7 @@ def _save(loop: AdaptationLoop) -> str:
     domain = loop.publisher.learned().domain
     loop.publisher.save()
     path = loop.bank.path(domain)
-    return f'the {loop.state.prompt} prompt for {domain!r} ({position(loop)}) is ' + (
+    return f'the {loop.state.prompt} prompt for {domain!r} (step {loop.state.step}) is ' + (
         f'saved to {path}' if path else 'kept in memory only, because adaptation.bank is empty')
 
 
@@ -80,11 +80,6 @@ def _load(loop: AdaptationLoop) -> str:
             f'the bank has no prompt for {domain!r}; it has '
             f'{f"those for: {names}" if names else "no prompts"}. Save one with ~/save_prompt, '
             'or add one with `ptdiffseg prompts import`, then cleanup and configure again')
-    before = f'{loop.state.prompt} ({position(loop)})'
+    before = f'{loop.state.prompt} (step {loop.state.step})'
     loop.load(prompt)
     return f'{before} -> {loop.state.prompt}, learned for {prompt.domain!r}'
-
-
-def position(loop: AdaptationLoop) -> str:
-    """Return the tuning step as text."""
-    return f'step {loop.state.step}'

@@ -179,7 +179,10 @@ class Worker(Generic[FrameT]):
         future = self._thread.submit(self._run, job)
         try:
             while not future.done():
-                if problem := self._explain_abandoning(patient):
+                problem = '' if patient else self.explain_hang()
+                if self._process_ends.done():
+                    problem = 'the process ends'
+                if problem:
                     if future.cancel():
                         self._forget_job()
                     raise DeviceBusy(problem)
@@ -190,11 +193,6 @@ class Worker(Generic[FrameT]):
             return future.result()
         finally:
             self._waited(time.monotonic() - began_s)
-
-    def _explain_abandoning(self, patient: bool) -> str:
-        if self._process_ends.done():
-            return 'the process ends'
-        return '' if patient else self.explain_hang()
 
     def _run(self, job: Callable[[], ResultT]) -> ResultT:
         self._forget_job()

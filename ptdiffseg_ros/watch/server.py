@@ -33,7 +33,7 @@ class WatchError(RuntimeError):
     """The page cannot be served; the message has the reason."""
 
 
-def application(watcher: Watcher, hosts: Collection[str] = ()) -> web.Application:
+def application(watcher: Watcher, hosts: Collection[str]) -> web.Application:
     """
     Return the application that serves the page and answers its requests.
 

@@ -18,7 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
 from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.data.pictures import encode_picture
-from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
+from ptdiffseg_ros.ros.images import decode, ImageError
 from ptdiffseg_ros.ros.qos import LATCHED_QOS
 from rclpy.node import NodeNameNonExistentError
 from rclpy.qos import qos_profile_sensor_data
@@ -137,12 +137,10 @@ class Watcher:
 
     def _unsubscribe(self) -> None:
         """End all subscriptions to pictures, and drop the pictures."""
-        for camera in self._cameras.values():
-            with self._arrival:
-                subscriptions, camera.subscriptions = camera.subscriptions, {}
-                camera.confidence = None
-                camera.views = {view: _View() for view in VIEWS}
-            for subscription in subscriptions.values():
+        with self._arrival:
+            before, self._cameras = self._cameras, {name: _Camera() for name in self._cameras}
+        for camera in before.values():
+            for subscription in camera.subscriptions.values():
                 self._node.destroy_subscription(subscription)
 
     def _on_latched(self, name: str, parse: Callable[[str], Any], message: String) -> None:
@@ -273,9 +271,8 @@ def to_jpeg(message: Image | CompressedImage, depth: Depth | None = None) -> byt
 
     :param depth: the significant bits of the camera so far; by default those of this message.
     """
-    read = decode_compressed if isinstance(message, CompressedImage) else decode
     try:
-        pixels = read(message, depth)
+        pixels = decode(message, depth)
     except ImageError:
         pixels = np.zeros((90, 160, 3), np.uint8)
     height, width = pixels.shape[:2]

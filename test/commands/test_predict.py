@@ -140,6 +140,23 @@ def test_a_bag_becomes_masks_by_stamp_and_a_video(tmp_path: Path, model: str) ->
     assert frame_rate(out / 'overlay.mp4') == pytest.approx(4.0)
 
 
+def test_a_bag_of_compressed_images_gives_the_same_masks(
+        tmp_path: Path, model: str, picture: NDArray[np.uint8]) -> None:
+    store = get_typestore(Stores.ROS2_HUMBLE)
+    kind = 'sensor_msgs/msg/CompressedImage'
+    with Writer(tmp_path / 'png', version=8, storage_plugin=StoragePlugin.MCAP) as writer:
+        topic = writer.add_connection('/camera/image_raw/compressed', kind, typestore=store)
+        header = store.types['std_msgs/msg/Header'](
+            store.types['builtin_interfaces/msg/Time'](11, 0), 'camera')
+        data = cv2.imencode('.png', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].reshape(-1)
+        message = store.types[kind](header, 'rgb8; png compressed bgr8', data)
+        writer.write(topic, 10**9, store.serialize_cdr(message, kind))
+    for bag in (tmp_path / 'png', write_bag(tmp_path / 'raw', [picture], [11])):
+        assert main(['predict', str(bag), f'{bag}_out', '--model', model]) == 0
+    png, raw = (masks(tmp_path / f'{name}_out') for name in ('png', 'raw'))
+    assert list(png) == list(raw) and all((png[name] == raw[name]).all() for name in raw)
+
+
 def test_a_bag_of_a_12_bit_camera_is_segmented_as_one_of_an_8_bit_camera(
         tmp_path: Path, model: str, picture: NDArray[np.uint8]) -> None:
     store = get_typestore(Stores.ROS2_HUMBLE)

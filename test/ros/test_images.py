@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image as Picture
 from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.ros import images
-from ptdiffseg_ros.ros.images import decode, decode_compressed, ImageError
+from ptdiffseg_ros.ros.images import decode, ImageError
 import pytest
 
 CHANNELS = {'rgb': 3, 'bgr': 3, 'rgba': 4, 'bgra': 4, 'mono': 1, 'bayer_rggb': 1,
@@ -145,7 +145,7 @@ def test_a_16_bit_png_is_as_bright_as_an_8_bit_png(channels, depth, seed):
     pixels[0, 0, 0] = 255
     _, data = cv2.imencode('.png', sensor(pixels, depth, seed))
 
-    ours = decode_compressed(SimpleNamespace(format='png', data=data))
+    ours = decode(SimpleNamespace(format='png', data=data))
 
     assert (ours == (pixels if channels == 1 else pixels[..., 2::-1])).all()
 
@@ -293,16 +293,16 @@ def compressed(pixels: np.ndarray, kind: str, form: str | None = None) -> Simple
 def test_png_comes_back_exactly_and_jpeg_nearly():
     pixels = picture()
 
-    assert (decode_compressed(compressed(pixels, 'png', 'rgb8; png compressed bgr8')) ==
+    assert (decode(compressed(pixels, 'png', 'rgb8; png compressed bgr8')) ==
             pixels).all()
-    jpeg = decode_compressed(compressed(pixels, 'jpeg', 'rgb8; jpeg compressed bgr8'))
+    jpeg = decode(compressed(pixels, 'jpeg', 'rgb8; jpeg compressed bgr8'))
     assert np.abs(jpeg.astype(int) - pixels).mean() < 8
 
 
 def test_compressed_images_decode_as_the_oracle_does():
     jpeg = compressed(picture(), 'jpeg')
 
-    assert np.abs(decode_compressed(jpeg).astype(int) - oracle(jpeg)).max() <= 2
+    assert np.abs(decode(jpeg).astype(int) - oracle(jpeg)).max() <= 2
 
 
 def test_compressed_grey_alpha_and_16_bits_become_rgb():
@@ -310,9 +310,9 @@ def test_compressed_grey_alpha_and_16_bits_become_rgb():
     alpha = np.dstack([picture(), grey])
 
     for pixels in (grey, grey.astype(np.uint16) * 256):
-        rgb = decode_compressed(compressed(pixels, 'png'))
+        rgb = decode(compressed(pixels, 'png'))
         assert rgb.shape == (24, 32, 3) and (rgb[..., 1] == grey).all()
-    assert (decode_compressed(compressed(alpha, 'png')) == picture()).all()
+    assert (decode(compressed(alpha, 'png')) == picture()).all()
 
 
 MOSAIC = np.tile(np.array([[200, 100], [100, 50]], np.uint8), (8, 8))
@@ -325,7 +325,7 @@ MOSAIC = np.tile(np.array([[200, 100], [100, 50]], np.uint8), (8, 8))
     'bayer_rggb8',
 ])
 def test_compressed_bayer_is_demosaiced(form):
-    rgb = decode_compressed(compressed(MOSAIC, 'png', form))
+    rgb = decode(compressed(MOSAIC, 'png', form))
     assert (rgb == (200, 100, 50)).all()
 
 
@@ -336,7 +336,7 @@ def test_grey_pictures_of_a_bayer_camera_stay_grey(kind, bits, pattern):
     grey = picture()[..., 0]
     form = f'bayer_{pattern}{bits}; {kind} compressed mono8'  # of Humble and later
 
-    ours = decode_compressed(compressed(grey, kind, form)).astype(int)
+    ours = decode(compressed(grey, kind, form)).astype(int)
 
     assert (ours == ours[..., :1]).all()
     assert np.abs(ours[..., 0] - grey).mean() < 2
@@ -347,7 +347,7 @@ def test_grey_pictures_of_a_bayer_camera_stay_grey(kind, bits, pattern):
 def test_a_compressed_depth_image_is_refused_by_name(form):
     data = bytes(12) + compressed(MOSAIC, 'png').data.tobytes()
     with pytest.raises(ImageError, match='depth image.*colour image'):
-        decode_compressed(SimpleNamespace(format=form, data=data))
+        decode(SimpleNamespace(format=form, data=data))
 
 
 @pytest.mark.parametrize('kind', ['jpeg', 'png'])
@@ -355,13 +355,13 @@ def test_a_damaged_compressed_image_is_refused(kind):
     whole = compressed(picture(240, 320), kind)
     for data in (b'', b'no image', whole.data[:30], whole.data[:len(whole.data) // 2]):
         with pytest.raises(ImageError, match=rf'{kind}.*{len(data)} bytes.*publish jpeg or png'):
-            decode_compressed(SimpleNamespace(format=kind, data=data))
+            decode(SimpleNamespace(format=kind, data=data))
 
 
 def test_a_truncated_16_bit_png_is_refused():
     _, whole = cv2.imencode('.png', sensor(picture(240, 320), 12))
     with pytest.raises(ImageError, match='not a whole jpeg or png'):
-        decode_compressed(SimpleNamespace(format='png', data=whole[:len(whole) // 2].tobytes()))
+        decode(SimpleNamespace(format='png', data=whole[:len(whole) // 2].tobytes()))
 
 
 def test_a_compressed_image_of_absurd_size_is_refused_before_it_is_unpacked():
@@ -371,7 +371,7 @@ def test_a_compressed_image_of_absurd_size_is_refused_before_it_is_unpacked():
     data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, 'big')
 
     with pytest.raises(ImageError):
-        decode_compressed(SimpleNamespace(format='png', data=bytes(data)))
+        decode(SimpleNamespace(format='png', data=bytes(data)))
 
 
 WHOLE = {kind: compressed(picture(), kind).data.tobytes() for kind in ('jpeg', 'png')}
@@ -384,7 +384,7 @@ def test_arbitrary_bytes_give_an_image_or_an_image_error(junk, at, form, kind):
     data = bytearray(WHOLE[kind])
     data[at:at + len(junk)] = junk
     try:
-        assert decode_compressed(SimpleNamespace(format=form, data=bytes(data))).shape[2] == 3
+        assert decode(SimpleNamespace(format=form, data=bytes(data))).shape[2] == 3
     except ImageError:
         pass
 
@@ -392,5 +392,5 @@ def test_arbitrary_bytes_give_an_image_or_an_image_error(junk, at, form, kind):
 @pytest.mark.parametrize('data', [b'', b'GIF89a', b'no image at all'])
 def test_an_error_for_bytes_of_another_format_names_the_format(data: bytes) -> None:
     with pytest.raises(ImageError, match='it begins as neither') as refusal:
-        decode_compressed(SimpleNamespace(format='jpeg', data=data))
+        decode(SimpleNamespace(format='jpeg', data=data))
     assert 'BytesIO' not in str(refusal.value)

@@ -46,6 +46,9 @@ class Node:
         self.callbacks[topic] = callback
         return SimpleNamespace(topic_name=topic)
 
+    def resolve_topic_name(self, name, only_expand=False):
+        return f'/{name}'
+
     def get_logger(self):
         return SimpleNamespace(info=lambda *_, **__: None)
 
@@ -161,20 +164,17 @@ def test_label_info_is_published_where_vision_msgs_exists(node, monkeypatch):
 
 
 def test_camera_info_is_published_to_subscribers_while_enabled(node):
-    topics = SimpleNamespace(
-        image=lambda name, compressed: 'image_raw', camera_info=lambda name: 'camera_info',
-        resolve=lambda name: f'/{name}')
-    camera = CameraInput(node, '', SimpleNamespace(settings=Settings()), topics, CameraHealth(),
-                         lambda name, frame: False)
+    camera = CameraInput(
+        node, '', SimpleNamespace(settings=Settings()), CameraHealth(), lambda name, frame: False)
     camera.subscribe()
     info = CameraInfo(width=7)
-    node.callbacks['camera_info'](info)
+    node.callbacks['/camera_info'](info)
     assert node.sent['~/camera_info'] == []
 
     node.subscribers = {'~/camera_info'}
-    node.callbacks['camera_info'](info)
+    node.callbacks['/camera_info'](info)
     camera.enable(False)
-    node.callbacks['camera_info'](info)
+    node.callbacks['/camera_info'](info)
     assert node.sent['~/camera_info'] == [info]
 
 

@@ -6,10 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray
 import numpy as np
+from ptdiffseg_ros.ros.qos import input_qos
+from ptdiffseg_ros.ros.topics import explain_silence
 from ptdiffseg_ros.watch.watcher import Watcher
 import pytest
 from ros_harness import image, Peer, Process, running_segmenter
@@ -153,3 +156,18 @@ def test_silence_names_the_other_transport_and_the_name_to_remap(
 
     assert peer.spin_until(explained, patience_s=PATIENCE_S), health[-1:]
     assert peer.set_parameter('silence_warning_s', 5.0).successful
+
+
+@pytest.mark.parametrize('publishers, expected', [
+    ([('CompressedImage', 'reliable')],
+     '/image_raw carries sensor_msgs/msg/CompressedImage, not sensor_msgs/msg/Image'),
+    ([('CompressedImage', 'reliable'), ('Image', 'sensor_data')], 'set image_qos to sensor_data'),
+    ([('Image', 'sensor_data'), ('Image', 'reliable')], 'has a compatible publisher')])
+def test_silence_with_publishers_is_explained_by_those_of_the_right_type(publishers, expected):
+    found = [SimpleNamespace(topic_type=f'sensor_msgs/msg/{kind}', qos_profile=input_qos(qos))
+             for kind, qos in publishers]
+    node = SimpleNamespace(
+        resolve_topic_name=lambda name: f'/{name}',
+        get_publishers_info_by_topic=lambda name: found)
+    reason = explain_silence(node, '', compressed=False, qos=input_qos('reliable'))
+    assert expected in reason
