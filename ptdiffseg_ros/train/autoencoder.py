@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,16 +12,15 @@ from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 import numpy as np
 from ptdiffseg_ros.data.pictures import write_png
-from ptdiffseg_ros.train.loop import TrainingLoop
+from ptdiffseg_ros.train.loop import Scalars, TrainingLoop
 from ptdiffseg_ros.train.processes import average, gathered, process_rows, processes
-from ptdiffseg_ros.train.scalars import Scalars
 from ptdiffseg_ros.train.settings import PretrainConfig
-from ptdiffseg_ros.train.start import STRIDE, weights_digest
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from tqdm import tqdm
 
+STRIDE = 4  # pixels per latent cell
 BATCH = 16  # crops per step, summed over all processes
 ENCODED = 32  # frames at a time
 CROP = (64, 96)  # largest height and width in pixels
@@ -162,6 +162,14 @@ def stored_latents(vae: AutoencoderTiny, images: np.ndarray, state: Path) -> Ten
         facts_path.write_text(json.dumps(facts))  # last, as the mark of complete latents
     processes().wait_for_everyone()
     return torch.from_numpy(np.load(path, mmap_mode='c'))
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return a short digest of all weights of a module."""
+    digest = hashlib.sha256()
+    for name, weight in module.state_dict().items():
+        digest.update(name.encode() + weight.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
 
 
 @torch.inference_mode()

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 import hashlib
 
+from accelerate.utils import gather_object
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.data.distortion import distort_photometry
@@ -15,7 +16,7 @@ from ptdiffseg_ros.data.labelled import cropped, LabelledPictures, resized, scal
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
-from ptdiffseg_ros.train.processes import gather_lines, process_batches, progress
+from ptdiffseg_ros.train.processes import process_batches, progress
 
 # Number of the first frame for the head in the train split. The backbone is pretrained on
 # smaller numbers.
@@ -186,7 +187,7 @@ def check_pairs(data: LabelledPictures, rows: Sequence[int]) -> None:
     checked = [rows[batch.start] for batch in process_batches(len(rows), 1)]
     for _ in usable(pairs(data, progress(checked, 'checking', 'pair')), failures):
         pass
-    if failures := sorted(gather_lines(failures)):
+    if failures := sorted(gather_object(failures)):
         raise TrainingError(
             f'{len(failures)} of {len(rows)} pairs cannot be used: '
             f'{listed(failures, MOST_NAMED, "; ")}. Repair or remove them; `ptdiffseg data check` '

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
-from functools import partial
 import json
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,10 @@ from ptdiffseg_ros.train.autoencoder import (
     build_autoencoder,
     draw_reconstructions,
     stored_latents,
+    STRIDE,
     train_autoencoder,
     update,
+    weights_digest,
 )
 from ptdiffseg_ros.train.captioned_frames import (
     CaptionedFrames,
@@ -40,11 +41,9 @@ from ptdiffseg_ros.train.captions import (
     train_tokenizer,
 )
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.loop import TrainingLoop
+from ptdiffseg_ros.train.loop import Scalars, TrainingLoop
 from ptdiffseg_ros.train.processes import new_accelerator, process_rows, processes
-from ptdiffseg_ros.train.scalars import Scalars
 from ptdiffseg_ros.train.settings import PretrainConfig
-from ptdiffseg_ros.train.start import adopt_form, forget_path, weights_digest
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -52,6 +51,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 STAGES = ('autoencoder', 'diffusion')
+PREDICTION = 'v_prediction'
 SAMPLE_STEPS = 25  # of DDIM
 GUIDANCE = 2.0  # scale of classifier-free guidance in samples
 
@@ -93,7 +93,12 @@ def pretrain(
         draw_reconstructions(vae, images, out / 'reconstructions.png')
     latents = stored_latents(vae, images, state)
     backbone = build_backbone(config, vae, tokenizer) if start is None else start
-    draw_samples = partial(_draw_samples, config, backbone, sentences, out / 'samples.png')
+
+    def draw_samples(columns: int = 1) -> None:  # a column costs six steps
+        if sentences and accelerator.is_main_process:
+            draw_sample_grid(backbone, out / 'samples.png', config.image_size, sentences,
+                             columns, config.seed)
+
     report = train_diffusion(
         config, accelerator, backbone, latents, captions, state, curves[1], draw_samples)
     if accelerator.is_main_process:
@@ -108,6 +113,37 @@ def pretrain(
     return out
 
 
+def adopt_form(config: PretrainConfig, start: DiffusionBackbone) -> PretrainConfig:
+    """
+    Return the settings with the architecture of a backbone.
+
+    :raises TrainingError: the backbone is not of the embedded kind, or the image size does not
+        fit its UNet.
+    """
+    autoencoder = f'{type(start.vae).__name__} of stride {start.vae_stride}'
+    prediction = start.scheduler.config.prediction_type
+    if (not isinstance(start.vae, AutoencoderTiny) or start.vae_stride != STRIDE
+            or prediction != PREDICTION):
+        raise TrainingError(
+            f'the backbone to start from has an {autoencoder} and predicts {prediction!r}; '
+            f'allowed are an AutoencoderTiny of stride {STRIDE} and {PREDICTION!r}. Start from an '
+            'embedded model, or from a backbone of `ptdiffseg pretrain`')
+    text = start.text_encoder.config
+    return dataclasses.replace(
+        config, latent_channels=start.vae.config.latent_channels,
+        autoencoder_width=start.vae.config.encoder_block_out_channels[0],
+        unet_channels=tuple(start.unet.config.block_out_channels),
+        unet_heads=start.unet.config.attention_head_dim,
+        text_width=text.hidden_size, text_layers=text.num_hidden_layers)
+
+
+def forget_path(backbone: DiffusionBackbone) -> None:
+    """Remove the folder that a backbone was loaded from, which diffusers writes on saving."""
+    for part in (backbone.vae, backbone.unet):
+        part.register_to_config(_name_or_path='')
+    backbone.text_encoder.config.name_or_path = ''  # written before transformers 5
+
+
 def _state_folder(out: Path, resume: bool) -> Path:
     """Return the folder of the checkpoints; refuse one of an earlier run that is not resumed."""
     state = out / 'state'
@@ -115,15 +151,6 @@ def _state_folder(out: Path, resume: bool) -> Path:
         raise TrainingError(
             f'{state} holds an earlier run; give --resume to continue it, or another folder')
     return state
-
-
-def _draw_samples(
-    config: PretrainConfig, backbone: DiffusionBackbone, sentences: Sequence[str], path: Path,
-    columns: int = 1
-) -> None:
-    """Draw the samples in the main process, if there are sentences; a column costs six steps."""
-    if sentences and processes().is_main_process:
-        draw_sample_grid(backbone, path, config.image_size, sentences, columns, config.seed)
 
 
 def _tokenizer(
@@ -157,7 +184,7 @@ def build_backbone(
     torch.manual_seed(config.seed)
     levels = len(config.unet_channels)
     unet = UNet2DConditionModel(
-        sample_size=config.image_size[0] // 4, in_channels=config.latent_channels,
+        sample_size=config.image_size[0] // STRIDE, in_channels=config.latent_channels,
         out_channels=config.latent_channels, layers_per_block=1,
         block_out_channels=config.unet_channels, norm_num_groups=16,
         down_block_types=('DownBlock2D',) + ('CrossAttnDownBlock2D',) * (levels - 1),
@@ -172,7 +199,7 @@ def build_backbone(
         pad_token_id=tokenizer.pad_token_id))
     scheduler = DDPMScheduler(
         num_train_timesteps=1000, beta_schedule='scaled_linear', beta_start=0.00085,
-        beta_end=0.012, prediction_type='v_prediction', clip_sample=False)
+        beta_end=0.012, prediction_type=PREDICTION, clip_sample=False)
     return DiffusionBackbone(vae, unet, text_encoder, tokenizer, scheduler)
 
 
