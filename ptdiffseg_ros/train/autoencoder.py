@@ -179,9 +179,12 @@ def draw_reconstructions(
     """
     Draw frames and their reconstructions, for a check before the hours of diffusion training.
 
-    Later stages cannot restore a colour or a thin pole that the autoencoder loses. The diffusion
-    loss does not show the loss, because poor latents are easy to predict.
+    The main process draws. Later stages cannot restore a colour or a thin pole that the
+    autoencoder loses. The diffusion loss does not show the loss, because poor latents are easy to
+    predict.
     """
+    if not processes().is_main_process:
+        return
     chosen = images[:count]
     latents = vae.encode(to_tensor(chosen, vae.device)).latents
     decoded = vae.decode(latents).sample.clamp(-1, 1)

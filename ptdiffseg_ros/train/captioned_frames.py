@@ -151,6 +151,7 @@ def draw_frames(
     facts = {'frames': source.frames, 'image_size': list(source.size), 'seed': source.seed,
              **source.facts, 'started_from': started_from}
     if processes().is_main_process and not captions_path.exists():
+        state.mkdir(parents=True, exist_ok=True)
         captions = _draw(source, workers, images_path)
         facts_path.write_text(json.dumps(facts))
         captions_path.write_text(json.dumps(captions))  # last, as the mark of complete frames

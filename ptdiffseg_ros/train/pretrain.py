@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import dataclasses
+from functools import partial
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,6 @@ import numpy as np
 from ptdiffseg_ros.data.captioned import CaptionedPictures
 from ptdiffseg_ros.data.pictures import write_png
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
-from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.train.autoencoder import (
     adamw,
     build_autoencoder,
@@ -83,28 +83,23 @@ def pretrain(
     accelerator = new_accelerator(config.batch, config.mixed_precision)
     curves = [Scalars(tensorboard and tensorboard / stage) for stage in STAGES]
     accelerator.wait_for_everyone()  # until every process has looked for an earlier state
-    state.mkdir(parents=True, exist_ok=True)
     images, captions = draw_frames(source, config.workers, state, digest)
     tokenizer = _tokenizer(config, captions, start, out / 'tokenizer')
     check_lengths(source, captions, tokenizer)
     vae = build_autoencoder(config) if start is None else start.vae
     autoencoder_seconds = train_autoencoder(config, accelerator, vae, images, state, curves[0])
-    if accelerator.is_main_process:
-        draw_reconstructions(vae, images, out / 'reconstructions.png')
+    draw_reconstructions(vae, images, out / 'reconstructions.png')
     latents = stored_latents(vae, images, state)
     backbone = build_backbone(config, vae, tokenizer) if start is None else start
-
-    def draw_samples(columns: int = 1) -> None:  # a column costs six steps
-        if sentences and accelerator.is_main_process:
-            draw_sample_grid(backbone, out / 'samples.png', config.image_size, sentences,
-                             columns, config.seed)
-
+    draw_samples = partial(
+        draw_sample_grid, backbone, out / 'samples.png', config.image_size, sentences, config.seed)
     report = train_diffusion(
-        config, accelerator, backbone, latents, captions, state, curves[1], draw_samples)
+        config, accelerator, backbone, latents, captions, state, curves[1],
+        partial(draw_samples, columns=1))  # a column costs six steps
     if accelerator.is_main_process:
         backbone.half().save_pretrained(out)
         backbone.float()  # what was saved, rounded
-        draw_samples(columns=4)
+        draw_samples()
         facts = {**dataclasses.asdict(config), **source.facts, 'started_from': digest,
                  'processes': accelerator.num_processes, 'device': accelerator.device.type,
                  'autoencoder_minutes': autoencoder_seconds / 60, **report}
@@ -293,15 +288,17 @@ def fit(
 
 @torch.inference_mode()
 def draw_sample_grid(
-    backbone: DiffusionBackbone, path: Path, size: tuple[int, int],
-    sentences: Sequence[str] = SCENE_PROMPTS, columns: int = 4, seed: int = 0
+    backbone: DiffusionBackbone, path: Path, size: tuple[int, int], sentences: Sequence[str],
+    seed: int = 0, columns: int = 4
 ) -> None:
     """
-    Draw samples (h, w) of a backbone into a PNG, a row for each sentence.
+    Draw samples (h, w) of a backbone into a PNG, a row for each sentence; without any, no PNG.
 
-    DDIM with classifier-free guidance. All rows start from the same noise, so that they differ
-    only by the sentence.
+    The main process draws, by DDIM with classifier-free guidance. All rows start from the same
+    noise, so that they differ only by the sentence.
     """
+    if not sentences or not processes().is_main_process:
+        return
     scheduler = DDIMScheduler.from_config(backbone.scheduler.config)
     scheduler.set_timesteps(SAMPLE_STEPS)
     shape = (columns, backbone.unet.config.in_channels,
