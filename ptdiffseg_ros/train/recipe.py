@@ -26,11 +26,7 @@ def recipes() -> dict[str, Path]:
 
 
 def find_recipe(name_or_file: str) -> Path:
-    """
-    Return the file of a recipe, by the name of a recipe of the package or by its path.
-
-    :raises TrainingError: there is no such recipe.
-    """
+    """Return the file of a recipe of the package by its name, or of another one by its path."""
     path = recipes().get(name_or_file, Path(name_or_file).expanduser())
     if not path.is_file():
         raise TrainingError(
