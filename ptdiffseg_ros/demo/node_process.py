@@ -43,14 +43,10 @@ def free_domain_id(rng: random.Random) -> int:
 
 class NodeProcess:
     """
-    Run the segmenter node during a ``with`` statement.
+    Run the segmenter node, with the environment of this process, during a ``with`` statement.
 
-    It starts with the environment of this process.
-
-    :param model: the parameter ``model``.
     :param image_topic: the topic that ``image_raw`` is remapped to.
     :param log: the file for the node's output.
-    :param parameters: further parameters of the node.
     """
 
     def __init__(
@@ -86,11 +82,7 @@ class NodeProcess:
             self._process.wait()
 
     def check(self) -> None:
-        """
-        Raise an error if the node has ended.
-
-        :raises DemoError: the node has ended; the message has the end of its log.
-        """
+        """Raise DemoError with the end of the log if the node has ended."""
         if (status := self._process.poll()) is not None:
             raise DemoError(f'the node ended with status {status}. {self.last_words()}')
 

@@ -48,16 +48,12 @@ def hues(conditions: Iterable[str]) -> dict[str, str]:
 
 
 def film_frame(moment: Moment, colors: Picture) -> Picture:
-    """
-    Return image and overlay side by side, below a bar with the weather.
-
-    :param colors: the palette of the classes.
-    """
+    """Return image and overlay, by a palette, side by side below a bar with the weather."""
     image = _enlarge(moment.image, cv2.INTER_CUBIC)
-    if moment.received is None:
+    if moment.arrived_s is None:
         shown, title = image // 3, 'no mask arrived'
     else:
-        shown = overlay(image, _enlarge(moment.mask, cv2.INTER_NEAREST), colors)
+        shown = overlay(image, _enlarge(moment.masks['live'], cv2.INTER_NEAREST), colors)
         title = 'mask'
     bar = np.zeros((BAR_HEIGHT, 2 * PANEL_WIDTH, 3), np.uint8)
     _write(bar, f'{moment.time_s:5.1f} s   {moment.condition}', (10, 20), WHITE)
@@ -79,11 +75,11 @@ def strip(examples: Mapping[str, Moment], colors: Picture) -> Picture:
     columns: dict[str, list[Picture]] = {'camera': [moment.image for moment in moments]}
     if any((moment.truth != IGNORE).any() for moment in moments):
         columns['truth'] = [colors[moment.truth] for moment in moments]
-    sources = [moment.source for moment in moments if moment.source is not None]
-    if sources:
-        columns['without adaptation'] = [colors[source] for source in sources]
-    columns['with adaptation' if sources else 'prediction'] = [
-        colors[moment.mask] for moment in moments]
+    compared = 'source' in moments[0].masks
+    if compared:
+        columns['without adaptation'] = [colors[moment.masks['source']] for moment in moments]
+    columns['with adaptation' if compared else 'prediction'] = [
+        colors[moment.masks['live']] for moment in moments]
     rows = [[_caption(title, (CAPTION_HEIGHT, width if title else CAPTION_WIDTH))
              for title in ('', *columns)]]
     rows += [[_caption(name, (height, CAPTION_WIDTH)), *cells]
@@ -127,7 +123,7 @@ def draw_timeline(
     from matplotlib.figure import Figure
 
     with matplotlib.rc_context(STYLE):
-        labelled = any(item.live.counts.any() for item in scores)
+        labelled = any(item.matrices['live'].counts.any() for item in scores)
         mious = _moving_miou(scores, summary['fps']) if labelled else {}
         rows = {**({'quality': 3.0} if labelled else {}),
                 **({'gain': 1.6} if 'source' in mious else {}),
@@ -161,12 +157,10 @@ def to_svg(figure: Figure) -> bytes:
 
 def _moving_miou(scores: Sequence[Score], fps: float) -> dict[str, list[float]]:
     """Return mIoU in percent over a window of WINDOW_S around each frame, by kind of masks."""
-    classes, half = scores[0].live.classes, max(0, round(WINDOW_S * fps / 2))
+    half = max(0, round(WINDOW_S * fps / 2))
     windows = [scores[max(0, i - half):i + half + 1] for i in range(len(scores))]
-    return {
-        kind: [100 * total((getattr(item, kind) for item in window), classes).miou()
-               for window in windows]
-        for kind in ('live', *COMPARED) if all(getattr(item, kind) for item in scores)}
+    return {kind: [100 * total(window, kind).miou() for window in windows]
+            for kind in scores[0].matrices}
 
 
 def _draw_curves(

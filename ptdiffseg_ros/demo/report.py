@@ -26,7 +26,7 @@ def write_report(
     :param examples: the moments to show, by the names to show.
     :param domains: (time in seconds, recognised domain) of each change.
     """
-    classes = scores[0].live.classes
+    classes = scores[0].matrices['live'].classes
     colors = palette(classes)
     write_png(folder / 'strip.png', strip(examples, colors))
     pages = Environment(
@@ -65,7 +65,7 @@ def _picture_rows(examples: Mapping[str, Moment], colors: Picture
          _data_uri('image/jpeg', encode_picture(moment.image, '.jpg')),
          _data_uri('image/png', encode_picture(colors[moment.truth], '.png')),
          _data_uri('image/jpeg', encode_picture(
-             overlay(moment.image, moment.mask, colors), '.jpg')))
+             overlay(moment.image, moment.masks['live'], colors), '.jpg')))
         for name, moment in examples.items()]
 
 

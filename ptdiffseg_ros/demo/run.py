@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 import os
 from pathlib import Path
 import random
@@ -228,11 +228,11 @@ def _score_and_film(
     with VideoWriter(options.out / 'overlay.mp4', options.fps, VIDEO_QUALITY) as film:
         for moment in tqdm(moments, 'scoring the masks', count):
             if options.adaptation:
-                moment = replace(
-                    moment, source=segmenter.segment([moment.image], context)[0].class_ids)
+                source, = segmenter.segment([moment.image], context)
+                moment.masks['source'] = source.class_ids
             if empty is not None:
                 received = empty.consumer.masks.get(moment.stamp_ns)
-                moment = replace(moment, empty_bank=scoring.mask_of(received, moment.truth))
+                moment.masks['empty_bank'] = scoring.mask_of(received, moment.truth)
             if len(scores) in spread:
                 several[f'{moment.time_s:.1f} s'] = moment
             scores.append(scoring.score(moment, pace.sent, classes))
@@ -268,7 +268,9 @@ def _summary(
         'masks_received': _received(pace),
         **_quality(options, scores),
         'adaptation': options.adaptation,
-        'recognised_percent': _recognised_percent(scores, pace) if options.adaptation else None,
+        'recognised_percent': scoring.recognised_percent(
+            [(item.stamp_ns, item.weather) for item in scores], consumer.domains)
+        if options.adaptation else None,
         'adaptation_events': [
             {'time_s': _time_s(event.stamp_ns, bag), 'kind': event.kind, 'text': event.text}
             for event in consumer.events],
@@ -315,12 +317,6 @@ def _quality(options: DemoOptions, scores: Sequence[Score]) -> dict[str, Any]:
         'miou_changing_empty_bank': scoring.miou(changing, 'empty_bank'),
         'class_iou': {name: scoring.class_ious(items) for name, items in weathers.items()},
     }
-
-
-def _recognised_percent(scores: Sequence[Score], pace: Pace) -> float | None:
-    frames = [(item.stamp_ns, item.weather) for item in scores]
-    share = scoring.recognised_share(frames, pace.consumer.domains)
-    return None if share is None else round(100 * share, 1)
 
 
 def _time_s(stamp_ns: int, bag: Bag) -> float:

@@ -31,9 +31,9 @@ class Moment:
 
     :param time_s: seconds since the start of the drive.
     :param condition: such as 'fog', or 'fog to night' during a change.
-    :param received: the received mask, or None.
-    :param source: the mask without adaptation, if computed.
-    :param empty_bank: the mask of an earlier play with an empty bank, if there was one.
+    :param arrived_s: the monotonic time at which the mask was received; None: it was not.
+    :param masks: by kind: 'live', the received mask; and if they are known 'source', the mask
+        without adaptation, and 'empty_bank', that of an earlier play with an empty bank.
     """
 
     stamp_ns: int
@@ -41,14 +41,8 @@ class Moment:
     condition: str
     image: Picture
     truth: Picture
-    received: Received | None
-    source: Picture | None = None
-    empty_bank: Picture | None = None
-
-    @property
-    def mask(self) -> Picture:
-        """Return the received mask; without one, a mask without labels."""
-        return mask_of(self.received, self.truth)
+    arrived_s: float | None
+    masks: dict[str, Picture]
 
 
 def mask_of(received: Received | None, truth: Picture) -> Picture:
@@ -63,51 +57,39 @@ class Score:
 
     :param weather: a steady weather, or CHANGING. The figures of a weather must not depend on its
         neighbours.
-    :param live: the confusion matrix of the received mask.
-    :param source: the confusion matrix of the mask without adaptation, if computed.
     :param latency_ms: from publishing the image to receiving its mask.
-    :param empty_bank: the confusion matrix of the mask of a play with an empty bank, if any.
+    :param matrices: the confusion matrices of the moment's masks, by kind.
     """
 
     stamp_ns: int
     time_s: float
     weather: str
-    live: ConfusionMatrix
-    source: ConfusionMatrix | None
     latency_ms: float | None
-    empty_bank: ConfusionMatrix | None = None
+    matrices: Mapping[str, ConfusionMatrix]
 
 
 def score(
         moment: Moment, sent: Mapping[int, float], classes: Sequence[LabelClass]) -> Score:
     """
-    Score the mask of a frame.
+    Score the masks of a frame.
 
     :param sent: the monotonic time in seconds at which each image was sent, by stamp.
     :param classes: to score; pixels of other true classes do not count.
     """
-    received, sent_s = moment.received, sent.get(moment.stamp_ns)
+    arrived_s, sent_s = moment.arrived_s, sent.get(moment.stamp_ns)
+    matrices = {kind: ConfusionMatrix(classes) for kind in moment.masks}
+    for kind, matrix in matrices.items():
+        matrix.update(moment.truth, moment.masks[kind])
     return Score(
         moment.stamp_ns, moment.time_s,
         CHANGING if ' to ' in moment.condition else moment.condition,
-        _confusion(classes, moment.truth, moment.mask),
-        None if moment.source is None else _confusion(classes, moment.truth, moment.source),
-        None if received is None or sent_s is None else (received.at - sent_s) * 1000,
-        None if moment.empty_bank is None else _confusion(
-            classes, moment.truth, moment.empty_bank))
+        None if arrived_s is None or sent_s is None else (arrived_s - sent_s) * 1000, matrices)
 
 
-def _confusion(
-        classes: Sequence[LabelClass], truth: Picture, mask: Picture) -> ConfusionMatrix:
-    matrix = ConfusionMatrix(classes)
-    matrix.update(truth, mask)
-    return matrix
-
-
-def total(matrices: Iterable[ConfusionMatrix | None], classes: Sequence[LabelClass]
-          ) -> ConfusionMatrix:
-    """Return the sum of confusion matrices over the same classes; None is skipped."""
-    return sum(filter(None, matrices), ConfusionMatrix(classes))
+def total(scores: Sequence[Score], kind: str) -> ConfusionMatrix:
+    """Return the confusion of the masks of a kind, over all of at least one frame."""
+    first, *others = (item.matrices[kind] for item in scores)
+    return sum(others, first)
 
 
 def miou(scores: Sequence[Score], kind: str) -> float | None:
@@ -116,17 +98,15 @@ def miou(scores: Sequence[Score], kind: str) -> float | None:
 
     :param kind: of the masks: 'live', 'source' or 'empty_bank'.
     """
-    if not scores:
+    if not scores or kind not in scores[0].matrices:
         return None
-    return _finite(
-        total((getattr(item, kind) for item in scores), scores[0].live.classes).miou())
+    return _finite(total(scores, kind).miou())
 
 
 def class_ious(scores: Sequence[Score]) -> dict[str, float | None]:
     """Return the IoU of the received masks by class, 0..1; None for a class without a pixel."""
-    classes = scores[0].live.classes
-    ious = total((item.live for item in scores), classes).iou()
-    return {label.name: _finite(iou) for label, iou in zip(classes, ious)}
+    matrix = total(scores, 'live')
+    return {label.name: _finite(iou) for label, iou in zip(matrix.classes, matrix.iou())}
 
 
 def visit_gains(scores: Iterable[Score]) -> list[dict[str, Any]]:
@@ -185,7 +165,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return round(sum(known) / len(known), 4) if len(known) == len(values) else None
 
 
-def moments(bag: Bag, masks: Mapping[int, Received]) -> Iterator[Moment]:
+def moments(bag: Bag, received: Mapping[int, Received]) -> Iterator[Moment]:
     """Yield the frames of the drive in order, with labels and received masks."""
     condition, truth, truth_ns = '', None, -1
     for _, topic, message in bag.messages([IMAGE_TOPIC, LABELS_TOPIC, WEATHER_TOPIC]):
@@ -197,14 +177,15 @@ def moments(bag: Bag, masks: Mapping[int, Received]) -> Iterator[Moment]:
         else:
             now_ns = stamp_ns(message)
             assert truth is not None and truth_ns == now_ns, 'labels come before their image'
+            live = received.get(now_ns)
             yield Moment(now_ns, (now_ns - bag.start_ns) / 1e9, condition, decode(message),
-                         truth, masks.get(now_ns))
+                         truth, live and live.at, {'live': mask_of(live, truth)})
 
 
-def recognised_share(
+def recognised_percent(
         frames: Iterable[tuple[int, str]], domains: Sequence[tuple[int, str]]) -> float | None:
     """
-    Return the share of frames whose domain was recognised correctly.
+    Return the share of frames whose domain was recognised correctly, in percent.
 
     Frames count from RECOGNITION_S after their weather became steady. None if no frame counts.
 
@@ -218,4 +199,4 @@ def recognised_share(
             if now_ns - stamps[0] >= RECOGNITION_S * 1e9:
                 last = [domain for stamp, domain in domains if stamp < now_ns][-1:]
                 right.append(last == [DOMAINS[weather]])
-    return sum(right) / len(right) if right else None
+    return round(100 * sum(right) / len(right), 1) if right else None

@@ -39,11 +39,7 @@ class EagerEngine:
     name = 'eager'
 
     def __init__(self, segmenter: PromptedSegmenter, reason: str = '') -> None:
-        """
-        Execute a segmenter.
-
-        :param reason: why this engine replaces another one, for `state`.
-        """
+        """Execute a segmenter; `state` gives the reason why this engine replaces another one."""
         self.segmenter = segmenter
         self._reason = reason
 
@@ -199,10 +195,8 @@ def make_engine(name: str, segmenter: PromptedSegmenter, warn: Warn = warn_once)
     if name not in ENGINES:
         raise SegmenterError(f'engine is {name!r}; allowed are {", ".join(ENGINES)}')
     cuda = segmenter.device.type == 'cuda'
-    if name == 'auto':
-        name = _automatic(segmenter)
-        return (_openvino(name, segmenter, warn, automatic=True) if name == 'openvino' else
-                EagerEngine(segmenter))
+    if name == 'auto' and _is_convertible(segmenter):
+        return _openvino('openvino', segmenter, warn, automatic=True)
     if name == 'cuda_graph':
         if not cuda:
             raise SegmenterError(f'engine cuda_graph needs a CUDA device, not '
@@ -216,13 +210,13 @@ def make_engine(name: str, segmenter: PromptedSegmenter, warn: Warn = warn_once)
     return EagerEngine(segmenter)
 
 
-def _automatic(segmenter: PromptedSegmenter) -> str:
-    """Return the engine that `auto` selects."""
+def _is_convertible(segmenter: PromptedSegmenter) -> bool:
+    """Return whether `auto` selects openvino; otherwise it selects eager."""
     # cuda_graph has not run on a GPU yet. A large model needs a multiple of its memory to be
     # converted, and takes seconds for a frame on a CPU with any engine.
     size = sum(weight.numel() for weight in segmenter.backbone.parameters())
-    small_on_cpu = segmenter.device.type == 'cpu' and size <= MOST_CONVERTED
-    return 'openvino' if small_on_cpu and find_spec('openvino') else 'eager'
+    return (segmenter.device.type == 'cpu' and size <= MOST_CONVERTED
+            and find_spec('openvino') is not None)
 
 
 def _openvino(

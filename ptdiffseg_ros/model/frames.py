@@ -42,11 +42,7 @@ def group_frames(
 
 
 def check_frame(frame: np.ndarray) -> None:
-    """
-    Check a frame: (H, W, 3) uint8 RGB, with at least 16 pixels a side.
-
-    :raises FrameError: the frame has another form.
-    """
+    """Raise FrameError if a frame is not (H, W, 3) uint8 RGB with at least 16 pixels a side."""
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
         raise FrameError(
             f'a frame has the shape {frame.shape} and dtype {frame.dtype}; '

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
 from functools import partial
 import threading
-import time
+import timeit
 import weakref
 
 import openvino
@@ -105,9 +104,6 @@ class OpenVinoEngine(EagerEngine):
         self._ends = True
         self._converter.stop()
 
-    def _is_busy(self) -> bool:
-        return any(thread.is_alive() for thread in self._threads)
-
     def _is_cached(self, size: Size) -> bool:
         try:
             return openvino_model.cached_path(self._converter.fingerprint, size).is_dir()
@@ -117,7 +113,8 @@ class OpenVinoEngine(EagerEngine):
     def _begin(self, size: Size) -> None:
         """Begin to prepare a model for a size without one, unless another one is in work."""
         full = len(self._models) >= MOST_SIZES
-        if full or size in self._models or self._ends or self._is_busy():
+        busy = any(thread.is_alive() for thread in self._threads)
+        if full or size in self._models or self._ends or busy:
             return
         # A weak reference, so that the thread does not keep the engine alive.
         thread = threading.Thread(
@@ -149,8 +146,11 @@ class OpenVinoEngine(EagerEngine):
     def _is_faster(self, request: openvino.InferRequest, size: Size) -> bool:
         images, context = torch.zeros(1, 3, *size), self.segmenter.context()
         contexts = self.segmenter.backbone.layer_contexts(context)
-        return _fastest(partial(_run, request, images, contexts)) < _fastest(
-            partial(self.segmenter.run_network, images, context))
+        theirs, eager = (
+            min(timeit.repeat(run, number=1, repeat=COMPARED))
+            for run in (partial(_run, request, images, contexts),
+                        partial(self.segmenter.run_network, images, context)))
+        return theirs < eager
 
 
 def _prepare(reference: weakref.ref[OpenVinoEngine], converter: Converter, warn: Warn, size: Size
@@ -203,13 +203,3 @@ def _run(
         latents.append(torch.tensor(results[0]))
         scores.append(torch.tensor(results[1]))
     return torch.cat(latents), torch.cat(scores)
-
-
-def _fastest(run: Callable[[], object]) -> float:
-    """Return the shortest time of some runs, in seconds."""
-    seconds = []
-    for _ in range(COMPARED):
-        begun = time.perf_counter()
-        run()
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds)

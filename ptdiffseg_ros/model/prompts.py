@@ -6,12 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 import re
+from typing import TYPE_CHECKING
 
 from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.model.errors import PromptError
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
+
+if TYPE_CHECKING:
+    from ptdiffseg_ros.model.backbone import DiffusionBackbone
+    from transformers import CLIPTokenizer
 
 
 def domain_name(sentence: str) -> str:
@@ -39,34 +43,28 @@ def tokenize(sentence: str, tokenizer: CLIPTokenizer, limit: int) -> list[int]:
     return ids
 
 
-def encode_sentence(
-    sentence: str, tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel
-) -> Tensor:
+def encode_sentence(sentence: str, backbone: DiffusionBackbone) -> Tensor:
     """Encode a sentence to its tokens (S, d), begin and end marks included, no padding."""
-    limit = int(text_encoder.config.max_position_embeddings)
-    return _encode(tokenize(sentence, tokenizer, limit), text_encoder)
+    limit = int(backbone.text_encoder.config.max_position_embeddings)
+    return _encode(tokenize(sentence, backbone.tokenizer, limit), backbone)
 
 
-def empty_caption(tokenizer: CLIPTokenizer, text_encoder: CLIPTextModel) -> Tensor:
+def empty_caption(backbone: DiffusionBackbone) -> Tensor:
     """Encode the empty caption (S, d), which text-to-image models learn by caption dropout."""
-    return _encode(tokenizer('')['input_ids'], text_encoder)
+    return _encode(backbone.tokenizer('')['input_ids'], backbone)
 
 
 @torch.no_grad()
-def _encode(ids: list[int], text_encoder: CLIPTextModel) -> Tensor:
-    batch = torch.tensor([ids], device=text_encoder.device)  # (1, S)
-    return text_encoder(batch).last_hidden_state[0]  # (S, d)
+def _encode(ids: list[int], backbone: DiffusionBackbone) -> Tensor:
+    batch = torch.tensor([ids], device=backbone.text_encoder.device)  # (1, S)
+    return backbone.text_encoder(batch).last_hidden_state[0]  # (S, d)
 
 
 def category_prompts(
-    names: Sequence[str],
-    templates: Sequence[str],
-    tokenizer: CLIPTokenizer,
-    text_encoder: CLIPTextModel,
-) -> Tensor:
+        names: Sequence[str], templates: Sequence[str], backbone: DiffusionBackbone) -> Tensor:
     """Encode class names to (K, d): the end-of-text output, averaged over the templates."""
     return torch.stack([
-        torch.stack([encode_sentence(template.format(name), tokenizer, text_encoder)[-1]
+        torch.stack([encode_sentence(template.format(name), backbone)[-1]
                      for template in templates]).mean(dim=0) for name in names])
 
 

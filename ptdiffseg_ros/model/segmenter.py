@@ -179,13 +179,11 @@ class PromptedSegmenter:
         if not self.config.category_context:
             return torch.empty(0, self.backbone.text_width)
         return prompts.category_prompts(
-            [c.name for c in self.config.classes], self.config.category_templates,
-            self.backbone.tokenizer, self.backbone.text_encoder)
+            [c.name for c in self.config.classes], self.config.category_templates, self.backbone)
 
     def encode_scene(self, sentence: str) -> Tensor:
         """Encode a scene sentence to tokens (S, d). Raises PromptError if it is too long."""
-        return prompts.encode_sentence(
-            sentence, self.backbone.tokenizer, self.backbone.text_encoder)
+        return prompts.encode_sentence(sentence, self.backbone)
 
     def scene_prompt(
             self, scene: str | Tensor | None = None, origin: Origin | None = None, name: str = ''
@@ -219,8 +217,8 @@ class PromptedSegmenter:
         tokens, layers = self._scene_tokens(scene), self.backbone.cross_attention_layers
         context = prompts.join_prompts(self._categories, tokens, layers)
         if not context.shape[-2]:
-            caption = prompts.empty_caption(self.backbone.tokenizer, self.backbone.text_encoder)
-            context = prompts.join_prompts(caption.to(context), tokens, layers)
+            caption = prompts.empty_caption(self.backbone).to(context)
+            context = prompts.join_prompts(caption, tokens, layers)
         return context
 
     def _scene_tokens(self, scene: str | Tensor | None) -> Tensor:
@@ -334,7 +332,7 @@ class PromptedSegmenter:
         Predict images (B, 3, h, w) under a context, whole or by windows.
 
         Windows go through the model one at a time, so memory holds one window and the scores of
-        the frame, which are blended on the head's grid.
+        all, which are blended on the head's grid.
 
         :param network: replaces `run_network`, in engines.
         :returns: latents (B, c, h'', w''), with several windows those of the window in the middle,

@@ -3,7 +3,7 @@
 """Overlapping windows over a frame, whose predictions are blended."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 import math
@@ -12,66 +12,52 @@ import torch
 from torch import Tensor
 
 Network = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Windows along one side of a frame: starts and length of each, in cells."""
-
-    starts: tuple[int, ...]
-    window: int
-    length: int
-
-    @classmethod
-    def cover(cls, length: int, window: int, overlap: float) -> Axis:
-        """
-        Cover `length` cells with the fewest evenly spaced windows that overlap by this share.
-
-        A window is never longer than the frame.
-        """
-        window = min(window, length)
-        step = max(1, math.floor(window * (1.0 - overlap)))
-        count = math.ceil((length - window) / step) + 1
-        free = length - window
-        # Neighbours are at most `step` cells apart, also after rounding.
-        starts = tuple(round(i * free / max(1, count - 1)) for i in range(count))
-        return cls(starts, window, length)
+Corner = tuple[int, int]
 
 
 @dataclass(frozen=True)
 class Windows:
-    """The windows over a frame: every pair of a row and a column."""
+    """
+    The windows over a frame, in cells.
 
-    rows: Axis
-    columns: Axis
+    size: (H, W) of the frame. window: (h, w) of a window, not larger than the frame. corners: the
+    top left cells of the windows. middle: that of the window in the middle; of two, of the first.
+    """
+
+    size: tuple[int, int]
+    window: tuple[int, int]
+    corners: tuple[Corner, ...]
+    middle: Corner
 
     @classmethod
     def cover(cls, size: tuple[int, int], window: tuple[int, int], overlap: float) -> Windows:
         """Cover a frame of (H, W) cells with windows of (h, w) that overlap by this share."""
-        return cls(*(Axis.cover(*sides, overlap) for sides in zip(size, window)))
+        window = min(size[0], window[0]), min(size[1], window[1])
+        rows, columns = (window_starts(*sides, overlap) for sides in zip(size, window))
+        middle = rows[(len(rows) - 1) // 2], columns[(len(columns) - 1) // 2]
+        return cls(size, window, tuple(product(rows, columns)), middle)
 
     def __len__(self) -> int:
-        return len(self.rows.starts) * len(self.columns.starts)
+        return len(self.corners)
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        """Yield the indices of row and column of each window."""
-        return product(range(len(self.rows.starts)), range(len(self.columns.starts)))
-
-    @property
-    def middle(self) -> tuple[int, int]:
-        """Return the indices of row and column of the middle window; of two, the first."""
-        return (len(self.rows.starts) - 1) // 2, (len(self.columns.starts) - 1) // 2
-
-    def cut(self, images: Tensor, which: tuple[int, int], cell: int) -> Tensor:
+    def cut(self, images: Tensor, corner: Corner, cell: int) -> Tensor:
         """Return a window of images (B, C, H, W) as a view; `cell` is the pixels of a cell."""
-        rows, columns = self.place(which, cell)
+        rows, columns = self.place(corner, cell)
         return images[..., rows, columns]
 
-    def place(self, which: tuple[int, int], cell: int) -> tuple[slice, slice]:
+    def place(self, corner: Corner, cell: int) -> tuple[slice, slice]:
         """Return the rows and columns of a window; `cell` is the pixels of a cell."""
-        top, left = self.rows.starts[which[0]] * cell, self.columns.starts[which[1]] * cell
-        return (slice(top, top + self.rows.window * cell),
-                slice(left, left + self.columns.window * cell))
+        rows, columns = (slice(start * cell, (start + side) * cell)
+                         for start, side in zip(corner, self.window))
+        return rows, columns
+
+
+def window_starts(length: int, window: int, overlap: float) -> list[int]:
+    """Return the first cell of each of the fewest evenly spaced windows that cover a length."""
+    step = max(1, math.floor(window * (1.0 - overlap)))
+    count = math.ceil((length - window) / step) + 1
+    # Neighbours are at most `step` cells apart, also after rounding.
+    return [round(i * (length - window) / max(1, count - 1)) for i in range(count)]
 
 
 def predict_windows(
@@ -83,21 +69,18 @@ def predict_windows(
     Where windows overlap, scores are a weighted mean. The weights fall smoothly towards the
     borders of a window (a Hann window).
     """
-    total = weights = middle = hann = None
-    for window in windows:
-        latents, scores = network(windows.cut(image, window, stride), context)
-        scale = scores.shape[-1] // windows.columns.window
-        if total is None or weights is None or hann is None:
-            size = windows.rows.length * scale, windows.columns.length * scale
-            total, weights = scores.new_zeros(1, scores.shape[1], *size), scores.new_zeros(size)
-            rows, columns = (_hann(side, scores) for side in scores.shape[-2:])
-            hann = rows[:, None] * columns
-        place = ..., *windows.place(window, scale)
+    parts = {corner: network(windows.cut(image, corner, stride), context)
+             for corner in windows.corners}
+    middle, scores = parts[windows.middle]
+    scale = scores.shape[-1] // windows.window[1]
+    size = windows.size[0] * scale, windows.size[1] * scale
+    total, weights = scores.new_zeros(1, scores.shape[1], *size), scores.new_zeros(size)
+    rows, columns = (_hann(side, scores) for side in scores.shape[-2:])
+    hann = rows[:, None] * columns
+    for corner, (_, scores) in parts.items():
+        place = ..., *windows.place(corner, scale)
         total[place] += scores * hann
         weights[place] += hann
-        if window == windows.middle:
-            middle = latents
-    assert total is not None and weights is not None and middle is not None
     return middle, total / weights
 
 

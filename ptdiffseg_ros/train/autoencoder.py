@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+import hashlib
 import json
 from pathlib import Path
 
@@ -11,16 +12,15 @@ from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 import numpy as np
 from ptdiffseg_ros.data.pictures import write_png
-from ptdiffseg_ros.train.loop import TrainingLoop
+from ptdiffseg_ros.train.loop import Scalars, TrainingLoop
 from ptdiffseg_ros.train.processes import average, gathered, process_rows, processes
-from ptdiffseg_ros.train.scalars import Scalars
 from ptdiffseg_ros.train.settings import PretrainConfig
-from ptdiffseg_ros.train.start import STRIDE, weights_digest
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 from tqdm import tqdm
 
+STRIDE = 4  # pixels per latent cell
 BATCH = 16  # crops per step, summed over all processes
 ENCODED = 32  # frames at a time
 CROP = (64, 96)  # largest height and width in pixels
@@ -164,6 +164,14 @@ def stored_latents(vae: AutoencoderTiny, images: np.ndarray, state: Path) -> Ten
     return torch.from_numpy(np.load(path, mmap_mode='c'))
 
 
+def weights_digest(module: nn.Module) -> str:
+    """Return a short digest of all weights of a module."""
+    digest = hashlib.sha256()
+    for name, weight in module.state_dict().items():
+        digest.update(name.encode() + weight.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
 @torch.inference_mode()
 def draw_reconstructions(
     vae: AutoencoderTiny, images: np.ndarray, path: Path, count: int = 12
@@ -171,9 +179,12 @@ def draw_reconstructions(
     """
     Draw frames and their reconstructions, for a check before the hours of diffusion training.
 
-    Later stages cannot restore a colour or a thin pole that the autoencoder loses. The diffusion
-    loss does not show the loss, because poor latents are easy to predict.
+    The main process draws. Later stages cannot restore a colour or a thin pole that the
+    autoencoder loses. The diffusion loss does not show the loss, because poor latents are easy to
+    predict.
     """
+    if not processes().is_main_process:
+        return
     chosen = images[:count]
     latents = vae.encode(to_tensor(chosen, vae.device)).latents
     decoded = vae.decode(latents).sample.clamp(-1, 1)

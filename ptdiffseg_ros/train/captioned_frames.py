@@ -151,12 +151,12 @@ def draw_frames(
     facts = {'frames': source.frames, 'image_size': list(source.size), 'seed': source.seed,
              **source.facts, 'started_from': started_from}
     if processes().is_main_process and not captions_path.exists():
+        state.mkdir(parents=True, exist_ok=True)
         captions = _draw(source, workers, images_path)
         facts_path.write_text(json.dumps(facts))
         captions_path.write_text(json.dumps(captions))  # last, as the mark of complete frames
     processes().wait_for_everyone()
-    # States of earlier versions do not have the start.
-    before = {'started_from': started_from, **json.loads(facts_path.read_text())}
+    before = json.loads(facts_path.read_text())
     changed = [f'{name} was {before.get(name)!r}, and is {facts.get(name)!r}'
                for name in sorted({*before, *facts}) if before.get(name) != facts.get(name)]
     if changed:

@@ -17,39 +17,29 @@ from torch import nn, Tensor
 
 
 def flatten_state(
-    modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer | None = None
-) -> dict[str, Tensor]:
-    """Collect the tensors of modules, and of an AdamW optimizer, under slash-separated names."""
-    tensors = {}
-    for name, module in modules.items():
-        for key, value in module.state_dict().items():
-            tensors[f'{name}/{key}'] = value
-    if optimizer is not None:
-        for index, entry in optimizer.state_dict()['state'].items():
-            for key, value in entry.items():
-                tensors[f'optimizer/{index}/{key}'] = value
-    return tensors
+        modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Collect the tensors of modules and of an AdamW optimizer under slash-separated names."""
+    parts = {name: module.state_dict() for name, module in modules.items()}
+    for index, entry in optimizer.state_dict()['state'].items():
+        parts[f'optimizer/{index}'] = entry
+    return {f'{name}/{key}': value for name, part in parts.items() for key, value in part.items()}
 
 
 def restore_state(
-    tensors: dict[str, Tensor],
-    modules: Mapping[str, nn.Module],
-    optimizer: torch.optim.Optimizer | None = None,
-) -> None:
-    """Load the tensors of `flatten_state` into modules and optimizer."""
+        tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer) -> None:
+    """Load the tensors of `flatten_state`; a module without tensors does not change."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        part, _, key = name.rpartition('/')
+        parts.setdefault(part, {})[key] = value
     for name, module in modules.items():
-        prefix = f'{name}/'
-        module.load_state_dict(
-            {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)})
-    if optimizer is not None:
-        state: dict[int, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            if name.startswith('optimizer/'):
-                _, index, key = name.split('/')
-                state.setdefault(int(index), {})[key] = value
-        full = optimizer.state_dict()
-        full['state'] = state
-        optimizer.load_state_dict(full)
+        if name in parts:
+            module.load_state_dict(parts[name])
+    prefix = 'optimizer/'
+    optimizer.load_state_dict({**optimizer.state_dict(), 'state': {
+        int(name.removeprefix(prefix)): part
+        for name, part in parts.items() if name.startswith(prefix)}})
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache, partial
 from typing import Any
 
+from accelerate.utils import gather_object
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.learned import LearnedPrompts
@@ -25,7 +26,7 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.features import at_a_time
 from ptdiffseg_ros.train.frames import SourceFrames
-from ptdiffseg_ros.train.processes import gather_lines, process_batches, progress, total_counts
+from ptdiffseg_ros.train.processes import process_batches, progress, total_counts
 from torch import Tensor
 
 ADVERSE = tuple(name for name in town.WEATHERS if name != 'clear')
@@ -152,7 +153,7 @@ def evaluate_pictures(
             matrix.update(truth, segmenter.segment([image], context)[0].class_ids)
             segmenter.engine.wait()  # as above
         per_condition[condition or 'all'] = _condition_figures(matrix)
-    skipped = sorted(gather_lines(skipped))
+    skipped = sorted(gather_object(skipped))
     if len(skipped) == chosen:
         raise TrainingError(f'{data.root} has no pair that can be used: {skipped[0]}')
     return {

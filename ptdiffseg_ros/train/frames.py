@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 import hashlib
 
+from accelerate.utils import gather_object
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.data.distortion import distort_photometry
@@ -15,7 +16,7 @@ from ptdiffseg_ros.data.labelled import cropped, LabelledPictures, resized, scal
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
-from ptdiffseg_ros.train.processes import gather_lines, process_batches, progress
+from ptdiffseg_ros.train.processes import process_batches, progress
 
 # Number of the first frame for the head in the train split. The backbone is pretrained on
 # smaller numbers.
@@ -33,31 +34,28 @@ class SourceFrames(ABC):
     A frame has many views: the same scene with other exposure, contrast, colour, blur and noise.
     View n of a frame never changes, so that features can be cached; `frames[i]` is view 0.
 
-    name: identifies the frames and everything that they depend on, for caches. distortion: of the
-    photometry, 0 to 1. For a segmenter with windows, a frame is one window: the middle one with
-    `middle`, else a window drawn from the frame's number.
+    name: identifies the frames and everything that they depend on, for caches; origin: its begin.
+    distortion: of the photometry, 0 to 1. For a segmenter with windows, a frame is one window:
+    the middle one with `middle`, else a window drawn from the frame's number.
     """
 
-    name: str
-
-    def __init__(self, segmenter: PromptedSegmenter, numbers: Sequence[int], distortion: float,
-                 middle: bool) -> None:
+    def __init__(self, segmenter: PromptedSegmenter, origin: str, numbers: Sequence[int],
+                 distortion: float, middle: bool) -> None:
         config = segmenter.config
         self.numbers = numbers
         self.distortion = distortion
         self.size = config.seen_size
-        self._input_size, self._window = config.input_size, config.window
-        self._middle: tuple[slice, slice] | None = None
-        if self._window is None:
-            self._middle = (slice(None), slice(None))
-        elif middle:
-            windows = segmenter.windows(*self._input_size)
-            self._middle = windows.place(windows.middle, segmenter.backbone.stride)
-        self._settings = f'distorted-{distortion:g}'  # for the name
-        if self._window is not None:
-            self._settings += (f'-window-{self._window[0]}x{self._window[1]}'
-                               f'{f"-middle-{config.overlap:g}" if middle else ""}')
+        self._input_size = config.input_size
         self._index = class_index(segmenter)
+        self._middle: tuple[slice, slice] | None = None
+        if middle:
+            windows = segmenter.windows(*config.input_size)
+            self._middle = windows.place(windows.middle, segmenter.backbone.stride)
+        height, width = config.input_size
+        self.name = f'{origin}-{height}x{width}-distorted-{distortion:g}'
+        if config.window is not None:
+            self.name += (f'-window-{self.size[0]}x{self.size[1]}'
+                          f'{f"-middle-{config.overlap:g}" if middle else ""}')
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -89,11 +87,10 @@ class SourceFrames(ABC):
         """Return the rows and columns of a frame's window; the whole frame without windows."""
         if self._middle is not None:
             return self._middle
-        assert self._window is not None
-        rng = np.random.default_rng((number, *self._window))
+        rng = np.random.default_rng((number, *self.size))
         top, left = (int(rng.integers(0, most - side + 1))
-                     for most, side in zip(self._input_size, self._window))
-        return slice(top, top + self._window[0]), slice(left, left + self._window[1])
+                     for most, side in zip(self._input_size, self.size))
+        return slice(top, top + self.size[0]), slice(left, left + self.size[1])
 
     def _distorted(self, image: np.ndarray, seed: int | tuple[int, ...]) -> np.ndarray:
         rng = np.random.default_rng(seed)
@@ -108,11 +105,9 @@ class ClearFrames(SourceFrames):
     def __init__(
             self, segmenter: PromptedSegmenter, count: int, after: int = 0,
             distortion: float = 0.0, middle: bool = False) -> None:
-        self.first = town.SPLITS['train'] + FIRST_HEAD_FRAME + after
-        super().__init__(
-            segmenter, range(self.first, self.first + count), distortion, middle)
-        height, width = self._input_size
-        self.name = f'town-clear-{self.first}-{count}-{height}x{width}-{self._settings}'
+        first = town.SPLITS['train'] + FIRST_HEAD_FRAME + after
+        super().__init__(segmenter, f'town-clear-{first}-{count}',
+                         range(first, first + count), distortion, middle)
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw a frame of the town."""
@@ -126,14 +121,12 @@ class PictureFrames(SourceFrames):
     def __init__(
             self, segmenter: PromptedSegmenter, data: LabelledPictures, rows: Sequence[int],
             distortion: float = 0.0, middle: bool = False) -> None:
-        super().__init__(segmenter, list(rows), distortion, middle)
         self.data = data
         digest = hashlib.sha256(repr([
             (str(data.pairs[i].image), data.pairs[i].image.stat().st_mtime_ns,
-             data.pairs[i].mask.stat().st_mtime_ns) for i in self.numbers]).encode())
-        height, width = self._input_size
-        self.name = (f'{data.kind}-{digest.hexdigest()[:16]}-{height}x{width}-shape-kept-'
-                     f'{self._settings}')
+             data.pairs[i].mask.stat().st_mtime_ns) for i in rows]).encode())
+        super().__init__(segmenter, f'{data.kind}-{digest.hexdigest()[:16]}-shape-kept', rows,
+                         distortion, middle)
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a picture at the scale at which the node sees it, cropped or padded."""
@@ -186,7 +179,7 @@ def check_pairs(data: LabelledPictures, rows: Sequence[int]) -> None:
     checked = [rows[batch.start] for batch in process_batches(len(rows), 1)]
     for _ in usable(pairs(data, progress(checked, 'checking', 'pair')), failures):
         pass
-    if failures := sorted(gather_lines(failures)):
+    if failures := sorted(gather_object(failures)):
         raise TrainingError(
             f'{len(failures)} of {len(rows)} pairs cannot be used: '
             f'{listed(failures, MOST_NAMED, "; ")}. Repair or remove them; `ptdiffseg data check` '

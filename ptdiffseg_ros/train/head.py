@@ -33,10 +33,9 @@ from ptdiffseg_ros.train.frames import (
     SourceFrames,
 )
 from ptdiffseg_ros.train.layout import train_layout
-from ptdiffseg_ros.train.loop import TrainingLoop
+from ptdiffseg_ros.train.loop import Scalars, TrainingLoop
 from ptdiffseg_ros.train.losses import prompt_randomization_loss, segmentation_loss
 from ptdiffseg_ros.train.processes import new_accelerator
-from ptdiffseg_ros.train.scalars import Scalars
 from ptdiffseg_ros.train.settings import AugmentedView, TrainConfig
 import torch
 from torch import nn, Tensor

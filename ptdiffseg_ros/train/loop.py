@@ -13,13 +13,35 @@ from typing import Any
 from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.processes import processes
-from ptdiffseg_ros.train.scalars import Scalars
 import torch
 from torch import nn, Tensor
 from tqdm import tqdm
 
 REPORTED = 20  # steps between the reports of the loss
 SMOOTHING = 0.02  # weight of the newest loss in the smoothed loss
+
+
+class Scalars:
+    """
+    Write scalars for TensorBoard, in the main process only.
+
+    folder: of the curves; None: write nothing, which works without TensorBoard.
+    :raises ModuleNotFoundError: TensorBoard is not installed; raised in every process.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._writer = None
+        if folder is not None:
+            from torch.utils.tensorboard import SummaryWriter
+            if processes().is_main_process:
+                self._writer = SummaryWriter(folder)
+
+    def write(self, step: int, **values: float) -> None:
+        """Write values of a step, and flush the file."""
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(f'train/{name}', value, step)
+            self._writer.flush()
 
 
 def warm_cosine(step: int, steps: int, warmup: int) -> float:
@@ -67,10 +89,7 @@ class TrainingLoop:
         if self.checkpoint is None or not self.checkpoint.exists():
             return
         tensors, facts = load_state(self.checkpoint)
-        saved = {name.partition('/')[0] for name in tensors}
-        restore_state(
-            tensors, {name: module for name, module in self.modules.items() if name in saved},
-            self.optimizer)
+        restore_state(tensors, self.modules, self.optimizer)
         self.step, self.seconds, self.loss = facts['step'], facts['seconds'], facts['loss']
         self.facts |= facts['facts']
 

@@ -17,14 +17,15 @@ import numpy as np
 from ptdiffseg_ros.data.captioned import CaptionedPictures
 from ptdiffseg_ros.data.pictures import write_png
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
-from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.train.autoencoder import (
     adamw,
     build_autoencoder,
     draw_reconstructions,
     stored_latents,
+    STRIDE,
     train_autoencoder,
     update,
+    weights_digest,
 )
 from ptdiffseg_ros.train.captioned_frames import (
     CaptionedFrames,
@@ -40,11 +41,9 @@ from ptdiffseg_ros.train.captions import (
     train_tokenizer,
 )
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.loop import TrainingLoop
+from ptdiffseg_ros.train.loop import Scalars, TrainingLoop
 from ptdiffseg_ros.train.processes import new_accelerator, process_rows, processes
-from ptdiffseg_ros.train.scalars import Scalars
 from ptdiffseg_ros.train.settings import PretrainConfig
-from ptdiffseg_ros.train.start import adopt_form, forget_path, weights_digest
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -52,6 +51,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 STAGES = ('autoencoder', 'diffusion')
+PREDICTION = 'v_prediction'
 SAMPLE_STEPS = 25  # of DDIM
 GUIDANCE = 2.0  # scale of classifier-free guidance in samples
 
@@ -83,29 +83,60 @@ def pretrain(
     accelerator = new_accelerator(config.batch, config.mixed_precision)
     curves = [Scalars(tensorboard and tensorboard / stage) for stage in STAGES]
     accelerator.wait_for_everyone()  # until every process has looked for an earlier state
-    state.mkdir(parents=True, exist_ok=True)
     images, captions = draw_frames(source, config.workers, state, digest)
     tokenizer = _tokenizer(config, captions, start, out / 'tokenizer')
     check_lengths(source, captions, tokenizer)
     vae = build_autoencoder(config) if start is None else start.vae
     autoencoder_seconds = train_autoencoder(config, accelerator, vae, images, state, curves[0])
-    if accelerator.is_main_process:
-        draw_reconstructions(vae, images, out / 'reconstructions.png')
+    draw_reconstructions(vae, images, out / 'reconstructions.png')
     latents = stored_latents(vae, images, state)
     backbone = build_backbone(config, vae, tokenizer) if start is None else start
-    draw_samples = partial(_draw_samples, config, backbone, sentences, out / 'samples.png')
+    draw_samples = partial(
+        draw_sample_grid, backbone, out / 'samples.png', config.image_size, sentences, config.seed)
     report = train_diffusion(
-        config, accelerator, backbone, latents, captions, state, curves[1], draw_samples)
+        config, accelerator, backbone, latents, captions, state, curves[1],
+        partial(draw_samples, columns=1))  # a column costs six steps
     if accelerator.is_main_process:
         backbone.half().save_pretrained(out)
         backbone.float()  # what was saved, rounded
-        draw_samples(columns=4)
+        draw_samples()
         facts = {**dataclasses.asdict(config), **source.facts, 'started_from': digest,
                  'processes': accelerator.num_processes, 'device': accelerator.device.type,
                  'autoencoder_minutes': autoencoder_seconds / 60, **report}
         (out / 'pretraining.json').write_text(json.dumps(facts, indent=2) + '\n')
     accelerator.wait_for_everyone()
     return out
+
+
+def adopt_form(config: PretrainConfig, start: DiffusionBackbone) -> PretrainConfig:
+    """
+    Return the settings with the architecture of a backbone.
+
+    :raises TrainingError: the backbone is not of the embedded kind, or the image size does not
+        fit its UNet.
+    """
+    autoencoder = f'{type(start.vae).__name__} of stride {start.vae_stride}'
+    prediction = start.scheduler.config.prediction_type
+    if (not isinstance(start.vae, AutoencoderTiny) or start.vae_stride != STRIDE
+            or prediction != PREDICTION):
+        raise TrainingError(
+            f'the backbone to start from has an {autoencoder} and predicts {prediction!r}; '
+            f'allowed are an AutoencoderTiny of stride {STRIDE} and {PREDICTION!r}. Start from an '
+            'embedded model, or from a backbone of `ptdiffseg pretrain`')
+    text = start.text_encoder.config
+    return dataclasses.replace(
+        config, latent_channels=start.vae.config.latent_channels,
+        autoencoder_width=start.vae.config.encoder_block_out_channels[0],
+        unet_channels=tuple(start.unet.config.block_out_channels),
+        unet_heads=start.unet.config.attention_head_dim,
+        text_width=text.hidden_size, text_layers=text.num_hidden_layers)
+
+
+def forget_path(backbone: DiffusionBackbone) -> None:
+    """Remove the folder that a backbone was loaded from, which diffusers writes on saving."""
+    for part in (backbone.vae, backbone.unet):
+        part.register_to_config(_name_or_path='')
+    backbone.text_encoder.config.name_or_path = ''  # written before transformers 5
 
 
 def _state_folder(out: Path, resume: bool) -> Path:
@@ -115,15 +146,6 @@ def _state_folder(out: Path, resume: bool) -> Path:
         raise TrainingError(
             f'{state} holds an earlier run; give --resume to continue it, or another folder')
     return state
-
-
-def _draw_samples(
-    config: PretrainConfig, backbone: DiffusionBackbone, sentences: Sequence[str], path: Path,
-    columns: int = 1
-) -> None:
-    """Draw the samples in the main process, if there are sentences; a column costs six steps."""
-    if sentences and processes().is_main_process:
-        draw_sample_grid(backbone, path, config.image_size, sentences, columns, config.seed)
 
 
 def _tokenizer(
@@ -157,7 +179,7 @@ def build_backbone(
     torch.manual_seed(config.seed)
     levels = len(config.unet_channels)
     unet = UNet2DConditionModel(
-        sample_size=config.image_size[0] // 4, in_channels=config.latent_channels,
+        sample_size=config.image_size[0] // STRIDE, in_channels=config.latent_channels,
         out_channels=config.latent_channels, layers_per_block=1,
         block_out_channels=config.unet_channels, norm_num_groups=16,
         down_block_types=('DownBlock2D',) + ('CrossAttnDownBlock2D',) * (levels - 1),
@@ -172,7 +194,7 @@ def build_backbone(
         pad_token_id=tokenizer.pad_token_id))
     scheduler = DDPMScheduler(
         num_train_timesteps=1000, beta_schedule='scaled_linear', beta_start=0.00085,
-        beta_end=0.012, prediction_type='v_prediction', clip_sample=False)
+        beta_end=0.012, prediction_type=PREDICTION, clip_sample=False)
     return DiffusionBackbone(vae, unet, text_encoder, tokenizer, scheduler)
 
 
@@ -266,15 +288,17 @@ def fit(
 
 @torch.inference_mode()
 def draw_sample_grid(
-    backbone: DiffusionBackbone, path: Path, size: tuple[int, int],
-    sentences: Sequence[str] = SCENE_PROMPTS, columns: int = 4, seed: int = 0
+    backbone: DiffusionBackbone, path: Path, size: tuple[int, int], sentences: Sequence[str],
+    seed: int = 0, columns: int = 4
 ) -> None:
     """
-    Draw samples (h, w) of a backbone into a PNG, a row for each sentence.
+    Draw samples (h, w) of a backbone into a PNG, a row for each sentence; without any, no PNG.
 
-    DDIM with classifier-free guidance. All rows start from the same noise, so that they differ
-    only by the sentence.
+    The main process draws, by DDIM with classifier-free guidance. All rows start from the same
+    noise, so that they differ only by the sentence.
     """
+    if not sentences or not processes().is_main_process:
+        return
     scheduler = DDIMScheduler.from_config(backbone.scheduler.config)
     scheduler.set_timesteps(SAMPLE_STEPS)
     shape = (columns, backbone.unet.config.in_channels,

@@ -9,12 +9,7 @@ import math
 from typing import TypeVar
 
 from accelerate import Accelerator, PartialState
-from accelerate.utils import (
-    gather_object,
-    GradientAccumulationPlugin,
-    InitProcessGroupKwargs,
-    reduce,
-)
+from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, reduce
 import numpy as np
 from ptdiffseg_ros.train.errors import TrainingError
 import torch
@@ -125,12 +120,6 @@ def total_counts(counts: np.ndarray) -> np.ndarray:
     state = processes()
     everywhere: Tensor = reduce(torch.from_numpy(counts).to(state.device), 'sum')
     return everywhere.cpu().numpy()
-
-
-def gather_lines(lines: list[str]) -> list[str]:
-    """Return the lines of all processes, in every process."""
-    found: list[str] = gather_object(lines)
-    return found
 
 
 def progress(items: Sequence[T], title: str, unit: str = 'it') -> Iterable[T]:

@@ -19,26 +19,18 @@ FILE = 'recipe.yaml'  # in the folder of a trained segmenter
 WORDS = {bool: 'true or false', int: 'a whole number', float: 'a number', str: 'text'}
 
 
-def recipe_names() -> list[str]:
-    """Return the names of the package's recipes."""
+def recipes() -> dict[str, Path]:
+    """Return the files of the package's recipes by name, sorted."""
     folder = installed(FOLDER)
-    return sorted(path.stem for path in folder.glob('*.yaml')) if folder else []
+    return {path.stem: path for path in sorted(folder.glob('*.yaml'))} if folder else {}
 
 
 def find_recipe(name_or_file: str) -> Path:
-    """
-    Return the file of a recipe, by the name of a recipe of the package or by its path.
-
-    :raises TrainingError: there is no such recipe.
-    """
-    folder = installed(FOLDER)
-    if name_or_file in recipe_names() and folder is not None:
-        return folder / f'{name_or_file}.yaml'
-    path = Path(name_or_file).expanduser()
+    """Return the file of a recipe of the package by its name, or of another one by its path."""
+    path = recipes().get(name_or_file, Path(name_or_file).expanduser())
     if not path.is_file():
         raise TrainingError(
-            f'{name_or_file!r} is neither a recipe nor a file; recipes are '
-            f'{", ".join(recipe_names())}')
+            f'{name_or_file!r} is neither a recipe nor a file; recipes are {", ".join(recipes())}')
     return path
 
 

@@ -170,7 +170,8 @@ def test_the_command_writes_resumes_and_refuses(
 
 
 def test_streams_of_different_splits_share_no_scene(segmenter) -> None:
-    trained_on = range(ClearFrames(segmenter, 1).first + 1_000_000)  # by the backbone, the head
+    first_of_head = ClearFrames(segmenter, 1).numbers[0]
+    trained_on = range(first_of_head + 1_000_000)  # by the backbone, the head
     ends = {'train': town.SPLITS['val'], 'val': town.SPLITS['test'], 'test': 10**9}
     longest = 10_000
     for split, begin in town.SPLITS.items():

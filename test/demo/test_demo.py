@@ -35,7 +35,7 @@ from ptdiffseg_ros.demo.pictures import draw_timeline, HUES
 from ptdiffseg_ros.demo.scoring import (
     DOMAINS,
     mean_gains,
-    recognised_share,
+    recognised_percent,
     Score,
     visit_gains,
 )
@@ -363,7 +363,8 @@ def test_gains_are_of_the_first_and_of_all_later_visits() -> None:
     right, wrong = matrix(0, 0, 1, 1), matrix(1, 1, 0, 0)
     weathers = ['clear'] * 5 + ['fog'] * 5 + ['changing'] + ['clear'] * 2 + ['fog'] * 4
     live = [wrong] * 8 + [right] * 9  # right from the fourth second of fog
-    scores = [Score(i * 10**9, float(i), weather, live[i], wrong, None, right)
+    scores = [Score(i * 10**9, float(i), weather, None,
+                    {'live': live[i], 'source': wrong, 'empty_bank': right})
               for i, weather in enumerate(weathers)]
     rows = {(row['weather'], row['visit']): row for row in visit_gains(scores)}
     assert list(rows) == [
@@ -383,9 +384,9 @@ def test_gains_are_of_the_first_and_of_all_later_visits() -> None:
 def test_timeline_shows_domains_and_events() -> None:
     from matplotlib.colors import to_hex
 
-    def score(second: int, source: ConfusionMatrix | None = None,
-              empty_bank: ConfusionMatrix | None = None) -> Score:
-        return Score(second * 10**9, float(second), 'fog', matrix(), source, 40.0, empty_bank)
+    def score(second: int, **others: ConfusionMatrix) -> Score:
+        return Score(
+            second * 10**9, float(second), 'fog', 40.0, {'live': matrix(), **others})
 
     summary = {'fps': 1.0, 'seconds': 10.0, 'adaptation_events': [
         {'time_s': 4.0, 'kind': 'tuning', 'text': "tuning for 'foggy' begins"},
@@ -394,7 +395,7 @@ def test_timeline_shows_domains_and_events() -> None:
     assert [axes.get_ylabel() for axes in plain.axes] == ['mIoU (%)', 'latency (ms)']
     assert not any(axes.lines for axes in plain.axes)
 
-    figure = draw_timeline([score(i, matrix()) for i in range(10)], summary,
+    figure = draw_timeline([score(i, source=matrix()) for i in range(10)], summary,
                            [(2.0, 'clear'), (3.0, 'foggy')])
     quality, gain, domain, latency = figure.axes
     (live,), (source,) = quality.collections, quality.lines
@@ -409,7 +410,8 @@ def test_timeline_shows_domains_and_events() -> None:
     assert [list(line.get_xdata()) for line in domain.lines] == [[4.0], [], [], []]
     assert latency.get_ylim() == (0.0, 50.0)
 
-    three = draw_timeline([score(i, matrix(), matrix(0, 0, 1, 1)) for i in range(10)], summary)
+    three = draw_timeline([
+        score(i, source=matrix(), empty_bank=matrix(0, 0, 1, 1)) for i in range(10)], summary)
     assert [line.get_label() for line in three.axes[0].lines] == [
         'without adaptation', 'with an empty bank']
     assert three.axes[0].lines[1].get_ydata() == pytest.approx([100.0] * 10)
@@ -448,11 +450,11 @@ def test_recognition_counts_in_steady_weather_after_a_delay() -> None:
     assert DOMAINS == recognition.DOMAINS
     conditions = ['clear'] * 5 + ['clear to fog'] * 5 + ['fog'] * 5 + ['night'] * 2
     frames = [(second * 10**9, name) for second, name in enumerate(conditions)]
-    assert recognised_share(frames, []) == 0.0
-    assert recognised_share(frames, [(0, 'clear')]) == 0.5  # 3 s and 4 s of clear and of fog
+    assert recognised_percent(frames, []) == 0.0
+    assert recognised_percent(frames, [(0, 'clear')]) == 50.0  # 3 s and 4 s of clear and of fog
     # It is known after the frame of its stamp.
-    assert recognised_share(frames, [(2 * 10**9, 'clear'), (13 * 10**9, 'foggy')]) == 0.75
-    assert recognised_share(frames[-2:], [(0, 'night')]) is None
+    assert recognised_percent(frames, [(2 * 10**9, 'clear'), (13 * 10**9, 'foggy')]) == 75.0
+    assert recognised_percent(frames[-2:], [(0, 'night')]) is None
 
 
 def test_a_demo_replaces_a_report_and_ends_with_the_reason_if_the_model_cannot_be_loaded(

@@ -17,7 +17,7 @@ from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.defaults import backbone_source, EMBEDDED, segmenter_folder
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.head import SegmentationHead
-from ptdiffseg_ros.model.prompts import category_prompts, encode_sentence, tokenize
+from ptdiffseg_ros.model.prompts import category_prompts, tokenize
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
@@ -63,9 +63,8 @@ def test_a_blank_sentence_is_refused(segmenter, blank: str) -> None:
 
 
 def test_a_category_prompt_is_the_mean_end_of_text_over_the_templates(segmenter) -> None:
-    parts = (segmenter.backbone.tokenizer, segmenter.backbone.text_encoder)
-    rows = category_prompts(['car', 'road'], ['a {}', 'my {}'], *parts)
-    ends = [encode_sentence(s, *parts)[-1] for s in ('a road', 'my road')]
+    rows = category_prompts(['car', 'road'], ['a {}', 'my {}'], segmenter.backbone)
+    ends = [segmenter.encode_scene(s)[-1] for s in ('a road', 'my road')]
     assert rows.shape == (2, 32)
     assert torch.allclose(rows[1], (ends[0] + ends[1]) / 2)
 

@@ -18,7 +18,7 @@ from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.model.errors import SegmenterError
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.windows import Axis, predict_windows, Windows
+from ptdiffseg_ros.model.windows import predict_windows, Windows
 import pytest
 from tiny_models import tiny_segmenter
 import torch
@@ -51,12 +51,13 @@ def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
 @settings(deadline=None)
 def test_every_cell_is_covered_by_windows_within_the_frame(
         length: int, window: int, overlap: float) -> None:
-    axis = Axis.cover(length, window, overlap)
-    assert axis.window == min(window, length)
-    assert axis.starts[0] == 0 and axis.starts[-1] + axis.window == length
-    gaps = np.diff(axis.starts)
+    windows = Windows.cover((length, 1), (window, 1), overlap)
+    side, starts = windows.window[0], [top for top, _ in windows.corners]
+    assert side == min(window, length)
+    assert starts[0] == 0 and starts[-1] + side == length
+    gaps = np.diff(starts)
     assert (gaps > 0).all()
-    assert (gaps <= max(1, axis.window * (1 - overlap))).all()  # at least that overlap
+    assert (gaps <= max(1, side * (1 - overlap))).all()  # at least that overlap
 
 
 @given(height=LENGTHS, width=LENGTHS, window=st.tuples(LENGTHS, LENGTHS), overlap=OVERLAPS,

@@ -15,7 +15,7 @@ from ptdiffseg_ros.adapt import bank
 from ptdiffseg_ros.data.catalog import ENTRIES, KINDS, open_data
 from ptdiffseg_ros.data.pictures import write_png
 from ptdiffseg_ros.model import head, layout, segmenter_config, source
-from ptdiffseg_ros.train.recipe import recipe_names
+from ptdiffseg_ros.train.recipe import recipes
 import pytest
 from rclpy.node import NodeNameNonExistentError
 from ros_harness import Peer, running_segmenter
@@ -89,7 +89,7 @@ def table(heading: str) -> list[str]:
 def test_documented_formats_use_the_names_of_the_code() -> None:
     assert sorted(table('Labelled data sets')) == sorted([*KINDS, 'folders'])
     assert sorted(table('dataset.yaml')) == sorted(ENTRIES)
-    assert sorted(table('Recipes')) == sorted(recipe_names())
+    assert sorted(table('Recipes')) == list(recipes())
     files = [segmenter_config.FILE, head.FILE, layout.NAME, source.NAME, 'recipe.yaml']
     entries = [field.name for field in fields(segmenter_config.SegmenterConfig)]
     assert sorted(table('Segmenter folder')) == sorted([*files, *entries])

@@ -61,7 +61,7 @@ def test_a_training_frame_is_one_fixed_window(windowed) -> None:
     for i in range(len(frames)):
         image, labels = frames[i]
         assert image.shape == (32, 64, 3) and labels.shape == frames.size == (32, 64)
-        whole = town.sample(frames.first + i, size=(64, 128))
+        whole = town.sample(frames.numbers[0] + i, size=(64, 128))
         cut = np.lib.stride_tricks.sliding_window_view(whole.image, (32, 64, 3))[:, :, 0]
         found = np.argwhere((cut == image).all(axis=(2, 3, 4)))
         assert len(found)
@@ -74,7 +74,7 @@ def test_a_training_frame_is_one_fixed_window(windowed) -> None:
 
 def test_statistics_describe_the_window_that_adaptation_gets(windowed) -> None:
     image, _ = ClearFrames(windowed, 1, middle=True)[0]
-    frame = town.sample(ClearFrames(windowed, 1).first, size=(64, 128)).image
+    frame = town.sample(ClearFrames(windowed, 1).numbers[0], size=(64, 128)).image
     latents = windowed.segment([frame], windowed.context())[0].latents
     assert torch.equal(latents, windowed.encode(windowed.preprocess(image[None]))[0])
 

@@ -194,11 +194,11 @@ def test_two_views_have_different_prompts_and_every_prompt_is_drawn(scenes: int)
 def test_the_head_is_trained_on_clear_frames_of_the_train_split_only(segmenter) -> None:
     frames = ClearFrames(segmenter, 3)
     image, labels = frames[2]
-    same = town.sample(frames.first + 2, size=(64, 128))
+    same = town.sample(frames.numbers[0] + 2, size=(64, 128))
     assert np.array_equal(image, same.image)
     ids = np.array([c.id for c in TOWN])
     assert np.array_equal(ids[labels], same.labels)
-    assert town.SPLITS['train'] <= frames.first + len(frames) < town.SPLITS['val']
+    assert town.SPLITS['train'] <= frames.numbers[0] + len(frames) < town.SPLITS['val']
 
 
 def test_distortion_is_photometric_and_deterministic(segmenter) -> None:
@@ -271,7 +271,7 @@ def test_the_head_with_the_best_held_out_score_is_kept(
     scores, seen, heads = iter([10.0, 30.0, 20.0]), [], []
 
     def measured(segmenter, frames):
-        seen.append(range(frames.first, frames.first + len(frames)))
+        seen.append(frames.numbers)
         heads.append({k: v.half() for k, v in segmenter.head.state_dict().items()})
         return next(scores)
     monkeypatch.setattr(head_module, 'source_miou', measured)

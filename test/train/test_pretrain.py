@@ -16,6 +16,7 @@ from hypothesis import given, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros import cli, town
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
+from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.train import autoencoder as autoencoder_module
 from ptdiffseg_ros.train.autoencoder import reconstruction_loss, whitening_loss
 from ptdiffseg_ros.train.captioned_frames import training_weather
@@ -212,7 +213,7 @@ def test_samples_depend_on_sentence_and_seed(folder: Path, tmp_path: Path) -> No
     backbone = DiffusionBackbone.from_pretrained(folder)
     one, two, other = (tmp_path / f'{name}.png' for name in ('one', 'two', 'other'))
     for path, seed in ((one, 0), (two, 0), (other, 1)):
-        draw_sample_grid(backbone, path, TINY.image_size, columns=2, seed=seed)
+        draw_sample_grid(backbone, path, TINY.image_size, SCENE_PROMPTS, seed, columns=2)
     grid = cv2.imread(str(one))
     assert grid.shape == (5 * 32, 2 * 64, 3)
     assert one.read_bytes() == two.read_bytes() != other.read_bytes()
@@ -223,7 +224,8 @@ def test_samples_show_the_average_of_the_weights(
         tmp_path: Path, stop_after, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[list[torch.Tensor]] = []
     monkeypatch.setattr(
-        'ptdiffseg_ros.train.pretrain.draw_sample_grid', lambda backbone, *rest: drawn.append(
+        'ptdiffseg_ros.train.pretrain.draw_sample_grid',
+        lambda backbone, *rest, **columns: drawn.append(
             [value.clone() for value in backbone.unet.parameters()]))
     with stop_after('diffusion', 2):
         pretrain(TINY, tmp_path / 'backbone', sentences=['a bus'])

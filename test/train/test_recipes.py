@@ -16,7 +16,7 @@ from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.catalog import KINDS
 from ptdiffseg_ros.train import head as head_module
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.recipe import find_recipe, load_recipe, recipe_names, save_recipe
+from ptdiffseg_ros.train.recipe import find_recipe, load_recipe, recipes, save_recipe
 from ptdiffseg_ros.train.settings import TrainConfig
 import pytest
 import setuptools
@@ -43,7 +43,7 @@ def trained_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
 
 def test_the_documents_list_all_recipes() -> None:
-    assert recipe_names() == sorted(RECIPES)
+    assert list(recipes()) == sorted(RECIPES)
     text = (ROOT / 'docs' / 'reference' / 'data_formats.md').read_text()
     assert [name for name in RECIPES if f'`{name}`' not in text] == []
 
@@ -190,7 +190,7 @@ def test_recipes_are_found_where_the_package_is_installed(
                     ignore=shutil.ignore_patterns('assets', '__pycache__'))
     done = subprocess.run(
         [sys.executable, '-c', 'from ptdiffseg_ros.train import recipe\n'
-         'print(recipe.__file__, recipe.find_recipe("micro"), *recipe.recipe_names())'],
+         'print(recipe.__file__, recipe.find_recipe("micro"), *recipe.recipes())'],
         cwd=tmp_path, env={**os.environ, 'PYTHONPATH': str(tmp_path / library)},
         capture_output=True, text=True, check=True)
     module, found, *names = done.stdout.split()
