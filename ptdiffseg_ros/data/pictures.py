@@ -101,10 +101,10 @@ def load_picture(path: str | Path) -> StoredPicture:
     kind = picture.format or ''
     is_jpeg = kind in JPEGS or 'jpeg' in str(picture.info.get('compression'))  # in a TIFF
     return StoredPicture(
-        path, turned(picture, left), max(orientation, left), kind, bits, is_jpeg)
+        path, _turned(picture, left), max(orientation, left), kind, bits, is_jpeg)
 
 
-def turned(picture: Picture.Image, orientation: int) -> Picture.Image:
+def _turned(picture: Picture.Image, orientation: int) -> Picture.Image:
     """Turn a picture upright that is stored with an EXIF orientation, 1 to 8."""
     method = _TURNS.get(orientation)
     return picture if method is None else picture.transpose(method)
@@ -134,7 +134,7 @@ def to_rgb(stored: StoredPicture, depth: Depth | None = None) -> NDArray[np.uint
         grey = (depth or Depth()).to_8_bits(np.asarray(picture).astype(np.uint16))
         return np.repeat(grey[..., None], 3, axis=2)
     if stored.bits == 16:
-        return (depth or Depth()).to_8_bits(_deep_colors(stored))
+        return (depth or Depth()).to_8_bits(deep_colors(stored))
     if picture.mode in ('I', 'F'):
         raise DataError(
             f'{stored.path} has 32 bits a pixel (mode {picture.mode}); allowed are 8 or 16 bits '
@@ -148,7 +148,7 @@ def is_grey16(stored: StoredPicture) -> bool:
     return mode.startswith('I;16') or mode == 'I' and stored.kind == 'PNG'
 
 
-def _deep_colors(stored: StoredPicture) -> NDArray[np.uint16]:
+def deep_colors(stored: StoredPicture) -> NDArray[np.uint16]:
     """Read a PNG with 16 bits a channel, (H, W, 3) RGB; Pillow keeps only 8 of the bits."""
     pixels = cv2.imdecode(
         np.fromfile(stored.path, np.uint8),
@@ -157,7 +157,7 @@ def _deep_colors(stored: StoredPicture) -> NDArray[np.uint16]:
         raise DataError(
             f'{stored.path} has 16 bits a channel, and OpenCV cannot read it. Save it with 8 '
             'bits')
-    channels = [np.asarray(turned(Picture.fromarray(np.ascontiguousarray(pixels[..., i])),
+    channels = [np.asarray(_turned(Picture.fromarray(np.ascontiguousarray(pixels[..., i])),
                                   stored.orientation)) for i in (2, 1, 0)]
     return np.stack(channels, axis=2)
 
