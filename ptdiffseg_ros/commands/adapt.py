@@ -20,7 +20,7 @@ from ptdiffseg_ros.commands import (
     labelled_inputs,
     number,
 )
-from ptdiffseg_ros.data.entries import report, usable
+from ptdiffseg_ros.data.entries import report, spread, usable
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 if TYPE_CHECKING:
@@ -186,19 +186,18 @@ def _latents(
 
     :param failures: gets a line for each frame that is left out, also for another shape.
     """
-    import numpy as np
     from ptdiffseg_ros.commands.inputs import load_frame
     import torch
     from tqdm import tqdm
 
     kept: list[tuple[str, tuple[int, ...], Tensor]] = []
     stride, count = 1, source.count or 0
-    spread = set(np.linspace(0, count - 1, min(count, args.max_frames)).round().astype(int))
+    rows = set(spread(count, args.max_frames))
 
     def chosen() -> Iterator[Entry]:
         for index, (name, load) in enumerate(tqdm(
                 source.frames, 'encoding', source.count, unit='frame')):
-            if index in spread if count else index % stride == 0:
+            if index in rows if count else index % stride == 0:
                 yield name, partial(load_frame, load)
 
     for name, image in usable(chosen(), failures):
