@@ -65,7 +65,7 @@ def _decode(path: str | Path) -> Iterator[Callable[[], NDArray[np.uint8]]]:
                 try:
                     frames = packet.decode()
                 except av.FFmpegError as error:
-                    yield partial(_damaged, path, found, error.strerror)
+                    yield partial(_damaged, path, found, error)
                     continue
                 for frame in frames:
                     found += 1
@@ -73,11 +73,11 @@ def _decode(path: str | Path) -> Iterator[Callable[[], NDArray[np.uint8]]]:
     except av.FFmpegError as error:
         if not found:
             raise VideoError(f'{path} cannot be read as a video: {error.strerror}') from error
-        yield partial(_damaged, path, found, error.strerror)
+        yield partial(_damaged, path, found, error)
 
 
-def _damaged(path: str | Path, frames: int, reason: str) -> NoReturn:
-    raise VideoError(f'{path} is damaged after {frames} frames: {reason}')
+def _damaged(path: str | Path, frames: int, error: Any) -> NoReturn:
+    raise VideoError(f'{path} is damaged after {frames} frames: {error.strerror}') from error
 
 
 def _upright(frame: Any, stream: Any) -> NDArray[np.uint8]:
@@ -142,7 +142,6 @@ class VideoWriter:
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, 'rgb24')))
 
     def __enter__(self) -> VideoWriter:
-        """Return the writer itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
