@@ -55,12 +55,9 @@ class Bag:
         :raises BagError: the path does not exist, is no bag, or is damaged.
         """
         self.path = Path(path)
-        self._closing = ExitStack()
-        try:
-            self._storages = self._open_files()
-        except BaseException:
-            self._closing.close()
-            raise
+        with ExitStack() as stack:
+            self._storages = self._open_files(stack)
+            self._closing = stack.pop_all()
         self.is_ros2 = not any(isinstance(s, Ros1File) for s in self._storages)
         encoding = 'cdr' if self.is_ros2 else 'ros1'
         channels = sorted((c for s in self._storages for c in s.channels), key=lambda c: c.topic)
@@ -72,23 +69,22 @@ class Bag:
         self.start_ns = min((s.start_ns for s in full), default=0)
         self.end_ns = max((s.end_ns for s in full), default=0)
 
-    def _open_files(self) -> list[Storage]:
-        """Open the files of the bag, in order of time."""
+    def _open_files(self, stack: ExitStack) -> list[Storage]:
+        """Open the files of the bag, in order of time; the stack closes them."""
         if not self.path.exists():
             raise BagError(f'no such bag: {self.path}')
         storages: list[Storage] = []
         for file in _files(self.path):
             if file.suffix == ZSTD_SUFFIX:
-                folder = self._closing.enter_context(tempfile.TemporaryDirectory())
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
                 file = _unpacked(file, Path(folder))
             if file.suffix not in STORAGES:
                 raise BagError(f'{self.path} cannot be read as a bag: {_EXPECTED}')
             storages.append(STORAGES[file.suffix](file))
-            self._closing.callback(storages[-1].close)
+            stack.callback(storages[-1].close)
         return sorted(storages, key=lambda storage: storage.start_ns)
 
     def __enter__(self) -> Bag:
-        """Return the bag itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,14 +110,15 @@ class Bag:
             raise BagError(
                 f'{self.path} has no image topic (sensor_msgs/Image or CompressedImage); its '
                 f'topics are: {", ".join(listing) or "none at all"}')
-        if wanted is not None:
-            if wanted not in images:
-                raise BagError(
-                    f'{self.path} has no image topic {wanted!r}; it has {", ".join(images)}')
+        if wanted in images:
             return wanted
+        if wanted is not None:
+            raise BagError(
+                f'{self.path} has no image topic {wanted!r}; it has {", ".join(images)}')
         named = [t for t in images if any(p.startswith('image') for p in t.split('/')[-2:])]
-        if len(images) == 1 or len(named) == 1:
-            return images[0] if len(images) == 1 else named[0]
+        for choice in (images, named):
+            if len(choice) == 1:
+                return choice[0]
         raise BagError(
             f'{self.path} has several image topics: {", ".join(images)}; choose one of them '
             f'(--topic {images[0]})')

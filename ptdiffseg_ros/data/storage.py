@@ -77,10 +77,10 @@ class SqliteFile(Storage):
                 f'{path.name}-wal, copy both files and try: ros2 bag reindex') from error
 
     def _read_topics(self) -> None:
-        rows = self._rows('SELECT * FROM topics')
-        stored = {row['topic_id']: row for row in self._rows(
-            'SELECT topic_id, count(*) AS count, min(timestamp) AS first, max(timestamp) AS last '
-            'FROM messages GROUP BY topic_id')}
+        rows = self._rows(
+            'SELECT * FROM topics LEFT JOIN (SELECT topic_id, count(*) AS count, '
+            'min(timestamp) AS first, max(timestamp) AS last FROM messages GROUP BY topic_id) '
+            'ON topic_id = id')
         definitions = {}
         if self._rows("SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'"):
             definitions = {
@@ -90,16 +90,14 @@ class SqliteFile(Storage):
         self.channels = [
             Channel(row['name'], row['type'], row['serialization_format'],
                     definitions.get(row['type'], ('', '')),
-                    row['offered_qos_profiles'] if 'offered_qos_profiles' in row else '',
-                    stored[row['id']]['count'] if row['id'] in stored else 0)
+                    row['offered_qos_profiles'] if 'offered_qos_profiles' in row.keys() else '',
+                    row['count'] or 0)
             for row in rows]
-        self.start_ns = min((row['first'] for row in stored.values()), default=0)
-        self.end_ns = max((row['last'] + 1 for row in stored.values()), default=0)
+        self.start_ns = min((row['first'] for row in rows if row['count']), default=0)
+        self.end_ns = max((row['last'] + 1 for row in rows if row['count']), default=0)
 
-    def _rows(self, query: str) -> list[dict[str, Any]]:
-        with closing(self._file.execute(query)) as cursor:
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row)) for row in cursor]
+    def _rows(self, query: str) -> list[sqlite3.Row]:
+        return self._file.execute(query).fetchall()
 
     def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
         wanted = [number for number, topic in self._topics.items() if topic in topics]
@@ -129,6 +127,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     # A bag may be read in another thread than the one that opened it.
     file = sqlite3.connect(
         f'{path.absolute().as_uri()}?{options}', uri=True, check_same_thread=False)
+    file.row_factory = sqlite3.Row
     if with_log:
         file.execute('PRAGMA locking_mode = EXCLUSIVE')
     return file
