@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     whole = number(1, kind=int)
     parser.add_argument(
         'input', type=Path, metavar='IN',
@@ -92,16 +91,12 @@ def run(args: argparse.Namespace) -> int:
         segmenter = PromptedSegmenter.from_pretrained(args.model, device=args.device)
 
         def place(domain: str) -> Path:
-            """Return the file for the prompt of a domain; refuse to replace it."""
-            if args.out is not None:
-                return Path(args.out)
-            path = prompt_path(
+            """Return the file for the prompt of a domain."""
+            return args.out or prompt_path(
                 args.bank or default_bank_folder(), segmenter.fingerprint, domain)
-            _check(args, labelled, path)
-            return path
 
         if args.domain is not None:
-            place(args.domain)
+            _check(args, labelled, place(args.domain))
         frames = _latents(source, args, segmenter, failures)
     try:
         _adapt(args, segmenter, frames, place, failures, labelled)
@@ -129,14 +124,13 @@ def _adapt(
     from ptdiffseg_ros.adapt.tuner import TunerConfig
     from ptdiffseg_ros.data.results import commit, write_json
 
-    places: list[Path] = []
     prompt = adapt_to(
         segmenter, frames, args.epochs, args.scene_prompt, args.domain,
         AdaptationConfig(
             TunerConfig(learning_rate=args.learning_rate,
                         gradient_checkpointing=args.gradient_checkpointing), seed=args.seed),
-        before=lambda domain: places.append(place(domain)))
-    (path,), facts = places, prompt.facts
+        before=lambda domain: _check(args, labelled, place(domain)))
+    path, facts = place(prompt.domain), prompt.facts
     kept = not facts['steps'] and path.exists()  # an earlier prompt is not worse
     if not kept:
         prompt.save(path, over_anything=args.overwrite)

@@ -53,6 +53,7 @@ def open_input(path: Path, topic: str | None, stack: ExitStack) -> Input:
     """
     from ptdiffseg_ros.data.bags import is_bag
     from ptdiffseg_ros.data.pictures import picture_files, SUFFIXES
+    from ptdiffseg_ros.data.video import frame_entries, frame_rate
 
     if not path.exists():
         raise CommandError(
@@ -70,7 +71,7 @@ def open_input(path: Path, topic: str | None, stack: ExitStack) -> Input:
         return _pictures(files)
     if path.suffix.lower() in SUFFIXES:
         return _pictures([path])
-    return _video(path)
+    return Input(frame_entries(path), fps=frame_rate(path))
 
 
 def _pictures(files: list[Path]) -> Input:
@@ -91,12 +92,6 @@ def picture_names(files: list[Path]) -> list[str]:
     while more := {f.name for f in files if f.stem in full} - full:
         full |= more
     return [file.name if file.name in full else file.stem for file in files]
-
-
-def _video(path: Path) -> Input:
-    from ptdiffseg_ros.data.video import frame_entries, frame_rate
-
-    return Input(frame_entries(path), None, frame_rate(path))
 
 
 def _bag(path: Path, topic: str | None, stack: ExitStack) -> Input:

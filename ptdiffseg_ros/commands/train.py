@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.add_argument('out', type=Path, metavar='OUT', help='folder of the new segmenter')
     parser.add_argument(
         '--recipe', metavar='NAME_OR_FILE',
