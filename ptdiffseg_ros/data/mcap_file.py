@@ -55,11 +55,9 @@ class McapFile(Storage):
         self._blocks.sort(key=lambda block: block[:2])
         self.channels = []
         for number, channel in self._summary.channels.items():
-            schema = self._summary.schemas.get(
-                channel.schema_id, records.Schema(0, b'', '', ''))
+            schema = self._summary.schemas.get(channel.schema_id)
             self.channels.append(Channel(
-                channel.topic, schema.name, channel.message_encoding,
-                (schema.encoding, schema.data.decode(errors='replace')),
+                channel.topic, schema.name if schema else '', channel.message_encoding,
                 channel.metadata.get('offered_qos_profiles', ''), self._counts[number]))
 
     def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
