@@ -40,7 +40,6 @@ class StoredPicture:
 
     :param pixels: turned upright by the file's EXIF orientation.
     :param orientation: the EXIF orientation, 1 to 8; UPRIGHT if the file has none.
-    :param kind: the format, as Pillow names it.
     :param bits: 16 for a PNG with 16 bits a channel, else 8.
     :param is_jpeg: whether the pixels are JPEG-compressed, also inside a TIFF.
     """
@@ -48,7 +47,6 @@ class StoredPicture:
     path: Path
     pixels: Picture.Image
     orientation: int
-    kind: str
     bits: int
     is_jpeg: bool
 
@@ -98,10 +96,9 @@ def load_picture(path: str | Path) -> StoredPicture:
             'down') from error
     except Exception as error:  # a parser of untrusted bytes raises errors of many types
         raise DataError(_why_not(path, error)) from error
-    kind = picture.format or ''
-    is_jpeg = kind in JPEGS or 'jpeg' in str(picture.info.get('compression'))  # in a TIFF
-    return StoredPicture(
-        path, _turned(picture, left), max(orientation, left), kind, bits, is_jpeg)
+    in_tiff = 'jpeg' in str(picture.info.get('compression'))
+    return StoredPicture(path, _turned(picture, left), max(orientation, left), bits,
+                         picture.format in JPEGS or in_tiff)
 
 
 def _turned(picture: Picture.Image, orientation: int) -> Picture.Image:
@@ -145,7 +142,7 @@ def to_rgb(stored: StoredPicture, depth: Depth | None = None) -> NDArray[np.uint
 def is_grey16(stored: StoredPicture) -> bool:
     """Return whether a picture has one 16-bit channel; older Pillow gives such a PNG mode I."""
     mode = stored.pixels.mode
-    return mode.startswith('I;16') or mode == 'I' and stored.kind == 'PNG'
+    return mode.startswith('I;16') or mode == 'I' and stored.bits == 16
 
 
 def deep_colors(stored: StoredPicture) -> NDArray[np.uint16]:
