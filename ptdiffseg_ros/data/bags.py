@@ -173,8 +173,7 @@ class Bag:
                                     f'{self.path} cannot be decompressed ({error})')
                 yield time_ns, topic, data
 
-    def deserialize(
-            self, topic: str, data: bytes | BagError, time_ns: int | None = None) -> Any:
+    def deserialize(self, topic: str, data: bytes | BagError, time_ns: int) -> Any:
         """
         Return a message with the fields of its ROS class.
 
@@ -188,10 +187,9 @@ class Bag:
         try:
             return parse(data, kind)
         except Exception as error:  # a parser of untrusted bytes raises errors of many types
-            when = '' if time_ns is None else f' of {time_ns / 1e9:.3f} s'
             raise BagError(
-                f'the message{when} on {topic} in {self.path} is damaged, or its type {kind} is '
-                f'unknown ({error})') from error
+                f'the message of {time_ns / 1e9:.3f} s on {topic} in {self.path} is damaged, or '
+                f'its type {kind} is unknown ({error})') from error
 
     @cached_property
     def _parse(self) -> Callable[[bytes, str], Any]:
