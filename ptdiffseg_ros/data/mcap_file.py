@@ -114,7 +114,7 @@ class McapFile(Storage):
 
     def _scan(self) -> None:
         """Read the file from its start; damaged parts become blocks of unknown content."""
-        offset, first, latest = MAGIC_SIZE, [], 0
+        offset, latest = MAGIC_SIZE, 0
         while True:
             try:
                 code, size = self._head(offset)
@@ -130,16 +130,14 @@ class McapFile(Storage):
                         code, min(size, MESSAGE_HEAD_SIZE) if code == Opcode.MESSAGE else size)
             except Exception:  # a parser of untrusted bytes
                 self._blocks.append((latest + 1, offset, frozenset()))
-            messages = self._note(found)
-            if messages:
-                first.append(min(messages)[0])
-                latest = max(latest, max(messages)[0])
-                numbers = [number for _, number in messages]
+            if messages := self._note(found):
+                times, numbers = zip(*messages)
+                latest = max(latest, *times)
                 self._counts.update(numbers)
-                self._blocks.append((first[-1], offset, frozenset(numbers)))
+                self._blocks.append((min(times), offset, frozenset(numbers)))
             offset += HEAD.size + size
-        if first:
-            self.start_ns, self.end_ns = min(first), latest + 1
+        if starts := [start_ns for start_ns, _, numbers in self._blocks if numbers]:
+            self.start_ns, self.end_ns = min(starts), latest + 1
 
     def _note(self, found: list[records.McapRecord]) -> list[tuple[int, int]]:
         """Keep schemas and channels; return (time in ns, channel) of each message."""
