@@ -154,9 +154,8 @@ def deep_colors(stored: StoredPicture) -> NDArray[np.uint16]:
         raise DataError(
             f'{stored.path} has 16 bits a channel, and OpenCV cannot read it. Save it with 8 '
             'bits')
-    channels = [np.asarray(_turned(Picture.fromarray(np.ascontiguousarray(pixels[..., i])),
-                                  stored.orientation)) for i in (2, 1, 0)]
-    return np.stack(channels, axis=2)
+    channels = [Picture.fromarray(np.ascontiguousarray(pixels[..., i])) for i in (2, 1, 0)]
+    return np.stack([np.asarray(_turned(c, stored.orientation)) for c in channels], axis=2)
 
 
 def _orientation(picture: Picture.Image) -> int:
