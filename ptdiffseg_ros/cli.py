@@ -11,22 +11,24 @@ import signal
 import sys
 from typing import Any
 
+from ptdiffseg_ros import __version__
+
 # Each module has add_arguments(parser) and run(args) -> int. It is imported only when its command
 # is called, so that `ptdiffseg --help` is fast.
 COMMANDS = {
-    'demo': ('demo', 'segment a drive through changing weather in a live node; write a report'),
-    'predict': ('predict', 'segment images, a folder, a video or a bag; write masks and overlays'),
-    'record': ('record', 'record a drive through the town as a rosbag2 with ground truth'),
-    'replay': ('replay', 'play a rosbag2 as live ROS 2 topics, optionally with /clock'),
-    'pretrain': ('pretrain', 'train a small text-to-image backbone'),
-    'train': ('train', 'train a segmentation head with prompt randomization'),
-    'evaluate': ('evaluate', 'measure the mIoU of a segmenter per condition and per class'),
-    'data': ('data', 'check a labelled data set before a training'),
-    'info': ('info', 'show the cost, the classes and the prompts of a segmenter'),
-    'adapt': ('adapt', 'tune the scene prompt on unlabelled frames of a folder, video or bag'),
-    'bench': ('bench', 'measure latency, throughput and memory on this machine, by stage'),
-    'watch': ('watch', 'show camera, masks, domain and adaptation on a live page'),
-    'prompts': ('prompts', 'list, show, export and import learned scene prompts'),
+    'demo': 'segment a drive through changing weather in a live node; write a report',
+    'predict': 'segment images, a folder, a video or a bag; write masks and overlays',
+    'record': 'record a drive through the town as a rosbag2 with ground truth',
+    'replay': 'play a rosbag2 as live ROS 2 topics, optionally with /clock',
+    'pretrain': 'train a small text-to-image backbone',
+    'train': 'train a segmentation head with prompt randomization',
+    'evaluate': 'measure the mIoU of a segmenter per condition and per class',
+    'data': 'check a labelled data set before a training',
+    'info': 'show the cost, the classes and the prompts of a segmenter',
+    'adapt': 'tune the scene prompt on unlabelled frames of a folder, video or bag',
+    'bench': 'measure latency, throughput and memory on this machine, by stage',
+    'watch': 'show camera, masks, domain and adaptation on a live page',
+    'prompts': 'list, show, export and import learned scene prompts',
 }
 # The remedy for a missing module, by its top-level name.
 _ROS = "source a ROS 2 installation, or pip install 'ptdiffseg_ros[ros]'"
@@ -49,26 +51,20 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
         return action.help if silent else super()._get_help_string(action)
 
 
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-    try:
-        return version('ptdiffseg_ros')
-    except PackageNotFoundError:
-        return 'not installed'
-
-
 def build_parser(called: str | None) -> argparse.ArgumentParser:
     """Return the parser, with the arguments of the called command only."""
     parser = argparse.ArgumentParser(
         prog='ptdiffseg', allow_abbrev=False,
         description='Semantic segmentation with prompted diffusion features, for ROS 2.',
         epilog='"ptdiffseg COMMAND --help" explains a command.')
-    parser.add_argument('--version', action='store_true', help='show the version and exit')
+    parser.add_argument(
+        '--version', action='version', version=f'ptdiffseg {__version__}',
+        help='show the version and exit')
     commands = parser.add_subparsers(dest='command', metavar='COMMAND')
-    for name, (module, help_line) in COMMANDS.items():
+    for name, help_line in COMMANDS.items():
         command = add_command(commands, name, help_line)
         if name == called:
-            implementation = importlib.import_module(f'ptdiffseg_ros.commands.{module}')
+            implementation = importlib.import_module(f'ptdiffseg_ros.commands.{name}')
             implementation.add_arguments(command)
             command.set_defaults(run=implementation.run)
     return parser
@@ -118,9 +114,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         parser = build_parser(called)
         args = parser.parse_args(words)
-        if args.version:
-            print('ptdiffseg', _version())
-            return 0
         if args.command is None:
             parser.print_help()
             return USER_ERROR

@@ -52,7 +52,7 @@ def commands() -> str:
         'input cannot be used; 130 after Ctrl-C.',
         markdown_table(['command', 'what it does'], [
             [f'[`{name}`](#ptdiffseg-{name})', cell(line)]
-            for name, (_, line) in COMMANDS.items()])]
+            for name, line in COMMANDS.items()])]
     for name in COMMANDS:
         parts += _command(_subparsers(build_parser(name))[name], '##')
     return '\n\n'.join(parts) + '\n'

@@ -20,7 +20,7 @@ from ptdiffseg_ros.commands import (
     labelled_inputs,
     number,
 )
-from ptdiffseg_ros.data.entries import report, usable
+from ptdiffseg_ros.data.entries import report, spread, usable
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     whole = number(1, kind=int)
     parser.add_argument(
         'input', type=Path, metavar='IN',
@@ -92,16 +91,12 @@ def run(args: argparse.Namespace) -> int:
         segmenter = PromptedSegmenter.from_pretrained(args.model, device=args.device)
 
         def place(domain: str) -> Path:
-            """Return the file for the prompt of a domain; refuse to replace it."""
-            if args.out is not None:
-                return Path(args.out)
-            path = prompt_path(
+            """Return the file for the prompt of a domain."""
+            return args.out or prompt_path(
                 args.bank or default_bank_folder(), segmenter.fingerprint, domain)
-            _check(args, labelled, path)
-            return path
 
         if args.domain is not None:
-            place(args.domain)
+            _check(args, labelled, place(args.domain))
         frames = _latents(source, args, segmenter, failures)
     try:
         _adapt(args, segmenter, frames, place, failures, labelled)
@@ -129,14 +124,13 @@ def _adapt(
     from ptdiffseg_ros.adapt.tuner import TunerConfig
     from ptdiffseg_ros.data.results import commit, write_json
 
-    places: list[Path] = []
     prompt = adapt_to(
         segmenter, frames, args.epochs, args.scene_prompt, args.domain,
         AdaptationConfig(
             TunerConfig(learning_rate=args.learning_rate,
                         gradient_checkpointing=args.gradient_checkpointing), seed=args.seed),
-        before=lambda domain: places.append(place(domain)))
-    (path,), facts = places, prompt.facts
+        before=lambda domain: _check(args, labelled, place(domain)))
+    path, facts = place(prompt.domain), prompt.facts
     kept = not facts['steps'] and path.exists()  # an earlier prompt is not worse
     if not kept:
         prompt.save(path, over_anything=args.overwrite)
@@ -186,19 +180,18 @@ def _latents(
 
     :param failures: gets a line for each frame that is left out, also for another shape.
     """
-    import numpy as np
     from ptdiffseg_ros.commands.inputs import load_frame
     import torch
     from tqdm import tqdm
 
     kept: list[tuple[str, tuple[int, ...], Tensor]] = []
     stride, count = 1, source.count or 0
-    spread = set(np.linspace(0, count - 1, min(count, args.max_frames)).round().astype(int))
+    rows = set(spread(count, args.max_frames))
 
     def chosen() -> Iterator[Entry]:
         for index, (name, load) in enumerate(tqdm(
                 source.frames, 'encoding', source.count, unit='frame')):
-            if index in spread if count else index % stride == 0:
+            if index in rows if count else index % stride == 0:
                 yield name, partial(load_frame, load)
 
     for name, image in usable(chosen(), failures):

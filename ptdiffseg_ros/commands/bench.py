@@ -14,7 +14,6 @@ from ptdiffseg_ros.model.defaults import ENGINES
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     add_model(parser)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
     parser.add_argument(

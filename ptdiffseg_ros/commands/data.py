@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from pathlib import Path
 
 from ptdiffseg_ros.cli import add_command
 from ptdiffseg_ros.commands import add_overwrite, labelled_inputs, number
+from ptdiffseg_ros.data.entries import listed, MAX_SHOWN, spread
 from ptdiffseg_ros.data.writing import check_outputs
-
-MAX_PROBLEMS = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,32 +33,28 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check; the exit status is 1 if a pair cannot be used."""
-    import numpy as np
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.check import check_data, contact_sheet
     from tqdm import tqdm
 
     data = open_data(args.path, args.split, args.kind)
     check_outputs([args.sheet], labelled_inputs(data), args.overwrite)
-    rows = None
-    if args.limit and args.limit < len(data):
-        rows = np.linspace(0, len(data) - 1, args.limit).round().astype(int).tolist()
-    found = check_data(data, rows, lambda rows: tqdm(rows, 'reading', unit='pair'))
-    print(f'{data.kind}, split {data.split}: {len(data)} pairs, {found.pairs} read')
+    rows = spread(len(data), args.limit or len(data))
+    found = check_data(data, tqdm(rows, 'reading', unit='pair'))
+    print(f'{data.kind}, split {data.split}: {len(data)} pairs, {len(rows)} read')
     sizes = ', '.join(f'{h} x {w}: {n}' for (h, w), n in found.sizes.most_common(5))
     print(f'sizes: {sizes or "none could be read"}')
-    if any(found.conditions):
-        print('conditions: ' + ', '.join(
-            f'{name} {n}' for name, n in sorted(found.conditions.items())))
+    conditions = Counter(data.pairs[i].condition for i in rows)
+    if any(conditions):
+        print('conditions: ' + ', '.join(f'{name} {n}' for name, n in sorted(conditions.items())))
     for name, share in found.shares.items():
         print(f'{name:<16}{100 * share:6.2f} %')
     if args.sheet:
         contact_sheet(data, args.sheet)
         print(f'{args.sheet}: contact sheet; check that masks and pictures fit')
-    for problem in found.problems[:MAX_PROBLEMS]:
-        print(f'problem: {problem}')
-    if found.problems[MAX_PROBLEMS:]:
-        print(f'problem: and {len(found.problems) - MAX_PROBLEMS} more')
-    print(f'{len(found.problems)} of {found.pairs} pairs cannot be used' if found.problems
-          else 'every pair that was read can be used')
-    return 1 if found.problems else 0
+    if not found.problems:
+        print('every pair that was read can be used')
+        return 0
+    print('problem: ' + listed(found.problems, MAX_SHOWN, '\nproblem: '))
+    print(f'{len(found.problems)} of {len(rows)} pairs cannot be used')
+    return 1

@@ -30,7 +30,6 @@ REPORT = ('summary.json', 'index.html', 'strip.png', 'overlay.mp4', 'overlay.web
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.add_argument(
         '--out', type=Path, default=Path('demo_report'), metavar='DIR',
         help='folder of the report and, in prompts/, of the bank; those of an earlier demo are '

@@ -23,7 +23,6 @@ from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     add_model(parser)
     parser.add_argument(
         '--data', type=Path, metavar='PATH',

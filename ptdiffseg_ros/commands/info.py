@@ -13,7 +13,6 @@ from ptdiffseg_ros.model.defaults import MICRO
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.add_argument(
         'model', nargs='?', default=MICRO, metavar='MODEL', help=MODEL_HELP)
     add_engine(parser)

@@ -53,6 +53,7 @@ def open_input(path: Path, topic: str | None, stack: ExitStack) -> Input:
     """
     from ptdiffseg_ros.data.bags import is_bag
     from ptdiffseg_ros.data.pictures import picture_files, SUFFIXES
+    from ptdiffseg_ros.data.video import frame_entries, frame_rate
 
     if not path.exists():
         raise CommandError(
@@ -70,7 +71,7 @@ def open_input(path: Path, topic: str | None, stack: ExitStack) -> Input:
         return _pictures(files)
     if path.suffix.lower() in SUFFIXES:
         return _pictures([path])
-    return _video(path)
+    return Input(frame_entries(path), fps=frame_rate(path))
 
 
 def _pictures(files: list[Path]) -> Input:
@@ -93,36 +94,26 @@ def picture_names(files: list[Path]) -> list[str]:
     return [file.name if file.name in full else file.stem for file in files]
 
 
-def _video(path: Path) -> Input:
-    from ptdiffseg_ros.data.video import frame_entries, frame_rate
-
-    return Input(frame_entries(path), None, frame_rate(path))
-
-
 def _bag(path: Path, topic: str | None, stack: ExitStack) -> Input:
-    from ptdiffseg_ros.data.bags import Bag
+    from ptdiffseg_ros.data.bags import Bag, BagError, stamp_ns
     from ptdiffseg_ros.data.depth import Depth
     from ptdiffseg_ros.ros.images import decode
 
     bag = stack.enter_context(Bag(path))
     topic = bag.camera_topic(topic)
-    read = partial(decode, depth=Depth())  # the same brightness in the whole bag
-    frames = (_bag_entry(time_ns, load, read) for time_ns, _, load in bag.entries([topic]))
+    depth = Depth()  # the same brightness in the whole bag
+
+    def entry(time_ns: int, load: Callable[[], Any]) -> Entry:
+        """Name a frame by its stamp, and a damaged message by its time of recording."""
+        try:
+            message = load()
+        except BagError:
+            return str(time_ns), load
+        return str(stamp_ns(message)), partial(decode, message, depth)
+
+    frames = (entry(time_ns, load) for time_ns, _, load in bag.entries([topic]))
     count, seconds = bag.count(topic), (bag.end_ns - bag.start_ns) / 1e9
     return Input(frames, count, max(1.0, min(60.0, (count - 1) / seconds)) if seconds else 10.0)
-
-
-def _bag_entry(
-        time_ns: int, load: Callable[[], Any], read: Callable[[Any], NDArray[np.uint8]]
-) -> Entry:
-    """Name a frame by its stamp, and a damaged message by its time of recording."""
-    from ptdiffseg_ros.data.bags import BagError, stamp_ns
-
-    try:
-        message = load()
-    except BagError:
-        return str(time_ns), load
-    return str(stamp_ns(message)), partial(read, message)
 
 
 def load_frame(load: Callable[[], NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -26,6 +26,7 @@ from ptdiffseg_ros.commands import (
 )
 from ptdiffseg_ros.commands.inputs import Entry, Input, load_frame, open_input
 from ptdiffseg_ros.data.entries import report, usable
+from ptdiffseg_ros.data.results import commit, percentiles, write_json
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.add_argument(
         'input', type=Path, metavar='IN', help='an image, a folder of images, a video or a bag')
     parser.add_argument(
@@ -82,8 +82,6 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(f'{args.input} has no frame that can be read'
                            + (f': {failures[0]}' if failures else ''))
     if args.json:
-        from ptdiffseg_ros.data.results import commit, write_json
-
         write_json(args.json, {
             'input': str(args.input), 'model': segmenter.name,
             'scene_prompt': args.scene_prompt or segmenter.config.source_scene_prompt,
@@ -136,7 +134,6 @@ def _segment(
     from ptdiffseg_ros.data.drawing import overlay
     from ptdiffseg_ros.data.labels import IGNORE, palette
     from ptdiffseg_ros.data.pictures import write_png
-    from ptdiffseg_ros.data.results import percentiles
     from ptdiffseg_ros.data.video import VideoWriter
     from tqdm import tqdm
 

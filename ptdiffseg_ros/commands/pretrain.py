@@ -23,7 +23,6 @@ PARTS = ('scheduler', 'text_encoder', 'tokenizer', 'unet', 'vae')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.add_argument('out', type=Path, metavar='OUT', help='folder of the new backbone')
     parser.add_argument(
         '--images', type=Path, metavar='FOLDER',

@@ -12,6 +12,7 @@ from typing import Any, TYPE_CHECKING
 
 from ptdiffseg_ros.cli import add_command
 from ptdiffseg_ros.commands import add_overwrite, CommandError, MODEL_HELP
+from ptdiffseg_ros.data.results import write_json
 from ptdiffseg_ros.data.writing import check_outputs
 
 if TYPE_CHECKING:
@@ -73,7 +74,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _list(args: argparse.Namespace) -> None:
     from ptdiffseg_ros.adapt.bank import read_prompts
-    from ptdiffseg_ros.data.results import write_json
 
     check_outputs([args.json], [args.bank], args.overwrite)
     prompts, problems = read_prompts(args.bank)
@@ -91,7 +91,6 @@ def _list(args: argparse.Namespace) -> None:
 
 def _show(args: argparse.Namespace) -> None:
     from ptdiffseg_ros.adapt.bank import LearnedPrompt
-    from ptdiffseg_ros.data.results import write_json
 
     path = Path(args.prompt)
     if path.is_file():

@@ -10,7 +10,6 @@ from ptdiffseg_ros.commands import add_overwrite, image_size, number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.add_argument('out', type=Path, metavar='OUT', help='folder of the new bag')
     parser.add_argument(
         '--seconds', type=number(0, above=True), default=60.0, help='length of the drive')

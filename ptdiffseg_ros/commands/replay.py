@@ -10,7 +10,6 @@ from ptdiffseg_ros.commands import number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.add_argument('bag', type=Path, metavar='BAG', help='a rosbag2 folder or .mcap file')
     parser.add_argument(
         '--rate', type=number(0, above=True), default=1.0,

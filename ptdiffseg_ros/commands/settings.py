@@ -37,10 +37,9 @@ def add_settings(
 
 def given_settings(args: argparse.Namespace, kind: type[Settings]) -> dict[str, Any]:
     """Return the settings given on the command line, by name; lists as tuples."""
-    given = {declared.name: getattr(args, declared.name) for declared in fields(kind)
-             if hasattr(args, declared.name)}
+    names = {declared.name for declared in fields(kind)}
     return {name: tuple(value) if isinstance(value, list) else value
-            for name, value in given.items()}
+            for name, value in vars(args).items() if name in names}
 
 
 def _parsing(kind: Any, default: Any, rule: Rule) -> dict[str, Any]:

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.add_argument('out', type=Path, metavar='OUT', help='folder of the new segmenter')
     parser.add_argument(
         '--recipe', metavar='NAME_OR_FILE',
@@ -51,13 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Train."""
-    if args.data is None:
-        _check(args, None)
     from ptdiffseg_ros.data.catalog import open_data
-    from ptdiffseg_ros.data.results import commit, write_json
-    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-    from ptdiffseg_ros.train.head import measure_source, source_frames, train_head
-    from ptdiffseg_ros.train.processes import processes
     from ptdiffseg_ros.train.recipe import FILE, find_recipe, load_recipe, save_recipe
 
     given = given_settings(args, TrainConfig)
@@ -69,8 +62,12 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(
             f'the settings require the data set {config.data_kind}; give its folder with --data')
     data = None if args.data is None else open_data(args.data, 'train', config.data_kind or None)
-    if data is not None:  # opened late, because the recipe may name its kind
-        _check(args, data)
+    _check(args, data)
+    from ptdiffseg_ros.data.results import commit, write_json
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+    from ptdiffseg_ros.train.head import measure_source, source_frames, train_head
+    from ptdiffseg_ros.train.processes import processes
+
     if args.only_layout:
         if processes().is_main_process:  # the work is not divided
             segmenter = PromptedSegmenter.from_pretrained(args.out, 'cpu')

@@ -9,7 +9,6 @@ from ptdiffseg_ros.commands import number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of this command."""
     parser.add_argument(
         '--segmenter', default='/segmenter', metavar='NODE', help='the full name of the node')
     parser.add_argument(

@@ -5,16 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path, PurePath
-import re
 import tempfile
 from typing import Any
 
 from ptdiffseg_ros.data.pictures import is_hidden, picture_files
 from ptdiffseg_ros.data.storage import (
     BagError,
-    Channel,
     decompress,
     decompressed,
     Ros1File,
@@ -55,40 +53,35 @@ class Bag:
         :raises BagError: the path does not exist, is no bag, or is damaged.
         """
         self.path = Path(path)
-        self._closing = ExitStack()
-        try:
-            self._storages = self._open_files()
-        except BaseException:
-            self._closing.close()
-            raise
+        with ExitStack() as stack:
+            self._storages = self._open_files(stack)
+            self._closing = stack.pop_all()
         self.is_ros2 = not any(isinstance(s, Ros1File) for s in self._storages)
         encoding = 'cdr' if self.is_ros2 else 'ros1'
         channels = sorted((c for s in self._storages for c in s.channels), key=lambda c: c.topic)
         self._channels = [c for c in channels if c.encoding == encoding]
         self.topics: dict[str, str] = {c.topic: c.kind for c in self._channels}
         self.passed_over = {c.topic: c.encoding for c in channels if c.topic not in self.topics}
-        self._stores: dict[str, Any] = {}
         full = [s for s in self._storages if s.end_ns]
         self.start_ns = min((s.start_ns for s in full), default=0)
         self.end_ns = max((s.end_ns for s in full), default=0)
 
-    def _open_files(self) -> list[Storage]:
-        """Open the files of the bag, in order of time."""
+    def _open_files(self, stack: ExitStack) -> list[Storage]:
+        """Open the files of the bag, in order of time; the stack closes them."""
         if not self.path.exists():
             raise BagError(f'no such bag: {self.path}')
         storages: list[Storage] = []
         for file in _files(self.path):
             if file.suffix == ZSTD_SUFFIX:
-                folder = self._closing.enter_context(tempfile.TemporaryDirectory())
+                folder = stack.enter_context(tempfile.TemporaryDirectory())
                 file = _unpacked(file, Path(folder))
             if file.suffix not in STORAGES:
                 raise BagError(f'{self.path} cannot be read as a bag: {_EXPECTED}')
             storages.append(STORAGES[file.suffix](file))
-            self._closing.callback(storages[-1].close)
+            stack.callback(storages[-1].close)
         return sorted(storages, key=lambda storage: storage.start_ns)
 
     def __enter__(self) -> Bag:
-        """Return the bag itself."""
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -114,14 +107,15 @@ class Bag:
             raise BagError(
                 f'{self.path} has no image topic (sensor_msgs/Image or CompressedImage); its '
                 f'topics are: {", ".join(listing) or "none at all"}')
-        if wanted is not None:
-            if wanted not in images:
-                raise BagError(
-                    f'{self.path} has no image topic {wanted!r}; it has {", ".join(images)}')
+        if wanted in images:
             return wanted
+        if wanted is not None:
+            raise BagError(
+                f'{self.path} has no image topic {wanted!r}; it has {", ".join(images)}')
         named = [t for t in images if any(p.startswith('image') for p in t.split('/')[-2:])]
-        if len(images) == 1 or len(named) == 1:
-            return images[0] if len(images) == 1 else named[0]
+        for choice in (images, named):
+            if len(choice) == 1:
+                return choice[0]
         raise BagError(
             f'{self.path} has several image topics: {", ".join(images)}; choose one of them '
             f'(--topic {images[0]})')
@@ -179,31 +173,31 @@ class Bag:
                                     f'{self.path} cannot be decompressed ({error})')
                 yield time_ns, topic, data
 
-    def deserialize(
-            self, topic: str, data: bytes | BagError, time_ns: int | None = None) -> Any:
+    def deserialize(self, topic: str, data: bytes | BagError, time_ns: int) -> Any:
         """
         Return a message with the fields of its ROS class.
 
         :param data: the serialized message; an error is raised.
         :param time_ns: time of recording, for the error.
-        :raises BagError: the message is damaged, or its type is unknown.
+        :raises BagError: the message is damaged, or its type is in no package of ROS itself.
         """
         if isinstance(data, BagError):
             raise data
-        kind = self.topics[topic]
+        kind, parse = self.topics[topic], self._parse
         try:
-            if isinstance(self._storages[0], Ros1File):
-                return self._storages[0].deserialize(data, kind)
-            if kind not in self._stores:
-                self._stores[kind] = _typestore(next(
-                    (c for c in self._channels if c.kind == kind and c.definition[1]),
-                    Channel(topic, kind)))
-            return self._stores[kind].deserialize_cdr(data, kind)
+            return parse(data, kind)
         except Exception as error:  # a parser of untrusted bytes raises errors of many types
-            when = '' if time_ns is None else f' of {time_ns / 1e9:.3f} s'
             raise BagError(
-                f'the message{when} on {topic} in {self.path} is damaged, or its type {kind} is '
-                f'unknown ({error})') from error
+                f'the message of {time_ns / 1e9:.3f} s on {topic} in {self.path} is damaged, or '
+                f'its type {kind} is unknown ({error})') from error
+
+    @cached_property
+    def _parse(self) -> Callable[[bytes, str], Any]:
+        from rosbags.typesys import get_typestore, Stores
+
+        if self.is_ros2:
+            return get_typestore(Stores.ROS2_HUMBLE).deserialize_cdr
+        return get_typestore(Stores.ROS1_NOETIC).deserialize_ros1
 
     def messages(
             self, topics: Collection[str] | None = None) -> Iterator[tuple[int, str, Any]]:
@@ -276,28 +270,6 @@ def _profiles(text: str) -> list[dict[str, Any]]:
     except yaml.YAMLError:
         return []
     return [profile for profile in found if isinstance(profile, dict)] if found else []
-
-
-def _typestore(channel: Channel) -> Any:
-    """Make a type store for a channel, from its own message definition if it has one."""
-    from rosbags.typesys import (
-        get_types_from_idl,
-        get_types_from_msg,
-        get_typestore,
-        Stores,
-    )
-
-    form, text = channel.definition
-    if not text or form not in ('ros2msg', 'ros2idl', 'omgidl'):
-        return get_typestore(Stores.ROS2_HUMBLE)
-    store = get_typestore(Stores.EMPTY)
-    if form == 'ros2msg':
-        store.register(get_types_from_msg(text, channel.kind))
-        return store
-    parts = text.split(f'{"=" * 80}\n')
-    for part in parts[1:] if len(parts) > 1 and not parts[0].strip() else parts:
-        store.register(get_types_from_idl(re.sub(r'\AIDL: .*\n', '', part)))
-    return store
 
 
 def stamp_ns(message: Any) -> int:

@@ -1,21 +1,17 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""Find the pairs of driving data sets in their published trees, and of any pair of folders."""
+"""Find the pairs of driving data sets in their published trees."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 import os
 from pathlib import Path
-import re
-from typing import Any
 
-import numpy as np
-from ptdiffseg_ros.data.conditions import Conditions, read_conditions
-from ptdiffseg_ros.data.labelled import colors, LabelledPictures, LabelMapping, Pair, red_numbers
+from ptdiffseg_ros.data.folders import DESCRIPTION, open_folders
+from ptdiffseg_ros.data.labelled import LabelledPictures, LabelMapping, Pair, red_numbers
 from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE, LabelClass
-from ptdiffseg_ros.data.pictures import DataError, is_hidden, picture_files, SUFFIXES
-import yaml
+from ptdiffseg_ros.data.pictures import DataError, is_hidden
 
 # From Cityscapes' labelIds (0 to 33, and 255 for the licence plate, -1) to its trainIds.
 LABEL_IDS = {number: IGNORE for number in (*range(34), 255)} | {
@@ -27,8 +23,6 @@ SYNTHIA_IDS = {number: IGNORE for number in range(23)} | {
     3: 0, 4: 1, 2: 2, 21: 3, 5: 4, 7: 5, 15: 6, 9: 7, 6: 8, 1: 10, 10: 11, 17: 12, 8: 13, 19: 15,
     12: 17, 11: 18}
 SYNTHIA_CLASSES = tuple(c for c in CITYSCAPES if c.id in set(SYNTHIA_IDS.values()))
-DESCRIPTION = 'dataset.yaml'
-ENTRIES = {'images', 'masks', 'mask_suffix', 'classes', 'ignore', 'conditions'}
 
 
 @dataclass(frozen=True)
@@ -108,7 +102,7 @@ def open_data(root: Path, split: str = 'train', kind: str | None = None) -> Labe
     description = root if root.is_file() else root / DESCRIPTION
     parts = tuple(dict.fromkeys(split.split('+')))
     if kind == 'folders' or kind is None and description.exists():
-        return _open_folders(description, split, parts)
+        return open_folders(description, split, parts)
     if root.is_file():
         raise DataError(f"{root} is a file; give the data set's folder, or a {DESCRIPTION}")
     if kind is not None and kind not in KINDS:
@@ -162,106 +156,3 @@ def _pairs(root: Path, kind: str, images: list[Path]) -> tuple[tuple[Pair, ...],
 
 def _expected(root: Path, kind: str, problem: str, split: str = 'SPLIT') -> str:
     return f'{root}: {problem}. The expected tree of {kind} is:\n{KINDS[kind].tree(split)}'
-
-
-# -- any pair of folders ---------------------------------------------------------------------
-
-def _open_folders(path: Path, split: str, parts: tuple[str, ...]) -> LabelledPictures:
-    """Open the data set of a dataset.yaml (docs/reference/data_formats.md)."""
-    if not path.exists():
-        raise DataError(f'{path} does not exist; docs/reference/data_formats.md lists its entries')
-    try:
-        description = yaml.safe_load(path.read_text())
-        if not isinstance(description, dict):
-            raise TypeError('the file is no mapping')
-        unknown = set(description) - ENTRIES
-        if unknown:
-            raise KeyError(f'{sorted(unknown)[0]!r} is not an entry')
-        classes, mapping = _classes(description['classes'], description.get('ignore', []))
-        images, masks = str(description['images']), str(description['masks'])
-        folders = {part: (path.parent / images.format(split=part),
-                          path.parent / masks.format(split=part)) for part in parts}
-        conditions = read_conditions(
-            description.get('conditions', {}), path.parent,
-            lambda part: path.parent / images.format(split=part))
-        suffix = str(description.get('mask_suffix', '.png'))
-    except DataError as error:
-        raise DataError(f'{path}: {error}') from error
-    except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
-        reason = error.args[0] if isinstance(error, KeyError) else error
-        raise DataError(
-            f'{path}: {reason}. Required entries are images, masks and classes; allowed are also '
-            'mask_suffix, ignore and conditions') from error
-    if len({*folders.values()}) < len(folders):
-        raise DataError(
-            f'{path}: images and masks have no {{split}}, so {split!r} names the same pictures '
-            'twice. Give one split')
-    pairs: list[Pair] = []
-    for part, (image_folder, mask_folder) in folders.items():
-        pairs += _folder_pairs(path, part, image_folder, mask_folder, suffix, conditions)
-    return LabelledPictures(
-        'folders', path.parent, split, tuple(pairs), classes, mapping, (path, *conditions.lists))
-
-
-def _folder_pairs(
-        path: Path, split: str, images: Path, masks: Path, suffix: str, conditions: Conditions
-) -> list[Pair]:
-    """Return the pairs of a split; raise DataError for a split without pictures or masks."""
-    found = picture_files(images)
-    if not found:
-        raise DataError(
-            f'{images} has no pictures ({", ".join(SUFFIXES)}), so the split {split!r} of {path} '
-            'is empty')
-    pairs = [Pair(image, masks / f'{image.stem}{suffix}', conditions.name(image))
-             for image in found]
-    if not any(os.path.lexists(pair.mask) for pair in pairs):
-        raise DataError(
-            f'none of the {len(pairs)} pictures in {images} has a mask; the first would be '
-            f'{pairs[0].mask} (mask_suffix is {suffix!r})')
-    return pairs
-
-
-def _classes(description: Any, ignore: Any) -> tuple[tuple[LabelClass, ...], LabelMapping]:
-    """Return classes and label mapping; a class has a number, a colour or a list of these."""
-    if not isinstance(description, dict) or not description:
-        raise TypeError('classes must be a mapping of names to numbers or colours')
-    known = {label.name: label for label in CITYSCAPES}
-    free = iter(range(len(CITYSCAPES), IGNORE))
-    classes: list[LabelClass] = []
-    for name in map(str, description):
-        classes.append(known[name] if name in known else _new_class(name, next(free)))
-    values: dict[Any, int] = {}
-    ids = [*(label.id for label in classes), IGNORE]
-    for class_id, given in zip(ids, [*description.values(), ignore]):
-        for value in _values(given):
-            if value in values:
-                raise ValueError(f'{value!r} is mapped twice')
-            values[value] = class_id
-    kinds = {type(value) for value in values}
-    if len(kinds) != 1:
-        raise ValueError('give all classes by numbers or all by colours, not by both')
-    if kinds == {int}:
-        return tuple(classes), LabelMapping({IGNORE: IGNORE, **values})
-    return tuple(classes), LabelMapping(
-        {int(color[1:], 16): class_id for color, class_id in values.items()}, colors)
-
-
-def _values(given: Any) -> list[Any]:
-    """Return the numbers, or the colours in lower case, of one entry."""
-    several = given if isinstance(given, list) else [given]
-    found: list[Any] = []
-    for value in several:
-        if isinstance(value, str) and re.fullmatch('#[0-9a-fA-F]{6}', value):
-            found.append(value.lower())
-        elif type(value) is int and 0 <= value <= 255:
-            found.append(value)
-        else:
-            raise ValueError(
-                f"{value!r} is neither a number from 0 to 255 nor a colour such as '#804080'")
-    return found
-
-
-def _new_class(name: str, class_id: int) -> LabelClass:
-    """Make a class that Cityscapes does not have; the id determines its colour."""
-    red, green, blue = np.random.default_rng(class_id).integers(60, 256, 3).tolist()
-    return LabelClass(name, class_id, (red, green, blue))

@@ -4,14 +4,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 from ptdiffseg_ros.data.drawing import overlay
-from ptdiffseg_ros.data.entries import pairs, usable
+from ptdiffseg_ros.data.entries import pairs, spread, usable
 from ptdiffseg_ros.data.labelled import LabelledPictures, resized
 from ptdiffseg_ros.data.labels import palette
 from ptdiffseg_ros.data.pictures import write_png
@@ -29,23 +29,16 @@ class Findings:
     problems: one line for each pair that cannot be used.
     """
 
-    pairs: int = 0
     shares: dict[str, float] = field(default_factory=dict)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    conditions: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
 
 
-def check_data(
-        data: LabelledPictures, rows: Iterable[int] | None = None,
-        progress: Callable[[Iterable[int]], Iterable[int]] = lambda rows: rows) -> Findings:
-    """Read all pairs, or only some rows; `progress` wraps the rows, as ``tqdm`` does."""
+def check_data(data: LabelledPictures, rows: Iterable[int]) -> Findings:
+    """Read the pairs in these rows."""
     found = Findings()
     counts = np.zeros(256, np.int64)
-    chosen = list(range(len(data)) if rows is None else rows)
-    found.pairs = len(chosen)
-    found.conditions.update(data.pairs[i].condition for i in chosen)
-    for _, (image, ids) in usable(pairs(data, progress(chosen)), found.problems):
+    for _, (image, ids) in usable(pairs(data, rows), found.problems):
         found.sizes[image.shape[0], image.shape[1]] += 1
         counts += np.bincount(ids.reshape(-1), minlength=256)
     total = max(1, int(counts.sum()))
@@ -57,16 +50,15 @@ def check_data(
 
 def contact_sheet(data: LabelledPictures, path: Path) -> None:
     """Draw pictures spread over the data set, each with its coloured mask below, as a PNG."""
-    count = min(len(data), SHEET_COLUMNS * SHEET_ROWS)
     colors = palette(data.classes)
     tiles = []
-    for i in np.linspace(0, len(data) - 1, count).round().astype(int):
+    for i in spread(len(data), SHEET_COLUMNS * SHEET_ROWS):
         tile = np.full((2 * TILE[0], TILE[1], 3), 40, np.uint8)  # shown for an unusable pair
-        for _, pair in usable(pairs(data, [int(i)]), []):
+        for _, pair in usable(pairs(data, [i]), []):
             image, ids = resized(*pair, TILE)
             tile = np.concatenate([image, overlay(image, ids, colors, 0.8)])
         # OpenCV draws ASCII only, and text that cannot be encoded aborts the process.
-        name = data.pairs[int(i)].image.name.encode('ascii', 'replace').decode()[-44:]
+        name = data.pairs[i].image.name.encode('ascii', 'replace').decode()[-44:]
         cv2.putText(tile, name, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (0, 0, 0), 3)
         cv2.putText(tile, name, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (255, 255, 255), 1)
         tiles.append(tile)

@@ -27,21 +27,16 @@ def usable(
     :param failures: gets a line with name and reason for each other entry, and a line with the
         reason if the input ends early.
     """
-    iterator = iter(entries)
-    while True:
-        try:
-            name, load = next(iterator)
-        except StopIteration:
-            return
-        except Exception as error:  # the input itself is damaged, so the iteration ends
-            failures.append(_reason(error))
-            return
-        try:
-            loaded = load()
-        except Exception as error:
-            failures.append(f'{name}: {_reason(error)}')
-            continue
-        yield name, loaded
+    try:
+        for name, load in entries:
+            try:
+                loaded = load()
+            except Exception as error:
+                failures.append(f'{name}: {_reason(error)}')
+            else:
+                yield name, loaded
+    except Exception as error:  # the input itself is damaged, so the iteration ends
+        failures.append(_reason(error))
 
 
 def pairs(
@@ -49,6 +44,13 @@ def pairs(
 ) -> Iterator[tuple[str, Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]]]]:
     """Yield pairs of a data set as entries, by the names of their pictures."""
     return ((data.pairs[i].image.name, partial(data.read, i)) for i in rows)
+
+
+def spread(count: int, most: int) -> list[int]:
+    """Return the numbers 0 to count - 1 or, of more than `most`, that many evenly spread."""
+    import numpy as np  # a slow import, which the help of a command does not need
+
+    return np.linspace(0, count - 1, min(count, most)).round().astype(int).tolist()
 
 
 def _reason(error: Exception) -> str:

@@ -11,16 +11,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image as Picture
 from ptdiffseg_ros.data.entries import listed
 from ptdiffseg_ros.data.labels import IGNORE, LabelClass
 from ptdiffseg_ros.data.pictures import (
     DataError,
+    deep_colors,
     is_grey16,
     load_picture,
     StoredPicture,
     to_rgb,
-    turned,
     UPRIGHT,
 )
 
@@ -43,14 +42,11 @@ def numbers(mask: StoredPicture) -> NDArray[np.integer]:
 
 def red_numbers(mask: StoredPicture) -> NDArray[np.integer]:
     """Return the red one of a mask's three 16-bit channels, (H, W): SYNTHIA's numbers."""
-    # Pillow keeps 8 of the 16 bits of a colour. OpenCV with these flags turns nothing.
-    pixels = cv2.imdecode(np.fromfile(mask.path, np.uint8), cv2.IMREAD_UNCHANGED)
-    if pixels is None or pixels.ndim != 3 or pixels.dtype != np.uint16:
+    if mask.bits != 16 or is_grey16(mask):
         raise DataError(
             f'{mask.path} does not have three channels of 16 bits. Give the masks of '
             "SYNTHIA's GT/LABELS; GT/COLOR is only for viewing")
-    red = Picture.fromarray(np.ascontiguousarray(pixels[..., 2]))
-    return np.asarray(turned(red, mask.orientation))
+    return deep_colors(mask)[..., 0]
 
 
 def colors(mask: StoredPicture) -> NDArray[np.integer]:

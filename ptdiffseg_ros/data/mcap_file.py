@@ -55,11 +55,9 @@ class McapFile(Storage):
         self._blocks.sort(key=lambda block: block[:2])
         self.channels = []
         for number, channel in self._summary.channels.items():
-            schema = self._summary.schemas.get(
-                channel.schema_id, records.Schema(0, b'', '', ''))
+            schema = self._summary.schemas.get(channel.schema_id)
             self.channels.append(Channel(
-                channel.topic, schema.name, channel.message_encoding,
-                (schema.encoding, schema.data.decode(errors='replace')),
+                channel.topic, schema.name if schema else '', channel.message_encoding,
                 channel.metadata.get('offered_qos_profiles', ''), self._counts[number]))
 
     def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
@@ -116,7 +114,7 @@ class McapFile(Storage):
 
     def _scan(self) -> None:
         """Read the file from its start; damaged parts become blocks of unknown content."""
-        offset, first, latest = MAGIC_SIZE, [], 0
+        offset, latest = MAGIC_SIZE, 0
         while True:
             try:
                 code, size = self._head(offset)
@@ -132,16 +130,14 @@ class McapFile(Storage):
                         code, min(size, MESSAGE_HEAD_SIZE) if code == Opcode.MESSAGE else size)
             except Exception:  # a parser of untrusted bytes
                 self._blocks.append((latest + 1, offset, frozenset()))
-            messages = self._note(found)
-            if messages:
-                first.append(min(messages)[0])
-                latest = max(latest, max(messages)[0])
-                numbers = [number for _, number in messages]
+            if messages := self._note(found):
+                times, numbers = zip(*messages)
+                latest = max(latest, *times)
                 self._counts.update(numbers)
-                self._blocks.append((first[-1], offset, frozenset(numbers)))
+                self._blocks.append((min(times), offset, frozenset(numbers)))
             offset += HEAD.size + size
-        if first:
-            self.start_ns, self.end_ns = min(first), latest + 1
+        if starts := [start_ns for start_ns, _, numbers in self._blocks if numbers]:
+            self.start_ns, self.end_ns = min(starts), latest + 1
 
     def _note(self, found: list[records.McapRecord]) -> list[tuple[int, int]]:
         """Keep schemas and channels; return (time in ns, channel) of each message."""

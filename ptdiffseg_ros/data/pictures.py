@@ -40,7 +40,6 @@ class StoredPicture:
 
     :param pixels: turned upright by the file's EXIF orientation.
     :param orientation: the EXIF orientation, 1 to 8; UPRIGHT if the file has none.
-    :param kind: the format, as Pillow names it.
     :param bits: 16 for a PNG with 16 bits a channel, else 8.
     :param is_jpeg: whether the pixels are JPEG-compressed, also inside a TIFF.
     """
@@ -48,7 +47,6 @@ class StoredPicture:
     path: Path
     pixels: Picture.Image
     orientation: int
-    kind: str
     bits: int
     is_jpeg: bool
 
@@ -98,13 +96,12 @@ def load_picture(path: str | Path) -> StoredPicture:
             'down') from error
     except Exception as error:  # a parser of untrusted bytes raises errors of many types
         raise DataError(_why_not(path, error)) from error
-    kind = picture.format or ''
-    is_jpeg = kind in JPEGS or 'jpeg' in str(picture.info.get('compression'))  # in a TIFF
-    return StoredPicture(
-        path, turned(picture, left), max(orientation, left), kind, bits, is_jpeg)
+    in_tiff = 'jpeg' in str(picture.info.get('compression'))
+    return StoredPicture(path, _turned(picture, left), max(orientation, left), bits,
+                         picture.format in JPEGS or in_tiff)
 
 
-def turned(picture: Picture.Image, orientation: int) -> Picture.Image:
+def _turned(picture: Picture.Image, orientation: int) -> Picture.Image:
     """Turn a picture upright that is stored with an EXIF orientation, 1 to 8."""
     method = _TURNS.get(orientation)
     return picture if method is None else picture.transpose(method)
@@ -134,7 +131,7 @@ def to_rgb(stored: StoredPicture, depth: Depth | None = None) -> NDArray[np.uint
         grey = (depth or Depth()).to_8_bits(np.asarray(picture).astype(np.uint16))
         return np.repeat(grey[..., None], 3, axis=2)
     if stored.bits == 16:
-        return (depth or Depth()).to_8_bits(_deep_colors(stored))
+        return (depth or Depth()).to_8_bits(deep_colors(stored))
     if picture.mode in ('I', 'F'):
         raise DataError(
             f'{stored.path} has 32 bits a pixel (mode {picture.mode}); allowed are 8 or 16 bits '
@@ -145,10 +142,10 @@ def to_rgb(stored: StoredPicture, depth: Depth | None = None) -> NDArray[np.uint
 def is_grey16(stored: StoredPicture) -> bool:
     """Return whether a picture has one 16-bit channel; older Pillow gives such a PNG mode I."""
     mode = stored.pixels.mode
-    return mode.startswith('I;16') or mode == 'I' and stored.kind == 'PNG'
+    return mode.startswith('I;16') or mode == 'I' and stored.bits == 16
 
 
-def _deep_colors(stored: StoredPicture) -> NDArray[np.uint16]:
+def deep_colors(stored: StoredPicture) -> NDArray[np.uint16]:
     """Read a PNG with 16 bits a channel, (H, W, 3) RGB; Pillow keeps only 8 of the bits."""
     pixels = cv2.imdecode(
         np.fromfile(stored.path, np.uint8),
@@ -157,9 +154,8 @@ def _deep_colors(stored: StoredPicture) -> NDArray[np.uint16]:
         raise DataError(
             f'{stored.path} has 16 bits a channel, and OpenCV cannot read it. Save it with 8 '
             'bits')
-    channels = [np.asarray(turned(Picture.fromarray(np.ascontiguousarray(pixels[..., i])),
-                                  stored.orientation)) for i in (2, 1, 0)]
-    return np.stack(channels, axis=2)
+    channels = [Picture.fromarray(np.ascontiguousarray(pixels[..., i])) for i in (2, 1, 0)]
+    return np.stack([np.asarray(_turned(c, stored.orientation)) for c in channels], axis=2)
 
 
 def _orientation(picture: Picture.Image) -> int:

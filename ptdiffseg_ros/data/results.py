@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-import importlib.metadata
 import json
 import os
 from pathlib import Path
@@ -12,6 +11,7 @@ import platform
 import subprocess
 from typing import Any
 
+from ptdiffseg_ros import __version__
 from ptdiffseg_ros.data.writing import write_whole
 
 
@@ -27,10 +27,7 @@ def commit() -> str:
         else:
             if result.returncode == 0:
                 return result.stdout.strip()
-    try:
-        return importlib.metadata.version('ptdiffseg_ros')
-    except importlib.metadata.PackageNotFoundError:
-        return 'unknown'
+    return __version__
 
 
 def machine(accelerator: str = '') -> str:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import io
 from pathlib import Path
 import sqlite3
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 ZSTD = b'\x28\xb5\x2f\xfd'  # the first bytes of compressed data; CDR starts with a zero
 Message = tuple[int, str, bytes]  # time of recording in ns, topic, serialized message
@@ -26,14 +26,12 @@ class Channel:
     The messages of a topic in one file.
 
     :param encoding: of the serialized messages; ``cdr`` in ROS 2.
-    :param definition: (format, text) of the recorded message type; empty if there is none.
     :param qos: the offered profiles, as YAML.
     """
 
     topic: str
     kind: str
     encoding: str = 'cdr'
-    definition: tuple[str, str] = ('', '')
     qos: str = ''
     count: int = 0
 
@@ -77,29 +75,18 @@ class SqliteFile(Storage):
                 f'{path.name}-wal, copy both files and try: ros2 bag reindex') from error
 
     def _read_topics(self) -> None:
-        rows = self._rows('SELECT * FROM topics')
-        stored = {row['topic_id']: row for row in self._rows(
-            'SELECT topic_id, count(*) AS count, min(timestamp) AS first, max(timestamp) AS last '
-            'FROM messages GROUP BY topic_id')}
-        definitions = {}
-        if self._rows("SELECT 1 FROM sqlite_master WHERE name = 'message_definitions'"):
-            definitions = {
-                row['topic_type']: (row['encoding'], row['encoded_message_definition'])
-                for row in self._rows('SELECT * FROM message_definitions')}
+        rows = self._file.execute(
+            'SELECT * FROM topics LEFT JOIN (SELECT topic_id, count(*) AS count, '
+            'min(timestamp) AS first, max(timestamp) AS last FROM messages GROUP BY topic_id) '
+            'ON topic_id = id').fetchall()
         self._topics = {row['id']: row['name'] for row in rows}
         self.channels = [
             Channel(row['name'], row['type'], row['serialization_format'],
-                    definitions.get(row['type'], ('', '')),
-                    row['offered_qos_profiles'] if 'offered_qos_profiles' in row else '',
-                    stored[row['id']]['count'] if row['id'] in stored else 0)
+                    row['offered_qos_profiles'] if 'offered_qos_profiles' in row.keys() else '',
+                    row['count'] or 0)
             for row in rows]
-        self.start_ns = min((row['first'] for row in stored.values()), default=0)
-        self.end_ns = max((row['last'] + 1 for row in stored.values()), default=0)
-
-    def _rows(self, query: str) -> list[dict[str, Any]]:
-        with closing(self._file.execute(query)) as cursor:
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row)) for row in cursor]
+        self.start_ns = min((row['first'] for row in rows if row['count']), default=0)
+        self.end_ns = max((row['last'] + 1 for row in rows if row['count']), default=0)
 
     def messages(self, topics: Collection[str]) -> Iterator[Message | BagError]:
         wanted = [number for number, topic in self._topics.items() if topic in topics]
@@ -129,6 +116,7 @@ def _connected(path: Path) -> sqlite3.Connection:
     # A bag may be read in another thread than the one that opened it.
     file = sqlite3.connect(
         f'{path.absolute().as_uri()}?{options}', uri=True, check_same_thread=False)
+    file.row_factory = sqlite3.Row
     if with_log:
         file.execute('PRAGMA locking_mode = EXCLUSIVE')
     return file
@@ -138,11 +126,11 @@ class Ros1File(Storage):
     """A ROS 1 ``.bag`` file, read by rosbags."""
 
     def __init__(self, path: Path) -> None:
-        from rosbags.highlevel import AnyReader
+        from rosbags.rosbag1 import Reader
 
         self.path = path
         try:
-            self._reader = AnyReader([path])
+            self._reader = Reader(path)
             self._reader.open()
         except Exception as error:  # a parser of untrusted bytes raises errors of many types
             raise BagError(f'{path} cannot be read as a ROS 1 bag: {error}') from error
@@ -161,10 +149,6 @@ class Ros1File(Storage):
                         self._reader.messages(chosen))
         except Exception as error:  # a parser of untrusted bytes raises errors of many types
             yield BagError(f'{self.path} is damaged: {error}')
-
-    def deserialize(self, data: bytes, kind: str) -> Any:
-        """Return a message of a type."""
-        return self._reader.deserialize(data, kind)
 
     def close(self) -> None:
         self._reader.close()

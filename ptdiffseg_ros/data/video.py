@@ -7,18 +7,16 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture, ImageOps
-from ptdiffseg_ros.data.pictures import turned, UPRIGHT
 
-# EXIF orientation by the effect of a display matrix: swaps the axes, then mirrors x, mirrors y.
-_ORIENTATIONS = {
-    (False, False, False): UPRIGHT, (False, True, False): 2, (False, True, True): 3,
-    (False, False, True): 4, (True, False, False): 5, (True, True, False): 6,
-    (True, True, True): 7, (True, False, True): 8}
+# Whether a turn swaps the axes, then mirrors x, then mirrors y, by its clockwise angle.
+TURNS = {
+    '90': (True, True, False), '180': (False, True, True), '270': (True, False, True),
+    '-90': (True, False, True)}
 
 
 class VideoError(ValueError):
@@ -34,8 +32,7 @@ def frame_entries(path: str | Path) -> Iterator[tuple[str, Callable[[], NDArray[
 
     :raises VideoError: the file has no video stream.
     """
-    for i, item in enumerate(_decode(path)):
-        yield f'{i:06d}', partial(_frame, item)
+    return ((f'{i:06d}', load) for i, load in enumerate(_decode(path)))
 
 
 def frame_rate(path: str | Path) -> float:
@@ -56,8 +53,8 @@ def _video_stream(container: Any, path: str | Path) -> Any:
     return container.streams.video[0]
 
 
-def _decode(path: str | Path) -> Iterator[NDArray[np.uint8] | VideoError]:
-    """Yield frames, and an error for each packet that cannot be decoded."""
+def _decode(path: str | Path) -> Iterator[Callable[[], NDArray[np.uint8]]]:
+    """Yield the function of each frame, and of each packet that cannot be decoded."""
     import av
 
     found = 0
@@ -68,44 +65,36 @@ def _decode(path: str | Path) -> Iterator[NDArray[np.uint8] | VideoError]:
                 try:
                     frames = packet.decode()
                 except av.FFmpegError as error:
-                    yield VideoError(f'{path} is damaged after {found} frames: {error.strerror}')
+                    yield partial(_damaged, path, found, error)
                     continue
                 for frame in frames:
                     found += 1
-                    yield _upright(frame, stream)
+                    yield partial(_upright, frame, stream)
     except av.FFmpegError as error:
         if not found:
             raise VideoError(f'{path} cannot be read as a video: {error.strerror}') from error
-        yield VideoError(f'{path} is damaged after {found} frames: {error.strerror}')
+        yield partial(_damaged, path, found, error)
 
 
-def _frame(item: NDArray[np.uint8] | VideoError) -> NDArray[np.uint8]:
-    if isinstance(item, VideoError):
-        raise item
-    return item
+def _damaged(path: str | Path, frames: int, error: Any) -> NoReturn:
+    raise VideoError(f'{path} is damaged after {frames} frames: {error.strerror}') from error
 
 
 def _upright(frame: Any, stream: Any) -> NDArray[np.uint8]:
     """Return the pixels of a frame, turned by the display matrix, which phones set."""
     pixels = np.asarray(frame.to_ndarray(format='rgb24'), np.uint8)
-    orientation = _orientation(frame, stream)
-    if orientation == UPRIGHT:
-        return pixels
-    return np.array(turned(Picture.fromarray(pixels), orientation))
-
-
-def _orientation(frame: Any, stream: Any) -> int:
-    """Return the EXIF orientation that is equivalent to the display matrix of a frame."""
     matrix = next((data for data in frame.side_data
                    if 'DISPLAYMATRIX' in str(data.type)), None)
-    if matrix is None:  # FFmpeg before 5 gives only a clockwise angle in the metadata
-        angle = stream.metadata.get('rotate', '0')
-        return {'90': 6, '180': 3, '270': 8, '-90': 8}.get(angle, UPRIGHT)
-    # x' = a x + c y, y' = b x + d y. Any angle is rounded to a quarter turn.
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
-    swapped = abs(b) + abs(c) > abs(a) + abs(d)
-    x, y = (c, b) if swapped else (a, d)
-    return _ORIENTATIONS[swapped, x < 0, y < 0]
+    if matrix is None:  # FFmpeg before 5 gives only an angle in the metadata
+        swapped, mirror_x, mirror_y = TURNS.get(stream.metadata.get('rotate'), (False,) * 3)
+    else:
+        # x' = a x + c y, y' = b x + d y. Any angle is rounded to a quarter turn.
+        a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+        swapped = abs(b) + abs(c) > abs(a) + abs(d)
+        mirror_x, mirror_y = (c < 0, b < 0) if swapped else (a < 0, d < 0)
+    if swapped:
+        pixels = pixels.swapaxes(0, 1)
+    return np.ascontiguousarray(pixels[::-1 if mirror_y else 1, ::-1 if mirror_x else 1])
 
 
 class VideoWriter:
@@ -153,7 +142,6 @@ class VideoWriter:
         self._container.mux(self._stream.encode(av.VideoFrame.from_ndarray(even, 'rgb24')))
 
     def __enter__(self) -> VideoWriter:
-        """Return the writer itself."""
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

@@ -9,8 +9,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from ptdiffseg_ros.data.catalog import DESCRIPTION, open_data
-from ptdiffseg_ros.data.entries import pairs, usable
+from ptdiffseg_ros.data.catalog import open_data
+from ptdiffseg_ros.data.entries import pairs, spread, usable
+from ptdiffseg_ros.data.folders import DESCRIPTION
 from ptdiffseg_ros.data.labelled import LabelledPictures, resized
 from ptdiffseg_ros.data.labels import IGNORE
 from ptdiffseg_ros.data.pictures import DataError, picture_files, read_picture, SUFFIXES
@@ -43,8 +44,7 @@ class Photographs:
         :param failures: gets a line for each picture that cannot be used.
         """
         size: tuple[int, int] | None = None
-        rows = np.linspace(0, len(self.entries) - 1, min(count, len(self.entries)))
-        for i, row in enumerate(rows.round().astype(int).tolist()):
+        for i, row in enumerate(spread(len(self.entries), count)):
             for _, pair in usable(self.entries[row:row + 1], failures):
                 image, ids = pair
                 if size is None:

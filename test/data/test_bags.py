@@ -245,8 +245,6 @@ def test_a_damaged_message_is_named_and_the_others_are_read(tmp_path: Path) -> N
         assert loads[0]().data == 'one' and loads[2]().data == 'three'
         with pytest.raises(BagError, match=r'message of 2\.000 s on /chatter in .*cut is damaged'):
             loads[1]()
-        with pytest.raises(BagError, match='message on /chatter'):
-            bag.deserialize('/chatter', b'')
 
 
 def test_messages_in_the_log_of_a_killed_recorder_are_read_and_nothing_changes(
@@ -494,8 +492,8 @@ def test_an_index_that_names_no_chunk_is_an_error(tmp_path: Path) -> None:
     found = []
     with Bag(writer.save(tmp_path / 'a.mcap', 3, 0, 2)) as bag:
         with pytest.raises(BagError, match=r'is damaged at byte \d+: .* type 127'):
-            for _, topic, data in bag.raw_messages():
-                found.append(bag.deserialize(topic, data).data)
+            for time_ns, topic, data in bag.raw_messages():
+                found.append(bag.deserialize(topic, data, time_ns).data)
     assert found == ['0', '2']
 
 
@@ -527,8 +525,8 @@ def test_messages_of_a_killed_recorder_are_read_from_an_mcap(tmp_path: Path) -> 
     with Bag(path) as bag:
         found = []
         with pytest.raises(BagError, match='ends in the middle of a record'):
-            for _, topic, data in bag.raw_messages():
-                found.append(bag.deserialize(topic, data).data)
+            for time_ns, topic, data in bag.raw_messages():
+                found.append(bag.deserialize(topic, data, time_ns).data)
     assert found == [str(i) for i in range(9)] and bag.count('/chatter') == 9
     (path / 'bag.mcap').write_bytes(whole[:-20])  # all messages, but no footer
     with Bag(path) as bag:

@@ -14,7 +14,6 @@ import subprocess
 import sys
 from typing import NamedTuple
 
-from ptdiffseg_ros.cli import COMMANDS
 from ptdiffseg_ros.ros.parameters import PARAMETERS
 import pytest
 import yaml
@@ -82,7 +81,7 @@ def beginning(*start: str) -> list[Command]:
 def options(command: str, words: list[str]) -> set[str]:
     """Return the options of a command of ptdiffseg, of the action that its words name."""
     parser = argparse.ArgumentParser()
-    importlib.import_module(f'ptdiffseg_ros.commands.{COMMANDS[command][0]}').add_arguments(parser)
+    importlib.import_module(f'ptdiffseg_ros.commands.{command}').add_arguments(parser)
     found: set[str] = set()
     waiting = [parser]
     while waiting:

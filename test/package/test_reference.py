@@ -12,7 +12,8 @@ import re
 from benchmarks.docs.pages import BLOCK, FOLDERS, outdated, with_blocks
 import numpy as np
 from ptdiffseg_ros.adapt import bank
-from ptdiffseg_ros.data.catalog import ENTRIES, KINDS, open_data
+from ptdiffseg_ros.data.catalog import KINDS, open_data
+from ptdiffseg_ros.data.folders import ENTRIES
 from ptdiffseg_ros.data.pictures import write_png
 from ptdiffseg_ros.model import head, layout, segmenter_config, source
 from ptdiffseg_ros.train.recipe import recipes
