@@ -50,7 +50,8 @@ def train_head(
         config: TrainConfig, backbone_folder: str | Path, out: Path, cache: Path | None = None,
         resume: bool = False, data: LabelledPictures | None = None,
         tensorboard: Path | None = None, source: bool = True,
-        segmenter_type: type[PromptedSegmenter] = PromptedSegmenter) -> dict[str, Any]:
+        segmenter_type: type[PromptedSegmenter] = PromptedSegmenter,
+        start: Path | None = None) -> dict[str, Any]:
     """
     Train a head and save the segmenter to `out`; return the figures of the run.
 
@@ -60,7 +61,8 @@ def train_head(
     data: labelled pictures of the source; None: clear frames of the town. cache: folder of
     cached features; None: compute them in every step. tensorboard: folder for curves. source:
     whether to train the layout denoiser and measure the source statistics. segmenter_type: the
-    class of the segmenter, which determines the class of the head.
+    class of the segmenter, which determines the class of the head. start: the folder of a
+    segmenter whose head is trained further; None: begin with a new one.
     """
     checkpoint = out.with_name(out.name + '.state.safetensors')
     if checkpoint.exists() and not resume:
@@ -70,6 +72,8 @@ def train_head(
     scalars = Scalars(tensorboard)  # raises before any work if TensorBoard is missing
     segmenter = new_segmenter(
         config, backbone_folder, out, TOWN if data is None else data.classes, segmenter_type)
+    if start is not None:
+        segmenter.head.load(start)
     segmenter.to(accelerator.device, PRECISIONS[config.mixed_precision])
     frames, others, held_out = source_frames(segmenter, config, data)
     if config.batch > len(frames):

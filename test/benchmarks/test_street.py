@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+import shutil
 
 from benchmarks.json_files import read_json
-from benchmarks.street import baselines, tables
+from benchmarks.street import baselines, refine, tables
 from benchmarks.street.__main__ import main
 from benchmarks.street.prepare import ASPECT, caption, CLASSES, HEIGHT, random_view
 from benchmarks.street.weather import make_fog, make_night, make_rain, WEATHERS
@@ -17,6 +18,7 @@ from ptdiffseg_ros.data.captioned import open_captioned
 from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.labels import IGNORE
 from ptdiffseg_ros.model.defaults import backbone_source
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.frames import PictureFrames
 from ptdiffseg_ros.train.head import new_segmenter
 from ptdiffseg_ros.train.settings import TrainConfig
@@ -184,3 +186,27 @@ def test_the_batches_of_a_step_are_the_same_after_an_interruption(
     assert all((a == b).all() for a, b in zip(batch(1), batch(1)))
     assert not (batch(1)[0] == batch(2)[0]).all()
     assert batch(1)[0].shape == (2, 48, 64, 3) and batch(1)[1].shape == (2, 48, 64)
+
+
+def test_a_refined_head_is_the_mean_of_its_start_and_of_its_training_on_crops(
+        street: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(street), str(tmp_path / 'data')]) == 0
+    shipped, start = Path(backbone_source('street')).parent / 'segmenter', tmp_path / 'start'
+    recipe = yaml.safe_load((shipped / 'recipe.yaml').read_text())
+    shutil.copytree(shipped, start)
+    (start / 'segmenter.json').write_text(
+        (shipped / 'segmenter.json').read_text().replace('../backbone', 'street'))
+    (start / 'recipe.yaml').write_text(yaml.safe_dump(
+        {**recipe, 'input_size': [48, 64], 'batch': 2, 'warmup_steps': 1}))
+    command = [str(start), str(tmp_path / 'data'), str(tmp_path / 'out'), '--steps', '1',
+               '--work', str(tmp_path / 'work')]
+    assert refine.main(command) == 0
+    crops = open_data(tmp_path / 'work' / 'crops', 'train')
+    assert len(crops) == 3 * len(open_data(tmp_path / 'data' / 'labelled', 'train'))
+    before, trained, mean = (
+        PromptedSegmenter.from_pretrained(folder, 'cpu').head.state_dict()
+        for folder in (start, tmp_path / 'work' / 'trained', tmp_path / 'out'))
+    assert any((before[name] - trained[name]).abs().max() > 1e-3 for name in before)
+    for name, weight in mean.items():
+        assert torch.allclose(weight, (before[name] + trained[name]) / 2, 1e-3, 2e-4)
+    assert refine.main(command) == 2 and 'exists already' in capsys.readouterr().err
