@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
           f'--captions {args.out}/captions.json --start-from micro --frames 7030 --size 128x176 '
           '--autoencoder-steps 800 --steps 3800\n'
           'ptdiffseg train SEGMENTER --recipe street --backbone BACKBONE '
-          f'--data {args.out}/labelled')
+          f'--data {args.out}/labelled\n'
+          f'python -m benchmarks.street.refine SEGMENTER {args.out} REFINED')
     return 0
 
 

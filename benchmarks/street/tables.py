@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from ptdiffseg_ros.data.results import markdown_table
 
-STREET = '`street`: pretrained UNet, frozen; trained head'
+STREET = '`street`: pretrained UNet, frozen; head: mean of two trainings'
 NETWORKS = {
     'random weights': 'the same UNet with random weights, frozen; trained head',
     'end to end': 'the same UNet and head, trained whole from random weights',
     'SegFormer-B0': 'SegFormer-B0, trained whole from random weights'}
 TRAINED = {'rate': '0.004', 'batch': 8, 'labelled': 425}  # in every version of `street`
+CROPS = 3 * 425  # the labelled pictures and two crops of each, for `crop_steps`
 ABSENT_AT_DUSK = 'fence'  # no pixel of the 22 images has this class
 
 Figures = dict[str, Any]
@@ -45,8 +46,7 @@ def baseline_table(street: Figures, baselines: Figures) -> str:
         figures = cell['figures']
         day, dusk = (_mean(figures[split]['iou']) for split in ('day', 'dusk'))
         rows.append([
-            name, cell['rate'], f'{cell["steps"]} x {cell["batch"]}',
-            f'{cell["steps"] * cell["batch"] / cell["labelled"]:.1f}',
+            name, cell['rate'], _steps(cell), f'{_passes(cell):.1f}',
             *(f'{figures[split]["miou"]:.1f}' for split in ('day', 'dusk', 'kitti')),
             f'{day:.1f}', f'{dusk:.1f}', f'{100 * dusk / day:.0f} %'])
     return markdown_table(
@@ -57,8 +57,21 @@ def baseline_table(street: Figures, baselines: Figures) -> str:
 
 def _version(cell: Figures) -> str:
     """Name another version of `street`."""
+    head = ', head of the last training' if 'crop_steps' in cell else ''
     return (f'other version: {cell["pretraining_steps"]:,} steps of pretraining, head_blocks '
-            f'{cell["head_blocks"]}, distortion {cell["distortion"]}')
+            f'{cell["head_blocks"]}, distortion {cell["distortion"]}{head}')
+
+
+def _steps(cell: Figures) -> str:
+    """Return steps and batch, and those on crops, if there were any."""
+    crops = f', on crops {cell["crop_steps"]} x {cell["batch"]}' if 'crop_steps' in cell else ''
+    return f'{cell["steps"]} x {cell["batch"]}{crops}'
+
+
+def _passes(cell: Figures) -> float:
+    """Return the passes over the pictures, and over pictures and crops."""
+    return float(cell['batch'] * (
+        cell['steps'] / cell['labelled'] + cell.get('crop_steps', 0) / CROPS))
 
 
 def _mean(iou: dict[str, float]) -> float:
