@@ -119,7 +119,7 @@ def _street(table: Callable[..., str]) -> str:
 
 BLOCKS: Mapping[str, Callable[[], str]] = {
     **{f'stream-{protocol}': partial(_stream, protocol)
-       for protocol in ('drives', 'continual', 'recognition', 'cost')},
+       for protocol in ('drives', 'continual', 'cost')},
     'one-pass-gains': _one_pass_gains, 'stream-sweep': _sweep, 'rates': _rates,
     'adaptation-settings': adaptation_settings, 'training-settings': training_settings,
     'street-baselines': partial(_street, baseline_table),
