@@ -56,12 +56,12 @@ def refine(segmenter_folder: Path, labelled: Path, out: Path, work: Path, steps:
 
     :param work: a folder for the crops, their features and the checkpoint, which it resumes from.
     """
-    if not (work / 'crops').exists():
-        write_crops(labelled, work / 'crops')
     config = load_recipe(segmenter_folder / 'recipe.yaml', {
         'steps': steps, 'learning_rate': LEARNING_RATE, 'layout_steps': 0})
     segmenter = PromptedSegmenter.from_pretrained(segmenter_folder, 'cpu')
     backbone = resolved(segmenter.config.backbone, segmenter_folder)
+    if not (work / 'crops').exists():
+        write_crops(labelled, work / 'crops')
     train_head(
         config, backbone, work / 'trained', work / 'features', resume=True,
         data=open_data(work / 'crops', 'train'), source=False, start=segmenter_folder)
