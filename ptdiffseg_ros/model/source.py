@@ -52,9 +52,7 @@ class SourceStatistics:
             raise SegmenterError('latent_mean and latent_std must be vectors of one length, '
                                  'finite, and latent_std above 0')
         if self.denoising_error.ndim or not self.denoising_error > 0:
-            raise SegmenterError(
-                f'denoising_error has shape {tuple(self.denoising_error.shape)}; it must be one '
-                'number above 0. Train a segmenter of an earlier version again')
+            raise SegmenterError('denoising_error must be one number above 0')
 
     @property
     def contrast(self) -> float:
@@ -73,7 +71,10 @@ class SourceStatistics:
         if not path.exists():
             return None
         with reading(path):
-            statistics = cls(**load(path.read_bytes()))
+            tensors = load(path.read_bytes())
+            # Files of earlier versions have the errors at timesteps 50, 200 and 400.
+            tensors['denoising_error'] = tensors['denoising_error'].flatten()[-1]
+            statistics = cls(**tensors)
             if len(statistics.class_prior) != classes:
                 raise ValueError(f'it has {len(statistics.class_prior)} classes, not {classes}')
         return statistics
