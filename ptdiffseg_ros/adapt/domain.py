@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ptdiffseg_ros.adapt.cooperative import Steps
 from ptdiffseg_ros.model.prompts import domain_name
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.source import QUERY_TIMESTEP
+from ptdiffseg_ros.model.source import describe_latents, QUERY_TIMESTEP
 import torch
 from torch import Tensor
 
@@ -16,13 +16,13 @@ from torch import Tensor
 # is no street: noise is at 2.5 with `micro` and 3.0 with `street`, the worst of 5,000 queries on
 # validation drives of the town at 1.2.
 MAX_ERROR_RATIO = 1.8
-# Distance in deviations above which the latents have changed: 200 times an hour in one weather,
-# and at 143 of 144 sudden changes of weather (benchmarks/results/micro_looks.json).
+# These figures were chosen in benchmarks/notebook/recognition.md.
+# Distance from the mean descriptor of the domain's frames, in deviations, that is a change.
 CHANGE = 1.25
 MOMENTUM = 0.7  # of the average of latent descriptors, for a frame
-# The rule's figures were chosen in benchmarks/notebook/recognition.md.
-EVIDENCE = 0.08  # sum of leads over the present sentence that replaces it
+EVIDENCE = 0.04  # sum of leads over the present sentence that replaces it
 QUERIES = 9  # at successive frames after a change; as many name the first domain
+SOURCE_WEIGHT = 0.001  # of the squared distance from source frames, in the source's score
 
 
 class Recognition(NamedTuple):
@@ -37,10 +37,11 @@ class DomainTracker:
     """
     Recognise the domain by the sentence under which the diffusion model denoises frames best.
 
-    A query denoises a frame under every scene prompt of the pool. A sentence's lead is how much
-    lower its error is than the present sentence's, relative to the mean error. Each sentence has a
-    sum of its leads, at least 0, and replaces the present one when the sum reaches `EVIDENCE`:
-    Page's cumulative sum test. A change of the latents hurries the next queries.
+    A query denoises a frame under every scene prompt of the pool. A sentence's score is minus its
+    error, relative to the mean error; the source's is lower for a frame whose latents differ from
+    those of source frames. Each sentence has a sum of its leads over the present one, at least 0,
+    and replaces it when the sum reaches `EVIDENCE`: Page's cumulative sum test. A change of the
+    latents, against the mean since the domain was named, hurries the next queries.
 
     :param query_period_s: between two queries in steady driving.
     :raises ValueError: the pool has fewer than two sentences, or two of one name.
@@ -62,7 +63,13 @@ class DomainTracker:
         self._evidence = torch.zeros(len(self.sentences))
         self._count = 0  # of queries
         self._present: int | None = None
-        self._average = self._reference = torch.tensor(0.0)  # of latent descriptors
+        names = [domain_name(s) for s in self.sentences]
+        source = domain_name(segmenter.config.source_scene_prompt)
+        self._source = names.index(source) if source in names else None
+        self._average: Tensor | None = None  # of the latest latent descriptors
+        self._mean = torch.tensor(0.0)  # of these averages since the domain was named
+        self._frames = 0  # in this mean
+        self._changed = False  # whether the latest frames differ from it
         self._latents: Tensor | None = None  # of the newest frame, until it is queried
         self._queried_s = -float('inf')
 
@@ -73,14 +80,21 @@ class DomainTracker:
         :param latents: (c, h, w); descriptor: of these, as `describe_latents` gives, (F,).
         """
         self._latents = latents
+        if self._average is None:
+            self._average = descriptor
         self._average = descriptor.lerp(self._average, MOMENTUM)
-        if self.hurried or self._statistics is None:
-            self._reference = self._average
+        if self._statistics is None:
             return False
-        distance = (self._average - self._reference) / self._statistics.latent_std
-        changed = bool(distance.square().mean().sqrt() > CHANGE)
-        self.hurried = QUERIES if changed else 0
-        return changed
+        if not self._frames:
+            self._mean = self._average
+        distance = (self._average - self._mean) / self._statistics.latent_std
+        before, self._changed = self._changed, bool(distance.square().mean().sqrt() > CHANGE)
+        self._frames += 1
+        self._mean = self._mean.lerp(self._average, 1 / self._frames)
+        if before or self.hurried or not self._changed:
+            return False
+        self.hurried = QUERIES
+        return True
 
     def query_is_due(self, now_s: float) -> bool:
         """Return whether the newest frame is to be queried."""
@@ -95,6 +109,7 @@ class DomainTracker:
         found = yield from self.query_latents(latents)
         if found is not None:
             self.hurried = QUERIES  # the weather may still be changing
+            self._frames, self._changed = 0, False
         elif self.hurried and self.explained and self._evidence.max() <= before:
             self.hurried -= 1  # not while evidence of another domain grows
         return found
@@ -112,12 +127,26 @@ class DomainTracker:
                 batch, [caption], QUERY_TIMESTEP, noise)[0, 0]
         self.explained = self._statistics is None or bool(
             errors.min() <= MAX_ERROR_RATIO * self._statistics.denoising_error)
-        return self.update(errors) if self.explained else None
+        return self.update(errors, self._distance_from_source(latents)) if self.explained else None
 
-    def update(self, errors: Tensor) -> Recognition | None:
-        """Add a query's errors under each sentence, (S,); return the domain if it changes."""
+    def _distance_from_source(self, latents: Tensor) -> float:
+        """Return the squared distance from source frames, whose mean is 1."""
+        if self._statistics is None:
+            return 1.0
+        difference = describe_latents(latents[None])[0].cpu() - self._statistics.latent_mean
+        return float((difference / self._statistics.latent_std).square().mean())
+
+    def update(self, errors: Tensor, from_source: float = 1.0) -> Recognition | None:
+        """
+        Add a query; return the domain if it changes.
+
+        :param errors: under each sentence, (S,).
+        :param from_source: squared distance of the frame from source frames, whose mean is 1.
+        """
         self._count += 1
         scores = -errors / errors.mean()  # comparable between frames
+        if self._source is not None:
+            scores[self._source] -= SOURCE_WEIGHT * (from_source - 1)
         if self._present is None:
             self._evidence += scores
             lead = float(self._evidence.topk(2).values.diff().abs())

@@ -101,6 +101,39 @@ def test_a_change_of_the_latents_causes_early_queries(micro, calm: DomainTracker
     assert not calm.query_is_due(110.0), 'the next one comes after the period'
 
 
+def test_a_new_domain_is_compared_with_its_own_frames(micro) -> None:
+    tracker = DomainTracker(micro)
+    for number, condition in enumerate(('clear', 'night')):
+        for i, latents in enumerate(drive(micro, condition, 3 * FPS)):
+            show(tracker, latents, 3.0 * number + i / FPS)
+    assert not tracker.hurried, 'night is no longer a change'
+
+
+def test_frames_unlike_the_source_count_against_its_sentence(micro) -> None:
+    even = torch.ones(len(SCENE_PROMPTS))
+    assert DomainTracker(micro).update(even, from_source=1.0) is None
+    tracker = DomainTracker(micro)
+    found = [tracker.update(even, from_source=10.0) for _ in range(QUERIES)]
+    assert found[-1] is not None and found[-1].domain != 'clear'
+
+
+def test_a_night_counts_against_the_source_and_a_clear_day_does_not(micro, monkeypatch) -> None:
+    tracker, distances = DomainTracker(micro), []
+    monkeypatch.setattr(tracker, 'update', lambda errors, distance: distances.append(distance))
+    for condition in ('clear', 'night'):
+        for latents in drive(micro, condition, 3):
+            run_steps(tracker.query_latents(latents))
+    assert max(distances[:3]) < 3 < min(distances[3:])
+
+
+def test_a_long_domain_notices_a_change_as_soon_as_a_short_one(micro, calm) -> None:
+    for _ in range(100):
+        for latents in drive(micro, 'clear', NOTICED):
+            calm.observe(latents, describe(latents))
+    assert any(calm.observe(latents, describe(latents))
+               for latents in drive(micro, 'night', NOTICED))
+
+
 def query(tracker: DomainTracker, lead: float, count: int = 1, scale: float = 1.0) -> list[str]:
     """Let queries find clear ahead of fog by a share of the mean error; return the domains."""
     errors = torch.tensor([0.85 - lead / 2, 0.85 + lead / 2, 1.1, 1.1, 1.1])  # a mean of 1
