@@ -35,7 +35,7 @@ def adaptation_settings() -> str:
          '`adapt/domain.py`'],
         ['queries after a change', f'{domain.QUERIES}', ''],
         ['change detector: threshold, in deviations', f'{domain.CHANGE:g}', ''],
-        ['change detector: weight of the past', f'{domain.MOMENTUM:g}', ''],
+        ['weight of the distance from source frames', f'{domain.SOURCE_WEIGHT:g}', ''],
         ['largest denoising error, relative to the source',
          f'{domain.MAX_ERROR_RATIO:g}', ''],
         ['least contrast of latents, relative to the source', f'{intake.BLANK:g}',

@@ -17,9 +17,7 @@ from torch import Tensor
 # validation drives of the town at 1.2.
 MAX_ERROR_RATIO = 1.8
 # These figures were chosen in benchmarks/notebook/recognition.md.
-# Distance from the mean descriptor of the domain's frames, in deviations, that is a change.
-CHANGE = 1.25
-MOMENTUM = 0.7  # of the average of latent descriptors, for a frame
+CHANGE = 1.75  # distance of a frame's descriptor from the domain's mean, in deviations
 EVIDENCE = 0.04  # sum of leads over the present sentence that replaces it
 QUERIES = 9  # at successive frames after a change; as many name the first domain
 SOURCE_WEIGHT = 0.001  # of the squared distance from source frames, in the source's score
@@ -66,10 +64,9 @@ class DomainTracker:
         names = [domain_name(s) for s in self.sentences]
         source = domain_name(segmenter.config.source_scene_prompt)
         self._source = names.index(source) if source in names else None
-        self._average: Tensor | None = None  # of the latest latent descriptors
-        self._mean = torch.tensor(0.0)  # of these averages since the domain was named
+        self._mean = torch.tensor(0.0)  # of the latent descriptors since the domain was named
         self._frames = 0  # in this mean
-        self._changed = False  # whether the latest frames differ from it
+        self._changed = False  # whether the newest frame differs from it
         self._latents: Tensor | None = None  # of the newest frame, until it is queried
         self._queried_s = -float('inf')
 
@@ -80,17 +77,14 @@ class DomainTracker:
         :param latents: (c, h, w); descriptor: of these, as `describe_latents` gives, (F,).
         """
         self._latents = latents
-        if self._average is None:
-            self._average = descriptor
-        self._average = descriptor.lerp(self._average, MOMENTUM)
         if self._statistics is None:
             return False
-        if not self._frames:
-            self._mean = self._average
-        distance = (self._average - self._mean) / self._statistics.latent_std
-        before, self._changed = self._changed, bool(distance.square().mean().sqrt() > CHANGE)
         self._frames += 1
-        self._mean = self._mean.lerp(self._average, 1 / self._frames)
+        if self._frames == 1:
+            self._mean = descriptor
+        distance = (descriptor - self._mean) / self._statistics.latent_std
+        before, self._changed = self._changed, bool(distance.square().mean().sqrt() > CHANGE)
+        self._mean = self._mean.lerp(descriptor, 1 / self._frames)
         if before or self.hurried or not self._changed:
             return False
         self.hurried = QUERIES
