@@ -46,6 +46,9 @@ def new_accelerator(batch: int, mixed_precision: str = 'no', accumulate: int = 1
         # A plugin, because environment variables override a plain number.
         gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PATIENCE)])
+    # All have joined before one may end with an error: the end of the first process, which keeps
+    # the store by which they join, would break the joining of the others.
+    accelerator.wait_for_everyone()
     parts = accumulate * accelerator.num_processes
     if batch % parts:
         raise TrainingError(
