@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from ptdiffseg_ros.adapt import domain, intake, objective
 from ptdiffseg_ros.adapt.buffer import FrameBuffer
+from ptdiffseg_ros.adapt.offline import FOR_MANY_STREETS
 from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.data.results import markdown_table
 from ptdiffseg_ros.model.source import QUERY_TIMESTEP
@@ -17,14 +18,16 @@ HEAD = ['setting', 'value', 'file']
 def adaptation_settings() -> str:
     """Return the table of tuning, validation, buffer and recognition."""
     config, buffer = AdaptationConfig(), FrameBuffer()
-    tuner = config.tuner
+    tuner, many = config.tuner, FOR_MANY_STREETS
     return markdown_table(HEAD, [
         ['learning rate, a frame a step', f'{tuner.learning_rate:g}', '`adapt/tuner.py`'],
         ['weight of the KL term', f'{tuner.teacher_weight:g}', ''],
         ['weight of J', f'{tuner.prior_weight:g}', ''],
+        ['tolerance of J, in deviations', f'{tuner.tolerance:g}', ''],
         ['decay of the averages of tokens and of m', f'{tuner.memory:g}', ''],
-        ['tolerance of J, in deviations', f'{objective.TOLERANCE:g}', '`adapt/objective.py`'],
-        ['floor of the variance in J', f'{objective.VARIANCE_FLOOR:g}', ''],
+        ['learning rate, weight and tolerance for many streets', f'{many.learning_rate:g}, '
+         f'{many.prior_weight:g}, {many.tolerance:g}', '`adapt/offline.py`'],
+        ['floor of the variance in J', f'{objective.VARIANCE_FLOOR:g}', '`adapt/objective.py`'],
         ['steps a visit', f'{config.steps}', '`adapt/state.py`'],
         ['steps between validations', f'{config.validate_every}', ''],
         ['held-out frames', f'one of {config.hold_out}; the newest '

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.stream.baselines import OnlineMethod, PromptLoop, Source
@@ -25,6 +26,7 @@ from benchmarks.stream.scoring import held_out_miou, online_miou, score
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.bank import PromptBank
+from ptdiffseg_ros.adapt.folders import SHIPPED
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
@@ -113,29 +115,36 @@ def drives(
     Drive two vehicles down a street each, in each weather, and adapt on it.
 
     One street shows less than the scenes of `one_pass`: its peculiarities must not be learned.
-    The second vehicle drives with an empty bank, and with what the first one has learned, as
-    `ptdiffseg prompts import` carries it.
+    Both drive with an empty bank, and with the prompts that came with the segmenter, if there are
+    any. The second vehicle also drives with what the first one has learned, as `ptdiffseg prompts
+    import` carries it.
 
     :returns: the online mIoU of each drive by parts (`_drive`), with and without adaptation.
     """
+    def bank(shipped: Path | None = None) -> PromptBank:
+        return PromptBank(None, segmenter.fingerprint, segmenter.backbone.text_width,
+                          segmenter.backbone.cross_attention_layers, shipped)
+
+    came = bank(segmenter.folder and segmenter.folder / SHIPPED)
+
+    def drive(street: Sequence[StreamFrame], banks: dict[str, PromptBank]) -> dict[str, Any]:
+        if came.domains():
+            banks = {**banks, 'shipped prompts': came}
+        return {'source': _drive(segmenter, Source(segmenter), street), **{
+            name: _drive(segmenter, PromptLoop(make_loop(segmenter, seed=seed, bank=kept)), street)
+            for name, kept in banks.items()}}
+
     result: dict[str, Any] = {}
     for stretch, condition in enumerate(tqdm(ADVERSE, f'drives, seed {seed}')):
-        learned, imported = (
-            PromptBank(None, segmenter.fingerprint, segmenter.backbone.text_width)
-            for _ in range(2))
+        learned, imported = bank(), bank()
         street = _encode_street(segmenter, split, seed, 80 + stretch, condition, frames)
-        first = {name: _drive(segmenter, method, street) for name, method in (
-            ('source', Source(segmenter)),
-            ('empty bank', PromptLoop(make_loop(segmenter, seed=seed, bank=learned))))}
+        first = drive(street, {'empty bank': learned})
         for domain in learned.domains():
             prompt = learned.recall(domain)
             assert prompt is not None
             imported.remember(prompt.by_hand())
         street = _encode_street(segmenter, split, seed, 90 + stretch, condition, frames)
-        second = {name: _drive(segmenter, method, street) for name, method in (
-            ('source', Source(segmenter)),
-            ('empty bank', PromptLoop(make_loop(segmenter, seed=seed))),
-            ("first vehicle's bank", PromptLoop(make_loop(segmenter, seed=seed, bank=imported))))}
+        second = drive(street, {'empty bank': bank(), "first vehicle's bank": imported})
         result[condition] = {'first vehicle': first, 'second vehicle': second}
     return result
 

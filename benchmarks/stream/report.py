@@ -101,8 +101,12 @@ def _drives(seeds: list[dict[str, Any]]) -> str:
              f'{np.mean(means):.1f}', '']]
     for bank, part in (
             ('empty bank', 'whole'), ('empty bank', 'from_3_s'), ('empty bank', 'last_third'),
-            ("first vehicle's bank", 'before_3_s'), ("first vehicle's bank", 'from_3_s')):
+            ("first vehicle's bank", 'before_3_s'), ("first vehicle's bank", 'from_3_s'),
+            ('shipped prompts', 'whole'), ('shipped prompts', 'before_3_s'),
+            ('shipped prompts', 'from_3_s')):
         gains = [[found - source for source, found in drives(c, bank, part)] for c in conditions]
+        if not all(gains):
+            continue
         rows.append([
             f'gain, {bank}, {part.replace("_", " ")}', str(np.size(gains)), *map(_signed, gains),
             _signed(np.ravel(gains)), f'{np.median(gains):+.1f}'])

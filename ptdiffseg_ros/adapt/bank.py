@@ -29,6 +29,7 @@ LARGEST_FILE = 2**23
 KINDS: dict[str, type | tuple[type, ...]] = {
     'domain': str, 'model': str, 'facts': dict, 'saved_s': (int, float)}
 AUTOMATIC = 'automatic'  # fact of a prompt that adaptation saved by itself
+MANY_STREETS = 'many_streets'  # fact of a prompt that was tuned on frames of many streets
 LATEST_S = 2**37  # seconds since 1970, in the year 6325, which datetime can still show
 
 
@@ -57,6 +58,11 @@ class LearnedPrompt:
     def automatic(self) -> bool:
         """Return whether adaptation saved it by itself, and so may replace or delete it."""
         return self.facts.get(AUTOMATIC) is True
+
+    @property
+    def many_streets(self) -> bool:
+        """Return whether it was tuned on frames of many streets."""
+        return self.facts.get(MANY_STREETS) is True
 
     def by_hand(self) -> LearnedPrompt:
         """Return the same prompt as saved by an operator, which adaptation leaves alone."""
@@ -165,6 +171,8 @@ class PromptBank:
     in `problems`. One thread uses the bank.
 
     :param folder: the folder of the files; None keeps prompts in memory only.
+    :param shipped: the folder of the prompts that came with the segmenter, which is only read.
+        They take the place of missing prompts, and of those that adaptation saved by itself.
     :param model: the fingerprint of the segmenter.
     :param width: the width d of its text tokens.
     :param layers: the number L of its cross-attention layers; None leaves it unchecked.
@@ -172,16 +180,15 @@ class PromptBank:
 
     def __init__(
             self, folder: Path | None, model: str, width: int, layers: int | None = None,
-    ) -> None:
+            shipped: Path | None = None) -> None:
         self.folder = folder
         self.model = model
         self.width = width
         self.layers = layers
         self.problems: list[str] = []
-        self._prompts: dict[str, LearnedPrompt] = {}  # by domain
+        self._prompts = self._read(folder)  # by domain
+        self._shipped = self._read(shipped)
         if folder is not None and folder.is_dir():
-            found, self.problems = read_prompts(folder, model, width, layers)
-            self._prompts = {prompt.domain: prompt for prompt in found.values()}
             _sweep(folder)
 
     def path(self, domain: str) -> Path | None:
@@ -192,7 +199,10 @@ class PromptBank:
 
     def recall(self, domain: str) -> LearnedPrompt | None:
         """Return the prompt learned for a domain, if any."""
-        return self._prompts.get(domain)
+        prompt = self._prompts.get(domain)
+        if prompt is None or prompt.automatic:
+            return self._shipped.get(domain, prompt)
+        return prompt
 
     def remember(self, prompt: LearnedPrompt) -> None:
         """
@@ -231,7 +241,15 @@ class PromptBank:
 
     def domains(self) -> list[str]:
         """Return the domains of the prompts, sorted."""
-        return sorted(self._prompts)
+        return sorted(self._prompts.keys() | self._shipped.keys())
+
+    def _read(self, folder: Path | None) -> dict[str, LearnedPrompt]:
+        """Read the prompts of a folder, if there is one."""
+        if folder is None or not folder.is_dir():
+            return {}
+        found, problems = read_prompts(folder, self.model, self.width, self.layers)
+        self.problems += problems
+        return {prompt.domain: prompt for prompt in found.values()}
 
 
 def prompt_path(folder: Path, model: str, domain: str) -> Path:

@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of learned prompts; imports without torch, so quickly."""
+"""The folders of learned prompts; imports without torch, so quickly."""
 from __future__ import annotations
 
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ptdiffseg_ros.adapt.errors import AdaptationError
 
+SHIPPED = 'prompts'  # folder of the prompts that came with a segmenter, in its own folder
 
 def default_bank_folder() -> Path:
     """

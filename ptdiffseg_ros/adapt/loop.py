@@ -232,8 +232,11 @@ class AdaptationLoop:
             self.publisher.publish(self.base)
             return
         if self.publisher.recall(found.domain):
-            if self.segmenter.layout is None and self.publisher.is_saved_by_operator():
-                return  # the loss measures nothing but the distance from the pool
+            # Tuning on one street makes a prompt of many streets worse. Without a layout denoiser
+            # the loss measures nothing but the distance from the pool.
+            if self.publisher.is_of_many_streets() or (
+                    self.segmenter.layout is None and self.publisher.is_given()):
+                return
             start = self.prompt.tokens
         else:
             self.publisher.publish(self.base)
@@ -307,7 +310,7 @@ class AdaptationLoop:
         if self.state.prompt == 'tuned':
             result = f'the prompt for {self._scene()} after {self.state.step} steps' + (
                 ', in use for this visit: the bank keeps the one that was saved'
-                if self.publisher.is_saved_by_operator() else '')
+                if self.publisher.is_given() else '')
         self._on_event('tuned', result)
         self.publisher.save_if_tuned()
 

@@ -13,7 +13,6 @@ from torch import Tensor
 import torch.nn.functional as F
 
 VARIANCE_FLOOR = 0.003  # of a share: what is the same in every street may still differ a little
-TOLERANCE = 0.5  # deviations: one street differs that much from the mean of all
 
 
 @dataclass(frozen=True)
@@ -40,11 +39,12 @@ class UnlabelledLoss:
     (benchmarks/notebook/adaptation_photographs.md).
 
     :param base: the source prompt, or the sentence set by hand.
-    :param teacher_weight: c. prior_weight: a.
+    :param teacher_weight: c. prior_weight: a. tolerance: of J, in deviations.
     """
 
     def __init__(self, segmenter: PromptedSegmenter, statistics: SourceStatistics,
-                 base: ScenePrompt, teacher_weight: float, prior_weight: float) -> None:
+                 base: ScenePrompt, teacher_weight: float, prior_weight: float,
+                 tolerance: float) -> None:
         classes = len(segmenter.config.classes)
         if len(statistics.class_prior) != classes:
             raise ValueError(f'the statistics are of {len(statistics.class_prior)} classes, the '
@@ -52,6 +52,7 @@ class UnlabelledLoss:
         self.segmenter = segmenter
         self.teacher_weight = teacher_weight
         self.prior_weight = prior_weight if segmenter.layout is not None else 0.0
+        self.tolerance = tolerance
         pool = [sentence for sentence in segmenter.config.scene_prompts if sentence != base.name]
         self.teachers = (base, *map(segmenter.scene_prompt, pool))
         self._prior = statistics.class_prior.to(segmenter.device)
@@ -81,7 +82,7 @@ class UnlabelledLoss:
         and beyond a tolerance: the sum over the classes, mean over the cells.
         """
         deviations = (shares - self._prior) / (self._variance + VARIANCE_FLOOR).sqrt()
-        beyond = F.relu(deviations.abs() - TOLERANCE)
+        beyond = F.relu(deviations.abs() - self.tolerance)
         return self.prior_weight * beyond.square().sum(dim=0).mean()
 
 

@@ -7,19 +7,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from ptdiffseg_ros.adapt.bank import LearnedPrompt
+from ptdiffseg_ros.adapt.bank import LearnedPrompt, MANY_STREETS
 from ptdiffseg_ros.adapt.cooperative import run_steps
 from ptdiffseg_ros.adapt.domain import DomainTracker, QUERIES, Recognition
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.loop import source_statistics
 from ptdiffseg_ros.adapt.state import AdaptationConfig
-from ptdiffseg_ros.adapt.tuner import PromptTuner
+from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from torch import Tensor
 from tqdm import tqdm
 
 MIN_FRAMES = 8
+# For frames of many streets, whose class shares are those of the source: without a tolerance
+# (benchmarks/notebook/shipped_prompts.md).
+FOR_MANY_STREETS = TunerConfig(learning_rate=0.1, prior_weight=1.0, tolerance=0.0)
 
 
 def recognise(segmenter: PromptedSegmenter, frames: Sequence[Tensor]) -> Recognition:
@@ -76,5 +79,6 @@ def adapt_to(
             if outcome is Outcome.ACCEPT:
                 best = candidate
                 facts.update(steps=tuner.steps, score=round(validation.scores[2], 5))
-    facts['recognised'], facts['frames'] = found.domain, len(frames)
+    facts |= {'recognised': found.domain, 'frames': len(frames),
+              MANY_STREETS: config.tuner.tolerance == 0.0}
     return LearnedPrompt(best.tokens, domain or found.domain, segmenter.fingerprint, facts)

@@ -89,7 +89,7 @@ class PromptPublisher:
     def save_if_tuned(self) -> None:
         """Put a tuned prompt into the bank, and report if it cannot be written."""
         # Without a domain it would be another's.
-        if self._state.prompt != 'tuned' or not self._state.domain or self.is_saved_by_operator():
+        if self._state.prompt != 'tuned' or not self._state.domain or self.is_given():
             return
         try:
             self._remember(self.learned(automatic=True))
@@ -103,10 +103,15 @@ class PromptPublisher:
         if self._unsaved:
             self.save_if_tuned()
 
-    def is_saved_by_operator(self) -> bool:
-        """Return whether the bank's prompt for the present domain is an operator's."""
+    def is_given(self) -> bool:
+        """Return whether the domain's prompt is an operator's, or came with the segmenter."""
         kept = self.bank.recall(self._state.domain)
         return kept is not None and not kept.automatic
+
+    def is_of_many_streets(self) -> bool:
+        """Return whether the domain's prompt was tuned on frames of many streets."""
+        kept = self.bank.recall(self._state.domain)
+        return kept is not None and kept.many_streets
 
     def withdraw(self) -> None:
         """Publish the base in place of a prompt that is worse; the bank forgets a learned one."""

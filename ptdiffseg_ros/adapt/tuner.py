@@ -20,14 +20,17 @@ class TunerConfig:
     """
     Hyperparameters of tuning; measured in benchmarks/notebook/adaptation_objective.md.
 
-    learning_rate: per frame; teacher_weight, prior_weight: c and a of `UnlabelledLoss`; memory:
-    weight of the past in the running means, of class shares, loss and published prompt;
-    gradient_checkpointing: recompute activations in the backward pass in place of keeping them.
+    learning_rate: per frame; teacher_weight, prior_weight: c and a of `UnlabelledLoss`; tolerance:
+    how far the class shares may differ from those of the source without loss, in deviations: one
+    street differs from the mean of all, many streets do not; memory: weight of the past in the
+    running means, of class shares, loss and published prompt; gradient_checkpointing: recompute
+    activations in the backward pass in place of keeping them.
     """
 
     learning_rate: float = 0.2
     teacher_weight: float = 0.6
     prior_weight: float = 0.3
+    tolerance: float = 0.5
     memory: float = 0.95
     gradient_checkpointing: bool = False
 
@@ -36,7 +39,7 @@ class TunerConfig:
             raise ValueError(f'learning_rate is {self.learning_rate}; it must be above 0')
         if not 0.0 <= self.memory < 1.0:
             raise ValueError(f'memory is {self.memory}; allowed are 0 to below 1')
-        for name in ('teacher_weight', 'prior_weight'):
+        for name in ('teacher_weight', 'prior_weight', 'tolerance'):
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f'{name} is {getattr(self, name)}; it must not be negative')
 
@@ -81,7 +84,8 @@ class PromptTuner:
         self.segmenter = segmenter
         self.config = config
         self.loss = UnlabelledLoss(
-            segmenter, statistics, base, config.teacher_weight, config.prior_weight)
+            segmenter, statistics, base, config.teacher_weight, config.prior_weight,
+            config.tolerance)
         layers = segmenter.backbone.cross_attention_layers
         start = tokens.detach().float().to(segmenter.device)
         self.tokens = start.expand(layers, *start.shape[-2:]).clone().requires_grad_(True)

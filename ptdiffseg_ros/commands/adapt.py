@@ -7,6 +7,7 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -51,7 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--max-frames', type=whole, default=200,
         help='largest number of frames, spread over the input')
     parser.add_argument(
-        '--learning-rate', type=number(0, above=True), default=0.2, help='per step')
+        '--many-streets', action='store_true',
+        help='the frames are of many streets, such as pictures of a whole city: their class '
+        'shares must be those of the source. Gains more, and harms if they are of one street')
+    parser.add_argument(
+        '--learning-rate', type=number(0, above=True),
+        help='per step (default: 0.2; 0.1 with --many-streets)')
     parser.add_argument(
         '--gradient-checkpointing', action='store_true', help='use less memory and more time')
     parser.add_argument(
@@ -119,16 +125,18 @@ def _adapt(
         place: Callable[[str], Path], failures: list[str],
         labelled: LabelledPictures | None) -> None:
     """Tune the prompt, save it to the file that `place` returns, and print the result."""
-    from ptdiffseg_ros.adapt.offline import adapt_to
+    from ptdiffseg_ros.adapt.offline import adapt_to, FOR_MANY_STREETS
     from ptdiffseg_ros.adapt.state import AdaptationConfig
     from ptdiffseg_ros.adapt.tuner import TunerConfig
     from ptdiffseg_ros.data.results import commit, write_json
 
+    usual = FOR_MANY_STREETS if args.many_streets else TunerConfig()
+    tuner = replace(
+        usual, learning_rate=args.learning_rate or usual.learning_rate,
+        gradient_checkpointing=args.gradient_checkpointing)
     prompt = adapt_to(
         segmenter, frames, args.epochs, args.scene_prompt, args.domain,
-        AdaptationConfig(
-            TunerConfig(learning_rate=args.learning_rate,
-                        gradient_checkpointing=args.gradient_checkpointing), seed=args.seed),
+        AdaptationConfig(tuner, seed=args.seed),
         before=lambda domain: _check(args, labelled, place(domain)))
     path, facts = place(prompt.domain), prompt.facts
     kept = not facts['steps'] and path.exists()  # an earlier prompt is not worse

@@ -60,13 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     adaptation = parser.add_mutually_exclusive_group()
     adaptation.add_argument(
         '--no-adaptation', dest='adaptation', action='store_false',
-        help='use only the source prompt; by default the node adapts the prompt, with a new bank, '
-        'and the report compares both')
+        help='use only the source prompt; by default the node adapts the prompt, with the prompts '
+        'that came with the segmenter and a new bank, and the report compares both')
+    adaptation.add_argument(
+        '--no-shipped-prompts', dest='shipped', action='store_false',
+        help='begin without any learned prompt')
     adaptation.add_argument(
         '--prompts', type=Path, metavar='BANK_OR_FILE',
         help='learned prompts of another vehicle, such as prompts/ in the report of another demo: '
-        'the drive is played with an empty bank, and again with a copy of these, and the report '
-        'compares both')
+        'the drive is played without any learned prompt, and again with a copy of these, and the '
+        'report compares both')
     add_overwrite(parser)
 
 
@@ -91,7 +94,8 @@ def run(args: argparse.Namespace) -> int:
 
     summary = run_demo(DemoOptions(
         out=args.out, schedule=schedule, fps=args.fps, seed=args.seed, model=model,
-        adaptation=args.adaptation, photographs=photographs, prompts=prompts))
+        adaptation=args.adaptation, photographs=photographs, prompts=prompts,
+        shipped=args.shipped and prompts is None))
     return report(summary['skipped'], 'pictures')
 
 

@@ -24,12 +24,17 @@ def run(args: argparse.Namespace) -> int:
     """Describe the segmenter."""
     check_outputs([args.json], folders_below(args.model), args.overwrite)
     check_model(args.model)
+    from ptdiffseg_ros.adapt.bank import read_prompts
+    from ptdiffseg_ros.adapt.folders import SHIPPED
     from ptdiffseg_ros.data.results import write_json
     from ptdiffseg_ros.model.info import describe
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
-    found = describe(PromptedSegmenter.from_pretrained(
-        args.model, 'cpu', engine=args.engine))
+    segmenter = PromptedSegmenter.from_pretrained(args.model, 'cpu', engine=args.engine)
+    assert segmenter.folder is not None
+    shipped, _ = read_prompts(segmenter.folder / SHIPPED, segmenter.fingerprint)
+    found = {**describe(segmenter), 'shipped_prompts': {
+        prompt.domain: str(path) for path, prompt in shipped.items()}}
     print(_words(found))
     if args.json:
         write_json(args.json, found)
@@ -62,4 +67,7 @@ def _words(found: dict[str, Any]) -> str:
               if found['category_context'] else 'category prompts: none', 'scene prompts:']
     source = found['source_scene_prompt']
     lines += [f'  {p}{"  (the source)" if p == source else ""}' for p in found['scene_prompts']]
+    if shipped := found['shipped_prompts']:
+        folder = Path(next(iter(shipped.values()))).parent
+        lines.append(f'learned prompts that came with it: {", ".join(shipped)} (in {folder})')
     return '\n'.join(lines)

@@ -63,6 +63,7 @@ class DemoOptions:
     :param schedule: of the drive; only its length applies to photographs.
     :param photographs: replayed instead of a drive in the town.
     :param prompts: the bank of another vehicle, which the node begins with.
+    :param shipped: whether the node uses the prompts that came with the segmenter.
     """
 
     out: Path
@@ -73,6 +74,7 @@ class DemoOptions:
     adaptation: bool
     photographs: Photographs | None
     prompts: LearnedPrompts | None
+    shipped: bool
 
 
 def run_demo(options: DemoOptions) -> dict[str, Any]:
@@ -161,7 +163,9 @@ def _segment_live(bag: Bag, options: DemoOptions, bank: Path | None) -> Pace:
 
     :param bank: the folder of the node's prompts; None: an empty bank in memory.
     """
-    adaptation = {**ADAPTATION, 'adaptation.bank': str(bank or '')} if options.adaptation else {}
+    adaptation = {
+        **ADAPTATION, 'adaptation.bank': str(bank or ''),
+        'adaptation.shipped_prompts': options.shipped} if options.adaptation else {}
     os.environ.update(
         fastdds_environment(), ROS_DOMAIN_ID=str(free_domain_id(random.Random())))
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
@@ -283,6 +287,7 @@ def _summary(
         'schedule': ','.join(options.schedule.names),
         'data': photographs and str(photographs.path),
         'split': photographs and photographs.data and photographs.data.split,
+        'shipped_prompts': options.shipped,
         'prompts': prompts and str(prompts.path),
         'prompt_domains': sorted(p.domain for p in prompts.learned) if prompts else [],
         'commit': commit(), 'machine': machine(),

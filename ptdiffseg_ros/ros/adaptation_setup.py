@@ -7,7 +7,7 @@ from __future__ import annotations
 from typing import Any, TYPE_CHECKING
 
 from ptdiffseg_ros.adapt.errors import AdaptationError
-from ptdiffseg_ros.adapt.folders import bank_folder
+from ptdiffseg_ros.adapt.folders import bank_folder, SHIPPED
 from ptdiffseg_ros.ros.parameters import Settings
 
 if TYPE_CHECKING:  # these import torch, which takes seconds
@@ -36,10 +36,12 @@ def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePromp
         else:
             logger.info(message)
 
+    shipped = (segmenter.folder / SHIPPED
+               if segmenter.folder and settings.adaptation_shipped_prompts else None)
     try:
-        bank = PromptBank(bank_folder(settings.adaptation_bank), segmenter.fingerprint,
-                          segmenter.backbone.text_width,
-                          layers=segmenter.backbone.cross_attention_layers)
+        bank = PromptBank(
+            bank_folder(settings.adaptation_bank), segmenter.fingerprint,
+            segmenter.backbone.text_width, segmenter.backbone.cross_attention_layers, shipped)
     except (RuntimeError, OSError) as error:
         raise AdaptationError(
             f"adaptation.bank: {error}. Repair it, or set adaptation.bank to '' to keep prompts "

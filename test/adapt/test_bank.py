@@ -63,6 +63,31 @@ def test_a_bank_without_a_folder_keeps_prompts_in_memory() -> None:
     assert bank.recall('fog') is not None and bank.path('fog') is None
 
 
+def test_shipped_prompts_serve_where_no_person_saved_one_and_are_only_read(
+        tmp_path: Path) -> None:
+    came, own = tmp_path / 'came', tmp_path / 'own'
+    came_with = PromptBank(came, MODEL, WIDTH)
+    for domain in ('fog', 'night', 'rain'):
+        came_with.remember(prompt(domain, seed=1))
+    (came / f'{MODEL}.snow.safetensors').write_bytes(b'damaged')
+    before = {path: path.read_bytes() for path in came.iterdir()}
+    bank = PromptBank(own, MODEL, WIDTH, shipped=came)
+    bank.remember(prompt('fog', seed=2))
+    bank.remember(prompt('night', seed=2, facts={'automatic': True}))
+    bank.remember(prompt('dust', seed=2, facts={'automatic': True}))
+    seeds = {'fog': 2, 'night': 1, 'rain': 1, 'dust': 2}
+    assert bank.domains() == sorted(seeds)
+    for domain, seed in seeds.items():
+        assert torch.equal(bank.recall(domain).tokens, prompt(seed=seed).tokens)
+    problem, = bank.problems
+    assert 'snow' in problem
+    bank.forget('fog')
+    bank.forget('rain')
+    assert torch.equal(bank.recall('fog').tokens, prompt(seed=1).tokens)
+    assert bank.recall('rain') is not None
+    assert {path: path.read_bytes() for path in came.iterdir()} == before
+
+
 def test_prompts_of_other_models_in_the_same_folder_are_not_changed(tmp_path: Path) -> None:
     PromptBank(tmp_path, 'other', WIDTH).remember(prompt(model='other'))
     ours = PromptBank(tmp_path, MODEL, WIDTH)

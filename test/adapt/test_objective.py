@@ -27,7 +27,7 @@ def loss_with(segmenter: PromptedSegmenter, prior: torch.Tensor, variance: torch
               ) -> UnlabelledLoss:
     assert segmenter.statistics is not None
     statistics = replace(segmenter.statistics, class_prior=prior, class_variance=variance)
-    return UnlabelledLoss(segmenter, statistics, segmenter.scene_prompt(), 1.0, 0.1)
+    return UnlabelledLoss(segmenter, statistics, segmenter.scene_prompt(), 1.0, 0.1, 0.5)
 
 
 def sky_above_road(segmenter: PromptedSegmenter) -> torch.Tensor:
@@ -85,7 +85,7 @@ def test_without_a_layout_denoiser_only_the_teachers_count(segmenter) -> None:
     assert {teacher.name for teacher in loss.teachers} == {*pool}
     assert len(loss.teachers) == len(pool)
     by_hand = segmenter.scene_prompt('a tunnel with lamps')
-    teachers = UnlabelledLoss(segmenter, segmenter.statistics, by_hand, 1.0, 1.0).teachers
+    teachers = UnlabelledLoss(segmenter, segmenter.statistics, by_hand, 1.0, 1.0, 0.5).teachers
     assert by_hand in teachers and len(teachers) == len(pool) + 1
     assert loss.prior_loss(prior.flip(1)) == 0.0
     taught = torch.randn(1, len(prior), 16, 24).log_softmax(dim=1)

@@ -180,6 +180,28 @@ def test_a_better_prompt_is_used_and_does_not_replace_the_saved_one(
     assert bank.path('foggy').read_bytes() == before
 
 
+@pytest.mark.parametrize('shipped', [False, True])
+def test_a_prompt_of_many_streets_is_used_as_it_is(
+        denoising, always_better, tmp_path: Path, shipped: bool) -> None:
+    def bank(folder: Path | None, shipped: Path | None = None) -> PromptBank:
+        return PromptBank(
+            folder, denoising.fingerprint, denoising.backbone.text_width, shipped=shipped)
+
+    learned = LearnedPrompt(
+        denoising.encode_scene('a foggy driving scene').float() * 1.1, 'foggy',
+        denoising.fingerprint, {'many_streets': True})
+    bank(tmp_path).remember(learned)
+    drive = Drive(denoising, bank(None, tmp_path) if shipped else bank(tmp_path))
+    drive.enter(FOG)
+    drive.go(8)
+    assert drive.loop.state.prompt == 'recalled' and not drive.loop.state.tuning
+    assert torch.equal(drive.loop.prompt.tokens, learned.tokens)
+    drive.loop.adapt_now()
+    drive.go(8)
+    assert drive.loop.state.prompt == 'tuned', 'on demand'
+    assert torch.equal(drive.loop.bank.recall('foggy').tokens, learned.tokens)
+
+
 def test_without_a_layout_denoiser_a_saved_prompt_is_used_as_it_is(
         segmenter, always_better, tmp_path: Path) -> None:
     bank = bank_with(segmenter, tmp_path, saved_by_hand=True)

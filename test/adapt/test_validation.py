@@ -25,7 +25,7 @@ def make_validation(
         segmenter: PromptedSegmenter, base: ScenePrompt, current: ScenePrompt
 ) -> PromptValidation:
     assert segmenter.statistics is not None
-    loss = UnlabelledLoss(segmenter, segmenter.statistics, base, 1.0, 1.0)
+    loss = UnlabelledLoss(segmenter, segmenter.statistics, base, 1.0, 1.0, 0.5)
     return PromptValidation(loss, base, current)
 
 

@@ -204,6 +204,7 @@ def pictures_demo(out: Path, model: str, data: Path, *more: str, banks: tuple[st
     for bank in banks:
         process.wait_for_output('segmenting live: ' if bank else 'segmenting live, empty bank: ')
         assert others_with(f'adaptation.bank:={json.dumps(bank)} ')
+        assert others_with('adaptation.shipped_prompts:=false')
     process.wait_for_output('the report is in')
     process.wait()
     return process, json.loads((out / 'summary.json').read_text())

@@ -15,9 +15,12 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, prompt_path
 from ptdiffseg_ros.adapt.loop import AdaptationLoop
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.ros.adaptation_setup import make_loop
 from ptdiffseg_ros.ros.node import SegmenterNode
+from ptdiffseg_ros.ros.parameters import Settings
 import pytest
 import rclpy
+from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from ros_harness import (
     ACTIVATE,
@@ -61,6 +64,18 @@ def consumer() -> Iterator[AdaptationConsumer]:
 def start() -> Iterator[Callable[..., Process]]:
     with starting_segmenters() as start:
         yield start
+
+
+@pytest.mark.parametrize('used', [True, False])
+def test_the_loop_uses_the_prompts_that_came_with_the_segmenter(
+        folder: Path, tmp_path: Path, used: bool) -> None:
+    own = shutil.copytree(folder.parent, tmp_path / 'model') / folder.name
+    segmenter = PromptedSegmenter.from_pretrained(own, 'cpu')
+    LearnedPrompt(segmenter.encode_scene('fog').float(), 'foggy', segmenter.fingerprint).save(
+        prompt_path(own / 'prompts', segmenter.fingerprint, 'foggy'))
+    settings = Settings(adaptation_bank='', adaptation_shipped_prompts=used)
+    loop = make_loop(segmenter, settings, segmenter.scene_prompt(), get_logger('test'))
+    assert loop.bank.domains() == loop.state.remembered == (['foggy'] if used else [])
 
 
 def test_services_follow_the_lifecycle_and_the_bank_keeps_a_prompt(
