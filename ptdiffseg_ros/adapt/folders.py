@@ -10,6 +10,7 @@ from ptdiffseg_ros.adapt.errors import AdaptationError
 
 SHIPPED = 'prompts'  # folder of the prompts that came with a segmenter, in its own folder
 
+
 def default_bank_folder() -> Path:
     """
     Return the default folder of prompts, inside ROS's own folder.

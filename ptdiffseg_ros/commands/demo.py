@@ -23,7 +23,8 @@ from ptdiffseg_ros.model.defaults import MICRO, STREET
 if TYPE_CHECKING:
     from ptdiffseg_ros.adapt.learned import LearnedPrompts
 
-# The first snow lasts twice as long, so that a prompt is learned; the second snow recalls it.
+# The first snow lasts twice as long, so that a prompt is learned if none came with the segmenter;
+# the second snow recalls it.
 DRIVE = 'clear,fog,night,rain,snow,snow,clear,snow'
 REPORT = ('summary.json', 'index.html', 'strip.png', 'overlay.mp4', 'overlay.webm', 'node.log',
           'node_empty_bank.log')

@@ -11,6 +11,8 @@ from diffusers import UNet2DConditionModel
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
+from ptdiffseg_ros.adapt.offline import FOR_MANY_STREETS
+from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.pictures import write_png
@@ -54,6 +56,27 @@ def test_a_prompt_is_saved_in_the_bank_under_its_domain(
                  '--domain', 'garage', '--epochs', '1', '--max-frames', '9']) == 0
     bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
     assert bank.domains() == ['garage']
+
+
+def test_many_streets_have_other_settings_and_a_mark(
+        folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch) -> None:
+    configs = []
+
+    class Tuner(PromptTuner):
+
+        def __init__(self, *arguments) -> None:
+            configs.append(arguments[-1])
+            super().__init__(*arguments)
+
+    monkeypatch.setattr('ptdiffseg_ros.adapt.offline.PromptTuner', Tuner)
+    for name, options in (('one', []), ('many', ['--many-streets'])):
+        assert main(['adapt', str(pictures), '--bank', str(tmp_path / name), '--model',
+                     str(folder), '--domain', 'foggy', '--epochs', '1', *options]) == 0
+    one, many = configs
+    assert (one, many) == (TunerConfig(), FOR_MANY_STREETS)
+    marks = [PromptBank(tmp_path / name, segmenter.fingerprint, segmenter.backbone.text_width)
+             .recall('foggy').many_streets for name in ('one', 'many')]
+    assert marks == [False, True]
 
 
 def test_labelled_pictures_measure_the_gain_of_the_prompt(
