@@ -3,6 +3,7 @@
 """Recognition of the domain: which sentence explains the frames."""
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 from ptdiffseg_ros.adapt.cooperative import Steps
@@ -68,15 +69,16 @@ class DomainTracker:
         self._frames = 0  # in this mean
         self._changed = False  # whether the newest frame differs from it
         self._latents: Tensor | None = None  # of the newest frame, until it is queried
-        self._queried_s = -float('inf')
+        self._stamp_s = 0.0  # of the newest frame
+        self._queried_s = self._queried_stamp_s = -math.inf  # by the clock, and the frame's stamp
 
-    def observe(self, latents: Tensor, descriptor: Tensor) -> bool:
+    def observe(self, latents: Tensor, descriptor: Tensor, stamp_s: float) -> bool:
         """
         Take a usable frame; return whether the scene has changed, so that work on it is void.
 
         :param latents: (c, h, w); descriptor: of these, as `describe_latents` gives, (F,).
         """
-        self._latents = latents
+        self._latents, self._stamp_s = latents, stamp_s
         if self._statistics is None:
             return False
         self._frames += 1
@@ -91,14 +93,21 @@ class DomainTracker:
         return True
 
     def query_is_due(self, now_s: float) -> bool:
-        """Return whether the newest frame is to be queried."""
+        """
+        Return whether the newest frame is to be queried.
+
+        The period must pass by the clock and by the stamps: when a bag is played slowly, evidence
+        of frames that hardly differ would add up.
+        """
         period_s = 0.0 if self.hurried else self.query_period_s
-        return self._latents is not None and now_s - self._queried_s >= period_s
+        passed_s = min(now_s - self._queried_s, abs(self._stamp_s - self._queried_stamp_s))
+        return self._latents is not None and passed_s >= period_s
 
     def query(self, now_s: float) -> Steps[Recognition | None]:
         """Query the newest frame; return its domain if that has changed."""
         assert self._latents is not None, 'no query is due'
-        latents, self._latents, self._queried_s = self._latents, None, now_s
+        latents, self._latents = self._latents, None
+        self._queried_s, self._queried_stamp_s = now_s, self._stamp_s
         before = self._evidence.max()
         found = yield from self.query_latents(latents)
         if found is not None:

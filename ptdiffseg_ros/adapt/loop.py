@@ -150,7 +150,8 @@ class AdaptationLoop:
         if not self._intake.add(camera, stamp_s, latents):
             return
         self._newest_camera = camera
-        if self.tracker.observe(latents, describe_latents(latents[None])[0].cpu()):
+        descriptor = describe_latents(latents[None])[0].cpu()
+        if self.tracker.observe(latents, descriptor, stamp_s):
             self._job = None
 
     def work(self, waiting: Callable[[], bool] = lambda: False) -> None:

@@ -53,7 +53,7 @@ def describe(latents: torch.Tensor) -> torch.Tensor:
 
 def show(tracker: DomainTracker, latents: torch.Tensor, now_s: float) -> str | None:
     """Show a frame, query it if that is due, and return the domain if it has changed."""
-    tracker.observe(latents, describe(latents))
+    tracker.observe(latents, describe(latents), now_s)
     found = run_steps(tracker.query(now_s)) if tracker.query_is_due(now_s) else None
     return None if found is None else found.domain
 
@@ -81,11 +81,27 @@ def calm(micro) -> DomainTracker:
     return tracker
 
 
+@pytest.mark.parametrize(('clock', 'stamps', 'queried'), [
+    (1.0, 1.0, [0, 10, 20]), (4.0, 1.0, [0, 10, 20]), (1.0, 0.5, [0, 20]), (0.5, 1.0, [0, 20]),
+    (1.0, 0.0, [0])])
+def test_the_period_passes_by_the_clock_and_by_the_stamps(
+        micro, calm: DomainTracker, clock: float, stamps: float, queried: list[int]) -> None:
+    calm.query_period_s = 2.0
+    found: list[int] = []
+    latents, = drive(micro, 'clear', 1)
+    for i in range(25):
+        calm.observe(latents, describe(latents), 1000.0 + stamps * i / FPS)
+        if calm.query_is_due(1000.0 + clock * i / FPS):
+            found.append(i)
+            run_steps(calm.query(1000.0 + clock * i / FPS))
+    assert found == queried
+
+
 def test_steady_latents_seldom_cause_early_queries(micro, calm: DomainTracker) -> None:
     """It may: what a change asks for is a query, not another domain."""
     hurried = 0
     for latents in drive(micro, 'clear', 50):
-        hurried += calm.observe(latents, describe(latents))
+        hurried += calm.observe(latents, describe(latents), 0.0)
         if calm.hurried:
             run_steps(calm.query(2.0))
     assert hurried <= 3
@@ -93,7 +109,7 @@ def test_steady_latents_seldom_cause_early_queries(micro, calm: DomainTracker) -
 
 def test_a_change_of_the_latents_causes_early_queries(micro, calm: DomainTracker) -> None:
     night = list(drive(micro, 'night', NOTICED))
-    changes = [calm.observe(latents, describe(latents)) for latents in night]
+    changes = [calm.observe(latents, describe(latents), 0.0) for latents in night]
     assert changes.count(True) == 1, 'work on earlier frames is void once'
     assert calm.hurried == QUERIES and calm.query_is_due(100.0)
     for number, latents in enumerate(night):
@@ -129,8 +145,8 @@ def test_a_night_counts_against_the_source_and_a_clear_day_does_not(micro, monke
 def test_a_long_domain_notices_a_change_as_soon_as_a_short_one(micro, calm) -> None:
     for _ in range(100):
         for latents in drive(micro, 'clear', NOTICED):
-            calm.observe(latents, describe(latents))
-    assert any(calm.observe(latents, describe(latents))
+            calm.observe(latents, describe(latents), 0.0)
+    assert any(calm.observe(latents, describe(latents), 0.0)
                for latents in drive(micro, 'night', NOTICED))
 
 
@@ -187,11 +203,11 @@ def test_queries_stay_hurried_while_evidence_of_another_domain_grows(micro) -> N
 
     def hurry(now_s: float) -> int:
         run_steps(tracker.query(now_s))
-        tracker.observe(torch.zeros(1), torch.zeros(1))
+        tracker.observe(torch.zeros(1), torch.zeros(1), 0.0)
         return tracker.hurried
 
     tracker.query_latents = query_hurriedly
-    tracker.observe(torch.zeros(1), torch.zeros(1))
+    tracker.observe(torch.zeros(1), torch.zeros(1), 0.0)
     assert [hurry(t) for t in range(3)] == [QUERIES, QUERIES - 1, QUERIES - 2]
     lead = -EVIDENCE / 10  # evidence of fog grows
     assert {hurry(t) for t in range(3, 12)} == {QUERIES - 2}
