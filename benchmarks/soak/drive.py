@@ -131,7 +131,8 @@ class Soak:
         try:
             parameters = {'image_qos': 'sensor_data', 'use_sim_time': False,
                           'cameras': self.names, 'adaptation.enabled': True,
-                          'adaptation.bank': '', 'engine': self.options.engine}
+                          'adaptation.bank': '', 'engine': self.options.engine,
+                          'adaptation.shipped_prompts': False}  # so that it tunes
             with NodeProcess(self.options.model, 'image_raw', log, parameters) as process:
                 self._node = rclpy.create_node('soak')
                 self._cameras = [self._camera(name) for name in self.names]

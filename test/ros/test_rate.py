@@ -76,7 +76,9 @@ def camera() -> Iterator[Camera]:
 
 
 def test_tuning_hardly_lengthens_the_interval_between_masks(camera, tmp_path):
-    node = start_segmenter('micro', **{'adaptation.bank': tmp_path, 'adaptation.steps': 1000})
+    node = start_segmenter('micro', **{
+        'adaptation.bank': tmp_path, 'adaptation.steps': 1000,
+        'adaptation.shipped_prompts': False})  # or nothing would be tuned
     consumer = AdaptationConsumer()
     arrivals: list[float] = []
     consumer.node.create_subscription(
