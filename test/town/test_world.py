@@ -496,7 +496,7 @@ def yardstick() -> None:
 @pytest.mark.parametrize('name', WEATHERS)
 def test_rendering_has_not_become_slower(name: str, one_thread: None) -> None:
     # Measured in units of this machine, because a bound in seconds fails on a slower one.
-    # Frames took 5 to 7.4 of them, and 10.4 in rain on the slowest machine.
+    # Frames took 5 to 8.4 of them; on a slow shared machine one run of six was above 10.
     weather = Weather.named(name)
 
     def seconds(work: Callable[[], object]) -> float:
@@ -506,9 +506,11 @@ def test_rendering_has_not_become_slower(name: str, one_thread: None) -> None:
 
     ratios = []
     for seed in range(7):
-        frame = [seconds(partial(sample, seed, weather)) for _ in range(3)]
-        ratios.append(min(frame) / min(seconds(yardstick) for _ in range(10)))
-    assert np.median(ratios) <= 13
+        # As many tries of both, in turn: a machine may be slow for a while.
+        tries = [(seconds(partial(sample, seed, weather)), seconds(yardstick)) for _ in range(10)]
+        frame, unit = map(min, zip(*tries))
+        ratios.append(frame / unit)
+    assert np.median(ratios) <= 12
 
 
 def test_the_contact_sheet_has_a_column_for_each_weather_labels_and_depth(
