@@ -79,6 +79,7 @@ def adapt_to(
             if outcome is Outcome.ACCEPT:
                 best = candidate
                 facts.update(steps=tuner.steps, score=round(validation.scores[2], 5))
+    # The node tunes in a domain for which nothing better than the source prompt was found.
     facts |= {'recognised': found.domain, 'frames': len(frames),
-              MANY_STREETS: config.tuner.tolerance == 0.0}
+              MANY_STREETS: config.tuner.tolerance == 0.0 and facts['steps'] > 0}
     return LearnedPrompt(best.tokens, domain or found.domain, segmenter.fingerprint, facts)

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--many-streets', action='store_true',
         help='the frames are of many streets, such as pictures of a whole city: their class '
-        'shares must be those of the source. Gains more, and harms if they are of one street')
+        'shares must be those of the source. Gains more, but is not meant for a single street')
     parser.add_argument(
         '--learning-rate', type=number(0, above=True),
         help='per step (default: 0.2; 0.1 with --many-streets)')

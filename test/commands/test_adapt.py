@@ -68,15 +68,22 @@ def test_many_streets_have_other_settings_and_a_mark(
             configs.append(arguments[-1])
             super().__init__(*arguments)
 
+    def judge(self, candidate, frames) -> Outcome:
+        self.scores = (1.0, 1.0, 0.5)
+        return outcomes.pop(0)
+
+    outcomes = [Outcome.ACCEPT, Outcome.ACCEPT, Outcome.KEEP]
+    monkeypatch.setattr(PromptValidation, 'judge', judge)
     monkeypatch.setattr('ptdiffseg_ros.adapt.offline.PromptTuner', Tuner)
-    for name, options in (('one', []), ('many', ['--many-streets'])):
+    for name, options in (('one', []), ('many', ['--many-streets']),
+                          ('no better', ['--many-streets'])):
         assert main(['adapt', str(pictures), '--bank', str(tmp_path / name), '--model',
                      str(folder), '--domain', 'foggy', '--epochs', '1', *options]) == 0
-    one, many = configs
+    one, many, _ = configs
     assert (one, many) == (TunerConfig(), FOR_MANY_STREETS)
     marks = [PromptBank(tmp_path / name, segmenter.fingerprint, segmenter.backbone.text_width)
-             .recall('foggy').many_streets for name in ('one', 'many')]
-    assert marks == [False, True]
+             .recall('foggy').many_streets for name in ('one', 'many', 'no better')]
+    assert marks == [False, True, False]
 
 
 def test_labelled_pictures_measure_the_gain_of_the_prompt(

@@ -496,7 +496,7 @@ def yardstick() -> None:
 @pytest.mark.parametrize('name', WEATHERS)
 def test_rendering_has_not_become_slower(name: str, one_thread: None) -> None:
     # Measured in units of this machine, because a bound in seconds fails on a slower one.
-    # Frames took 5 to 8.4 of them; on a slow shared machine one run of six was above 10.
+    # Frames took 5 to 8.4 of them. One of ten has 20 frames a second where they take 28 ms.
     weather = Weather.named(name)
 
     def seconds(work: Callable[[], object]) -> float:
@@ -510,7 +510,7 @@ def test_rendering_has_not_become_slower(name: str, one_thread: None) -> None:
         tries = [(seconds(partial(sample, seed, weather)), seconds(yardstick)) for _ in range(10)]
         frame, unit = map(min, zip(*tries))
         ratios.append(frame / unit)
-    assert np.median(ratios) <= 12
+    assert np.median(ratios) <= 10
 
 
 def test_the_contact_sheet_has_a_column_for_each_weather_labels_and_depth(
