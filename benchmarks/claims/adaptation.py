@@ -21,6 +21,7 @@ from benchmarks.stream.protocols import one_pass
 from benchmarks.stream.scoring import online_miou
 import numpy as np
 from ptdiffseg_ros import town
+from ptdiffseg_ros.adapt.offline import FOR_MANY_STREETS
 from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.data.labels import palette
 from ptdiffseg_ros.data.pictures import write_png
@@ -82,7 +83,9 @@ def settings(name: str) -> Figures:
     found: Figures = {'rate': LEARNING_RATES.get(name)}
     if name in ('prompt', 'pseudo labels', 'labelled prompt'):
         found['tokens'] = 'per layer'
-    return {**found, **asdict(AdaptationConfig())} if name == 'prompt' else found
+    if name == 'prompt':
+        found |= asdict(AdaptationConfig(FOR_MANY_STREETS))
+    return found
 
 
 def earlier(cells: Figures) -> list[str]:
