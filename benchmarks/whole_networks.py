@@ -12,8 +12,13 @@ import numpy as np
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.head import GROUPS, SegmentationHead
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
-from ptdiffseg_ros.train.loop import warm_cosine
+from ptdiffseg_ros.train.loop import (
+    flatten_state,
+    load_state,
+    restore_state,
+    save_state,
+    warm_cosine,
+)
 from ptdiffseg_ros.train.losses import segmentation_loss
 from ptdiffseg_ros.train.settings import TrainConfig
 import torch

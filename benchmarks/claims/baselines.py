@@ -31,6 +31,7 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.captioned_frames import draw_frames, TownFrames
 from ptdiffseg_ros.train.frames import ClearFrames
 from ptdiffseg_ros.train.head import new_segmenter
+from ptdiffseg_ros.train.loop import Scalars
 from ptdiffseg_ros.train.pretrain import fit, PretrainConfig
 import torch
 from torch import Tensor
@@ -91,7 +92,8 @@ def masked_backbone(experiment: Experiment, seed: int) -> Path:
             return ((filled - clean).square() * hidden).sum() / (
                 hidden.sum() * clean.shape[1]).clamp(min=1)
 
-        fit(config, {'unet': unet}, loss_of, state / 'masked.safetensors', 'masked autoencoder')
+        fit(config, {'unet': unet}, loss_of, state / 'masked.safetensors', Scalars(),
+            'masked autoencoder')
         return backbone.eval().requires_grad_(False)
 
     precision = precision_name(experiment.model.device)

@@ -47,7 +47,7 @@ def build_autoencoder(config: PretrainConfig) -> AutoencoderTiny:
 
 def train_autoencoder(
     config: PretrainConfig, accelerator: Accelerator, vae: AutoencoderTiny, images: np.ndarray,
-    state: Path, scalars: Scalars | None = None
+    state: Path, scalars: Scalars
 ) -> float:
     """Train an autoencoder in place on crops of the frames; return the duration in seconds."""
     vae.requires_grad_(True).train()
@@ -73,7 +73,6 @@ def train_autoencoder(
     loop = TrainingLoop(
         'autoencoder', config.autoencoder_steps, LEARNING_RATE, WARMUP, optimizer, {'vae': vae},
         state / 'autoencoder.safetensors', config.save_every, scalars, finite=True)
-    loop.resume()
     loop.run(take_step)
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=1.0)  # a given autoencoder had another one

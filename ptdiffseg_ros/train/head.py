@@ -114,7 +114,6 @@ def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegme
         'head', config.steps, config.learning_rate, config.warmup_steps, optimizer,
         {'head': head, **({'best': best} if config.evaluate_every else {})}, checkpoint,
         config.save_every, scalars, facts={'best_step': 0, 'best_miou': -1.0})
-    loop.resume()
     trained, stepped = accelerator.prepare(head, optimizer)
     batches = load(loop.step)
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+import json
 import math
+import os
 from pathlib import Path
 import time
 from typing import Any
 
-from ptdiffseg_ros.train.checkpoint import flatten_state, load_state, restore_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.processes import processes
+from safetensors import safe_open
+from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 from tqdm import tqdm
@@ -29,7 +32,7 @@ class Scalars:
     :raises ModuleNotFoundError: TensorBoard is not installed; raised in every process.
     """
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None = None) -> None:
         self._writer = None
         if folder is not None:
             from torch.utils.tensorboard import SummaryWriter
@@ -58,10 +61,60 @@ def warm_cosine(step: int, steps: int, warmup: int) -> float:
     return warm * 0.5 * (1 + math.cos(math.pi * step / steps))
 
 
+def flatten_state(
+        modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Collect the tensors of modules and of an AdamW optimizer under slash-separated names."""
+    parts = {name: module.state_dict() for name, module in modules.items()}
+    for index, entry in optimizer.state_dict()['state'].items():
+        parts[f'optimizer/{index}'] = entry
+    return {f'{name}/{key}': value for name, part in parts.items() for key, value in part.items()}
+
+
+def restore_state(
+        tensors: Mapping[str, Tensor], modules: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer) -> None:
+    """Load the tensors of `flatten_state`; a module without tensors does not change."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        part, _, key = name.rpartition('/')
+        parts.setdefault(part, {})[key] = value
+    for name, module in modules.items():
+        if name in parts:
+            module.load_state_dict(parts[name])
+    prefix = 'optimizer/'
+    optimizer.load_state_dict({**optimizer.state_dict(), 'state': {
+        int(name.removeprefix(prefix)): part
+        for name, part in parts.items() if name.startswith(prefix)}})
+
+
+def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
+    """Write tensors and JSON values to `path`; an interruption leaves the old file intact."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + '.partial')
+    copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    save_file(copies, partial, metadata={'facts': json.dumps(facts)})
+    with open(partial, 'rb') as handle:
+        os.fsync(handle.fileno())
+    os.replace(partial, path)
+
+
+def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a file of `save_state`; raise TrainingError for any other file."""
+    try:
+        with safe_open(str(path), framework='pt') as handle:
+            facts = json.loads((handle.metadata() or {})['facts'])
+            tensors = {name: handle.get_tensor(name) for name in handle.keys()}
+    except Exception as error:  # safetensors has its own errors for damaged files
+        raise TrainingError(
+            f'{path} is no checkpoint of this package ({error}); delete it to start again'
+        ) from error
+    return tensors, facts
+
+
 @dataclass
 class TrainingLoop:
     """
-    Take the steps of a training, and resume them from a checkpoint.
+    Take the steps of a training; resume them from the checkpoint if it exists.
 
     learning_rate: the maximum. modules: everything with weights, by name in the checkpoint.
     checkpoint: a file written every `save_every` steps and after the last step; None: no file. It
@@ -77,21 +130,19 @@ class TrainingLoop:
     modules: Mapping[str, nn.Module]
     checkpoint: Path | None = None
     save_every: int = 500
-    scalars: Scalars | None = None
+    scalars: Scalars = Scalars()
     step: int = 0
     seconds: float = 0.0
     loss: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     finite: bool = False
 
-    def resume(self) -> None:
-        """Load the checkpoint if it exists; a module that is not in it does not change."""
-        if self.checkpoint is None or not self.checkpoint.exists():
-            return
-        tensors, facts = load_state(self.checkpoint)
-        restore_state(tensors, self.modules, self.optimizer)
-        self.step, self.seconds, self.loss = facts['step'], facts['seconds'], facts['loss']
-        self.facts |= facts['facts']
+    def __post_init__(self) -> None:
+        if self.checkpoint is not None and self.checkpoint.exists():
+            tensors, facts = load_state(self.checkpoint)
+            restore_state(tensors, self.modules, self.optimizer)
+            self.step, self.seconds, self.loss = facts['step'], facts['seconds'], facts['loss']
+            self.facts |= facts['facts']
 
     def save(self) -> None:
         """Write the checkpoint, if there is a file for it."""
@@ -130,7 +181,7 @@ class TrainingLoop:
             if reported:  # waits for a GPU, therefore inside the measured time
                 bar.set_postfix(loss=f'{self._number(smoothed):.3f}')
             self.seconds += time.monotonic() - begun
-            if reported and self.scalars is not None:
+            if reported:
                 self.scalars.write(self.step, loss=loss.item(), learning_rate=rate,
                                    seconds_per_step=self.seconds / self.step)
             saves = self.step % self.save_every == 0 or last

@@ -8,7 +8,6 @@ import dataclasses
 from functools import partial
 import json
 from pathlib import Path
-from typing import Any
 
 from accelerate import Accelerator
 from diffusers import AutoencoderTiny, DDIMScheduler, DDPMScheduler, UNet2DConditionModel
@@ -93,7 +92,7 @@ def pretrain(
     backbone = build_backbone(config, vae, tokenizer) if start is None else start
     draw_samples = partial(
         draw_sample_grid, backbone, out / 'samples.png', config.image_size, sentences, config.seed)
-    report = train_diffusion(
+    loop = train_diffusion(
         config, accelerator, backbone, latents, captions, state, curves[1],
         partial(draw_samples, columns=1))  # a column costs six steps
     if accelerator.is_main_process:
@@ -102,7 +101,8 @@ def pretrain(
         draw_samples()
         facts = {**dataclasses.asdict(config), **source.facts, 'started_from': digest,
                  'processes': accelerator.num_processes, 'device': accelerator.device.type,
-                 'autoencoder_minutes': autoencoder_seconds / 60, **report}
+                 'autoencoder_minutes': autoencoder_seconds / 60,
+                 'diffusion_minutes': loop.seconds / 60, 'loss': loop.loss}
         (out / 'pretraining.json').write_text(json.dumps(facts, indent=2) + '\n')
     accelerator.wait_for_everyone()
     return out
@@ -205,9 +205,9 @@ def train_diffusion(
     latents: Tensor,
     captions: list[list[str]],
     state: Path,
-    scalars: Scalars | None = None,
-    draw_samples: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+    scalars: Scalars,
+    draw_samples: Callable[[], None],
+) -> TrainingLoop:
     """Train UNet and text encoder together (v-prediction); keep the EMA of the weights."""
     backbone.to(accelerator.device)
     unet = backbone.unet.to(memory_format=torch.channels_last).train().requires_grad_(True)
@@ -235,18 +235,18 @@ def train_diffusion(
                              encoder_attention_mask=mask).sample
         return F.mse_loss(predicted.float(), scheduler.get_velocity(clean, noise, steps))
 
-    minutes, loss = fit(
+    loop = fit(
         config, {'unet': unet, 'text': text}, diffusion_loss, state / 'diffusion.safetensors',
-        scalars=scalars, show=draw_samples)
+        scalars, show=draw_samples)
     backbone.eval().requires_grad_(False)
-    return {'diffusion_minutes': minutes, 'loss': loss}
+    return loop
 
 
 def fit(
     config: PretrainConfig, modules: dict[str, nn.Module],
-    draw_loss: Callable[[np.random.Generator], Tensor], path: Path, title: str = 'diffusion',
-    scalars: Scalars | None = None, show: Callable[[], None] = lambda: None,
-) -> tuple[float, float | None]:
+    draw_loss: Callable[[np.random.Generator], Tensor], path: Path, scalars: Scalars,
+    title: str = 'diffusion', show: Callable[[], None] = lambda: None,
+) -> TrainingLoop:
     """
     Train modules, and replace their weights by the EMA of the weights.
 
@@ -255,7 +255,6 @@ def fit(
     :param show: called with every checkpoint but the last, while the modules have the EMA of the
         weights.
     :param path: the checkpoint; the training resumes from it if it exists.
-    :returns: minutes, and the smoothed loss.
     """
     parameters = [p for module in modules.values() for p in module.parameters()]
     optimizer = adamw(parameters, config.learning_rate)
@@ -265,7 +264,6 @@ def fit(
         # The list shares the storage of the EMA, so that a checkpoint restores it in place.
         {**modules, 'ema': nn.ParameterList(ema.shadow_params)}, path, config.save_every, scalars,
         finite=True)
-    loop.resume()
     ema.optimization_step = loop.step
 
     def take_step(step: int) -> Tensor:
@@ -283,7 +281,7 @@ def fit(
 
     loop.run(take_step, after_step)
     ema.copy_to(parameters)
-    return loop.seconds / 60, loop.loss
+    return loop
 
 
 @torch.inference_mode()

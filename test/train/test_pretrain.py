@@ -21,9 +21,8 @@ from ptdiffseg_ros.train import autoencoder as autoencoder_module
 from ptdiffseg_ros.train.autoencoder import reconstruction_loss, whitening_loss
 from ptdiffseg_ros.train.captioned_frames import training_weather
 from ptdiffseg_ros.train.captions import caption_batch
-from ptdiffseg_ros.train.checkpoint import load_state, save_state
 from ptdiffseg_ros.train.errors import TrainingError
-from ptdiffseg_ros.train.loop import warm_cosine
+from ptdiffseg_ros.train.loop import load_state, save_state, warm_cosine
 from ptdiffseg_ros.train.pretrain import draw_sample_grid, pretrain, PretrainConfig
 import pytest
 from safetensors.torch import load_file
