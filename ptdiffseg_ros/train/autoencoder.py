@@ -184,9 +184,13 @@ def draw_reconstructions(
     """
     if not processes().is_main_process:
         return
-    chosen = images[:count]
-    latents = vae.encode(to_tensor(chosen, vae.device)).latents
-    decoded = vae.decode(latents).sample.clamp(-1, 1)
-    restored = decoded.add(1).mul(127.5).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
-    write_png(path, np.concatenate([np.concatenate(pair, axis=1)
-                                    for pair in zip(chosen, restored)]))
+    chosen = to_tensor(images[:count], vae.device)
+    restored = vae.decode(vae.encode(chosen).latents).sample.clamp(-1, 1)
+    write_grid(path, torch.stack([chosen, restored], dim=1))
+
+
+def write_grid(path: Path, images: Tensor) -> None:
+    """Write images (rows, columns, 3, h, w) in [-1, 1] as one PNG."""
+    pixels = images.add(1).mul(127.5).round().to(torch.uint8)
+    grid = pixels.permute(0, 3, 1, 4, 2)  # (rows, h, columns, w, 3)
+    write_png(path, grid.flatten(2, 3).flatten(0, 1).cpu().numpy())

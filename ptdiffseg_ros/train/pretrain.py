@@ -14,7 +14,6 @@ from diffusers import AutoencoderTiny, DDIMScheduler, DDPMScheduler, UNet2DCondi
 from diffusers.training_utils import EMAModel
 import numpy as np
 from ptdiffseg_ros.data.captioned import CaptionedPictures
-from ptdiffseg_ros.data.pictures import write_png
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.train.autoencoder import (
     adamw,
@@ -25,6 +24,7 @@ from ptdiffseg_ros.train.autoencoder import (
     train_autoencoder,
     update,
     weights_digest,
+    write_grid,
 )
 from ptdiffseg_ros.train.captioned_frames import (
     CaptionedFrames,
@@ -85,11 +85,11 @@ def pretrain(
     images, captions = draw_frames(source, config.workers, state, digest)
     tokenizer = _tokenizer(config, captions, start, out / 'tokenizer')
     check_lengths(source, captions, tokenizer)
-    vae = build_autoencoder(config) if start is None else start.vae
-    autoencoder_seconds = train_autoencoder(config, accelerator, vae, images, state, curves[0])
-    draw_reconstructions(vae, images, out / 'reconstructions.png')
-    latents = stored_latents(vae, images, state)
-    backbone = build_backbone(config, vae, tokenizer) if start is None else start
+    backbone = build_backbone(config, tokenizer) if start is None else start
+    autoencoder_seconds = train_autoencoder(
+        config, accelerator, backbone.vae, images, state, curves[0])
+    draw_reconstructions(backbone.vae, images, out / 'reconstructions.png')
+    latents = stored_latents(backbone.vae, images, state)
     draw_samples = partial(
         draw_sample_grid, backbone, out / 'samples.png', config.image_size, sentences, config.seed)
     loop = train_diffusion(
@@ -172,10 +172,9 @@ def _source(config: PretrainConfig, data: CaptionedPictures | None) -> Captioned
     return PictureCrops(data, config.frames, config.image_size, config.seed)
 
 
-def build_backbone(
-    config: PretrainConfig, vae: AutoencoderTiny, tokenizer: CLIPTokenizer
-) -> DiffusionBackbone:
-    """Combine an untrained UNet and text encoder with the trained autoencoder."""
+def build_backbone(config: PretrainConfig, tokenizer: CLIPTokenizer) -> DiffusionBackbone:
+    """Build an untrained backbone."""
+    vae = build_autoencoder(config)
     torch.manual_seed(config.seed)
     levels = len(config.unet_channels)
     unet = UNet2DConditionModel(
@@ -317,6 +316,4 @@ def draw_sample_grid(
             for tokens, mask in conditions)
         latents = scheduler.step(
             unconditional + GUIDANCE * (conditional - unconditional), step, latents).prev_sample
-    images = backbone.decode(latents).add(1).mul(127.5).round().to(torch.uint8)
-    grid = images.unflatten(0, (-1, columns)).permute(0, 3, 1, 4, 2)  # (rows, h, columns, w, 3)
-    write_png(path, grid.flatten(2, 3).flatten(0, 1).cpu().numpy())
+    write_grid(path, backbone.decode(latents).unflatten(0, (-1, columns)))
