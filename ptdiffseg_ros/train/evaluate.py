@@ -208,12 +208,12 @@ def _all_figures(
 def source_miou(segmenter: PromptedSegmenter, frames: SourceFrames, batch: int = 8) -> float:
     """Return the mIoU in percent on labelled source frames, under the source scene prompt."""
     matrix = ConfusionMatrix(segmenter.config.classes)
-    ids = np.array([c.id for c in segmenter.config.classes], np.uint8)
+    ids = np.array([*(c.id for c in segmenter.config.classes), IGNORE], np.uint8)
     context = segmenter.context()
     for numbers in process_batches(len(frames), at_a_time(frames.size, batch)):
         images, labels = zip(*(frames[i] for i in numbers))
         for truth, answer in zip(labels, segmenter.segment(images, context)):
-            matrix.update(np.where(truth < 0, IGNORE, ids[truth]), answer.class_ids)
+            matrix.update(ids[truth.clip(min=-1)], answer.class_ids)
     matrix.counts = total_counts(matrix.counts)
     return 100 * matrix.miou()
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from ptdiffseg_ros import cli, town
-from ptdiffseg_ros.data.labels import TOWN
+from ptdiffseg_ros.data.labels import IGNORE, TOWN
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
 from ptdiffseg_ros.train import head as head_module
@@ -287,14 +287,20 @@ def test_the_head_with_the_best_held_out_score_is_kept(
 
 
 def test_the_held_out_score_equals_that_of_evaluation(segmenter) -> None:
-    frames = ClearFrames(segmenter, 3)
-    answers = {frames[i][0].tobytes(): frames[i][1] for i in range(3)}
-    ids = np.array([c.id for c in segmenter.config.classes], np.uint8)
+    class WithoutRoad(ClearFrames):
+
+        def read(self, number):
+            image, ids = super().read(number)
+            return image, np.where(ids == 0, IGNORE, ids)
+
+    frames = WithoutRoad(segmenter, 3)
+    answers = {frames[i][0].tobytes(): ClearFrames.read(frames, frames.numbers[i])[1]
+               for i in range(3)}
 
     class Right(Oracle):
 
         def segment(self, images, context):
-            return [Segmentation(ids[answers[i.tobytes()]], i[..., 0], torch.zeros(1))
+            return [Segmentation(answers[i.tobytes()], i[..., 0], torch.zeros(1))
                     for i in images]
     assert source_miou(Right(segmenter), frames, batch=2) == 100.0
 
