@@ -35,16 +35,6 @@ def to_tensor(images: np.ndarray, device: torch.device) -> Tensor:
     return tensor.permute(0, 3, 1, 2).float().div_(127.5).sub_(1.0)
 
 
-def build_autoencoder(config: PretrainConfig) -> AutoencoderTiny:
-    """Build an untrained autoencoder with a stride of 4 pixels."""
-    torch.manual_seed(config.seed)
-    width, stages = config.autoencoder_width, 3
-    return AutoencoderTiny(
-        encoder_block_out_channels=(width,) * stages, decoder_block_out_channels=(width,) * stages,
-        num_encoder_blocks=(1, 2, 3), num_decoder_blocks=(3, 2, 1),
-        latent_channels=config.latent_channels, upsampling_scaling_factor=2, scaling_factor=1.0)
-
-
 def train_autoencoder(
     config: PretrainConfig, accelerator: Accelerator, vae: AutoencoderTiny, images: np.ndarray,
     state: Path, scalars: Scalars

@@ -17,7 +17,6 @@ from ptdiffseg_ros.data.captioned import CaptionedPictures
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.train.autoencoder import (
     adamw,
-    build_autoencoder,
     draw_reconstructions,
     stored_latents,
     STRIDE,
@@ -173,9 +172,14 @@ def _source(config: PretrainConfig, data: CaptionedPictures | None) -> Captioned
 
 
 def build_backbone(config: PretrainConfig, tokenizer: CLIPTokenizer) -> DiffusionBackbone:
-    """Build an untrained backbone."""
-    vae = build_autoencoder(config)
+    """Build an untrained backbone, whose autoencoder has a stride of 4 pixels."""
     torch.manual_seed(config.seed)
+    widths = (config.autoencoder_width,) * 3  # a stage halves the size, except the first
+    vae = AutoencoderTiny(
+        encoder_block_out_channels=widths, decoder_block_out_channels=widths,
+        num_encoder_blocks=(1, 2, 3), num_decoder_blocks=(3, 2, 1),
+        latent_channels=config.latent_channels, upsampling_scaling_factor=2, scaling_factor=1.0)
+    torch.manual_seed(config.seed)  # again: the other weights do not depend on the autoencoder
     levels = len(config.unet_channels)
     unet = UNet2DConditionModel(
         sample_size=config.image_size[0] // STRIDE, in_channels=config.latent_channels,
