@@ -11,7 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from ptdiffseg_ros.data.drawing import overlay
-from ptdiffseg_ros.data.entries import pairs, spread, usable
+from ptdiffseg_ros.data.entries import spread, usable
 from ptdiffseg_ros.data.labelled import LabelledPictures, resized
 from ptdiffseg_ros.data.labels import palette
 from ptdiffseg_ros.data.pictures import write_png
@@ -38,7 +38,7 @@ def check_data(data: LabelledPictures, rows: Iterable[int]) -> Findings:
     """Read the pairs in these rows."""
     found = Findings()
     counts = np.zeros(256, np.int64)
-    for _, (image, ids) in usable(pairs(data, rows), found.problems):
+    for _, (image, ids) in usable(data.entries(rows), found.problems):
         found.sizes[image.shape[0], image.shape[1]] += 1
         counts += np.bincount(ids.reshape(-1), minlength=256)
     total = max(1, int(counts.sum()))
@@ -54,7 +54,7 @@ def contact_sheet(data: LabelledPictures, path: Path) -> None:
     tiles = []
     for i in spread(len(data), SHEET_COLUMNS * SHEET_ROWS):
         tile = np.full((2 * TILE[0], TILE[1], 3), 40, np.uint8)  # shown for an unusable pair
-        for _, pair in usable(pairs(data, [i]), []):
+        for _, pair in usable(data.entries([i]), []):
             image, ids = resized(*pair, TILE)
             tile = np.concatenate([image, overlay(image, ids, colors, 0.8)])
         # OpenCV draws ASCII only, and text that cannot be encoded aborts the process.

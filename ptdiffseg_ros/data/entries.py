@@ -4,14 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
 import sys
-from typing import TYPE_CHECKING, TypeVar
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-    from ptdiffseg_ros.data.labelled import LabelledPictures
+from typing import TypeVar
 
 MAX_SHOWN = 20
 T = TypeVar('T')
@@ -37,13 +31,6 @@ def usable(
                 yield name, loaded
     except Exception as error:  # the input itself is damaged, so the iteration ends
         failures.append(_reason(error))
-
-
-def pairs(
-        data: LabelledPictures, rows: Iterable[int]
-) -> Iterator[tuple[str, Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]]]]:
-    """Yield pairs of a data set as entries, by the names of their pictures."""
-    return ((data.pairs[i].image.name, partial(data.read, i)) for i in rows)
 
 
 def spread(count: int, most: int) -> list[int]:

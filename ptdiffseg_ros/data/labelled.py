@@ -3,8 +3,9 @@
 """Labelled pictures on disk: the label mappings of masks, and reading a pair."""
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 import os
 from pathlib import Path
 
@@ -150,6 +151,12 @@ class LabelledPictures:
                 f'{pair.image} has {image.shape[0]} x {image.shape[1]}; they must have the same '
                 'size. Scale the mask with nearest-neighbour interpolation')
         return image, ids
+
+    def entries(
+            self, rows: Iterable[int]
+    ) -> Iterator[tuple[str, Callable[[], tuple[NDArray[np.uint8], NDArray[np.uint8]]]]]:
+        """Yield (name of the picture, function that reads the pair) for each of these rows."""
+        return ((self.pairs[i].image.name, partial(self.read, i)) for i in rows)
 
     @property
     def conditions(self) -> tuple[str, ...]:

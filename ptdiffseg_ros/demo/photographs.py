@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 from ptdiffseg_ros.data.catalog import open_data
-from ptdiffseg_ros.data.entries import pairs, spread, usable
+from ptdiffseg_ros.data.entries import spread, usable
 from ptdiffseg_ros.data.folders import DESCRIPTION
 from ptdiffseg_ros.data.labelled import LabelledPictures, resized
 from ptdiffseg_ros.data.labels import IGNORE
@@ -71,7 +71,7 @@ def open_photographs(path: Path, split: str) -> Photographs:
             raise
         raise DataError(f'{path} has no pictures ({", ".join(SUFFIXES)}), and cannot be opened '
                         f'as a data set: {error}') from error
-    return Photographs(path, data, tuple(pairs(data, range(len(data)))))
+    return Photographs(path, data, tuple(data.entries(range(len(data)))))
 
 
 def _unlabelled(file: Path) -> tuple[np.ndarray, np.ndarray]:

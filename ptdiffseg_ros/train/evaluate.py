@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.learned import LearnedPrompts
-from ptdiffseg_ros.data.entries import pairs, spread, usable
+from ptdiffseg_ros.data.entries import spread, usable
 from ptdiffseg_ros.data.labelled import LabelledPictures
 from ptdiffseg_ros.data.labels import IGNORE
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
@@ -148,7 +148,7 @@ def evaluate_pictures(
         chosen += len(rows)
         bar = progress(process_batches(len(rows), 1), condition or data.kind)
         used_rows = (rows[numbers.start] for numbers in bar)
-        named = ((name, partial(_checked, load)) for name, load in pairs(pictures, used_rows))
+        named = ((name, partial(_checked, load)) for name, load in pictures.entries(used_rows))
         for _, (image, truth) in usable(named, skipped):
             matrix.update(truth, segmenter.segment([image], context)[0].class_ids)
             segmenter.engine.wait()  # as above

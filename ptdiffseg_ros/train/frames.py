@@ -11,7 +11,7 @@ from accelerate.utils import gather_object
 import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.data.distortion import distort_photometry
-from ptdiffseg_ros.data.entries import listed, pairs, usable
+from ptdiffseg_ros.data.entries import listed, usable
 from ptdiffseg_ros.data.labelled import cropped, LabelledPictures, resized, scaled
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
@@ -177,7 +177,7 @@ def check_pairs(data: LabelledPictures, rows: Sequence[int]) -> None:
     """
     failures: list[str] = []
     checked = [rows[batch.start] for batch in process_batches(len(rows), 1)]
-    for _ in usable(pairs(data, progress(checked, 'checking', 'pair')), failures):
+    for _ in usable(data.entries(progress(checked, 'checking', 'pair')), failures):
         pass
     if failures := sorted(gather_object(failures)):
         raise TrainingError(
