@@ -44,14 +44,11 @@ class Bag:
     Use it in a ``with`` statement. ``topics`` maps each topic to its message type.
     ``passed_over`` maps topics that are not ROS, such as JSON in an MCAP file, to their
     encodings.
+
+    :raises BagError: the path does not exist, is no bag, or is damaged.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """
-        Open a bag.
-
-        :raises BagError: the path does not exist, is no bag, or is damaged.
-        """
         self.path = Path(path)
         with ExitStack() as stack:
             self._storages = self._open_files(stack)
@@ -150,11 +147,12 @@ class Bag:
         """
         Yield (time of recording in ns, topic, function that returns the message).
 
-        The function raises BagError for a damaged message, or a damaged part of the bag. A
-        damaged part has the time and the topic of the message before it.
+        A message has the fields of its ROS class. The function raises BagError for a damaged
+        message, a message of a type that is in no package of ROS itself, or a damaged part of the
+        bag. A damaged part has the time and the topic of the message before it.
         """
         for time_ns, topic, data in self._items(topics):
-            yield time_ns, topic, partial(self.deserialize, topic, data, time_ns)
+            yield time_ns, topic, partial(self._deserialize, topic, data, time_ns)
 
     def _items(
             self, topics: Collection[str] | None) -> Iterator[tuple[int, str, bytes | BagError]]:
@@ -173,14 +171,7 @@ class Bag:
                                     f'{self.path} cannot be decompressed ({error})')
                 yield time_ns, topic, data
 
-    def deserialize(self, topic: str, data: bytes | BagError, time_ns: int) -> Any:
-        """
-        Return a message with the fields of its ROS class.
-
-        :param data: the serialized message; an error is raised.
-        :param time_ns: time of recording, for the error.
-        :raises BagError: the message is damaged, or its type is in no package of ROS itself.
-        """
+    def _deserialize(self, topic: str, data: bytes | BagError, time_ns: int) -> Any:
         if isinstance(data, BagError):
             raise data
         kind, parse = self.topics[topic], self._parse
@@ -202,7 +193,7 @@ class Bag:
     def messages(
             self, topics: Collection[str] | None = None) -> Iterator[tuple[int, str, Any]]:
         """
-        Yield (time of recording in ns, topic, message as ``deserialize`` returns it).
+        Yield (time of recording in ns, topic, message).
 
         :raises BagError: at the first damaged message; ``entries`` continues after it.
         """

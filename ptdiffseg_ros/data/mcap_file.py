@@ -17,10 +17,9 @@ from pathlib import Path
 import struct
 
 from mcap import records
-from mcap.data_stream import ReadDataStream
 from mcap.opcode import Opcode
 from mcap.reader import SeekingReader
-from mcap.stream_reader import breakup_chunk, get_chunk_data_stream, MAGIC_SIZE
+from mcap.stream_reader import breakup_chunk, get_chunk_data_stream, MAGIC_SIZE, StreamReader
 from mcap.summary import Summary
 from ptdiffseg_ros.data.storage import BagError, Channel, Message, Storage
 
@@ -87,9 +86,6 @@ class McapFile(Storage):
         lost = sum(self._counts[number] for number in wanted) - serial
         if lost and not damaged:  # damage inside a chunk without a checksum
             yield BagError(f'{self.path} is damaged: {lost} of its messages cannot be found')
-
-    def close(self) -> None:
-        self._file.close()
 
     def _read_summary(self, reader: SeekingReader) -> bool:
         """Read the index at the end; return whether it lists all messages."""
@@ -167,18 +163,14 @@ class McapFile(Storage):
 
     def _read(self, code: int, size: int) -> list[records.McapRecord]:
         """Read the content of a record: the records in a chunk, or the record itself."""
-        stream = ReadDataStream(BytesIO(self._file.read(size)))
-        if code == Opcode.MESSAGE:
-            return [records.Message.read(stream, size)]
-        if code == Opcode.SCHEMA:
-            return [records.Schema.read(stream)]
-        if code == Opcode.CHANNEL:
-            return [records.Channel.read(stream)]
-        if code != Opcode.CHUNK:
+        if code not in SCANNED:
             raise ValueError(f'the record is of type {code}, not a chunk ({Opcode.CHUNK:d})')
-        chunk = records.Chunk.read(stream)
-        content, size = get_chunk_data_stream(chunk, validate_crc=True)
-        if size != chunk.uncompressed_size:  # also if the compression is unknown
-            raise ValueError(f'a chunk (compression {chunk.compression!r}; known are zstd and '
-                             f'lz4) has {size} bytes instead of {chunk.uncompressed_size}')
-        return breakup_chunk(replace(chunk, compression='', data=content.read(size)))
+        stream = BytesIO(HEAD.pack(code, size) + self._file.read(size))
+        record = next(StreamReader(stream, skip_magic=True, emit_chunks=True).records)
+        if not isinstance(record, records.Chunk):
+            return [record]
+        content, size = get_chunk_data_stream(record, validate_crc=True)
+        if size != record.uncompressed_size:  # also if the compression is unknown
+            raise ValueError(f'a chunk (compression {record.compression!r}; known are zstd and '
+                             f'lz4) has {size} bytes instead of {record.uncompressed_size}')
+        return breakup_chunk(replace(record, compression='', data=content.read(size)))
