@@ -248,7 +248,7 @@ def _unpacked(file: Path, folder: Path) -> Path:
     target = folder / file.stem
     try:
         with file.open('rb') as packed, target.open('wb') as unpacked:
-            decompress(packed, unpacked)
+            unpacked.writelines(decompress(packed))
     except Exception as error:  # errors of zstandard
         raise BagError(f'{file} cannot be decompressed ({error}); try: zstd -d {file}') from error
     return target

@@ -147,16 +147,12 @@ class Ros1File(Storage):
 
 def decompressed(data: bytes) -> bytes:
     """Decompress data that are compressed by Zstandard; return other data unchanged."""
-    if data[:4] != ZSTD:
-        return data
-    unpacked = io.BytesIO()
-    decompress(io.BytesIO(data), unpacked)
-    return unpacked.getvalue()
+    return b''.join(decompress(io.BytesIO(data))) if data[:4] == ZSTD else data
 
 
-def decompress(packed: BinaryIO, unpacked: BinaryIO) -> None:
+def decompress(packed: BinaryIO) -> Iterator[bytes]:
     """
-    Decompress a Zstandard file into another file.
+    Yield the content of a Zstandard file in parts.
 
     :raises EOFError: the compressed file is truncated.
     """
@@ -167,7 +163,7 @@ def decompress(packed: BinaryIO, unpacked: BinaryIO) -> None:
     while block := block or packed.read(1 << 20):
         if stream.eof:  # another frame begins
             stream = ZstdDecompressor().decompressobj()
-        unpacked.write(stream.decompress(block))
+        yield stream.decompress(block)
         block = stream.unused_data
     if not stream.eof:
         raise EOFError('the file is truncated')
