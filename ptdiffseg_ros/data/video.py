@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture, ImageOps
+from ptdiffseg_ros.data.pictures import DataError
 
 # Whether a turn swaps the axes, then mirrors x, then mirrors y, by its clockwise angle.
 TURNS = {
@@ -19,18 +20,14 @@ TURNS = {
     '-90': (True, False, True)}
 
 
-class VideoError(ValueError):
-    """A file that is no video, or a part of a video that cannot be decoded."""
-
-
 def frame_entries(path: str | Path) -> Iterator[tuple[str, Callable[[], NDArray[np.uint8]]]]:
     """
     Yield the frames of the first video stream as (number, function that returns the frame).
 
-    A frame is (H, W, 3) uint8 RGB, upright, in its own size. The function raises VideoError for a
+    A frame is (H, W, 3) uint8 RGB, upright, in its own size. The function raises DataError for a
     damaged part of the video.
 
-    :raises VideoError: the file has no video stream.
+    :raises DataError: the file has no video stream.
     """
     return ((f'{i:06d}', load) for i, load in enumerate(_decode(path)))
 
@@ -43,13 +40,13 @@ def frame_rate(path: str | Path) -> float:
         with av.open(str(path)) as container:
             return float(_video_stream(container, path).average_rate or 25)
     except av.FFmpegError as error:
-        raise VideoError(f'{path} cannot be read as a video: {error.strerror}') from error
+        raise DataError(f'{path} cannot be read as a video: {error.strerror}') from error
 
 
 def _video_stream(container: Any, path: str | Path) -> Any:
     if not container.streams.video:
         kinds = ', '.join(sorted({stream.type for stream in container.streams})) or 'nothing'
-        raise VideoError(f'{path} has no video stream, only {kinds}; give a file with video')
+        raise DataError(f'{path} has no video stream, only {kinds}; give a file with video')
     return container.streams.video[0]
 
 
@@ -72,12 +69,12 @@ def _decode(path: str | Path) -> Iterator[Callable[[], NDArray[np.uint8]]]:
                     yield partial(_upright, frame, stream)
     except av.FFmpegError as error:
         if not found:
-            raise VideoError(f'{path} cannot be read as a video: {error.strerror}') from error
+            raise DataError(f'{path} cannot be read as a video: {error.strerror}') from error
         yield partial(_damaged, path, found, error)
 
 
 def _damaged(path: str | Path, frames: int, error: Any) -> NoReturn:
-    raise VideoError(f'{path} is damaged after {frames} frames: {error.strerror}') from error
+    raise DataError(f'{path} is damaged after {frames} frames: {error.strerror}') from error
 
 
 def _upright(frame: Any, stream: Any) -> NDArray[np.uint8]:
@@ -104,8 +101,6 @@ class VideoWriter:
     The video is H.264 in MP4. If the build of FFmpeg has no x264, it is VP9 in WebM, and ``path``
     ends in ``.webm``.
 
-    :param path: the file; the codec determines its suffix.
-    :param fps: frames per second.
     :param quality: constant rate factor, 0 (best) to 51.
     """
 

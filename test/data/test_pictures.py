@@ -25,7 +25,6 @@ from ptdiffseg_ros.data.pictures import (
 from ptdiffseg_ros.data.video import (
     frame_entries,
     frame_rate,
-    VideoError,
     VideoWriter,
 )
 import pytest
@@ -265,7 +264,7 @@ def test_undamaged_frames_of_a_damaged_video_are_read(tmp_path: Path) -> None:
     for name, load in frame_entries(path):
         try:
             loaded.append((name, load().shape))
-        except VideoError as error:
+        except DataError as error:
             loaded.append((name, 'a.mjpeg is damaged after 2 frames' in str(error)))
     whole = (40, 64, 3)
     assert loaded == [('000000', whole), ('000001', whole), ('000002', True), ('000003', whole),
@@ -278,7 +277,7 @@ def test_a_file_with_sound_only_is_refused(tmp_path: Path) -> None:
         sound.setparams((1, 2, 8000, 0, 'NONE', ''))
         sound.writeframes(bytes(1600))
     for read in (frame_rate, read_video):
-        with pytest.raises(VideoError, match=r'a\.wav has no video stream, only audio'):
+        with pytest.raises(DataError, match=r'a\.wav has no video stream, only audio'):
             read(path)
 
 
