@@ -196,8 +196,6 @@ def resized(image: NDArray[np.uint8], ids: NDArray[np.uint8], size: tuple[int, i
     that is then too long is cropped to its middle. A side that is too short is padded at the
     bottom or right, with IGNORE as ids.
     """
-    if ids.shape == size:
-        return image, ids
     image, ids = scaled(image, ids, (size[0] * size[1] / ids.size) ** 0.5)
     top, left = (max(0, side - part) // 2 for side, part in zip(ids.shape, size))
     return cropped(image, ids, top, left, size)

@@ -18,14 +18,11 @@ class ConfusionMatrix:
 
     Intersections and unions are summed over every frame before they are divided: a mean of
     per-image figures would weigh a class of two pixels like a class of a thousand.
+
+    :raises ValueError: no classes, or a repeated id.
     """
 
     def __init__(self, classes: Sequence[LabelClass]) -> None:
-        """
-        Start at zero for these classes.
-
-        :raises ValueError: no classes, or a repeated id.
-        """
         ids = [c.id for c in classes]
         if not ids or len(set(ids)) != len(ids):
             raise ValueError(f'class ids must be different numbers, not {ids}')

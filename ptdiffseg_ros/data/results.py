@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 import json
 import os
 from pathlib import Path
@@ -20,13 +21,9 @@ def commit() -> str:
     root = Path(__file__).resolve().parents[2]
     if (root / '.git').exists():
         describe = ['git', '-C', str(root), 'describe', '--always', '--dirty', '--tags']
-        try:
-            result = subprocess.run(describe, capture_output=True, text=True, check=False)
-        except FileNotFoundError:
-            pass  # git is not installed
-        else:
-            if result.returncode == 0:
-                return result.stdout.strip()
+        with suppress(FileNotFoundError, subprocess.CalledProcessError):  # no git, no commit
+            return subprocess.check_output(
+                describe, stderr=subprocess.DEVNULL, text=True).strip()
     return __version__
 
 
@@ -44,14 +41,13 @@ def machine(accelerator: str = '') -> str:
     return f'{used}{model}, {cores} cores, {platform.system()}, Python {platform.python_version()}'
 
 
-def write_json(path: str | Path, figures: Mapping[str, Any]) -> None:
+def write_json(path: Path, figures: Mapping[str, Any]) -> None:
     """
     Write figures atomically as indented JSON, and create the folder.
 
     A number that is not finite, such as the mIoU of frames without labels, becomes null, because
     JSON cannot express it.
     """
-    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     finite = json.loads(json.dumps(figures), parse_constant=lambda _: None)
     write_whole(path, (json.dumps(finite, indent=2) + '\n').encode())

@@ -82,9 +82,8 @@ def folders_below(*paths: str | Path | None) -> Iterator[Path]:
             yield from (Path(folder) for folder, _, _ in os.walk(top))
 
 
-def write_whole(path: str | Path, data: bytes) -> None:
+def write_whole(path: Path, data: bytes) -> None:
     """Write or replace a file atomically; its folder must exist."""
-    path = Path(path)
     # A random name replaces no other file, and is short enough for every path.
     partial = path.with_name(f'.{secrets.token_hex(8)}.partial')
     try:
