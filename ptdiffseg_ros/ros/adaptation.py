@@ -15,7 +15,7 @@ from typing import Any, TYPE_CHECKING
 from ptdiffseg_ros.ros.adaptation_setup import describe_loop, loop_config, make_loop, MIB
 from ptdiffseg_ros.ros.diagnostics import THROTTLE
 from ptdiffseg_ros.ros.limits import RateLimit
-from ptdiffseg_ros.ros.parameters import Parameters, Settings
+from ptdiffseg_ros.ros.parameters import changes, Parameters, Settings
 from ptdiffseg_ros.ros.prompt_services import offer_prompt_services
 from ptdiffseg_ros.ros.qos import LATCHED_QOS
 from ptdiffseg_ros.ros.worker import DeviceBusy, Worker
@@ -99,7 +99,6 @@ class Adaptation:
     def load(self, segmenter: PromptedSegmenter) -> None:
         """Set the prompt and make the loop if possible; runs on the worker's thread."""
         settings = self._parameters.settings
-        self.free()
         self._segmenter = segmenter
         self._set_sentence(settings.scene_prompt)
         self._make_loop(segmenter)
@@ -224,27 +223,34 @@ class Adaptation:
     # Parameters
 
     def check(self, settings: Settings) -> None:
-        """Raise ValueError if adaptation is not possible or the bank is another folder."""
+        """Raise ValueError if the loaded segmenter or its device does not support the settings."""
         if settings.adaptation_enabled:
             self.retry()
             if self.refusal:
                 raise ValueError(f'adaptation.enabled: {self.refusal}')
-        bank, before = settings.adaptation_bank, self._parameters.settings.adaptation_bank
-        if bank != before and bank not in ('', 'default', self._bank_at_start):
+        before, bank = self._parameters.settings, settings.adaptation_bank
+        if bank != before.adaptation_bank and bank not in ('', 'default', self._bank_at_start):
             raise ValueError(
                 f"adaptation.bank is {bank!r}, allowed while the node runs are '', 'default' and "
                 f'the value at its start, {self._bank_at_start!r}: a running node writes to no '
                 'other folder. Restart it with that folder, or copy prompts with `ptdiffseg '
                 'prompts export` and `import`')
-
-    @staticmethod
-    def depends_on(changed: tuple[str, ...]) -> bool:
-        """Return whether `apply` needs the device to apply these changed parameters."""
-        return any(name == 'scene_prompt' or name.startswith('adaptation.') for name in changed)
+        if self._segmenter is None:
+            return
+        if settings.scene_prompt:
+            from ptdiffseg_ros.model.prompts import tokenize
+            backbone = self._segmenter.backbone
+            tokenize(settings.scene_prompt, backbone.tokenizer,
+                     backbone.text_encoder.config.max_position_embeddings)
+        if _needs_device(changes(before, settings)):
+            try:
+                self._worker.run(lambda: None)  # a device that hangs could not apply them
+            except DeviceBusy as error:
+                raise ValueError(str(error)) from error
 
     def apply(self, settings: Settings, changed: tuple[str, ...]) -> None:
         """Apply changed parameters; runs on the executor's thread."""
-        if self._segmenter is None or not self.depends_on(changed):
+        if self._segmenter is None or not _needs_device(changed):
             return
         switched = ENABLED in changed
         if switched:
@@ -318,3 +324,8 @@ class Adaptation:
         if self.loop is None:
             return {'adaptation': f'not available: {self.refusal}'} if self.refusal else {}
         return {**describe_loop(self.loop), 'adaptation errors': self._failures}
+
+
+def _needs_device(changed: tuple[str, ...]) -> bool:
+    """Return whether the device must work to apply these changed parameters."""
+    return any(name == 'scene_prompt' or name.startswith('adaptation.') for name in changed)

@@ -32,7 +32,7 @@ from ptdiffseg_ros.ros.diagnostics import (
     NodeState,
 )
 from ptdiffseg_ros.ros.labels import Labels
-from ptdiffseg_ros.ros.parameters import changes, PARAMETERS, Parameters, Settings
+from ptdiffseg_ros.ros.parameters import PARAMETERS, Parameters, Settings
 from ptdiffseg_ros.ros.pipeline import first_line, Pipeline
 from ptdiffseg_ros.ros.worker import DeviceBusy, Worker
 from rclpy.clock import Clock, ClockType
@@ -100,7 +100,8 @@ class SegmenterNode(LifecycleNode):
             lambda waiting: self.adaptation.work(waiting),
             failed=lambda error: self._pipeline.fail(error),
             meanwhile=self._report, waited=self._excuse_silence, ending=ending)
-        self.parameters = Parameters(self, self._check, self._apply)
+        self.parameters = Parameters(
+            self, lambda settings: self.adaptation.check(settings), self._apply)
         self.adaptation = Adaptation(
             node=self, parameters=self.parameters, worker=self.worker,
             unavailable=self._explain_refusal)
@@ -237,27 +238,10 @@ class SegmenterNode(LifecycleNode):
 
     def close(self) -> None:
         """Leave ROS in any state, even if the device hangs."""
-        self._active = False
         self.worker.finish(self.adaptation.free, LAST_WORK_S)
         destroy_lifecycle_node(self)
 
     # Parameters
-
-    def _check(self, settings: Settings) -> None:
-        """Raise ValueError if the loaded segmenter does not support the settings."""
-        self.adaptation.check(settings)
-        segmenter = self._pipeline.segmenter
-        if segmenter is not None and settings.scene_prompt:
-            from ptdiffseg_ros.model.prompts import tokenize
-            backbone = segmenter.backbone
-            tokenize(settings.scene_prompt, backbone.tokenizer,
-                     backbone.text_encoder.config.max_position_embeddings)
-        if segmenter is not None and self.adaptation.depends_on(
-                changes(self.parameters.settings, settings)):
-            try:
-                self.worker.run(lambda: None)  # a device that hangs could not apply them
-            except DeviceBusy as error:
-                raise ValueError(str(error)) from error
 
     def _apply(self, settings: Settings, changed: tuple[str, ...]) -> None:
         late = [name for name in changed if PARAMETERS[name].metadata['late']]
