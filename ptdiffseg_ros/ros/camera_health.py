@@ -51,13 +51,13 @@ class CameraHealth:
         self.prefix = f'{name}: ' if name else ''  # for log and status messages
         self.silence = ''  # the logged reason why no image arrives
         self.overdue = ''  # the logged reason why no mask is published
+        self.significant_bits = 0  # of 16-bit samples; set by the worker's thread
         self._lock = Lock()  # guards everything below
         self._counts: Counter[Count] = Counter()
         self._reported: Counter[Count] = Counter()  # the counts at the last report
         self._failing = False  # whether the last frame failed
         self._failure = ''  # why the last failed frame failed
         self._clock_hint = ''  # the clock hint of the last frame that was too old
-        self._significant_bits = 0
         self._timings: deque[Timing] = deque()  # of the last masks; empty after `expect`
         self._unanswered_s: float | None = None  # monotonic: the first frame after the last mask
         self._before_unanswered: Counter[Count] = Counter()  # the counts at that frame
@@ -110,11 +110,6 @@ class CameraHealth:
                    and timing.published_s - timings[0].published_s > WINDOW_S):
                 timings.popleft()
 
-    def report_bits(self, bits: int) -> None:
-        """Set the significant bits of the camera's 16-bit samples."""
-        with self._lock:
-            self._significant_bits = bits
-
     # Diagnostics, on the executor's thread
 
     @property
@@ -128,7 +123,6 @@ class CameraHealth:
         with self._lock:
             values: dict[str, Any] = {count.value: self._counts[count] for count in Count}
             timings, failure = list(self._timings), self._failure
-            bits = self._significant_bits
         if failure:
             values['last error'] = failure
         recent = [timing for timing in timings if now_s - timing.published_s <= WINDOW_S]
@@ -140,8 +134,8 @@ class CameraHealth:
                 label = name.replace('_ms', ' (ms)')
                 values[f'{label} p50'] = f'{p50:.1f}'
                 values[f'{label} p95'] = f'{p95:.1f}'
-        if bits:
-            values['significant bits'] = bits
+        if self.significant_bits:
+            values['significant bits'] = self.significant_bits
         return values
 
     def explain_overdue(self, silence_warning_s: float, waited_s: float) -> tuple[float, str]:

@@ -61,7 +61,6 @@ class CameraOutput:
         """Return the image, RGB (H, W, 3) uint8; count and log a failure, and return None."""
         if self._is_stale(frame):
             return None
-        bits = self._depth.bits
         self._depth.given = self._parameters.settings.significant_bits
         try:
             image = decode(frame.message, self._depth)
@@ -71,8 +70,8 @@ class CameraOutput:
         except Exception as error:  # must not affect other cameras
             self.fail(f'{type(error).__name__}: {error}')
             return None
-        if self._depth.bits != bits:
-            self.health.report_bits(self._depth.bits)
+        if self._depth.bits != self.health.significant_bits:
+            self.health.significant_bits = self._depth.bits
             self._node.get_logger().info(
                 f'{self.health.prefix}taking {self._depth.bits} bits of 16-bit samples as '
                 'significant (parameter significant_bits)')
