@@ -51,13 +51,14 @@ class CameraHealth:
         self.prefix = f'{name}: ' if name else ''  # for log and status messages
         self.silence = ''  # the logged reason why no image arrives
         self.overdue = ''  # the logged reason why no mask is published
-        self.significant_bits = 0  # of 16-bit samples; set by the worker's thread
+        # Set by the worker's thread:
+        self.significant_bits = 0  # of 16-bit samples
+        self.clock_hint = ''  # of the last frame that was too old: the remedy if a clock is wrong
         self._lock = Lock()  # guards everything below
         self._counts: Counter[Count] = Counter()
         self._reported: Counter[Count] = Counter()  # the counts at the last report
         self._failing = False  # whether the last frame failed
         self._failure = ''  # why the last failed frame failed
-        self._clock_hint = ''  # the clock hint of the last frame that was too old
         self._timings: deque[Timing] = deque()  # of the last masks; empty after `expect`
         self._unanswered_s: float | None = None  # monotonic: the first frame after the last mask
         self._before_unanswered: Counter[Count] = Counter()  # the counts at that frame
@@ -79,18 +80,14 @@ class CameraHealth:
                 self._before_unanswered = self._counts.copy()
             self._counts[Count.RECEIVED] += 1
 
+    # Both threads
+
     def drop(self, reason: Count) -> None:
-        """Count a frame that the rate limit or a newer frame drops."""
+        """Count a frame that is dropped."""
         with self._lock:
             self._counts[reason] += 1
 
     # The worker's thread
-
-    def drop_stale(self, clock_hint: str) -> None:
-        """Count a frame that is too old; `clock_hint` is the remedy if a clock is wrong."""
-        with self._lock:
-            self._counts[Count.STALE] += 1
-            self._clock_hint = clock_hint
 
     def fail(self, reason: str) -> None:
         """Count a frame that could not be decoded or segmented."""
@@ -195,10 +192,9 @@ class CameraHealth:
         return max(STALE_S, 2.0 * silence_warning_s, 3.0 * usual_s)
 
     def _explain_stale(self) -> str:
-        with self._lock:
-            remedy = self._clock_hint or (
-                'make the camera or its transport faster, synchronise the clocks, or raise '
-                'max_frame_age_s')
+        remedy = self.clock_hint or (
+            'make the camera or its transport faster, synchronise the clocks, or raise '
+            'max_frame_age_s')
         return f'frames are older than max_frame_age_s by the node clock: {remedy}'
 
 

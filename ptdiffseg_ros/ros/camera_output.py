@@ -15,7 +15,7 @@ import numpy as np
 from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.data.drawing import blend, colorize
 from ptdiffseg_ros.data.labels import IGNORE, LabelClass, palette
-from ptdiffseg_ros.ros.camera_health import CameraHealth, Timing
+from ptdiffseg_ros.ros.camera_health import CameraHealth, Count, Timing
 from ptdiffseg_ros.ros.camera_input import clock_s, Frame
 from ptdiffseg_ros.ros.diagnostics import THROTTLE
 from ptdiffseg_ros.ros.images import decode, ImageError
@@ -82,7 +82,8 @@ class CameraOutput:
         limit_s = self._parameters.settings.max_frame_age_s
         if not 0.0 < limit_s < age_s:  # a stamp in the future is not too old
             return False
-        self.health.drop_stale(frame.clock_hint)
+        self.health.clock_hint = frame.clock_hint
+        self.health.drop(Count.STALE)
         remedy = f': {frame.clock_hint}' if frame.clock_hint else ''
         self._node.get_logger().warning(
             f'{self.health.prefix}dropped a frame {age_s:.2f} s old, max_frame_age_s is '
