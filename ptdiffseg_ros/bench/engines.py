@@ -12,28 +12,23 @@ from __future__ import annotations
 
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ptdiffseg_ros.bench.stages import (
-    BenchOptions,
-    camera_messages,
-    facts,
-    Stopwatch,
-    WARM_UP,
-)
+from ptdiffseg_ros.bench.stages import Stopwatch, WARM_UP
 from ptdiffseg_ros.data.results import percentiles
 from ptdiffseg_ros.model.classify import crop_padding
 from ptdiffseg_ros.model.engine import EagerEngine, make_engine, Output
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.ros.images import decode
+from sensor_msgs.msg import Image
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 from tqdm import tqdm
 
 ALL, NAIVE, EAGER = 'all', 'naive', 'eager'
-PICTURES = 10  # different ones, in turn
 
 
 class NaiveEngine(EagerEngine):
@@ -48,8 +43,8 @@ class NaiveEngine(EagerEngine):
 
     name = NAIVE
 
-    def __init__(self, options: BenchOptions) -> None:
-        segmenter = PromptedSegmenter.from_pretrained(options.model, options.device, 'float32')
+    def __init__(self, folder: Path, device: str) -> None:
+        segmenter = PromptedSegmenter.from_pretrained(folder, device, 'float32')
         for module in (segmenter.backbone, segmenter.head, segmenter.layout):
             if module is not None:
                 # torch's annotations lack Module.to(memory_format=...).
@@ -110,36 +105,36 @@ def engine_names(requested: list[str], device: torch.device) -> list[str]:
 
 
 @torch.no_grad()
-def compare_engines(options: BenchOptions, requested: list[str]) -> dict[str, Any]:
+def compare_engines(
+        segmenter: PromptedSegmenter, requested: list[str], messages: list[Image], rounds: int
+) -> list[dict[str, Any]]:
     """
-    Measure engines on the same frames.
+    Measure engines on the same frames, those of the messages in turn.
 
+    :param segmenter: loaded from a folder.
     :param requested: names of `defaults.ENGINES`, `naive`, or `all`: those of the device.
-    :returns: figures, JSON-able.
-    :raises SegmenterError: no such model, device or number format, or the device cannot run one
-        of the engines.
+    :param rounds: their number after the warm-up, each with one frame.
+    :returns: figures of each engine, JSON-able.
+    :raises SegmenterError: the device cannot run one of the engines.
     """
-    segmenter = PromptedSegmenter.from_pretrained(options.model, options.device, options.dtype)
-    engines = {name: NaiveEngine(options) if name == NAIVE else make_engine(name, segmenter)
-               for name in engine_names(requested, segmenter.device)}
-    frames = [decode(message)[None]
-              for message in camera_messages(options.size, PICTURES, options.seed)]
-    context = segmenter.context()
+    assert segmenter.folder is not None
+    engines = {
+        name: NaiveEngine(segmenter.folder, str(segmenter.device)) if name == NAIVE
+        else make_engine(name, segmenter) for name in engine_names(requested, segmenter.device)}
+    frames = [decode(message)[None] for message in messages]
+    context, watch = segmenter.context(), Stopwatch(segmenter.device)
     for engine in engines.values():
         engine.run(frames[0], context, False)
         engine.wait()
-    spent_ms: dict[str, list[float]] = {name: [] for name in engines}
     equal: dict[str, list[float]] = {name: [] for name in engines}  # shares of the pixels
-    for number in tqdm(range(WARM_UP + options.frames), desc='bench', unit='round'):
-        frame, watch, masks = frames[number % PICTURES], Stopwatch(segmenter.device), {}
-        for name, engine in engines.items():
-            masks[name] = watch.time(name, partial(engine.run, frame, context, False))[0]
-        if number >= WARM_UP:
-            for name, mask in masks.items():
-                spent_ms[name].append(watch.spent_ms[name])
-                equal[name].append(float((mask == masks[EAGER]).mean()))
-    return {**facts(options, segmenter), 'engines': [
-        {'engine': name, 'state': engine.state, 'ms': percentiles(spent_ms[name]),
-         'hz': round(1e3 / float(np.median(spent_ms[name])), 2),
-         'agreement_percent': round(100 * float(np.mean(equal[name])), 3)}
-        for name, engine in engines.items()]}
+    for number in tqdm(range(WARM_UP + rounds), desc='bench', unit='round'):
+        frame = frames[number % len(frames)]
+        masks = {name: watch.time(name, engine.run, frame, context, False)[0]
+                 for name, engine in engines.items()}
+        for name, mask in masks.items():
+            equal[name].append(float((mask == masks[EAGER]).mean()))
+    return [
+        {'engine': name, 'state': engines[name].state, 'ms': percentiles(times[WARM_UP:]),
+         'hz': round(1e3 / float(np.median(times[WARM_UP:])), 2),
+         'agreement_percent': round(100 * float(np.mean(equal[name][WARM_UP:])), 3)}
+        for name, times in watch.spent_ms.items()]

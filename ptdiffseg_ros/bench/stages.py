@@ -19,18 +19,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable
 import contextlib
-from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 import resource
 import time
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from ptdiffseg_ros import town
-from ptdiffseg_ros.data.results import commit, machine, percentiles
-from ptdiffseg_ros.model.defaults import MICRO
-from ptdiffseg_ros.model.runtime import accelerator
+from ptdiffseg_ros.data.results import percentiles
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.ros.camera_output import image_message
 from ptdiffseg_ros.ros.images import decode
@@ -44,43 +40,26 @@ WHOLE = 'whole'
 ENCODING = 'bgr8'  # many drivers send it, and rgb8 needs no conversion
 PEAK_SWITCH = Path('/proc/self/clear_refs')  # Linux
 
+ParametersT = ParamSpec('ParametersT')
 ResultT = TypeVar('ResultT')
 
 
-@dataclass(frozen=True)
-class BenchOptions:
-    """
-    What to measure.
-
-    :param size: (h, w) of the camera in pixels.
-    :param batch: the largest batch; the sizes 1, 2, ... batch are measured.
-    :param frames: the number of rounds after the warm-up, each with one batch of each size.
-    """
-
-    model: str = MICRO
-    device: str = 'auto'
-    dtype: str = 'auto'
-    engine: str = 'auto'
-    size: tuple[int, int] = (480, 640)
-    batch: int = 3
-    frames: int = 30
-    seed: int = 0
-
-
 class Stopwatch:
-    """Measure times of work in milliseconds, until the device has finished it."""
+    """Measure times of work in milliseconds, each until the device has finished it."""
 
     def __init__(self, device: torch.device) -> None:
-        self.spent_ms: dict[str, float] = {}
+        self.spent_ms: dict[str, list[float]] = defaultdict(list)
         self._device = device
 
-    def time(self, stage: str, work: Callable[[], ResultT]) -> ResultT:
+    def time(
+            self, stage: str, work: Callable[ParametersT, ResultT],
+            *arguments: ParametersT.args, **options: ParametersT.kwargs) -> ResultT:
         """Do the work of a stage, record its time and return its result."""
         self._wait()
         begun_s = time.perf_counter()
-        result = work()
+        result = work(*arguments, **options)
         self._wait()
-        self.spent_ms[stage] = 1e3 * (time.perf_counter() - begun_s)
+        self.spent_ms[stage].append(1e3 * (time.perf_counter() - begun_s))
         return result
 
     def _wait(self) -> None:
@@ -94,13 +73,12 @@ def segment_by_stage(
         watch: Stopwatch) -> list[Image]:
     """Return the masks of images of one size, and measure each stage."""
     frames = np.stack(watch.time('decode', lambda: [decode(message) for message in messages]))
-    images = watch.time('preprocess', lambda: segmenter.preprocess(frames))
-    latents = watch.time('encode', lambda: segmenter.encode(images))
-    features = watch.time('UNet', lambda: segmenter.features(latents, context))
-    logits = watch.time('head', lambda: segmenter.head(features))
+    images = watch.time('preprocess', segmenter.preprocess, frames)
+    latents = watch.time('encode', segmenter.encode, images)
+    features = watch.time('UNet', segmenter.features, latents, context)
+    logits = watch.time('head', segmenter.head, features)
     if segmenter.layout is not None:
-        head_logits = logits
-        logits = watch.time('layout', lambda: segmenter.correct(head_logits))
+        logits = watch.time('layout', segmenter.correct, logits)
     ids, _ = watch.time('classify', lambda: [
         part.cpu().numpy() for part in segmenter.decide(
             logits.float(), images.shape[-2:], frames.shape[1:3]) if part is not None])
@@ -124,50 +102,34 @@ def camera_messages(size: tuple[int, int], count: int, seed: int) -> list[Image]
             for i in range(count)]
 
 
-def run_bench(options: BenchOptions) -> dict[str, Any]:
+def run_bench(
+        segmenter: PromptedSegmenter, messages: list[Image], rounds: int) -> dict[str, Any]:
     """
-    Measure batches of every size, by stage and as a whole.
+    Measure batches of the first 1, 2, ... messages, by stage and as a whole.
 
-    :returns: the figures, ready for JSON.
-    :raises SegmenterError: there is no such model, device or number format.
+    :param rounds: their number after the warm-up, each with one batch of each size.
+    :returns: figures, JSON-able.
     """
-    segmenter = PromptedSegmenter.from_pretrained(
-        options.model, options.device, options.dtype, options.engine)
     device, context = segmenter.device, segmenter.context()
-    messages = camera_messages(options.size, options.batch, options.seed)
     segment_whole(segmenter, messages[:1], context)
     segmenter.engine.wait()
-    sizes = range(1, options.batch + 1)
-    spent_ms: dict[int, dict[str, list[float]]] = {n: defaultdict(list) for n in sizes}
-    memory_mb = dict.fromkeys(sizes, 0.0)
-    for number in tqdm(range(WARM_UP + options.frames), desc='bench', unit='round'):
-        for n in sizes:
+    watches = {n: Stopwatch(device) for n in range(1, len(messages) + 1)}
+    memory_mb = dict.fromkeys(watches, 0.0)
+    for _ in tqdm(range(WARM_UP + rounds), desc='bench', unit='round'):
+        for n, watch in watches.items():
             forget_peak_memory(device)
-            watch = Stopwatch(device)
             segment_by_stage(segmenter, messages[:n], context, watch)
-            watch.time(WHOLE, partial(segment_whole, segmenter, messages[:n], context))
+            watch.time(WHOLE, segment_whole, segmenter, messages[:n], context)
             memory_mb[n] = max(memory_mb[n], peak_memory_mb(device))
-            if number >= WARM_UP:
-                for stage, ms in watch.spent_ms.items():
-                    spent_ms[n][stage].append(ms)
+    spent_ms = {n: {stage: times[WARM_UP:] for stage, times in watch.spent_ms.items()}
+                for n, watch in watches.items()}
     return {
-        **facts(options, segmenter), 'engine': segmenter.engine.state,
+        'engine': segmenter.engine.state,
         'batches': [{
-            'batch': n, **summary(spent_ms[n]), 'frames_per_s': round(
-                1e3 * n / float(np.median(spent_ms[n][WHOLE])), 2),
-            'cost': round(cost(spent_ms[n][WHOLE], spent_ms[1][WHOLE], n), 3),
-            'peak_memory_mb': round(memory_mb[n], 1)} for n in sizes]}
-
-
-def facts(options: BenchOptions, segmenter: PromptedSegmenter) -> dict[str, Any]:
-    """Return what figures depend on: options, model, number format, machine and commit."""
-    return {
-        'command': 'bench', 'model': options.model, 'size': list(options.size),
-        'working_size': list(segmenter.working_size(*options.size)), 'encoding': ENCODING,
-        'frames': options.frames, 'warm_up': WARM_UP, 'seed': options.seed,
-        'device': accelerator(segmenter.device) or str(segmenter.device),
-        'dtype': str(segmenter.backbone.unet.dtype)[6:], 'threads': torch.get_num_threads(),
-        'commit': commit(), 'machine': machine()}
+            'batch': n, **summary(times), 'frames_per_s': round(
+                1e3 * n / float(np.median(times[WHOLE])), 2),
+            'cost': round(cost(times[WHOLE], spent_ms[1][WHOLE], n), 3),
+            'peak_memory_mb': round(memory_mb[n], 1)} for n, times in spent_ms.items()]}
 
 
 def summary(spent_ms: dict[str, list[float]]) -> dict[str, Any]:

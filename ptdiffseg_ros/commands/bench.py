@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from ptdiffseg_ros.commands import add_model, add_overwrite, check_model, image_size, number
-from ptdiffseg_ros.data.results import markdown_table, write_json
+from ptdiffseg_ros.data.results import commit, machine, markdown_table, write_json
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 from ptdiffseg_ros.model.defaults import ENGINES
+
+PICTURES = 10  # different ones, for the comparison of engines
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,13 +47,24 @@ def run(args: argparse.Namespace) -> int:
     check_outputs([args.json], folders_below(args.model), args.overwrite)
     check_model(args.model)
     from ptdiffseg_ros.bench.engines import compare_engines
-    from ptdiffseg_ros.bench.stages import BenchOptions, run_bench
+    from ptdiffseg_ros.bench.stages import camera_messages, ENCODING, run_bench, WARM_UP
+    from ptdiffseg_ros.model.runtime import accelerator
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+    import torch
 
-    options = BenchOptions(
-        model=args.model, device=args.device, dtype=args.dtype, engine=args.engine[0],
-        size=args.size, batch=args.batch, frames=args.frames, seed=args.seed)
     single = len(args.engine) == 1 and args.engine[0] in ENGINES
-    figures = run_bench(options) if single else compare_engines(options, args.engine)
+    segmenter = PromptedSegmenter.from_pretrained(
+        args.model, args.device, args.dtype, args.engine[0] if single else 'eager')
+    messages = camera_messages(args.size, args.batch if single else PICTURES, args.seed)
+    figures = {
+        'command': 'bench', 'model': args.model, 'size': list(args.size),
+        'working_size': list(segmenter.working_size(*args.size)), 'encoding': ENCODING,
+        'frames': args.frames, 'warm_up': WARM_UP, 'seed': args.seed,
+        'device': accelerator(segmenter.device) or str(segmenter.device),
+        'dtype': str(segmenter.backbone.unet.dtype)[6:], 'threads': torch.get_num_threads(),
+        'commit': commit(), 'machine': machine(),
+        **(run_bench(segmenter, messages, args.frames) if single else
+           {'engines': compare_engines(segmenter, args.engine, messages, args.frames)})}
     if args.json:
         write_json(args.json, figures)
     print(tables(figures))

@@ -19,7 +19,7 @@ import warnings
 from conversions import conversion, ends, PATIENCE_S, yields
 from hypothesis import given, HealthCheck, settings, strategies as st
 import numpy as np
-from ptdiffseg_ros.bench.stages import BenchOptions
+from ptdiffseg_ros.cli import build_parser
 from ptdiffseg_ros.model.engine import ENGINES, make_engine
 from ptdiffseg_ros.model.errors import SegmenterError
 from ptdiffseg_ros.model.openvino_convert import ConversionStopped
@@ -300,7 +300,8 @@ def test_an_impossible_engine_is_refused(segmenter, name: str, words: str) -> No
 def test_auto_is_the_default_of_the_node_and_of_commands_and_eager_that_of_python(
         folder: Path, segmenter, monkeypatch) -> None:
     assert PARAMETERS['engine'].metadata['choices'] == ENGINES
-    assert PARAMETERS['engine'].default == BenchOptions().engine == 'auto'
+    command = build_parser('info').parse_args(['info'])
+    assert PARAMETERS['engine'].default == command.engine == 'auto'
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         assert PromptedSegmenter.from_pretrained(folder, 'cpu').engine.name == 'eager'
