@@ -53,7 +53,7 @@ def add_engine(parser: argparse.ArgumentParser, default: str = 'auto') -> None:
         '--engine', default=default, choices=ENGINES,
         help='execution of the model; openvino computes in float32, openvino_fast in the best '
         'precision of the processor; auto is openvino on a CPU if it is installed and faster, '
-        'else eager (default: %(default)s)')
+        'else eager')
 
 
 def add_prompts(parser: argparse.ArgumentParser, scene_prompt: str, bank: str) -> None:

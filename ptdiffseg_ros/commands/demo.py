@@ -54,8 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         'folder of pictures; or the folder of a data set or a dataset.yaml, whose labels score '
         'the masks')
     parser.add_argument(
-        '--split', default='val',
-        help='split of the data set, or several joined by + (default: %(default)s)')
+        '--split', default='val', help='split of the data set, or several joined by +')
     parser.add_argument(
         '--model', help=f'{MODEL_HELP} (default: {MICRO}; with --data {STREET})')
     adaptation = parser.add_mutually_exclusive_group()

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--split', default='val',
         help='train, val or test, or a split of the data set, or several joined by +; choose '
-        'settings on val, and report figures of test (default: %(default)s)')
+        'settings on val, and report figures of test')
     add_prompts(
         parser, 'the scene prompt for every frame, or "matching" for the prompt that names the '
         "frame's weather, or \"wrong\" for a prompt that names another weather; by default the "

@@ -99,8 +99,7 @@ def _check(args: argparse.Namespace, data: LabelledPictures | None) -> None:
     segmenter = [args.out / 'segmenter.json', args.out / 'recipe.yaml',
                  *sorted(args.out.glob('*.safetensors'))]
     resumed = args.resume and args.out.with_name(f'{args.out.name}.state.safetensors').exists()
-    given = () if args.recipe is None else (Path(args.recipe),)
     check_outputs(
         [args.json, *(() if resumed or args.only_layout else segmenter)],
-        [*folders_below(args.backbone, getattr(args, 'autoencoder', None)),
-         *labelled_inputs(data), *given], args.overwrite)
+        [*folders_below(args.backbone, getattr(args, 'autoencoder', None), args.recipe),
+         *labelled_inputs(data)], args.overwrite)
