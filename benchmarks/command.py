@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-import sys
 
 from ptdiffseg_ros.cli import add_debug, call, HelpFormatter
 
@@ -21,14 +20,12 @@ def run_benchmark(
     :returns: the exit status: that of the benchmark, 2 after an error of the user, 130 after
         Ctrl-C.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-
     def work() -> int:
         parser = argparse.ArgumentParser(
             prog=prog, description=description, formatter_class=HelpFormatter, allow_abbrev=False)
         add_arguments(parser)
         add_debug(parser)
-        return run(parser.parse_args(words))
+        return run(parser.parse_args(argv))
 
     prog = f'python -m benchmarks.{name}'
-    return call(prog, work, '--debug' in words, argv is None)
+    return call(prog, work, argv)

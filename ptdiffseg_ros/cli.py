@@ -80,7 +80,7 @@ def add_command(commands: Any, name: str, help_line: str) -> argparse.ArgumentPa
 
 
 def add_debug(parser: argparse.ArgumentParser) -> None:
-    """Add the option that `call` reads."""
+    """Add the option that `call` looks for."""
     parser.add_argument(
         '--debug', action='store_true', help='show the traceback of an error')
 
@@ -108,27 +108,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     :returns: 0; 2 for an error that the user can fix; 130 after Ctrl-C; else the status of the
         command.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
     called = next((word for word in words if not word.startswith('-')), None)
 
     def work() -> int:
         parser = build_parser(called)
-        args = parser.parse_args(words)
+        args = parser.parse_args(argv)
         if args.command is None:
             parser.print_help()
             return USER_ERROR
         return int(args.run(args))
 
-    return call(f'ptdiffseg {called}', work, '--debug' in words, argv is None)
+    return call(f'ptdiffseg {called}', work, argv)
 
 
-def call(prog: str, work: Callable[[], int], debug: bool = False, ends: bool = False) -> int:
+def call(prog: str, work: Callable[[], int], argv: Sequence[str] | None) -> int:
     """
     Run the work of a command, and print one line for an error that the user can fix.
 
     :param prog: the name of the command in this line.
-    :param debug: raise errors, so that Python prints a traceback.
-    :param ends: the process ends afterwards, so that a further Ctrl-C is ignored.
+    :param argv: the arguments, as in `main`; with --debug errors are raised.
     :returns: the exit status, as in `main`.
     """
     for stream in (sys.stdout, sys.stderr):  # file names may not be UTF-8
@@ -137,13 +136,13 @@ def call(prog: str, work: Callable[[], int], debug: bool = False, ends: bool = F
     try:
         return work()
     except KeyboardInterrupt:
-        if ends:  # another Ctrl-C would interrupt the shutdown of the interpreter
+        if argv is None:  # the process ends: a further Ctrl-C would interrupt its shutdown
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(f'{prog}: interrupted', file=sys.stderr)
         return INTERRUPTED
     except Exception as error:
         explanation = _explain(error)
-        if explanation is None or debug:
+        if explanation is None or '--debug' in (sys.argv if argv is None else argv):
             raise
         print(f'{prog}: error: {explanation}', file=sys.stderr)
         return USER_ERROR
