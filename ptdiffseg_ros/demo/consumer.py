@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 import numpy as np
 from numpy.typing import NDArray
+from ptdiffseg_ros.data.bags import stamp_ns
 from ptdiffseg_ros.ros.qos import keep_last
 from rclpy.node import Node
 from sensor_msgs.msg import Image
@@ -19,11 +20,10 @@ from std_msgs.msg import Float64, String
 
 
 class Received(NamedTuple):
-    """A received mask, the monotonic time of its arrival in seconds, and its frame id."""
+    """A received mask, and the monotonic time of its arrival in seconds."""
 
     mask: NDArray[np.uint8]
     at: float
-    frame_id: str
 
 
 class Event(NamedTuple):
@@ -114,12 +114,10 @@ class MaskConsumer:
 
     def _on_mask(self, message: Image) -> None:
         received_at = time.monotonic()
-        stamp = message.header.stamp
         # Rows are not padded: step == width, as Nav2's semantic layer requires.
         mask = np.frombuffer(message.data, np.uint8).reshape(message.height, message.width)
         with self.arrived:
-            self.masks[stamp.sec * 10**9 + stamp.nanosec] = Received(
-                mask, received_at, message.header.frame_id)
+            self.masks[stamp_ns(message)] = Received(mask, received_at)
             self.arrived.notify_all()
 
 

@@ -45,6 +45,11 @@ class Pace:
     rates: list[float] = field(default_factory=list)  # of each frame sent by the clock
     holds: int = 0
 
+    @property
+    def received(self) -> int:
+        """Return the number of images whose mask has arrived."""
+        return len(self.sent.keys() & self.consumer.masks.keys())
+
     def before(self, topic: str, time_ns: int) -> None:
         """Wait for the previous mask and record the time of an image; the player calls it."""
         if topic != IMAGE_TOPIC:

@@ -50,7 +50,7 @@ def hues(conditions: Iterable[str]) -> dict[str, str]:
 def film_frame(moment: Moment, colors: Picture) -> Picture:
     """Return image and overlay, by a palette, side by side below a bar with the weather."""
     image = _enlarge(moment.image, cv2.INTER_CUBIC)
-    if moment.arrived_s is None:
+    if moment.latency_ms is None:
         shown, title = image // 3, 'no mask arrived'
     else:
         shown = overlay(image, _enlarge(moment.masks['live'], cv2.INTER_NEAREST), colors)

@@ -32,7 +32,7 @@ from ptdiffseg_ros.demo.scoring import Moment, Score
 from ptdiffseg_ros.model.segmenter_config import SegmenterConfig
 from ptdiffseg_ros.ros.replay import Player
 from ptdiffseg_ros.ros.spin import spinning
-from ptdiffseg_ros.town.record import FRAME_ID, IMAGE_TOPIC, record_drive, record_frames
+from ptdiffseg_ros.town.record import IMAGE_TOPIC, record_drive, record_frames
 from ptdiffseg_ros.town.schedule import WeatherSchedule
 import rclpy
 from rclpy.signals import SignalHandlerOptions
@@ -219,6 +219,9 @@ def _score_and_film(
     """
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter  # torch takes seconds to import
 
+    plays = {'live': pace.consumer.masks}
+    if empty is not None:
+        plays['empty_bank'] = empty.consumer.masks
     scores: list[Score] = []
     steady: dict[str, Moment] = {}
     several: dict[str, Moment] = {}
@@ -228,18 +231,15 @@ def _score_and_film(
     if options.adaptation:
         segmenter = PromptedSegmenter.from_pretrained(options.model, engine=ENGINE)
         context = segmenter.context()
-    moments, colors = scoring.moments(bag, pace.consumer.masks), palette(classes)
+    moments, colors = scoring.moments(bag, pace.sent, plays), palette(classes)
     with VideoWriter(options.out / 'overlay.mp4', options.fps, VIDEO_QUALITY) as film:
         for moment in tqdm(moments, 'scoring the masks', count):
             if options.adaptation:
                 source, = segmenter.segment([moment.image], context)
                 moment.masks['source'] = source.class_ids
-            if empty is not None:
-                received = empty.consumer.masks.get(moment.stamp_ns)
-                moment.masks['empty_bank'] = scoring.mask_of(received, moment.truth)
             if len(scores) in spread:
                 several[f'{moment.time_s:.1f} s'] = moment
-            scores.append(scoring.score(moment, pace.sent, classes))
+            scores.append(scoring.score(moment, classes))
             weather = scores[-1].weather
             if weather != scoring.CHANGING and steady.get(weather, last) is last:
                 steady[weather] = moment  # in its first period
@@ -248,14 +248,8 @@ def _score_and_film(
     return scores, steady if len(steady) > 1 else several, film.path
 
 
-def _received(pace: Pace) -> int:
-    """Return the number of masks with the stamp and the frame id of an image that was sent."""
-    masks = pace.consumer.masks
-    return sum(t in masks and masks[t].frame_id == FRAME_ID for t in pace.sent)
-
-
 def _check_received(pace: Pace, log: Path) -> None:
-    received, sent = _received(pace), len(pace.sent)
+    received, sent = pace.received, len(pace.sent)
     if received < ENOUGH * sent:
         raise DemoError(
             f'only {received} of {sent} masks received, at least {ENOUGH:.0%} are needed: the '
@@ -264,12 +258,12 @@ def _check_received(pace: Pace, log: Path) -> None:
 
 def _summary(
         options: DemoOptions, pace: Pace, scores: Sequence[Score], bag: Bag) -> dict[str, Any]:
-    consumer, sent, masks = pace.consumer, pace.sent, pace.consumer.masks
+    consumer, sent = pace.consumer, pace.sent
     photographs, prompts = options.photographs, options.prompts
     return {
         'command': 'demo',
         'frames_sent': len(sent),
-        'masks_received': _received(pace),
+        'masks_received': pace.received,
         **_quality(options, scores),
         'adaptation': options.adaptation,
         'recognised_percent': scoring.recognised_percent(
@@ -279,8 +273,8 @@ def _summary(
             {'time_s': _time_s(event.stamp_ns, bag), 'kind': event.kind, 'text': event.text}
             for event in consumer.events],
         'latency_ms': percentiles([
-            (masks[t].at - sent[t]) * 1000 for t in list(sent)[CALIBRATION_FRAMES:]
-            if t in masks]),
+            item.latency_ms for item in scores[CALIBRATION_FRAMES:]
+            if item.latency_ms is not None]),
         'age_ms': percentiles(consumer.age_ms),
         'processing_ms': percentiles(consumer.processing_ms),
         'model': options.model, 'engine': ENGINE, 'seed': options.seed,

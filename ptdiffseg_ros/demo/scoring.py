@@ -31,7 +31,7 @@ class Moment:
 
     :param time_s: seconds since the start of the drive.
     :param condition: such as 'fog', or 'fog to night' during a change.
-    :param arrived_s: the monotonic time at which the mask was received; None: it was not.
+    :param latency_ms: from publishing the image to receiving its mask; None: it was not received.
     :param masks: by kind: 'live', the received mask; and if they are known 'source', the mask
         without adaptation, and 'empty_bank', that of an earlier play with an empty bank.
     """
@@ -41,13 +41,8 @@ class Moment:
     condition: str
     image: Picture
     truth: Picture
-    arrived_s: float | None
+    latency_ms: float | None
     masks: dict[str, Picture]
-
-
-def mask_of(received: Received | None, truth: Picture) -> Picture:
-    """Return a received mask; without one, a mask without labels of the size of the truth."""
-    return np.full_like(truth, IGNORE) if received is None else received.mask
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,6 @@ class Score:
 
     :param weather: a steady weather, or CHANGING. The figures of a weather must not depend on its
         neighbours.
-    :param latency_ms: from publishing the image to receiving its mask.
     :param matrices: the confusion matrices of the moment's masks, by kind.
     """
 
@@ -68,22 +62,14 @@ class Score:
     matrices: Mapping[str, ConfusionMatrix]
 
 
-def score(
-        moment: Moment, sent: Mapping[int, float], classes: Sequence[LabelClass]) -> Score:
-    """
-    Score the masks of a frame.
-
-    :param sent: the monotonic time in seconds at which each image was sent, by stamp.
-    :param classes: to score; pixels of other true classes do not count.
-    """
-    arrived_s, sent_s = moment.arrived_s, sent.get(moment.stamp_ns)
+def score(moment: Moment, classes: Sequence[LabelClass]) -> Score:
+    """Score the masks of a frame; pixels of true classes other than `classes` do not count."""
     matrices = {kind: ConfusionMatrix(classes) for kind in moment.masks}
     for kind, matrix in matrices.items():
         matrix.update(moment.truth, moment.masks[kind])
     return Score(
         moment.stamp_ns, moment.time_s,
-        CHANGING if ' to ' in moment.condition else moment.condition,
-        None if arrived_s is None or sent_s is None else (arrived_s - sent_s) * 1000, matrices)
+        CHANGING if ' to ' in moment.condition else moment.condition, moment.latency_ms, matrices)
 
 
 def total(scores: Sequence[Score], kind: str) -> ConfusionMatrix:
@@ -165,8 +151,17 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return round(sum(known) / len(known), 4) if len(known) == len(values) else None
 
 
-def moments(bag: Bag, received: Mapping[int, Received]) -> Iterator[Moment]:
-    """Yield the frames of the drive in order, with labels and received masks."""
+def moments(
+        bag: Bag, sent: Mapping[int, float], plays: Mapping[str, Mapping[int, Received]]
+) -> Iterator[Moment]:
+    """
+    Yield the frames of the drive in order, with labels and received masks.
+
+    A mask that was not received is without labels.
+
+    :param sent: the monotonic time in seconds at which each image was sent, by stamp.
+    :param plays: by kind of masks, the masks that were received, by stamp.
+    """
     condition, truth, truth_ns = '', None, -1
     for _, topic, message in bag.messages([IMAGE_TOPIC, LABELS_TOPIC, WEATHER_TOPIC]):
         if topic == WEATHER_TOPIC:
@@ -177,9 +172,12 @@ def moments(bag: Bag, received: Mapping[int, Received]) -> Iterator[Moment]:
         else:
             now_ns = stamp_ns(message)
             assert truth is not None and truth_ns == now_ns, 'labels come before their image'
-            live = received.get(now_ns)
-            yield Moment(now_ns, (now_ns - bag.start_ns) / 1e9, condition, decode(message),
-                         truth, live and live.at, {'live': mask_of(live, truth)})
+            live = plays['live'].get(now_ns)
+            yield Moment(
+                now_ns, (now_ns - bag.start_ns) / 1e9, condition, decode(message), truth,
+                None if live is None else (live.at - sent[now_ns]) * 1000,
+                {kind: received[now_ns].mask if now_ns in received else np.full_like(truth, IGNORE)
+                 for kind, received in plays.items()})
 
 
 def recognised_percent(
