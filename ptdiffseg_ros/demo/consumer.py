@@ -61,7 +61,6 @@ class MaskConsumer:
         self.domains: list[tuple[int, str]] = []
         self.events: list[Event] = []
         self.arrived = threading.Condition()
-        self._timings = 0  # number of received times; each mask has two
         self._state: dict[str, Any] = {}  # the last state of adaptation
         reliable, latched = keep_last(10), keep_last(10, latched=True)
         for kind, topic, callback, qos in (
@@ -73,16 +72,11 @@ class MaskConsumer:
                 (String, f'{segmenter}/adaptation', self._on_adaptation, latched)):
             node.create_subscription(kind, topic, callback, qos)
 
-    def forget_times(self) -> None:
-        """Drop the times measured so far, because the first frames only warm up the model."""
-        self.wait_for_times()
-        self.processing_ms.clear()
-        self.age_ms.clear()
-
-    def wait_for_times(self, patience_s: float = 5.0) -> None:
-        """Return when the times of every mask have arrived; they follow the mask."""
+    def wait_for_times(self) -> None:
+        """Return when the times of every mask have arrived, or after 5 s; they follow the mask."""
         with self.arrived:
-            self.arrived.wait_for(lambda: self._timings >= 2 * len(self.masks), patience_s)
+            self.arrived.wait_for(
+                lambda: min(len(self.processing_ms), len(self.age_ms)) >= len(self.masks), 5.0)
 
     def _on_processing(self, message: Float64) -> None:
         self._add_time(self.processing_ms, message.data)
@@ -93,7 +87,6 @@ class MaskConsumer:
     def _add_time(self, times: list[float], milliseconds: float) -> None:
         with self.arrived:
             times.append(milliseconds)
-            self._timings += 1
             self.arrived.notify_all()
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:

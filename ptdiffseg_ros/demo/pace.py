@@ -85,8 +85,6 @@ class Pace:
         if not times:
             raise DemoError(
                 f'no mask arrived for the last {len(recent)} images. {self.node.last_words()}')
-        if len(sent) == CALIBRATION_FRAMES:
-            self.consumer.forget_times()
         rate = min(1.0, 1 / (self.fps * HEADROOM * float(np.median(times))))
         assert self.player is not None
         self.player.rate = self.consumer.rate = rate

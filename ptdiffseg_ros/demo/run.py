@@ -258,11 +258,13 @@ def _check_received(pace: Pace, log: Path) -> None:
 
 def _summary(
         options: DemoOptions, pace: Pace, scores: Sequence[Score], bag: Bag) -> dict[str, Any]:
-    consumer, sent = pace.consumer, pace.sent
-    photographs, prompts = options.photographs, options.prompts
+    consumer, photographs, prompts = pace.consumer, options.photographs, options.prompts
+    sent = len(pace.sent)
+    # The first frames only warm up the model; a short recording has no others.
+    first = CALIBRATION_FRAMES if sent > CALIBRATION_FRAMES else 0
     return {
         'command': 'demo',
-        'frames_sent': len(sent),
+        'frames_sent': sent,
         'masks_received': pace.received,
         **_quality(options, scores),
         'adaptation': options.adaptation,
@@ -275,8 +277,8 @@ def _summary(
         'latency_ms': percentiles([
             item.latency_ms for item in scores[CALIBRATION_FRAMES:]
             if item.latency_ms is not None]),
-        'age_ms': percentiles(consumer.age_ms),
-        'processing_ms': percentiles(consumer.processing_ms),
+        'age_ms': percentiles(consumer.age_ms[first:]),
+        'processing_ms': percentiles(consumer.processing_ms[first:]),
         'model': options.model, 'engine': ENGINE, 'seed': options.seed,
         'schedule': ','.join(options.schedule.names),
         'data': photographs and str(photographs.path),
@@ -289,7 +291,7 @@ def _summary(
         'reproduce': shlex.join(['ptdiffseg', *sys.argv[1:]]),
         'rate': round(float(np.mean(pace.rates or [1.0])), 3),
         'holds': pace.holds,
-        'calibration_frames': min(CALIBRATION_FRAMES, len(sent)),
+        'calibration_frames': min(CALIBRATION_FRAMES, sent),
     }
 
 
