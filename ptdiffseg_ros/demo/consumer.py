@@ -49,10 +49,9 @@ class MaskConsumer:
     of the segmenter's diagnostics. `domains` has (stamp of the newest mask, domain).
 
     :param node: subscribes; the caller spins it.
-    :param segmenter: the segmenter's full name, such as ``/segmenter``.
     """
 
-    def __init__(self, node: Node, segmenter: str) -> None:
+    def __init__(self, node: Node) -> None:
         self.masks: dict[int, Received] = {}
         self.processing_ms: list[float] = []
         self.age_ms: list[float] = []
@@ -64,12 +63,14 @@ class MaskConsumer:
         self._state: dict[str, Any] = {}  # the last state of adaptation
         reliable, latched = keep_last(10), keep_last(10, latched=True)
         for kind, topic, callback, qos in (
-                (Image, f'{segmenter}/mask', self._on_mask, reliable),
-                (Float64, f'{segmenter}/debug/processing_time_ms', self._on_processing, reliable),
-                (Float64, f'{segmenter}/debug/pipeline_latency_ms', self._on_age, reliable),
+                (Image, '/segmenter/mask', self._on_mask, reliable),
+                (Float64, '/segmenter/debug/processing_time_ms',
+                 lambda time: self._add_time(self.processing_ms, time.data), reliable),
+                (Float64, '/segmenter/debug/pipeline_latency_ms',
+                 lambda age: self._add_time(self.age_ms, age.data / self.rate), reliable),
                 (DiagnosticArray, '/diagnostics', self._on_diagnostics, reliable),
-                (String, f'{segmenter}/domain', self._on_domain, latched),
-                (String, f'{segmenter}/adaptation', self._on_adaptation, latched)):
+                (String, '/segmenter/domain', self._on_domain, latched),
+                (String, '/segmenter/adaptation', self._on_adaptation, latched)):
             node.create_subscription(kind, topic, callback, qos)
 
     def wait_for_times(self) -> None:
@@ -77,12 +78,6 @@ class MaskConsumer:
         with self.arrived:
             self.arrived.wait_for(
                 lambda: min(len(self.processing_ms), len(self.age_ms)) >= len(self.masks), 5.0)
-
-    def _on_processing(self, message: Float64) -> None:
-        self._add_time(self.processing_ms, message.data)
-
-    def _on_age(self, message: Float64) -> None:
-        self._add_time(self.age_ms, message.data / self.rate)
 
     def _add_time(self, times: list[float], milliseconds: float) -> None:
         with self.arrived:

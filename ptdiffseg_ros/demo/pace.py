@@ -37,10 +37,10 @@ class Pace:
 
     node: NodeProcess
     consumer: MaskConsumer
+    player: Player
     fps: float
     progress: Callable[[], object]
     patience_s: float = 20.0
-    player: Player | None = None
     sent: dict[int, float] = field(default_factory=dict)  # monotonic seconds, by stamp
     rates: list[float] = field(default_factory=list)  # of each frame sent by the clock
     holds: int = 0
@@ -86,5 +86,4 @@ class Pace:
             raise DemoError(
                 f'no mask arrived for the last {len(recent)} images. {self.node.last_words()}')
         rate = min(1.0, 1 / (self.fps * HEADROOM * float(np.median(times))))
-        assert self.player is not None
         self.player.rate = self.consumer.rate = rate

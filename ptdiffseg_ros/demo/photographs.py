@@ -45,8 +45,7 @@ class Photographs:
         """
         size: tuple[int, int] | None = None
         for i, row in enumerate(spread(len(self.entries), count)):
-            for _, pair in usable(self.entries[row:row + 1], failures):
-                image, ids = pair
+            for _, (image, ids) in usable(self.entries[row:row + 1], failures):
                 if size is None:
                     scale = min(1.0, LARGEST_SIDE / max(ids.shape))
                     size = round(ids.shape[0] * scale), round(ids.shape[1] * scale)

@@ -41,7 +41,6 @@ from tqdm import tqdm
 if TYPE_CHECKING:  # imports torch, which takes seconds
     from ptdiffseg_ros.adapt.learned import LearnedPrompts
 
-SEGMENTER = '/segmenter'
 # A weather lasts seconds, so tuning has few steps and uses all the time between frames.
 ADAPTATION = {'adaptation.enabled': True, 'adaptation.steps': 40, 'adaptation.duty': 1.0}
 # The masks are compared with those of the source prompt, which this process computes with the
@@ -52,7 +51,6 @@ START_PATIENCE_S = 180.0  # a cold disk, a large model
 VIDEO_QUALITY = 27  # rain and noise compress badly, and the report embeds the whole video
 ENOUGH = 0.99  # share of frames that must have masks
 EXAMPLES = 4  # of a drive with a single condition
-LOG, LOG_EMPTY_BANK = 'node.log', 'node_empty_bank.log'
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
         empty = None
         if options.prompts is not None:
             empty = _segment_live(bag, options, None)
-            _check_received(empty, options.out / LOG_EMPTY_BANK)
+            _check_received(empty)
         pace = _segment_live(bag, options, bank)
         scores, examples, video = _score_and_film(bag, pace, empty, options, classes)
         summary = {**_summary(options, pace, scores, bag), 'skipped': skipped}
@@ -109,7 +107,7 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     for row in summary['mean_gains'] if mious else ():
         print(_gain_line(row, summary['prompts']))
     print(f'the report is in {options.out / "index.html"}')
-    _check_received(pace, options.out / LOG)
+    _check_received(pace)
     return summary
 
 
@@ -166,23 +164,24 @@ def _segment_live(bag: Bag, options: DemoOptions, bank: Path | None) -> Pace:
     adaptation = {
         **ADAPTATION, 'adaptation.bank': str(bank or ''),
         'adaptation.shipped_prompts': options.shipped} if options.adaptation else {}
+    log = options.out / ('node.log' if bank else 'node_empty_bank.log')
     os.environ.update(
         fastdds_environment(), ROS_DOMAIN_ID=str(free_domain_id(random.Random())))
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     try:
         with NodeProcess(
-                options.model, IMAGE_TOPIC, options.out / (LOG if bank else LOG_EMPTY_BANK),
-                {'engine': ENGINE, **adaptation}) as process:
+                options.model, IMAGE_TOPIC, log, {'engine': ENGINE, **adaptation}) as process:
             consumer_node = rclpy.create_node('demo_consumer')
-            consumer = MaskConsumer(consumer_node, SEGMENTER)
+            consumer = MaskConsumer(consumer_node)
             title = f'segmenting live{"" if bank else ", empty bank"}'
+            player = Player(
+                rclpy.create_node('demo_player'), bag, clock_hz=CLOCK_HZ,
+                before=lambda topic, time_ns: pace.before(topic, time_ns))
             with tqdm(total=bag.count(IMAGE_TOPIC), desc=title, unit='frame') as bar:
-                pace = Pace(process, consumer, options.fps, bar.update)
-                pace.player = Player(
-                    rclpy.create_node('demo_player'), bag, clock_hz=CLOCK_HZ, before=pace.before)
+                pace = Pace(process, consumer, player, options.fps, bar.update)
                 with spinning(consumer_node):
-                    _wait_for_node(pace.player, process, consumer)
-                    pace.player.play()
+                    _wait_for_node(player, process, consumer)
+                    player.play()
                     pace.wait()
                     consumer.wait_for_times()
             process.check()
@@ -248,12 +247,12 @@ def _score_and_film(
     return scores, steady if len(steady) > 1 else several, film.path
 
 
-def _check_received(pace: Pace, log: Path) -> None:
+def _check_received(pace: Pace) -> None:
     received, sent = pace.received, len(pace.sent)
     if received < ENOUGH * sent:
         raise DemoError(
             f'only {received} of {sent} masks received, at least {ENOUGH:.0%} are needed: the '
-            f'machine may be busy with other work. See {log}')
+            f'machine may be busy with other work. See {pace.node.log}')
 
 
 def _summary(

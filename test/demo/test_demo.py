@@ -544,9 +544,8 @@ def test_fast_dds_accepts_the_profile_without_a_warning(
 def pace_of(consumer: SimpleNamespace, patience_s: float = 20.0) -> Pace:
     """Return a pace whose node and player are made up."""
     node = SimpleNamespace(check=lambda: None, last_words=lambda: 'I fell asleep')
-    pace: Any = Pace(node, consumer, 5.0, lambda: None, patience_s)  # type: ignore[arg-type]
-    pace.player = SimpleNamespace(rate=1.0)
-    return pace
+    player: Any = SimpleNamespace(rate=1.0)
+    return Pace(node, consumer, player, 5.0, lambda: None, patience_s)  # type: ignore[arg-type]
 
 
 def test_the_pace_continues_without_a_missing_mask() -> None:
@@ -574,7 +573,6 @@ def test_the_pace_recovers_after_a_slow_phase() -> None:
     drive(CALIBRATION_FRAMES, quick_s)
     assert pace.rates == [pytest.approx(1 / (5.0 * HEADROOM * 4.0))] * CALIBRATION_FRAMES
     drive(1, quick_s)
-    assert pace.player is not None
     assert pace.player.rate == consumer.rate == pace.rates[-1] == 1.0
 
 
