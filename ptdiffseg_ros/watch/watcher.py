@@ -83,7 +83,7 @@ class Watcher:
                 LATCHED_QOS)
         node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
         self._client = node.create_client(SetBool, f'{segmenter}/set_adaptation')
-        node.create_timer(DISCOVERY_S, self._on_timer)
+        node.create_timer(DISCOVERY_S, self._discover)
         self._opened = node.create_guard_condition(self._discover)
 
     # -- ROS -------------------------------------------------------------------------------
@@ -91,13 +91,10 @@ class Watcher:
     def _is_watched(self) -> bool:
         return time.monotonic() - self._asked_s < UNWATCHED_S
 
-    def _on_timer(self) -> None:
+    def _discover(self) -> None:
+        """Find cameras, and subscribe to their pictures only while a page is open."""
         if not self._is_watched():
             self._unsubscribe()
-        self._discover()
-
-    def _discover(self) -> None:
-        """Find cameras, and subscribe to their pictures while a page is open."""
         namespace, _, name = self.segmenter.rpartition('/')
         try:
             published = self._node.get_publisher_names_and_types_by_node(name, namespace or '/')
@@ -105,6 +102,8 @@ class Watcher:
         except NodeNameNonExistentError:
             return  # the segmenter has not started or has ended
         types = dict(read)
+        image_topics = {
+            part['part']: part['values'].get('image topic', '') for part in self._health}
         for camera, outputs in find_outputs(self.segmenter, published).items():
             with self._arrival:
                 found = self._cameras.setdefault(camera, _Camera())
@@ -112,15 +111,9 @@ class Watcher:
                 for view, topic in outputs.items():
                     if view != 'mask':
                         self._subscribe(found, view, topic)
-                topic = self._input_topic(camera)
+                topic = image_topics.get(camera or 'segmentation', '')
                 if topic in types:
                     self._subscribe(found, 'camera', topic, COMPRESSED_TYPE in types[topic])
-
-    def _input_topic(self, camera: str) -> str:
-        """Return the image topic of a camera from the segmenter's diagnostics, or ''."""
-        part = camera or 'segmentation'
-        return next((status['values'].get('image topic', '') for status in self._health
-                     if status['part'] == part), '')
 
     def _subscribe(
             self, camera: _Camera, view: str, topic: str, compressed: bool = False) -> None:
