@@ -154,7 +154,6 @@ def segment(folder: Path) -> dict[str, Any]:
 def tune(folder: Path) -> dict[str, Any]:
     """Tune the scene prompt on two foggy frames in turn, with gradient checkpointing."""
     segmenter = _segmenter(folder, TUNING_SIZE)
-    assert segmenter.statistics is not None
     fog = town.draw_weather('fog', np.random.default_rng(0))
     frames = np.stack([
         town.sample(town.SPLITS['val'] + i, fog, TUNING_SIZE).image for i in range(2)])
@@ -164,7 +163,7 @@ def tune(folder: Path) -> dict[str, Any]:
     before = [float(weight.sum()) for weight in frozen]
     tuner = PromptTuner(
         segmenter, segmenter.encode_scene('a foggy driving scene'), segmenter.scene_prompt(),
-        segmenter.statistics, TunerConfig(gradient_checkpointing=True))
+        TunerConfig(gradient_checkpointing=True))
     begun = time.monotonic()
     losses = [tuner.add(latents[i % 2]) for i in range(TUNING_STEPS)]
     seconds = time.monotonic() - begun

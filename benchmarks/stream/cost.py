@@ -28,7 +28,7 @@ def cost(
     scenes = TownScenes(Encoder(segmenter), split, ('night',))
     frame = scenes.stream('night', seed, 90, 1)[0].latents
     loop = make_loop(segmenter, seed=seed)
-    tuner = PromptTuner(segmenter, loop.base.tokens, loop.base, loop.statistics)
+    tuner = PromptTuner(segmenter, loop.base.tokens, loop.base)
     forward_s, step_s = [], []
 
     def timed(work: Callable[[], object]) -> float:

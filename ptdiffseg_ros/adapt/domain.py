@@ -7,9 +7,10 @@ import math
 from typing import NamedTuple
 
 from ptdiffseg_ros.adapt.cooperative import Steps
+from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.model.prompts import domain_name
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.source import describe_latents, QUERY_TIMESTEP
+from ptdiffseg_ros.model.source import describe_latents, QUERY_TIMESTEP, SourceStatistics
 import torch
 from torch import Tensor
 
@@ -22,6 +23,19 @@ CHANGE = 1.75  # distance of a frame's descriptor from the domain's mean, in dev
 EVIDENCE = 0.04  # sum of leads over the present sentence that replaces it
 QUERIES = 9  # at successive frames after a change; as many name the first domain
 SOURCE_WEIGHT = 0.001  # of the squared distance from source frames, in the source's score
+
+
+def source_statistics(segmenter: PromptedSegmenter) -> SourceStatistics:
+    """
+    Return the segmenter's source statistics.
+
+    :raises AdaptationError: it has none.
+    """
+    if segmenter.statistics is None:
+        raise AdaptationError(
+            f'the segmenter {segmenter.name} has no source_statistics.safetensors, which '
+            'adaptation compares frames with: train it with `ptdiffseg train` of this version')
+    return segmenter.statistics
 
 
 class Recognition(NamedTuple):
@@ -44,6 +58,7 @@ class DomainTracker:
 
     :param query_period_s: between two queries in steady driving.
     :raises ValueError: the pool has fewer than two sentences, or two of one name.
+    :raises AdaptationError: the segmenter has no source statistics.
     """
 
     def __init__(
@@ -55,7 +70,7 @@ class DomainTracker:
         self.query_period_s = query_period_s
         self.explained = True  # the last frame, by any of the sentences; else it does not count
         self.hurried = QUERIES  # queries left that do not wait for the period
-        self._segmenter, self._statistics = segmenter, segmenter.statistics
+        self._segmenter, self._statistics = segmenter, source_statistics(segmenter)
         # The error was trained under captions, not class lists: the sentence alone.
         self._captions = [segmenter.encode_scene(s)[None] for s in self.sentences]
         self._generator = torch.Generator().manual_seed(seed)
@@ -72,15 +87,10 @@ class DomainTracker:
         self._stamp_s = 0.0  # of the newest frame
         self._queried_s = self._queried_stamp_s = -math.inf  # by the clock, and the frame's stamp
 
-    def observe(self, latents: Tensor, descriptor: Tensor, stamp_s: float) -> bool:
-        """
-        Take a usable frame; return whether the scene has changed, so that work on it is void.
-
-        :param latents: (c, h, w); descriptor: of these, as `describe_latents` gives, (F,).
-        """
+    def observe(self, latents: Tensor, stamp_s: float) -> bool:
+        """Take a usable frame (c, h, w); return whether work is void, as the scene has changed."""
         self._latents, self._stamp_s = latents, stamp_s
-        if self._statistics is None:
-            return False
+        descriptor = describe_latents(latents[None])[0].cpu()
         self._frames += 1
         if self._frames == 1:
             self._mean = descriptor
@@ -128,14 +138,12 @@ class DomainTracker:
                 yield
             errors[i] = self._segmenter.backbone.denoising_error(
                 batch, [caption], QUERY_TIMESTEP, noise)[0, 0]
-        self.explained = self._statistics is None or bool(
+        self.explained = bool(
             errors.min() <= MAX_ERROR_RATIO * self._statistics.denoising_error)
         return self.update(errors, self._distance_from_source(latents)) if self.explained else None
 
     def _distance_from_source(self, latents: Tensor) -> float:
         """Return the squared distance from source frames, whose mean is 1."""
-        if self._statistics is None:
-            return 1.0
         difference = describe_latents(latents[None])[0].cpu() - self._statistics.latent_mean
         return float((difference / self._statistics.latent_std).square().mean())
 

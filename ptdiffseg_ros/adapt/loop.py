@@ -10,37 +10,18 @@ import time
 import numpy as np
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.buffer import FrameBuffer
-from ptdiffseg_ros.adapt.cooperative import Steps
-from ptdiffseg_ros.adapt.domain import DomainTracker, Recognition
-from ptdiffseg_ros.adapt.duty import DutyBudget
+from ptdiffseg_ros.adapt.cooperative import DutyBudget, Steps
+from ptdiffseg_ros.adapt.domain import DomainTracker, Recognition, source_statistics
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.intake import FrameIntake
 from ptdiffseg_ros.adapt.publisher import PromptPublisher, UNSAVED
-from ptdiffseg_ros.adapt.state import (
-    AdaptationConfig,
-    AdaptationState,
-    OnEvent,
-)
+from ptdiffseg_ros.adapt.state import AdaptationConfig, AdaptationState, OnEvent
 from ptdiffseg_ros.adapt.tuner import PromptTuner
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.model.prompts import domain_name
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.source import describe_latents, SourceStatistics
 from torch import Tensor
-
-
-def source_statistics(segmenter: PromptedSegmenter) -> SourceStatistics:
-    """
-    Return the segmenter's source statistics.
-
-    :raises AdaptationError: it has none.
-    """
-    if segmenter.statistics is None:
-        raise AdaptationError(
-            f'the segmenter {segmenter.name} has no source_statistics.safetensors, which '
-            'adaptation compares frames with: train it with `ptdiffseg train` of this version')
-    return segmenter.statistics
 
 
 class AdaptationLoop:
@@ -62,7 +43,6 @@ class AdaptationLoop:
             on_event: OnEvent = lambda kind, text: None,
             clock: Callable[[], float] = time.monotonic) -> None:
         self.segmenter = segmenter
-        self.statistics = source_statistics(segmenter)
         self.config = config or AdaptationConfig()
         self.bank = bank or PromptBank(
             None, segmenter.fingerprint, segmenter.backbone.text_width)
@@ -96,7 +76,8 @@ class AdaptationLoop:
     def set_base(self, base: ScenePrompt) -> None:
         """Publish another base prompt, and start anew from it."""
         self._drop_tuning()
-        self.publisher.set_base(base)
+        self.publisher.base = base
+        self.publisher.publish(base)
         if self.state.enabled and self.state.domain not in ('', self._source_domain):
             self._begin_tuning('sentence', self._start_tokens(self.state.domain))
 
@@ -145,13 +126,10 @@ class AdaptationLoop:
 
     def observe(self, camera: str, stamp_s: float, latents: Tensor) -> None:
         """Take the latents (c, h, w) of a frame that has just been segmented."""
-        if not self.state.enabled:
-            return
-        if not self._intake.add(camera, stamp_s, latents):
+        if not self.state.enabled or not self._intake.add(camera, stamp_s, latents):
             return
         self._newest_camera = camera
-        descriptor = describe_latents(latents[None])[0].cpu()
-        if self.tracker.observe(latents, descriptor, stamp_s):
+        if self.tracker.observe(latents, stamp_s):
             self._job = None
 
     def work(self, waiting: Callable[[], bool] = lambda: False) -> None:
@@ -205,7 +183,7 @@ class AdaptationLoop:
         self.tracker = DomainTracker(
             self.segmenter, self.config.query_period_s, self.config.seed)
         self._intake = FrameIntake(
-            self.buffer, self.statistics, self.state, self._on_event,
+            self.buffer, source_statistics(self.segmenter), self.state, self._on_event,
             self.config.hold_out * self.config.validation_frames)
         self._newest_camera = ''  # whose frame is queried next
         self.state.domain = ''
@@ -232,24 +210,21 @@ class AdaptationLoop:
         if found.domain == self._source_domain:
             self.publisher.publish(self.base)
             return
-        if self.publisher.recall(found.domain):
-            # Tuning on one street makes a prompt of many streets worse. Without a layout denoiser
-            # the loss measures nothing but the distance from the pool.
-            if self.publisher.is_of_many_streets() or (
-                    self.segmenter.layout is None and self.publisher.is_given()):
-                return
-            start = self.prompt.tokens
-        else:
+        kept = self.publisher.recall()
+        if kept is None:
             self.publisher.publish(self.base)
-            start = self._start_tokens(found.domain)
-        self._begin_tuning('shift', start)
+            self._begin_tuning('shift', self._start_tokens(found.domain))
+        # Tuning on one street makes a prompt of many streets worse. Without a layout denoiser the
+        # loss measures nothing but the distance from the pool.
+        elif not kept.many_streets and (self.segmenter.layout is not None or kept.automatic):
+            self._begin_tuning('shift', self.prompt.tokens)
 
     # -- tuning ----------------------------------------------------------------------------
 
     def _begin_tuning(self, trigger: str, tokens: Tensor) -> None:
         self._drop_tuning()
         self.tuner = PromptTuner(
-            self.segmenter, tokens, self.base, self.statistics, self.config.tuner)
+            self.segmenter, tokens, self.base, self.config.tuner)
         self.validation = PromptValidation(self.tuner.loss, self.base, self.prompt)
         self.state.trigger, self.state.step, self.state.tuning = trigger, 0, True
         self._on_event('tuning', f'{self.config.steps} steps for {self._scene()}, {trigger}')
@@ -260,10 +235,10 @@ class AdaptationLoop:
 
     def _start_tokens(self, domain: str) -> Tensor:
         """Return the tokens that a domain's tuning starts from."""
-        sentences = {domain_name(s): s for s in self.segmenter.config.scene_prompts}
-        if self.base.origin == 'sentence' or domain not in sentences:
+        if self.base.origin == 'sentence':
             return self.base.tokens
-        return self.segmenter.encode_scene(sentences[domain]).float()
+        sentence = next(s for s in self.tracker.sentences if domain_name(s) == domain)
+        return self.segmenter.encode_scene(sentence).float()
 
     def _drop_tuning(self) -> None:
         self.tuner = self.validation = self._job = None

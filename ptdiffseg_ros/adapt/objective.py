@@ -3,28 +3,14 @@
 """The loss of predictions without labels, which tuning minimises and validation compares."""
 from __future__ import annotations
 
-from dataclasses import dataclass
-
+from ptdiffseg_ros.adapt.domain import source_statistics
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.source import SourceStatistics
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 
 VARIANCE_FLOOR = 0.003  # of a share: what is the same in every street may still differ a little
-
-
-@dataclass(frozen=True)
-class FrameLoss:
-    """
-    The loss of one frame's prediction, without its part in the prior loss.
-
-    loss: a scalar. shares (K, R, C): the class shares of the corrected prediction in each cell.
-    """
-
-    loss: Tensor
-    shares: Tensor
 
 
 class UnlabelledLoss:
@@ -33,22 +19,18 @@ class UnlabelledLoss:
 
     p is the head's prediction, and r that under one of the teachers, which take turns: the base
     prompt and the sentences of the pool. They keep what the other terms do not dispute. q is p's
-    correction by the layout denoiser, T their agreement loss, and J the prior loss of m, the mean
-    class shares of q. Without a layout denoiser the loss is c KL(r || p): T(p, p) would only
-    reward certainty, and J cost mIoU on photographs
+    correction by the layout denoiser, T their cross-entropy, whose gradient also moves q, and J
+    the prior loss of m, the mean class shares of q. Without a layout denoiser the loss is
+    c KL(r || p): T(p, p) would only reward certainty, and J cost mIoU on photographs
     (benchmarks/notebook/adaptation_photographs.md).
 
     :param base: the source prompt, or the sentence set by hand.
     :param teacher_weight: c. prior_weight: a. tolerance: of J, in deviations.
     """
 
-    def __init__(self, segmenter: PromptedSegmenter, statistics: SourceStatistics,
-                 base: ScenePrompt, teacher_weight: float, prior_weight: float,
-                 tolerance: float) -> None:
-        classes = len(segmenter.config.classes)
-        if len(statistics.class_prior) != classes:
-            raise ValueError(f'the statistics are of {len(statistics.class_prior)} classes, the '
-                             f'segmenter has {classes}')
+    def __init__(self, segmenter: PromptedSegmenter, base: ScenePrompt, teacher_weight: float,
+                 prior_weight: float, tolerance: float) -> None:
+        statistics = source_statistics(segmenter)
         self.segmenter = segmenter
         self.teacher_weight = teacher_weight
         self.prior_weight = prior_weight if segmenter.layout is not None else 0.0
@@ -64,15 +46,20 @@ class UnlabelledLoss:
         context = self.teachers[turn % len(self.teachers)].context
         return self.segmenter.head_logits(latents.to(context), context).float().log_softmax(dim=1)
 
-    def frame_loss(self, logits: Tensor, taught: Tensor) -> FrameLoss:
-        """Compute the loss of the head's scores (1, K, h, w) of a frame that has log r."""
+    def frame_loss(self, logits: Tensor, taught: Tensor) -> tuple[Tensor, Tensor]:
+        """
+        Compute the loss of the head's scores (1, K, h, w) of a frame that has log r.
+
+        :returns: the loss without its part in the prior loss, a scalar, and the class shares of
+            the corrected prediction in each cell, (K, R, C).
+        """
         corrected = self.segmenter.correct(logits)
         rows, columns = self._prior.shape[-2:]
         shares = F.adaptive_avg_pool2d(corrected.softmax(dim=1), (rows, columns))[0]
         loss = self.teacher_weight * divergence(taught, logits)
         if self.segmenter.layout is not None:
-            loss = loss + agreement_loss(logits, corrected)
-        return FrameLoss(loss, shares)
+            loss = loss + F.cross_entropy(logits, corrected.softmax(dim=1))
+        return loss, shares
 
     def prior_loss(self, shares: Tensor) -> Tensor:
         """
@@ -89,13 +76,3 @@ class UnlabelledLoss:
 def divergence(logs: Tensor, logits: Tensor) -> Tensor:
     """Return KL(r || p) of log r and scores of p, (B, K, h, w), a mean over pixels."""
     return (logs.exp() * (logs - logits.log_softmax(dim=1))).sum(dim=1).mean()
-
-
-def agreement_loss(logits: Tensor, corrected: Tensor) -> Tensor:
-    """
-    Return the cross-entropy of predictions with their correction, a mean over frames and pixels.
-
-    Both sides may move: the gradient also decides the correction. logits and corrected
-    (B, K, h, w) are scores.
-    """
-    return F.cross_entropy(logits, corrected.softmax(dim=1))

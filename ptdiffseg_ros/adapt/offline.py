@@ -11,7 +11,6 @@ from ptdiffseg_ros.adapt.bank import LearnedPrompt, MANY_STREETS
 from ptdiffseg_ros.adapt.cooperative import run_steps
 from ptdiffseg_ros.adapt.domain import DomainTracker, QUERIES, Recognition
 from ptdiffseg_ros.adapt.errors import AdaptationError
-from ptdiffseg_ros.adapt.loop import source_statistics
 from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
@@ -51,7 +50,7 @@ def adapt_to(
     :param before: called with that name before the tuning begins; it may raise.
     :raises AdaptationError: too few frames, or no source statistics.
     """
-    statistics, config = source_statistics(segmenter), config or AdaptationConfig()
+    config = config or AdaptationConfig()
     if len(frames) < MIN_FRAMES:
         raise AdaptationError(
             f'there are {len(frames)} frames; adaptation takes at least {MIN_FRAMES}')
@@ -64,7 +63,7 @@ def adapt_to(
                  for i in np.linspace(0, len(held_out) - 1, count)]
     base = best = segmenter.scene_prompt()
     start = segmenter.encode_scene(sentence or found.sentence).float()
-    tuner = PromptTuner(segmenter, start, base, statistics, config.tuner)
+    tuner = PromptTuner(segmenter, start, base, config.tuner)
     validation = PromptValidation(tuner.loss, base, base)
     facts: dict[str, Any] = {'steps': 0, 'score': None, 'score_source': None}
     rng = np.random.default_rng(config.seed)

@@ -29,7 +29,6 @@ class PromptPublisher:
         self.base = base
         self._state = state
         self._on_event = on_event
-        self._unsaved = False  # whether the tuned prompt could not be written
         state.remembered = bank.domains()
         self.publish(base)
 
@@ -40,19 +39,13 @@ class PromptPublisher:
         self._state.prompt = prompt.origin
         self._state.distance = prompt.distance(self.base)
 
-    def set_base(self, base: ScenePrompt) -> None:
-        """Replace the base prompt, and publish it."""
-        self.base = base
-        self.publish(base)
-
-    def recall(self, domain: str) -> bool:
-        """Publish the bank's prompt for a domain; return whether there is one."""
-        prompt = self.bank.recall(domain)
-        if prompt is None:
-            return False
-        self.publish(self.segmenter.scene_prompt(prompt.tokens, 'recalled', domain))
-        self._on_event('recalled', f'the prompt learned for {domain!r} is in use again')
-        return True
+    def recall(self) -> LearnedPrompt | None:
+        """Publish and return the bank's prompt for the present domain, if there is one."""
+        prompt = self.bank.recall(self._state.domain)
+        if prompt is not None:
+            self.publish(self.segmenter.scene_prompt(prompt.tokens, 'recalled', prompt.domain))
+            self._on_event('recalled', f'the prompt learned for {prompt.domain!r} is in use again')
+        return prompt
 
     def load(self, prompt: LearnedPrompt) -> None:
         """Publish a saved prompt, for an operator."""
@@ -93,25 +86,18 @@ class PromptPublisher:
             return
         try:
             self._remember(self.learned(automatic=True))
-            self._unsaved = False
         except AdaptationError as error:
-            self._unsaved = True
             self._on_event('problem', str(error))
 
     def retry_save(self) -> None:
-        """Save the tuned prompt if it could not be written before."""
-        if self._unsaved:
+        """Save the tuned prompt if the last prompt could not be written."""
+        if self._state.problems.get(UNSAVED):
             self.save_if_tuned()
 
     def is_given(self) -> bool:
         """Return whether the domain's prompt is an operator's, or came with the segmenter."""
         kept = self.bank.recall(self._state.domain)
         return kept is not None and not kept.automatic
-
-    def is_of_many_streets(self) -> bool:
-        """Return whether the domain's prompt was tuned on frames of many streets."""
-        kept = self.bank.recall(self._state.domain)
-        return kept is not None and kept.many_streets
 
     def withdraw(self) -> None:
         """Publish the base in place of a prompt that is worse; the bank forgets a learned one."""
@@ -127,7 +113,6 @@ class PromptPublisher:
             self._state.set_problem(REFUSED, problem)
             self._on_event('problem', problem)
             return
-        self._unsaved = False
         try:
             self.bank.forget(domain)
         except AdaptationError as error:

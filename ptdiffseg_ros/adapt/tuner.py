@@ -10,7 +10,6 @@ from ptdiffseg_ros.adapt.cooperative import run_steps, Steps
 from ptdiffseg_ros.adapt.objective import UnlabelledLoss
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.source import SourceStatistics
 import torch
 from torch import Tensor
 
@@ -80,12 +79,10 @@ class PromptTuner:
     """
 
     def __init__(self, segmenter: PromptedSegmenter, tokens: Tensor, base: ScenePrompt,
-                 statistics: SourceStatistics, config: TunerConfig = TunerConfig()) -> None:
+                 config: TunerConfig = TunerConfig()) -> None:
         self.segmenter = segmenter
-        self.config = config
         self.loss = UnlabelledLoss(
-            segmenter, statistics, base, config.teacher_weight, config.prior_weight,
-            config.tolerance)
+            segmenter, base, config.teacher_weight, config.prior_weight, config.tolerance)
         layers = segmenter.backbone.cross_attention_layers
         start = tokens.detach().float().to(segmenter.device)
         self.tokens = start.expand(layers, *start.shape[-2:]).clone().requires_grad_(True)
@@ -118,8 +115,8 @@ class PromptTuner:
         with torch.enable_grad():
             context = self.segmenter.context(self.tokens)
             logits = self.segmenter.head_logits(latents[None].to(context), context).float()
-            frame = self.loss.frame_loss(logits, taught)
-            loss = frame.loss + self.loss.prior_loss(self._shares.update(frame.shares))
+            loss, shares = self.loss.frame_loss(logits, taught)
+            loss = loss + self.loss.prior_loss(self._shares.update(shares))
         yield
         gradient, = torch.autograd.grad(loss, self.tokens)
         if not (math.isfinite(loss.item()) and torch.isfinite(gradient).all()):

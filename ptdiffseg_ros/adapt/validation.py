@@ -4,11 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum
 
 from ptdiffseg_ros.adapt.cooperative import run_steps, Steps
-from ptdiffseg_ros.adapt.objective import FrameLoss, UnlabelledLoss
+from ptdiffseg_ros.adapt.objective import UnlabelledLoss
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 import torch
 from torch import Tensor
@@ -20,15 +19,6 @@ class Outcome(Enum):
     ACCEPT = 'the candidate is better than the current and the base prompt'
     KEEP = 'it is not'
     ROLL_BACK = 'the current prompt is worse than the base prompt'
-
-
-@dataclass
-class HeldOutFrame:
-    """A frame's latents (c, h, w), what its teacher predicts, and the loss by prompt."""
-
-    latents: Tensor
-    taught: Tensor
-    losses: dict[ScenePrompt, FrameLoss]
 
 
 class PromptValidation:
@@ -48,8 +38,10 @@ class PromptValidation:
         self.base = base
         self.current = current
         self.scores = (0.0, 0.0, 0.0)  # of base, current and candidate; less is better
-        self._frames: list[HeldOutFrame] = []
-        self._taught = 0  # frames
+        # By the frames' latents, which are compared by identity, as prompts are.
+        self._taught: dict[Tensor, Tensor] = {}  # what a frame's teacher predicts
+        self._losses: dict[tuple[Tensor, ScenePrompt], tuple[Tensor, Tensor]] = {}
+        self._turn = 0  # of the next frame's teacher
 
     def judge(self, candidate: ScenePrompt, frames: Sequence[Tensor]) -> Outcome:
         """Judge a candidate on frames, latents (c, h, w)."""
@@ -58,47 +50,42 @@ class PromptValidation:
     def judge_in_steps(
             self, candidate: ScenePrompt, frames: Sequence[Tensor]) -> Steps[Outcome]:
         """Do as `judge` does, in one pass for each frame, and for each prompt on it, not kept."""
-        held_out = yield from self._teach(frames)
+        self._forget_all_but(set(frames))
+        for latents in frames:
+            if latents not in self._taught:
+                yield
+                self._taught[latents] = self.loss.teach(latents[None], self._turn)
+                self._turn += 1
         scores = {}
         for prompt in dict.fromkeys((self.base, self.current, candidate)):
-            scores[prompt] = yield from self._score(prompt, held_out)
-        base, current, new = (
-            scores[prompt] for prompt in (self.base, self.current, candidate))
-        self.scores = base, current, new
+            scores[prompt] = yield from self._score(prompt, frames)
+        base, current, new = self.scores = (
+            scores[self.base], scores[self.current], scores[candidate])
         if new < min(base, current):
             self.current = candidate
             return Outcome.ACCEPT
         return Outcome.KEEP if current <= base else Outcome.ROLL_BACK
 
-    def _teach(self, frames: Sequence[Tensor]) -> Steps[list[HeldOutFrame]]:
-        """Return what is kept of these frames, and ask the next teacher about each new one."""
-        kept = [frame for frame in self._frames
-                if any(frame.latents is latents for latents in frames)]
-        for frame in kept:
-            frame.losses = {prompt: loss for prompt, loss in frame.losses.items()
-                            if prompt in (self.base, self.current)}
-        for latents in frames:
-            if not any(frame.latents is latents for frame in kept):
-                yield
-                taught = self.loss.teach(latents[None], self._taught)
-                kept.append(HeldOutFrame(latents, taught, {}))
-                self._taught += 1
-        self._frames = kept
-        return kept
+    def _forget_all_but(self, frames: set[Tensor]) -> None:
+        """Forget other frames, and candidates that were not accepted."""
+        self._taught = {
+            latents: taught for latents, taught in self._taught.items() if latents in frames}
+        self._losses = {
+            (latents, prompt): loss for (latents, prompt), loss in self._losses.items()
+            if latents in frames and prompt in (self.base, self.current)}
 
-    def _score(self, prompt: ScenePrompt, frames: Sequence[HeldOutFrame]) -> Steps[float]:
+    def _score(self, prompt: ScenePrompt, frames: Sequence[Tensor]) -> Steps[float]:
         """Compute the unlabelled loss of a prompt on frames."""
-        for frame in frames:
-            if prompt not in frame.losses:
+        for latents in frames:
+            if (latents, prompt) not in self._losses:
                 yield
-                frame.losses[prompt] = self._frame_loss(prompt, frame)
-        losses = [frame.losses[prompt] for frame in frames]
-        shares = torch.stack([loss.shares for loss in losses]).mean(dim=0)
-        mean = torch.stack([loss.loss for loss in losses]).mean()
-        return float(mean + self.loss.prior_loss(shares))
+                self._losses[latents, prompt] = self._frame_loss(prompt, latents)
+        losses, shares = zip(*(self._losses[latents, prompt] for latents in frames))
+        return float(torch.stack(losses).mean()
+                     + self.loss.prior_loss(torch.stack(shares).mean(dim=0)))
 
     @torch.no_grad()
-    def _frame_loss(self, prompt: ScenePrompt, frame: HeldOutFrame) -> FrameLoss:
+    def _frame_loss(self, prompt: ScenePrompt, latents: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.loss.segmenter.head_logits(
-            frame.latents[None].to(prompt.context), prompt.context).float()
-        return self.loss.frame_loss(logits, frame.taught)
+            latents[None].to(prompt.context), prompt.context).float()
+        return self.loss.frame_loss(logits, self._taught[latents])

@@ -13,7 +13,6 @@ from ptdiffseg_ros.adapt.cooperative import run_steps, Steps
 from ptdiffseg_ros.adapt.domain import DomainTracker, EVIDENCE, QUERIES
 from ptdiffseg_ros.model.prompts import domain_name, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.model.source import describe_latents
 import pytest
 import torch
 
@@ -47,13 +46,9 @@ def test_domains_are_named_after_their_sentence(sentence: str, name: str) -> Non
     assert domain_name(sentence) == name
 
 
-def describe(latents: torch.Tensor) -> torch.Tensor:
-    return describe_latents(latents[None])[0]
-
-
 def show(tracker: DomainTracker, latents: torch.Tensor, now_s: float) -> str | None:
     """Show a frame, query it if that is due, and return the domain if it has changed."""
-    tracker.observe(latents, describe(latents), now_s)
+    tracker.observe(latents, now_s)
     found = run_steps(tracker.query(now_s)) if tracker.query_is_due(now_s) else None
     return None if found is None else found.domain
 
@@ -90,7 +85,7 @@ def test_the_period_passes_by_the_clock_and_by_the_stamps(
     found: list[int] = []
     latents, = drive(micro, 'clear', 1)
     for i in range(25):
-        calm.observe(latents, describe(latents), 1000.0 + stamps * i / FPS)
+        calm.observe(latents, 1000.0 + stamps * i / FPS)
         if calm.query_is_due(1000.0 + clock * i / FPS):
             found.append(i)
             run_steps(calm.query(1000.0 + clock * i / FPS))
@@ -101,7 +96,7 @@ def test_steady_latents_seldom_cause_early_queries(micro, calm: DomainTracker) -
     """It may: what a change asks for is a query, not another domain."""
     hurried = 0
     for latents in drive(micro, 'clear', 50):
-        hurried += calm.observe(latents, describe(latents), 0.0)
+        hurried += calm.observe(latents, 0.0)
         if calm.hurried:
             run_steps(calm.query(2.0))
     assert hurried <= 3
@@ -109,7 +104,7 @@ def test_steady_latents_seldom_cause_early_queries(micro, calm: DomainTracker) -
 
 def test_a_change_of_the_latents_causes_early_queries(micro, calm: DomainTracker) -> None:
     night = list(drive(micro, 'night', NOTICED))
-    changes = [calm.observe(latents, describe(latents), 0.0) for latents in night]
+    changes = [calm.observe(latents, 0.0) for latents in night]
     assert changes.count(True) == 1, 'work on earlier frames is void once'
     assert calm.hurried == QUERIES and calm.query_is_due(100.0)
     for number, latents in enumerate(night):
@@ -145,8 +140,8 @@ def test_a_night_counts_against_the_source_and_a_clear_day_does_not(micro, monke
 def test_a_long_domain_notices_a_change_as_soon_as_a_short_one(micro, calm) -> None:
     for _ in range(100):
         for latents in drive(micro, 'clear', NOTICED):
-            calm.observe(latents, describe(latents), 0.0)
-    assert any(calm.observe(latents, describe(latents), 0.0)
+            calm.observe(latents, 0.0)
+    assert any(calm.observe(latents, 0.0)
                for latents in drive(micro, 'night', NOTICED))
 
 
@@ -203,11 +198,12 @@ def test_queries_stay_hurried_while_evidence_of_another_domain_grows(micro) -> N
 
     def hurry(now_s: float) -> int:
         run_steps(tracker.query(now_s))
-        tracker.observe(torch.zeros(1), torch.zeros(1), 0.0)
+        tracker.observe(latents, 0.0)
         return tracker.hurried
 
+    latents = next(drive(micro, 'clear', 1))
     tracker.query_latents = query_hurriedly
-    tracker.observe(torch.zeros(1), torch.zeros(1), 0.0)
+    tracker.observe(latents, 0.0)
     assert [hurry(t) for t in range(3)] == [QUERIES, QUERIES - 1, QUERIES - 2]
     lead = -EVIDENCE / 10  # evidence of fog grows
     assert {hurry(t) for t in range(3, 12)} == {QUERIES - 2}

@@ -23,10 +23,9 @@ def segmenter(
 
 
 def tuner_of(segmenter: PromptedSegmenter, **settings) -> PromptTuner:
-    assert segmenter.statistics is not None
     return PromptTuner(
         segmenter, segmenter.encode_scene('fog'), segmenter.scene_prompt(),
-        segmenter.statistics, TunerConfig(**settings))
+        TunerConfig(**settings))
 
 
 def frame_of(segmenter: PromptedSegmenter, seed: int = 0) -> torch.Tensor:
@@ -60,8 +59,7 @@ def test_every_layer_has_its_own_tokens_that_start_from_the_sentence(segmenter) 
     assert all(torch.equal(tokens, sentence) for tokens in tuner.published)
     tuner.add(frame_of(segmenter))
     assert not torch.equal(tuner.published[0], tuner.published[1])
-    again = PromptTuner(segmenter, tuner.published, segmenter.scene_prompt(),
-                        segmenter.statistics)
+    again = PromptTuner(segmenter, tuner.published, segmenter.scene_prompt())
     assert torch.equal(again.published, tuner.published), 'a learned prompt is tuned further'
 
 
@@ -190,7 +188,7 @@ def test_the_base_prompt_teaches_first_and_limits_the_change(folder, sentence) -
 
     def losses(tokens: torch.Tensor) -> list[float]:
         return [PromptTuner(
-            own, tokens, base, own.statistics,
+            own, tokens, base,
             TunerConfig(teacher_weight=weight)).add(frame_of(own)) for weight in (0.0, 100.0)]
 
     free, taught = losses(base.tokens)

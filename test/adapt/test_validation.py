@@ -24,8 +24,7 @@ def random_frames(segmenter: PromptedSegmenter, count: int, seed: int = 0) -> li
 def make_validation(
         segmenter: PromptedSegmenter, base: ScenePrompt, current: ScenePrompt
 ) -> PromptValidation:
-    assert segmenter.statistics is not None
-    loss = UnlabelledLoss(segmenter, segmenter.statistics, base, 1.0, 1.0, 0.5)
+    loss = UnlabelledLoss(segmenter, base, 1.0, 1.0, 0.5)
     return PromptValidation(loss, base, current)
 
 

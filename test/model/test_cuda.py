@@ -114,8 +114,7 @@ def test_graphs_serve_prompts_that_are_tuned_on_the_same_device(loaded, engine) 
     if loaded.backbone.unet.dtype == torch.float16:
         pytest.skip('gradients of a random model overflow in float16')
     frames, scene = pictures(1, *SIZES[0]), loaded.scene_prompt()
-    assert loaded.statistics is not None
-    tuner = PromptTuner(loaded, scene.tokens, scene, loaded.statistics)
+    tuner = PromptTuner(loaded, scene.tokens, scene)
     for _ in range(3):
         assert_alike(engine, frames, loaded.context(tuner.published))
         with torch.no_grad():

@@ -3,7 +3,7 @@
 """The budget grants adaptation its share of the device's time."""
 from __future__ import annotations
 
-from ptdiffseg_ros.adapt.duty import DutyBudget
+from ptdiffseg_ros.adapt.cooperative import DutyBudget
 import pytest
 
 
