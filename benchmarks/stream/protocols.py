@@ -25,8 +25,7 @@ from benchmarks.stream.recognition import recognition
 from benchmarks.stream.scoring import held_out_miou, online_miou, score
 import numpy as np
 from ptdiffseg_ros import town
-from ptdiffseg_ros.adapt.bank import PromptBank
-from ptdiffseg_ros.adapt.folders import SHIPPED
+from ptdiffseg_ros.adapt.bank import PromptBank, SHIPPED
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 SUFFIX = '.safetensors'
+SHIPPED = 'prompts'  # folder of the prompts that came with a segmenter, in its own folder
 PARTIAL = '.partial'  # of a file that is being written
 ORPHANED_S = 3600.0  # age at which a partial file belongs to no running process
 KIND = 'ptdiffseg scene prompt '  # of every version
@@ -115,10 +116,7 @@ class LearnedPrompt:
             if path.stat().st_size > LARGEST_FILE:
                 raise ValueError(f'it is larger than {LARGEST_FILE} bytes')
             with safe_open(str(path), framework='pt') as handle:
-                metadata = handle.metadata() or {}
-                _check_format(metadata.get('format', ''))
-                header = json.loads(metadata['prompt'])
-                _check(header)
+                header = _read_header(handle.metadata() or {})
                 # A copy: the tensor is a view of the file, which may be overwritten.
                 prompt = cls(handle.get_tensor('tokens').clone(), **header)
             if prompt.tokens.ndim not in (2, 3) or not prompt.tokens.is_floating_point():
@@ -183,8 +181,7 @@ class PromptBank:
             shipped: Path | None = None) -> None:
         self.folder = folder
         self.model = model
-        self.width = width
-        self.layers = layers
+        self._fits = model, width, layers
         self.problems: list[str] = []
         self._prompts = self._read(folder)  # by domain
         self._shipped = self._read(shipped)
@@ -193,9 +190,7 @@ class PromptBank:
 
     def path(self, domain: str) -> Path | None:
         """Return the file of a domain's prompt; None for a bank in memory."""
-        if self.folder is None:
-            return None
-        return prompt_path(self.folder, self.model, domain)
+        return None if self.folder is None else prompt_path(self.folder, self.model, domain)
 
     def recall(self, domain: str) -> LearnedPrompt | None:
         """Return the prompt learned for a domain, if any."""
@@ -211,7 +206,7 @@ class PromptBank:
         :raises AdaptationError: it belongs to another model, or cannot be written; in the latter
             case it is kept in memory.
         """
-        misfit = prompt.misfit(self.model, self.width, self.layers)
+        misfit = prompt.misfit(*self._fits)
         if misfit:
             raise AdaptationError(f'the prompt for {prompt.domain!r} {misfit}')
         if not _is_sound(prompt.tokens):
@@ -247,9 +242,37 @@ class PromptBank:
         """Read the prompts of a folder, if there is one."""
         if folder is None or not folder.is_dir():
             return {}
-        found, problems = read_prompts(folder, self.model, self.width, self.layers)
+        found, problems = read_prompts(folder, *self._fits)
         self.problems += problems
         return {prompt.domain: prompt for prompt in found.values()}
+
+
+def default_bank_folder() -> Path:
+    """
+    Return the default folder of prompts, inside ROS's own folder.
+
+    :raises AdaptationError: ROS_HOME is not set, and the user has no home folder.
+    """
+    try:
+        home = Path(os.environ.get('ROS_HOME') or '~/.ros').expanduser()
+    except RuntimeError as error:  # a container may run as a user that the system does not know
+        raise AdaptationError(
+            f'there is no folder for prompts: {error} Set ROS_HOME, or name a folder') from error
+    return home / 'ptdiffseg' / 'prompts'
+
+
+def bank_folder(name: str) -> Path | None:
+    """
+    Return the folder that the parameter adaptation.bank names; None for a bank in memory.
+
+    :raises AdaptationError: it begins with the home folder of an unknown user.
+    """
+    if name == 'default':
+        return default_bank_folder()
+    try:
+        return Path(name).expanduser() if name else None
+    except RuntimeError as error:
+        raise AdaptationError(f'{name!r} names no folder: {error}') from error
 
 
 def prompt_path(folder: Path, model: str, domain: str) -> Path:
@@ -286,13 +309,10 @@ def read_prompts(
         if path == proper:
             prompts[path] = prompt
         else:
-            problems.append(_misnamed(path, proper))
+            problems.append(
+                f'{path} should be called {proper.name} to count: rename it, or delete it if '
+                'that is there too')
     return prompts, problems
-
-
-def _misnamed(path: Path, proper: Path) -> str:
-    return (f'{path} should be called {proper.name} to count: rename it, or delete it if that '
-            'is there too')
 
 
 def _is_sound(tokens: Tensor) -> bool:
@@ -309,23 +329,22 @@ def _sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def _check_format(found: str) -> None:
-    """Refuse files of another format, or of another version of this one."""
+def _read_header(metadata: dict[str, str]) -> dict[str, Any]:
+    """Return the entries but the tokens; refuse other formats and versions, and wrong types."""
+    found = metadata.get('format', '')
     if not found.startswith(KIND):
         raise ValueError('it is no scene prompt of this package')
     if found != FORMAT:
         raise ValueError(
             f'its format is {found!r}, of another version of this package, and this one reads '
             f'{FORMAT!r}: learn it again with `ptdiffseg adapt`, or let the node do so')
-
-
-def _check(header: dict[str, Any]) -> None:
-    """Refuse entries that would fail later, where prompts are sorted, named or shown."""
+    header: dict[str, Any] = json.loads(metadata['prompt'])
     for name, value in header.items():
         if not isinstance(value, KINDS.get(name, object)):
             raise ValueError(f'its {name} is {value!r}')
     if not 0 <= header.get('saved_s', 0) <= LATEST_S:
         raise ValueError(f'its saved_s is {header["saved_s"]}, not a time since 1970')
+    return header
 
 
 def _safe(name: str) -> str:

@@ -90,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
         source = open_input(args.input, args.topic, stack)
         _check(args, labelled, args.out, args.json)
         check_model(args.model)
-        from ptdiffseg_ros.adapt.bank import prompt_path
-        from ptdiffseg_ros.adapt.folders import default_bank_folder
+        from ptdiffseg_ros.adapt.bank import default_bank_folder, prompt_path
         from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
         segmenter = PromptedSegmenter.from_pretrained(args.model, device=args.device)

@@ -24,8 +24,7 @@ def run(args: argparse.Namespace) -> int:
     """Describe the segmenter."""
     check_outputs([args.json], folders_below(args.model), args.overwrite)
     check_model(args.model)
-    from ptdiffseg_ros.adapt.bank import read_prompts
-    from ptdiffseg_ros.adapt.folders import SHIPPED
+    from ptdiffseg_ros.adapt.bank import read_prompts, SHIPPED
     from ptdiffseg_ros.data.results import write_json
     from ptdiffseg_ros.model.info import describe
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter

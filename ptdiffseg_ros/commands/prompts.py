@@ -61,9 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the action."""
-    from ptdiffseg_ros.adapt.folders import default_bank_folder
-
     if args.bank is None:
+        from ptdiffseg_ros.adapt.bank import default_bank_folder
+
         args.bank = default_bank_folder()
     if args.bank.exists() and not args.bank.is_dir():
         raise CommandError(

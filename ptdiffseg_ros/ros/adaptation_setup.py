@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import Any, TYPE_CHECKING
 
 from ptdiffseg_ros.adapt.errors import AdaptationError
-from ptdiffseg_ros.adapt.folders import bank_folder, SHIPPED
 from ptdiffseg_ros.ros.parameters import Settings
 
 if TYPE_CHECKING:  # these import torch, which takes seconds
@@ -26,7 +25,7 @@ def make_loop(segmenter: PromptedSegmenter, settings: Settings, base: ScenePromp
 
     :raises AdaptationError: the segmenter cannot adapt, or the bank's folder cannot be used.
     """
-    from ptdiffseg_ros.adapt.bank import PromptBank
+    from ptdiffseg_ros.adapt.bank import bank_folder, PromptBank, SHIPPED
     from ptdiffseg_ros.adapt.loop import AdaptationLoop
 
     def log(kind: str, text: str) -> None:

@@ -11,9 +11,14 @@ import re
 from types import SimpleNamespace
 
 from ptdiffseg_ros.adapt import bank as bank_module
-from ptdiffseg_ros.adapt.bank import LearnedPrompt, prompt_path, PromptBank, read_prompts
+from ptdiffseg_ros.adapt.bank import (
+    default_bank_folder,
+    LearnedPrompt,
+    prompt_path,
+    PromptBank,
+    read_prompts,
+)
 from ptdiffseg_ros.adapt.errors import AdaptationError
-from ptdiffseg_ros.adapt.folders import default_bank_folder
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
