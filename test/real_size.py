@@ -161,8 +161,9 @@ def tune(folder: Path) -> dict[str, Any]:
         latents = [segmenter.encode(segmenter.preprocess(frame[None]))[0] for frame in frames]
     frozen = [*segmenter.backbone.parameters(), *segmenter.head.parameters()]
     before = [float(weight.sum()) for weight in frozen]
+    base = segmenter.scene_prompt()
     tuner = PromptTuner(
-        segmenter, segmenter.encode_scene('a foggy driving scene'), segmenter.scene_prompt(),
+        segmenter, segmenter.encode_scene('a foggy driving scene'), base,
         TunerConfig(gradient_checkpointing=True))
     begun = time.monotonic()
     losses = [tuner.add(latents[i % 2]) for i in range(TUNING_STEPS)]
@@ -171,7 +172,7 @@ def tune(folder: Path) -> dict[str, Any]:
     assert tuner.tokens.requires_grad
     return {'size': list(TUNING_SIZE), 'steps': TUNING_STEPS,
             'seconds_per_step': round(seconds / TUNING_STEPS, 1),
-            'losses': losses, 'distance': prompt.distance(tuner.loss.anchor),
+            'losses': losses, 'distance': prompt.distance(base),
             'others_with_gradient': sum(w.requires_grad or w.grad is not None for w in frozen),
             'others_moved': sum(float(w.sum()) != b for w, b in zip(frozen, before))}
 

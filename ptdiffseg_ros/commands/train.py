@@ -56,13 +56,13 @@ def run(args: argparse.Namespace) -> int:
     given = given_settings(args, TrainConfig)
     if args.cache is not None:
         given.setdefault('cached', True)
-    config = (TrainConfig(**given) if args.recipe is None
-              else load_recipe(find_recipe(args.recipe), given))
+    recipe = None if args.recipe is None else find_recipe(args.recipe)
+    config = TrainConfig(**given) if recipe is None else load_recipe(recipe, given)
     if args.data is None and config.data_kind:
         raise CommandError(
             f'the settings require the data set {config.data_kind}; give its folder with --data')
     data = None if args.data is None else open_data(args.data, 'train', config.data_kind or None)
-    _check(args, data)
+    _check(args, recipe, data)
     from ptdiffseg_ros.data.results import commit, write_json
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     from ptdiffseg_ros.train.head import measure_source, source_frames, train_head
@@ -94,12 +94,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _check(args: argparse.Namespace, data: LabelledPictures | None) -> None:
+def _check(
+        args: argparse.Namespace, recipe: Path | None, data: LabelledPictures | None) -> None:
     """Refuse to replace files, except those of a resumed run."""
     segmenter = [args.out / 'segmenter.json', args.out / 'recipe.yaml',
                  *sorted(args.out.glob('*.safetensors'))]
     resumed = args.resume and args.out.with_name(f'{args.out.name}.state.safetensors').exists()
     check_outputs(
         [args.json, *(() if resumed or args.only_layout else segmenter)],
-        [*folders_below(args.backbone, getattr(args, 'autoencoder', None), args.recipe),
+        [*folders_below(args.backbone, getattr(args, 'autoencoder', None), recipe),
          *labelled_inputs(data)], args.overwrite)

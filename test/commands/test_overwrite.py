@@ -118,6 +118,13 @@ def test_an_input_is_refused_even_with_overwrite(
         assert everything(mine) == before
 
 
+def test_a_segmenter_may_be_called_like_its_recipe(
+        mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (mine / 'segmenter').rename(mine / 'street')
+    assert main('train street --recipe street --backbone nowhere --overwrite'.split()) == 2
+    assert 'nowhere' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(('command', 'words'), [
     ('bench --json mine.txt', 'mine.txt exists already. Give --overwrite'),
     ('train new --json mine.txt', 'mine.txt exists already. Give --overwrite'),
