@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+import sys
 from typing import TYPE_CHECKING
 
 from ptdiffseg_ros.commands import (
@@ -128,6 +129,15 @@ def _adapt(
     from ptdiffseg_ros.adapt.state import AdaptationConfig
     from ptdiffseg_ros.adapt.tuner import TunerConfig
     from ptdiffseg_ros.data.results import commit, write_json
+    from ptdiffseg_ros.model.prompts import domain_name
+
+    def begin(domain: str) -> None:
+        """Check the file for the prompt of a domain; warn of one that the node never uses."""
+        _check(args, labelled, place(domain))
+        if domain == domain_name(segmenter.config.source_scene_prompt):
+            print(f'the frames are taken as {domain!r}, the source domain: the node uses no '
+                  'learned prompt there. If they are of another domain, name it with --domain',
+                  file=sys.stderr)
 
     usual = FOR_MANY_STREETS if args.many_streets else TunerConfig()
     tuner = replace(
@@ -136,7 +146,7 @@ def _adapt(
     prompt = adapt_to(
         segmenter, frames, args.epochs, args.scene_prompt, args.domain,
         AdaptationConfig(tuner, seed=args.seed),
-        before=lambda domain: _check(args, labelled, place(domain)))
+        before=begin)
     path, facts = place(prompt.domain), prompt.facts
     kept = not facts['steps'] and path.exists()  # an earlier prompt is not worse
     if not kept:

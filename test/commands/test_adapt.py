@@ -58,6 +58,14 @@ def test_a_prompt_is_saved_in_the_bank_under_its_domain(
     assert bank.domains() == ['garage']
 
 
+@pytest.mark.parametrize(('domain', 'warned'), [('clear', True), ('garage', False)])
+def test_a_prompt_for_the_source_domain_gets_a_warning(
+        folder: Path, pictures: Path, tmp_path: Path, capsys, domain: str, warned: bool) -> None:
+    assert main(['adapt', str(pictures), '--bank', str(tmp_path), '--model', str(folder),
+                 '--domain', domain, '--epochs', '1', '--max-frames', '9']) == 0
+    assert ('the node uses no learned prompt there' in capsys.readouterr().err) == warned
+
+
 def test_many_streets_have_other_settings_and_a_mark(
         folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch) -> None:
     configs = []
