@@ -20,15 +20,16 @@ class Classifier(nn.Module):
 
     def __init__(self, classes: Sequence[LabelClass]) -> None:
         super().__init__()
+        self.class_ids = [c.id for c in classes]
         # Classes are ranked from last to first; rank 0 means no class.
         self.register_buffer(
             'ranks', torch.arange(len(classes), 0, -1, dtype=torch.uint8)[:, None, None])
-        self.register_buffer('ids', torch.tensor(
-            [IGNORE, *(c.id for c in reversed(classes))], dtype=torch.uint8))
+        self.register_buffer(
+            'ids', torch.tensor([IGNORE, *reversed(self.class_ids)], dtype=torch.uint8))
 
     def forward(
         self, logits: Tensor, padded: Sequence[int], working: Sequence[int],
-        size: Sequence[int], confidence: bool = True,
+        size: Sequence[int], confidence: bool,
     ) -> tuple[Tensor, Tensor | None]:
         """
         Map scores (B, K, h', w') to class ids and confidences, (B, H, W) uint8 each.
@@ -64,14 +65,14 @@ class Classifier(nn.Module):
         import cv2
 
         largest = np.full(size, -np.inf, np.float32)
-        rank = np.zeros(size, np.uint8)
-        for number, plane in enumerate(scores.numpy()):
+        ids = np.full(size, IGNORE, np.uint8)
+        for class_id, plane in zip(self.class_ids, scores.numpy()):
             if plane.shape != tuple(size):
                 plane = cv2.resize(plane, (size[1], size[0]), interpolation=cv2.INTER_LINEAR)
-            np.copyto(rank, len(scores) - number, where=plane > largest)
+            np.copyto(ids, class_id, where=plane > largest)
             np.maximum(largest, plane, out=largest)  # keeps NaN
-        rank[np.isnan(largest)] = 0
-        return self.ids[torch.from_numpy(rank).int()]
+        ids[np.isnan(largest)] = IGNORE
+        return torch.from_numpy(ids)
 
     def decide(self, scores: Tensor, confidence: bool) -> tuple[Tensor, Tensor | None]:
         """Map scores (K, H, W) to ids and confidences, (H, W) uint8."""
