@@ -13,6 +13,7 @@ import numpy as np
 from ptdiffseg_ros.model.defaults import ENGINES
 from ptdiffseg_ros.model.errors import SegmenterError
 from ptdiffseg_ros.model.runtime import release_memory
+from ptdiffseg_ros.model.windows import Network
 import torch
 from torch import Tensor
 
@@ -52,8 +53,7 @@ class EagerEngine:
             (B, c, h, w).
         """
         ids, confidences, latents = run_on_device(
-            self.segmenter, torch.from_numpy(np.ascontiguousarray(frames)), context, confidence,
-            self.network)
+            self.segmenter, frames, context, confidence, self.network)
         return (ids.cpu().numpy(), None if confidences is None else confidences.cpu().numpy(),
                 latents)
 
@@ -77,8 +77,8 @@ class EagerEngine:
 
 
 def run_on_device(
-        segmenter: PromptedSegmenter, frames: Tensor, context: Tensor, confidence: bool,
-        network: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
+        segmenter: PromptedSegmenter, frames: np.ndarray | Tensor, context: Tensor,
+        confidence: bool, network: Network | None = None,
 ) -> tuple[Tensor, Tensor | None, Tensor]:
     """Map frames (B, H, W, 3) uint8 to ids, confidences and latents, all on the device."""
     images = segmenter.preprocess(frames)
@@ -109,7 +109,6 @@ class CudaGraphEngine(EagerEngine):
 
     @property
     def state(self) -> str:
-        """Describe which engine runs now."""
         return 'eager (cuda_graph failed, see the log)' if self.failed else self.name
 
     def run(self, frames: np.ndarray, context: Tensor, confidence: bool) -> Output:

@@ -70,7 +70,6 @@ class OpenVinoEngine(EagerEngine):
         return 'eager (faster than OpenVINO here)'
 
     def network(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """Map padded images (B, 3, h, w) under a context to latents and scores."""
         size: Size = (images.shape[2], images.shape[3])
         self._seen[size] += len(images)
         if size not in self._models and (
@@ -125,22 +124,13 @@ class OpenVinoEngine(EagerEngine):
 
     def use(self, size: Size, model: openvino.Model) -> None:
         """Compile a model for padded images (h, w), and use it from the next image on."""
-        request = self._compile(model)
-        slower = self.automatic and not self._is_faster(request, size)
-        self._models[size] = None if slower else request
-
-    def give_up(self, size: Size, error: Exception) -> None:
-        """Warn that the model for padded images (h, w) failed, and prepare no more models."""
-        self._ends = True
-        self.warn(f'no OpenVINO model for images of {size[0]} x {size[1]}: {error}. '
-                  'The segmenter runs eagerly')
-
-    def _compile(self, model: openvino.Model) -> openvino.InferRequest:
         settings: dict[str, object] = {
             'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': torch.get_num_threads()}
         if not self.fast:
             settings['INFERENCE_PRECISION_HINT'] = 'f32'
-        return openvino.Core().compile_model(model, 'CPU', settings).create_infer_request()
+        request = openvino.Core().compile_model(model, 'CPU', settings).create_infer_request()
+        slower = self.automatic and not self._is_faster(request, size)
+        self._models[size] = None if slower else request
 
     @torch.no_grad()
     def _is_faster(self, request: openvino.InferRequest, size: Size) -> bool:
@@ -164,7 +154,9 @@ def _prepare(reference: weakref.ref[OpenVinoEngine], converter: Converter, warn:
         return
     except Exception as error:  # of OpenVINO and of the converter
         if engine := reference():
-            engine.give_up(size, error)
+            engine.close()
+            warn(f'no OpenVINO model for images of {size[0]} x {size[1]}: {error}. '
+                 'The segmenter runs eagerly')
 
 
 def _end(converter: Converter, threads: list[threading.Thread]) -> None:
