@@ -82,7 +82,10 @@ class PromptedSegmenter:
         self._engine: EagerEngine | None = None  # None: eager
         self._fingerprint: str | None = None
         self.classifier = Classifier(config.classes)
-        self._categories = self._encode_categories()
+        self._categories = (
+            prompts.category_prompts(
+                [c.name for c in config.classes], config.category_templates, backbone)
+            if config.category_context else torch.empty(0, backbone.text_width))
 
     @property
     def engine(self) -> EagerEngine:
@@ -159,27 +162,20 @@ class PromptedSegmenter:
         self.device = device
         if dtype == torch.bfloat16:  # rounds weights; the fingerprint is that of saved weights
             self._fingerprint = self.fingerprint
-        self.backbone.to(device=device, dtype=dtype)
+        self.backbone.to(dtype=dtype)
         if dtype == torch.float16:  # Stable Diffusion's autoencoder overflows in float16
             self.backbone.vae.to(dtype=torch.float32)
-        # torch's annotations lack Module.to(memory_format=...).
-        self.backbone.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.head.to(device=device, dtype=dtype)
-        self.head.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if self.layout is not None:
-            self.layout.to(device=device)  # in float32: it is small
-            self.layout.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.classifier.to(device)
+        self.head.to(dtype=dtype)
+        # The layout stays in float32: it is small.
+        for module in (self.backbone, self.head, self.layout, self.classifier):
+            if module is not None:
+                # torch's annotations lack Module.to(memory_format=...).
+                module.to(  # type: ignore[call-overload]
+                    device=device, memory_format=torch.channels_last)
         self._categories = self._categories.to(device=device, dtype=dtype)
         return self
 
     # -- text ------------------------------------------------------------------------------
-
-    def _encode_categories(self) -> Tensor:
-        if not self.config.category_context:
-            return torch.empty(0, self.backbone.text_width)
-        return prompts.category_prompts(
-            [c.name for c in self.config.classes], self.config.category_templates, self.backbone)
 
     def encode_scene(self, sentence: str) -> Tensor:
         """Encode a scene sentence to tokens (S, d). Raises PromptError if it is too long."""
@@ -194,14 +190,12 @@ class PromptedSegmenter:
         :param origin: 'source' by default if `scene` is None, otherwise 'sentence'.
         :param name: the sentence by default.
         """
-        if origin is None:
-            origin = 'source' if scene is None else 'sentence'
         if scene is None:
-            scene = self.config.source_scene_prompt
+            scene, origin = self.config.source_scene_prompt, origin or 'source'
         if isinstance(scene, str):
             name = name or scene
         tokens = self._scene_tokens(scene).detach().to(self.device, torch.float32)
-        return ScenePrompt(tokens, self.context(tokens), origin, name)
+        return ScenePrompt(tokens, self.context(tokens), origin or 'sentence', name)
 
     def context(self, scene: str | Tensor | None = None) -> Tensor:
         """
@@ -343,10 +337,10 @@ class PromptedSegmenter:
         if len(windows) == 1:
             return network(images, context)
         contexts = context.expand(len(images), *context.shape[1:]).split(1)
-        parts = [predict_windows(image, each, windows, self.backbone.stride, network)
-                 for image, each in zip(images.split(1), contexts)]
-        return (torch.cat([latents for latents, _ in parts]),
-                torch.cat([scores for _, scores in parts]))
+        latents, scores = zip(*(
+            predict_windows(image, each, windows, self.backbone.stride, network)
+            for image, each in zip(images.split(1), contexts)))
+        return torch.cat(latents), torch.cat(scores)
 
     @torch.no_grad()
     def segment(
@@ -383,8 +377,7 @@ class PromptedSegmenter:
         """
         Map scores (B, K, h', w') to class ids and confidences, (B, H, W) uint8, on the device.
 
-        :param working: the size (h, w) to which the frames were scaled.
-        :param size: the frames' size (H, W).
+        :param working: the size (h, w) to which the frames of `size` (H, W) were scaled.
         :param confidence: whether to compute confidences; otherwise None is returned.
         """
         return self.classifier(scores, self.padded_size(working), working, size, confidence)
