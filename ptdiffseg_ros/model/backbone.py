@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import repeat
 import json
 from pathlib import Path
 from typing import Any
@@ -69,11 +68,10 @@ class DiffusionBackbone(nn.Module):
         """
         vae = files.VAE if autoencoder is None else files.VAE_CONFIG
         folder = files.find_model(source, (*files.BACKBONE, *vae), 'diffusion backbone')
-        kind = _read_json(folder / 'model_index.json').get('vae', [None, None])[1]
         try:
             with _quiet_libraries():
                 backbone = cls(
-                    vae=_load_autoencoder(folder / 'vae', kind)
+                    vae=_load_autoencoder(folder / 'vae')
                     if autoencoder is None else _other_autoencoder(autoencoder, folder),
                     unet=_load(UNet2DConditionModel, folder / 'unet'),
                     text_encoder=_load(CLIPTextModel, folder / 'text_encoder', 'model'),
@@ -236,8 +234,7 @@ class DiffusionBackbone(nn.Module):
         """
         unet = self.unet
         context = context.to(latents.dtype).expand(len(latents), *context.shape[1:])
-        contexts = (repeat(context) if context.ndim == 3
-                    else iter(self.layer_contexts(context).unbind(1)))  # L times (B, T, d)
+        contexts = iter(self.layer_contexts(context).unbind(1))  # L times (B, T, d)
         steps = torch.full((len(latents),), timestep, device=latents.device)
         temb = unet.time_embedding(unet.time_proj(steps).to(latents.dtype))
         yield 'latents', latents
@@ -339,7 +336,8 @@ def _load(module_type: Any, folder: Path, stem: str = 'diffusion_pytorch_model')
         torch_dtype=torch.float32, **OFFLINE)
 
 
-def _load_autoencoder(folder: Path, kind: Any) -> AutoencoderKL | AutoencoderTiny:
+def _load_autoencoder(folder: Path) -> AutoencoderKL | AutoencoderTiny:
+    kind = _read_json(folder / 'config.json').get('_class_name')
     if kind not in AUTOENCODERS:
         raise SegmenterError(
             f'the autoencoder in {folder} is {kind!r}; allowed are {", ".join(AUTOENCODERS)}')
@@ -349,8 +347,7 @@ def _load_autoencoder(folder: Path, kind: Any) -> AutoencoderKL | AutoencoderTin
 def _other_autoencoder(source: str | Path, model: Path) -> AutoencoderKL | AutoencoderTiny:
     """Load an autoencoder that replaces the model's own, if its latents have the same form."""
     folder = files.find_model(source, files.AUTOENCODER, 'autoencoder')
-    autoencoder = _load_autoencoder(
-        folder, _read_json(folder / 'config.json').get('_class_name'))
+    autoencoder = _load_autoencoder(folder)
     own = _read_json(model / 'vae' / 'config.json')
     for what, has, wants in (
             ('latent channels', autoencoder.config.latent_channels, own.get('latent_channels', 4)),
