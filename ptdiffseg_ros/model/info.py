@@ -38,19 +38,18 @@ def describe(segmenter: PromptedSegmenter) -> dict[str, Any]:
 def _cost(segmenter: PromptedSegmenter) -> dict[str, float]:
     """Count the GFLOP of each part for one frame."""
     config, context = segmenter.config, segmenter.context()
-    images = torch.zeros(1, 3, *config.seen_size, device=segmenter.device,
-                         dtype=segmenter.backbone.vae.dtype)
+    values: Any = torch.zeros(1, 3, *config.seen_size, device=segmenter.device,
+                              dtype=segmenter.backbone.vae.dtype)
     times = len(segmenter.windows(*config.input_size))
 
-    def count(work: Callable[[], Any]) -> tuple[float, Any]:
-        with FlopCounterMode(display=False) as counter:
-            result = work()
-        return round(times * counter.get_total_flops() / 1e9, 3), result
-
-    cost: dict[str, float] = {}
-    cost['autoencoder'], latents = count(lambda: segmenter.encode(images))
-    cost['UNet'], features = count(lambda: segmenter.features(latents, context))
-    cost['head'], logits = count(lambda: segmenter.head(features))
+    stages: dict[str, Callable[[Any], Any]] = {
+        'autoencoder': segmenter.encode,
+        'UNet': lambda latents: segmenter.features(latents, context), 'head': segmenter.head}
     if segmenter.layout is not None:
-        cost['layout denoiser'], _ = count(lambda: segmenter.correct(logits))
+        stages['layout denoiser'] = segmenter.correct
+    cost: dict[str, float] = {}
+    for name, stage in stages.items():
+        with FlopCounterMode(display=False) as counter:
+            values = stage(values)
+        cost[name] = round(times * counter.get_total_flops() / 1e9, 3)
     return cost
