@@ -15,7 +15,6 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.model.backbone import DiffusionBackbone
-    from transformers import CLIPTokenizer
 
 
 def domain_name(sentence: str) -> str:
@@ -24,17 +23,19 @@ def domain_name(sentence: str) -> str:
     return re.sub(r'\s+(driving )?scene$', '', words) or sentence
 
 
-def tokenize(sentence: str, tokenizer: CLIPTokenizer, limit: int) -> list[int]:
+def tokenize(sentence: str, backbone: DiffusionBackbone) -> list[int]:
     """
     Turn a sentence into token ids with begin and end marks, without padding or truncation.
 
-    Raises PromptError for a sentence that is blank or longer than `limit` tokens.
+    Raises PromptError for a sentence that is blank or longer than the text encoder takes.
     """
     if not sentence.strip():
         raise PromptError('the scene prompt is blank; give a sentence, e.g. '
                           f'{SCENE_PROMPTS[0]!r}')
     # Not verbose: the error below replaces the tokenizer's own warning.
-    ids = list(tokenizer(sentence, truncation=False, padding=False, verbose=False)['input_ids'])
+    ids = backbone.tokenizer(
+        sentence, truncation=False, padding=False, verbose=False)['input_ids']
+    limit = backbone.text_encoder.config.max_position_embeddings
     if len(ids) > limit:
         raise PromptError(
             f'the sentence has {len(ids)} tokens (begin and end marks included) and the text '
@@ -45,8 +46,7 @@ def tokenize(sentence: str, tokenizer: CLIPTokenizer, limit: int) -> list[int]:
 
 def encode_sentence(sentence: str, backbone: DiffusionBackbone) -> Tensor:
     """Encode a sentence to its tokens (S, d), begin and end marks included, no padding."""
-    limit = int(backbone.text_encoder.config.max_position_embeddings)
-    return _encode(tokenize(sentence, backbone.tokenizer, limit), backbone)
+    return _encode(tokenize(sentence, backbone), backbone)
 
 
 def empty_caption(backbone: DiffusionBackbone) -> Tensor:

@@ -239,9 +239,7 @@ class Adaptation:
             return
         if settings.scene_prompt:
             from ptdiffseg_ros.model.prompts import tokenize
-            backbone = self._segmenter.backbone
-            tokenize(settings.scene_prompt, backbone.tokenizer,
-                     backbone.text_encoder.config.max_position_embeddings)
+            tokenize(settings.scene_prompt, self._segmenter.backbone)
         if _needs_device(changes(before, settings)):
             try:
                 self._worker.run(lambda: None)  # a device that hangs could not apply them

@@ -17,7 +17,7 @@ from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.defaults import backbone_source, EMBEDDED, segmenter_folder
 from ptdiffseg_ros.model.errors import PromptError, SegmenterError
 from ptdiffseg_ros.model.head import SegmentationHead
-from ptdiffseg_ros.model.prompts import category_prompts, tokenize
+from ptdiffseg_ros.model.prompts import category_prompts
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
@@ -44,13 +44,15 @@ def test_a_sentence_that_is_too_long_is_refused(segmenter) -> None:
     assert segmenter.encode_scene('x' * 75).shape[0] == 77
 
 
-def test_a_sentence_that_is_too_long_causes_no_warning_of_transformers(tmp_path, caplog) -> None:
-    tokenizer = letter_tokenizer(tmp_path / 'tokenizer')  # transformers warns once for each
+def test_a_sentence_that_is_too_long_causes_no_warning_of_transformers(
+        segmenter, tmp_path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(segmenter.backbone, 'tokenizer', letter_tokenizer(
+        tmp_path / 'tokenizer'))  # transformers warns once for each
     logger = logging.getLogger('transformers')
     logger.addHandler(caplog.handler)
     try:
         with pytest.raises(PromptError, match='takes 77'):
-            tokenize('x' * 100, tokenizer, 77)
+            segmenter.encode_scene('x' * 100)
     finally:
         logger.removeHandler(caplog.handler)
     assert caplog.messages == []
