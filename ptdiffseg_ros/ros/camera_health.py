@@ -51,14 +51,13 @@ class CameraHealth:
         self.prefix = f'{name}: ' if name else ''  # for log and status messages
         self.silence = ''  # the logged reason why no image arrives
         self.overdue = ''  # the logged reason why no mask is published
-        # Set by the worker's thread:
-        self.significant_bits = 0  # of 16-bit samples
-        self.clock_hint = ''  # of the last frame that was too old: the remedy if a clock is wrong
         self._lock = Lock()  # guards everything below
         self._counts: Counter[Count] = Counter()
         self._reported: Counter[Count] = Counter()  # the counts at the last report
         self._failing = False  # whether the last frame failed
         self._failure = ''  # why the last failed frame failed
+        self._clock_hint = ''  # the clock hint of the last frame that was too old
+        self._significant_bits = 0
         self._timings: deque[Timing] = deque()  # of the last masks; empty after `expect`
         self._unanswered_s: float | None = None  # monotonic: the first frame after the last mask
         self._before_unanswered: Counter[Count] = Counter()  # the counts at that frame
@@ -80,14 +79,18 @@ class CameraHealth:
                 self._before_unanswered = self._counts.copy()
             self._counts[Count.RECEIVED] += 1
 
-    # Both threads
-
     def drop(self, reason: Count) -> None:
-        """Count a frame that is dropped."""
+        """Count a frame that the rate limit or a newer frame drops."""
         with self._lock:
             self._counts[reason] += 1
 
     # The worker's thread
+
+    def drop_stale(self, clock_hint: str) -> None:
+        """Count a frame that is too old; `clock_hint` is the remedy if a clock is wrong."""
+        with self._lock:
+            self._counts[Count.STALE] += 1
+            self._clock_hint = clock_hint
 
     def fail(self, reason: str) -> None:
         """Count a frame that could not be decoded or segmented."""
@@ -107,6 +110,11 @@ class CameraHealth:
                    and timing.published_s - timings[0].published_s > WINDOW_S):
                 timings.popleft()
 
+    def report_bits(self, bits: int) -> None:
+        """Set the significant bits of the camera's 16-bit samples."""
+        with self._lock:
+            self._significant_bits = bits
+
     # Diagnostics, on the executor's thread
 
     @property
@@ -120,6 +128,7 @@ class CameraHealth:
         with self._lock:
             values: dict[str, Any] = {count.value: self._counts[count] for count in Count}
             timings, failure = list(self._timings), self._failure
+            bits = self._significant_bits
         if failure:
             values['last error'] = failure
         recent = [timing for timing in timings if now_s - timing.published_s <= WINDOW_S]
@@ -131,8 +140,8 @@ class CameraHealth:
                 label = name.replace('_ms', ' (ms)')
                 values[f'{label} p50'] = f'{p50:.1f}'
                 values[f'{label} p95'] = f'{p95:.1f}'
-        if self.significant_bits:
-            values['significant bits'] = self.significant_bits
+        if bits:
+            values['significant bits'] = bits
         return values
 
     def explain_overdue(self, silence_warning_s: float, waited_s: float) -> tuple[float, str]:
@@ -192,9 +201,10 @@ class CameraHealth:
         return max(STALE_S, 2.0 * silence_warning_s, 3.0 * usual_s)
 
     def _explain_stale(self) -> str:
-        remedy = self.clock_hint or (
-            'make the camera or its transport faster, synchronise the clocks, or raise '
-            'max_frame_age_s')
+        with self._lock:
+            remedy = self._clock_hint or (
+                'make the camera or its transport faster, synchronise the clocks, or raise '
+                'max_frame_age_s')
         return f'frames are older than max_frame_age_s by the node clock: {remedy}'
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.data.drawing import blend, colorize
 from ptdiffseg_ros.data.labels import IGNORE, LabelClass, palette
-from ptdiffseg_ros.ros.camera_health import CameraHealth, Count, Timing
+from ptdiffseg_ros.ros.camera_health import CameraHealth, Timing
 from ptdiffseg_ros.ros.camera_input import clock_s, Frame
 from ptdiffseg_ros.ros.diagnostics import THROTTLE
 from ptdiffseg_ros.ros.images import decode, ImageError
@@ -61,6 +61,7 @@ class CameraOutput:
         """Return the image, RGB (H, W, 3) uint8; count and log a failure, and return None."""
         if self._is_stale(frame):
             return None
+        bits = self._depth.bits
         self._depth.given = self._parameters.settings.significant_bits
         try:
             image = decode(frame.message, self._depth)
@@ -70,8 +71,8 @@ class CameraOutput:
         except Exception as error:  # must not affect other cameras
             self.fail(f'{type(error).__name__}: {error}')
             return None
-        if self._depth.bits != self.health.significant_bits:
-            self.health.significant_bits = self._depth.bits
+        if self._depth.bits != bits:
+            self.health.report_bits(self._depth.bits)
             self._node.get_logger().info(
                 f'{self.health.prefix}taking {self._depth.bits} bits of 16-bit samples as '
                 'significant (parameter significant_bits)')
@@ -82,8 +83,7 @@ class CameraOutput:
         limit_s = self._parameters.settings.max_frame_age_s
         if not 0.0 < limit_s < age_s:  # a stamp in the future is not too old
             return False
-        self.health.clock_hint = frame.clock_hint
-        self.health.drop(Count.STALE)
+        self.health.drop_stale(frame.clock_hint)
         remedy = f': {frame.clock_hint}' if frame.clock_hint else ''
         self._node.get_logger().warning(
             f'{self.health.prefix}dropped a frame {age_s:.2f} s old, max_frame_age_s is '

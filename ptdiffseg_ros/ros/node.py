@@ -327,8 +327,8 @@ class SegmenterNode(LifecycleNode):
         state = NodeState(
             finalized=lifecycle_state(self) == 'finalized', configured=self._configured,
             loaded=segmenter is not None, active=self._active, enabled=self._enabled,
-            problem=self.problem, device_failure=self._pipeline.failure,
-            hang=self.worker.explain_hang(), batch_limit=self._pipeline.batch_limit,
+            problem=self.problem, device_failure=self._pipeline.state.failure,
+            hang=self.worker.explain_hang(), batch_limit=self._pipeline.state.batch_limit,
             adaptation_problem=self.adaptation.problem)
         self._diagnostics.publish(diagnostic_array(
             self, '' if segmenter is None else str(segmenter.device), state, values, cameras))

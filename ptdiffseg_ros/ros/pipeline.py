@@ -34,13 +34,18 @@ class BatchFailure(NamedTuple):
     out_of_memory: bool
 
 
+class PipelineState(NamedTuple):
+    """What diagnostics show of the pipeline; the worker's thread replaces it atomically."""
+
+    failure: str = ''  # the unhandled error of the last work on the device
+    batch_limit: int | None = None  # frames that fit into memory at once; None: all cameras'
+
+
 class Pipeline:
     """
     Take the newest frame of each camera from message to mask.
 
-    Only the worker's thread uses it, except for `start` and what diagnostics show: `failure`, the
-    unhandled error of the last work on the device, and `batch_limit`, the frames that fit into
-    memory at once (None: all cameras').
+    Only the worker's thread uses it, except for `start` and `state`.
 
     :param logger: the node's logger.
     :param full_name: the node's name in remedies.
@@ -49,21 +54,20 @@ class Pipeline:
     def __init__(self, adaptation: Adaptation, worker: Worker[Frame], logger: Any,
                  full_name: str) -> None:
         self.segmenter: PromptedSegmenter | None = None  # from configure to cleanup
-        self.failure = ''
-        self.batch_limit: int | None = None
+        self.state = PipelineState()
         self._adaptation = adaptation
         self._worker = worker
         self._logger = logger
         self._full_name = full_name
         self._outputs: Mapping[str, CameraOutput] = {}
-        self._limit = BatchLimit(1)
+        self._batch_limit = BatchLimit(1)
         self._unanswered: dict[str, np.ndarray] = {}  # images in progress, RGB (H, W, 3) uint8
 
     def start(self, outputs: Mapping[str, CameraOutput]) -> None:
         """Set the cameras, before the worker gets their frames."""
         self._outputs = outputs
-        self._limit = BatchLimit(len(outputs))
-        self.failure, self.batch_limit = '', None
+        self._batch_limit = BatchLimit(len(outputs))
+        self.state = PipelineState()
 
     def process(self, frames: Mapping[str, Frame]) -> None:
         """Decode, segment and publish frames, then let adaptation observe them."""
@@ -72,7 +76,7 @@ class Pipeline:
         self._unanswered = images = {
             name: image for name, image in decoded.items() if image is not None}
         latents: dict[str, Tensor] = {}
-        size = self._limit.now(began_s)
+        size = self._batch_limit.now(began_s)
         while images and not self._worker.ending:
             batch = dict(islice(images.items(), size))
             model_began_s = time.monotonic()
@@ -107,7 +111,7 @@ class Pipeline:
 
     def _publish(self, frames: Mapping[str, Frame], images: Mapping[str, np.ndarray],
                  results: list[Segmentation], began_s: float, model_s: float) -> None:
-        self.failure, self.batch_limit = '', self._limit.frames
+        self.state = PipelineState(batch_limit=self._batch_limit.frames)
         for (name, image), result in zip(images.items(), results):
             try:
                 self._outputs[name].publish(frames[name], image, result, began_s, model_s)
@@ -138,7 +142,8 @@ class Pipeline:
         release_memory()
         if frames == 1:
             return 1 if self._adaptation.make_way() else 0
-        self.batch_limit = size = self._limit.lower(frames, time.monotonic())
+        size = self._batch_limit.lower(frames, time.monotonic())
+        self.state = self.state._replace(batch_limit=size)
         self._logger.warning(
             f'out of memory with {frames} frames at once: {size} from now on', **THROTTLE)
         return size
@@ -151,7 +156,7 @@ class Pipeline:
         for name in self._unanswered:
             self._outputs[name].health.fail(reason)
         self._unanswered = {}
-        self.failure = reason
+        self.state = self.state._replace(failure=reason)
         trace = ''.join(traceback.format_exception(error))
         self._logger.error(f'work on the device failed:\n{trace}', **THROTTLE)
 

@@ -61,10 +61,9 @@ class Worker(Generic[FrameT]):
         self._waited = waited
         self._process_ends: Future[None] = Future() if ending is None else ending
         self._batches = 0  # since the last background work; used by the worker's thread only
-        # The worker's thread sets these two, any thread reads them.
+        self._lock = Lock()  # guards everything below
         self._step_began_s: float | None = None  # monotonic; None while the thread rests
         self._batch_s = 0.0  # duration of the last batch
-        self._lock = Lock()  # guards everything below
         self._jobs = 0  # number of waiting jobs
         self._paused = False
         self._finished = False
@@ -92,15 +91,16 @@ class Worker(Generic[FrameT]):
             self._waiting_since_s = None
         if not frames:
             return
-        began_s = self._step_began_s = time.monotonic()
+        began_s = self._begin_step()
         try:
             self._process(frames)
-            self._batch_s = time.monotonic() - began_s
+            with self._lock:
+                self._batch_s = time.monotonic() - began_s
             self._do_background_work()
         except Exception as error:  # `offer` discards the future
             self._failed(error)
         finally:
-            self._step_began_s = None
+            self._rest()
 
     def _do_background_work(self) -> None:
         """Do background work until the next frame, or for a few steps if one waits."""
@@ -115,8 +115,18 @@ class Worker(Generic[FrameT]):
 
     def _end_step(self, make_way: bool) -> bool:
         """Record the end of a step of background work; return whether it was the last."""
-        self._step_began_s = time.monotonic()
+        self._begin_step()
         return make_way
+
+    def _begin_step(self) -> float:
+        began_s = time.monotonic()
+        with self._lock:
+            self._step_began_s = began_s
+        return began_s
+
+    def _rest(self) -> None:
+        with self._lock:
+            self._step_began_s = None
 
     def clear(self) -> None:
         """Drop the frames that wait."""
@@ -146,9 +156,10 @@ class Worker(Generic[FrameT]):
 
     def explain_hang(self) -> str:
         """Return the remedy if the device seems to have hung; '' otherwise."""
-        since_s = self._step_began_s
+        with self._lock:
+            since_s, limit_s = self._step_began_s, max(HANG_S, 3.0 * self._batch_s)
         busy_s = 0.0 if since_s is None else time.monotonic() - since_s
-        if busy_s < max(HANG_S, 3.0 * self._batch_s):
+        if busy_s < limit_s:
             return ''
         return f'the device has been busy for {busy_s:.0f} s with one piece of work. {HANG_REMEDY}'
 
@@ -185,11 +196,11 @@ class Worker(Generic[FrameT]):
 
     def _run(self, job: Callable[[], ResultT]) -> ResultT:
         self._forget_job()
-        self._step_began_s = time.monotonic()
+        self._begin_step()
         try:
             return job()
         finally:
-            self._step_began_s = None
+            self._rest()
 
     def _forget_job(self) -> None:
         """Decrement the number of waiting jobs."""

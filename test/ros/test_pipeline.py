@@ -106,7 +106,7 @@ def test_a_batch_that_exceeds_memory_is_halved_and_stays_smaller(rig):
     rig.process()
     assert rig.batches == [3, 2, 1, 2, 1]
     assert rig.answered() == [2, 2, 2]
-    assert rig.pipeline.batch_limit == 2
+    assert rig.pipeline.state.batch_limit == 2
     assert 'out of memory with 3 frames at once: 2 from now on' in rig.logs
 
 
@@ -152,17 +152,17 @@ def test_frames_lost_by_an_unexpected_error_are_counted_as_failed(rig, monkeypat
         values = output.health.values(0.0)
         assert values['errors'] == 1
         assert values['last error'] == 'ZeroDivisionError: division by zero'
-    assert rig.pipeline.failure == 'ZeroDivisionError: division by zero'
+    assert rig.pipeline.state.failure == 'ZeroDivisionError: division by zero'
     rig.pipeline.fail(ArithmeticError('of background work'))
     assert all(output.health.values(0.0)['errors'] == 1 for output in rig.outputs.values())
 
     rig.error = None
     rig.process()
-    assert rig.pipeline.failure == ''
+    assert rig.pipeline.state.failure == ''
 
 
 def test_nothing_is_logged_or_counted_while_the_process_ends(rig):
     rig.ending = True
     rig.process()
     rig.pipeline.fail(ArithmeticError())
-    assert rig.batches == [] and rig.logs == [] and rig.pipeline.failure == ''
+    assert rig.batches == [] and rig.logs == [] and rig.pipeline.state.failure == ''
