@@ -204,7 +204,7 @@ def _randomization(figures: Figures) -> str:
 _MEANINGS = (
     ('source', 'the segmenter without adaptation, with its layout denoiser'),
     ('head alone', 'without the layout denoiser, which is not part of the paper'),
-    ('prompt', 'ours'),
+    ('prompt', 'ours, with the settings for frames of many streets'),
     ('pseudo labels', "our reading of the paper's objective; its code is not public"),
     ('labelled prompt', 'the same prompt tuned with labels, for comparison'),
     ('(head)', 'the method changes the segmentation head, or its normalisation'),

@@ -39,7 +39,7 @@ def render(figures: Figures, origin: Path, document: Path) -> None:
                 shutil.copyfile(origin.with_name(drawn['file']), kept)
             if kept.exists():
                 parts.append(f'Rows: {", ".join(drawn["rows"])}. Columns: '
-                             f'{", ".join(drawn["columns"])}.\n\n'
+                             f'{", ".join(drawn["columns"])}. Drawn at {drawn["commit"]}.\n\n'
                              f'![Image, truth, source, adapted]({images.name}/{kept.name})')
     parts += ['## How it was measured', _settings(figures), cost_table(figures)]
     document.write_text('\n\n'.join(parts) + '\n')
