@@ -59,6 +59,7 @@ class AdaptationLoop:
         self.validation: PromptValidation | None = None  # there is one while there is a tuner
         self._validated = 0  # steps of the tuner when its prompt was last validated
         self._job: Steps[None] | None = None  # work that is paused between two steps
+        self._queried_last = False  # whether the last job was a domain query
         self._restart_recognition()
 
     # -- prompts ---------------------------------------------------------------------------
@@ -167,8 +168,16 @@ class AdaptationLoop:
         return self._job is not None
 
     def _next_job(self, now_s: float) -> Steps[None] | None:
-        if self.tracker.query_is_due(now_s):
+        tuning = self._next_tuning()
+        # On a slow device a query can take longer than its period: tuning has its turn in between.
+        if self.tracker.query_is_due(now_s) and (
+                self.tracker.hurried or tuning is None or not self._queried_last):
+            self._queried_last = True
             return self._query_domain(now_s)
+        self._queried_last = False
+        return tuning
+
+    def _next_tuning(self) -> Steps[None] | None:
         tuner, validation = self.tuner, self.validation
         if tuner is None or validation is None or not self._intake.usable_cameras:
             return None

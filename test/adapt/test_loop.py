@@ -18,6 +18,17 @@ import pytest
 import torch
 
 
+def test_queries_that_outlast_their_period_leave_time_to_tune(segmenter) -> None:
+    drive = Drive(segmenter, steps=1000)
+    drive.enter(FOG)
+    drive.loop.tracker.hurried = 0
+    for _ in range(12):
+        drive.clock.now_s += 10.0
+        drive.number += 50  # and so do the stamps
+        drive.go(1, passes=drive.query_passes)
+    assert drive.loop.state.step >= 5
+
+
 def test_the_frame_after_a_change_is_queried_again(segmenter) -> None:
     drive = Drive(segmenter, query_period_s=1000.0)
     drive.go()
