@@ -59,14 +59,16 @@ def run(args: argparse.Namespace) -> int:
         for shape in SHAPES:
             segment(segmenter, shape, drawn)
         segmenter.engine.wait()
-    samples = []
-    for _ in tqdm(range(args.frames), 'memory', unit='frame'):
+    # Allocated before: a list that grows would be measured as well.
+    samples = {name: np.zeros(args.frames) for name in memory_mib(segmenter.device)}
+    for i in tqdm(range(args.frames), 'memory', unit='frame'):
         segment(segmenter, drawn.choice(SHAPES), drawn)
-        samples.append(memory_mib(segmenter.device))
-    tenth = len(samples) // 10
+        for name, value in memory_mib(segmenter.device).items():
+            samples[name][i] = value
+    tenth = args.frames // 10
     growth = {
         name: round(100 * (float(np.median(values[-tenth:]) / np.median(values[:tenth])) - 1), 2)
-        for name, values in ((name, [sample[name] for sample in samples]) for name in samples[0])}
+        for name, values in samples.items()}
     figures = {
         'command': f'python -m benchmarks.soak.memory --model {args.model} --engine {args.engine} '
                    f'--frames {args.frames}',
@@ -74,8 +76,8 @@ def run(args: argparse.Namespace) -> int:
         'engine': segmenter.engine.state, 'frames': args.frames, 'input_size': INPUT_SIZE,
         'working_sizes': len({segmenter.working_size(*shape) for shape in SHAPES}),
         'memory_mib': [
-            {name: round(value, 1) for name, value in sample.items()}
-            for sample in samples[::tenth]],
+            {name: round(float(values[i]), 1) for name, values in samples.items()}
+            for i in range(0, args.frames, tenth)],
         'growth_percent': growth,
         'passed': max(growth.values()) <= MAX_GROWTH}
     if args.json:
