@@ -64,7 +64,10 @@ class Drive:
 
     def frame(self) -> torch.Tensor:
         self.number += 1
-        generator = torch.Generator().manual_seed(self.number)
+        return self.frame_number(self.number)
+
+    def frame_number(self, number: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(number)
         return torch.randn(
             self.segmenter.backbone.unet.config.in_channels, 16, 24, generator=generator)
 

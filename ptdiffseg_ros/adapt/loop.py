@@ -14,6 +14,7 @@ from ptdiffseg_ros.adapt.cooperative import DutyBudget, Steps
 from ptdiffseg_ros.adapt.domain import DomainTracker, Recognition, source_statistics
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.intake import FrameIntake
+from ptdiffseg_ros.adapt.objective import class_shares
 from ptdiffseg_ros.adapt.publisher import PromptPublisher, UNSAVED
 from ptdiffseg_ros.adapt.state import AdaptationConfig, AdaptationState, OnEvent
 from ptdiffseg_ros.adapt.tuner import PromptTuner
@@ -21,6 +22,7 @@ from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.model.prompts import domain_name
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+import torch
 from torch import Tensor
 
 
@@ -52,6 +54,8 @@ class AdaptationLoop:
         self._clock = clock
         self._rng = np.random.default_rng(self.config.seed)
         self._source_domain = domain_name(segmenter.config.source_scene_prompt)
+        # Of the source, later of this vehicle's camera and streets in the source domain.
+        self._usual_shares = source_statistics(segmenter).class_prior
         self._budget = DutyBudget(self.config.duty)
         self.publisher = PromptPublisher(
             segmenter, self.bank, base or segmenter.scene_prompt(), self.state, on_event)
@@ -205,6 +209,20 @@ class AdaptationLoop:
             self.buffer.clear(camera)
         if found is not None:
             self._enter(found)
+        elif (self.state.domain == self._source_domain and not self.tracker.hurried
+              and self.segmenter.layout is not None):
+            yield
+            self._observe_street()
+
+    @torch.no_grad()
+    def _observe_street(self) -> None:
+        """Add a frame of the source domain to the usual class shares."""
+        frame = self.buffer.draw(self._rng)  # of those that differ: a vehicle may stand for long
+        if frame is None:
+            return
+        context = self.base.context
+        shares = class_shares(self.segmenter.logits(frame[None].to(context), context)).cpu()
+        self._usual_shares = self._usual_shares.lerp(shares, 1.0 - self.config.tuner.memory)
 
     def _enter(self, found: Recognition) -> None:
         """Enter another domain: publish its prompt, and begin its tuning."""
@@ -233,7 +251,7 @@ class AdaptationLoop:
     def _begin_tuning(self, trigger: str, tokens: Tensor) -> None:
         self._drop_tuning()
         self.tuner = PromptTuner(
-            self.segmenter, tokens, self.base, self.config.tuner)
+            self.segmenter, tokens, self.base, self.config.tuner, self._usual_shares)
         self.validation = PromptValidation(self.tuner.loss, self.base, self.prompt)
         self.state.trigger, self.state.step, self.state.tuning = trigger, 0, True
         self._on_event('tuning', f'{self.config.steps} steps for {self._scene()}, {trigger}')

@@ -6,6 +6,7 @@ from __future__ import annotations
 from ptdiffseg_ros.adapt.domain import source_statistics
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.model.source import GRID
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -26,10 +27,11 @@ class UnlabelledLoss:
 
     :param base: the source prompt, or the sentence set by hand.
     :param teacher_weight: c. prior_weight: a. tolerance: of J, in deviations.
+    :param prior: the usual class shares (K, R, C); None: those of the source.
     """
 
     def __init__(self, segmenter: PromptedSegmenter, base: ScenePrompt, teacher_weight: float,
-                 prior_weight: float, tolerance: float) -> None:
+                 prior_weight: float, tolerance: float, prior: Tensor | None = None) -> None:
         statistics = source_statistics(segmenter)
         self.segmenter = segmenter
         self.teacher_weight = teacher_weight
@@ -37,7 +39,7 @@ class UnlabelledLoss:
         self.tolerance = tolerance
         pool = [sentence for sentence in segmenter.config.scene_prompts if sentence != base.name]
         self.teachers = (base, *map(segmenter.scene_prompt, pool))
-        self._prior = statistics.class_prior.to(segmenter.device)
+        self._prior = (statistics.class_prior if prior is None else prior).to(segmenter.device)
         self._variance = statistics.class_variance.to(segmenter.device)
 
     @torch.no_grad()
@@ -54,8 +56,7 @@ class UnlabelledLoss:
             the corrected prediction in each cell, (K, R, C).
         """
         corrected = self.segmenter.correct(logits)
-        rows, columns = self._prior.shape[-2:]
-        shares = F.adaptive_avg_pool2d(corrected.softmax(dim=1), (rows, columns))[0]
+        shares = class_shares(corrected)
         loss = self.teacher_weight * divergence(taught, logits)
         if self.segmenter.layout is not None:
             loss = loss + F.cross_entropy(logits, corrected.softmax(dim=1))
@@ -65,12 +66,17 @@ class UnlabelledLoss:
         """
         Compute a J(m) of mean class shares m (K, R, C).
 
-        J is the squared distance from the mean of source streets, in deviations between streets
-        and beyond a tolerance: the sum over the classes, mean over the cells.
+        J is the squared distance from the usual shares, in deviations between source streets and
+        beyond a tolerance: the sum over the classes, mean over the cells.
         """
         deviations = (shares - self._prior) / (self._variance + VARIANCE_FLOOR).sqrt()
         beyond = F.relu(deviations.abs() - self.tolerance)
         return self.prior_weight * beyond.square().sum(dim=0).mean()
+
+
+def class_shares(logits: Tensor) -> Tensor:
+    """Return the class shares in each cell of the grid, (K, R, C), of scores (1, K, h, w)."""
+    return F.adaptive_avg_pool2d(logits.float().softmax(dim=1), GRID)[0]
 
 
 def divergence(logs: Tensor, logits: Tensor) -> Tensor:

@@ -76,13 +76,14 @@ class PromptTuner:
 
     :param tokens: the scene tokens to start from, (S, d) or (L, S, d).
     :param base: the source prompt, or the sentence set by hand; a teacher.
+    :param prior: the usual class shares (K, R, C); None: those of the source.
     """
 
     def __init__(self, segmenter: PromptedSegmenter, tokens: Tensor, base: ScenePrompt,
-                 config: TunerConfig = TunerConfig()) -> None:
+                 config: TunerConfig = TunerConfig(), prior: Tensor | None = None) -> None:
         self.segmenter = segmenter
         self.loss = UnlabelledLoss(
-            segmenter, base, config.teacher_weight, config.prior_weight, config.tolerance)
+            segmenter, base, config.teacher_weight, config.prior_weight, config.tolerance, prior)
         layers = segmenter.backbone.cross_attention_layers
         start = tokens.detach().float().to(segmenter.device)
         self.tokens = start.expand(layers, *start.shape[-2:]).clone().requires_grad_(True)

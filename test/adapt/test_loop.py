@@ -10,6 +10,7 @@ from adaptation_drive import CLEAR, Drive, ENOUGH, find, FOG, VALIDATION_FRAMES
 from ptdiffseg_ros.adapt.cooperative import Steps
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.loop import AdaptationLoop
+from ptdiffseg_ros.adapt.objective import class_shares
 from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
@@ -75,6 +76,25 @@ def test_a_shift_causes_tuning_publication_and_saving(segmenter, always_better) 
     drive.say(CLEAR)
     drive.go(1)
     assert torch.equal(drive.loop.prompt.context, segmenter.context())
+
+
+def test_the_prior_loss_expects_what_the_camera_sees_in_the_source_domain(layered) -> None:
+    drive = Drive(layered, query_period_s=0.0, tuner=TunerConfig(tolerance=0.0))
+    drive.say(FOG)
+    drive.go(2)  # no frame of the source domain has been seen
+    source = drive.loop.tuner.loss
+    drive.say(CLEAR)
+    drive.go(60)
+    context = layered.scene_prompt().context
+    seen = torch.stack([class_shares(layered.logits(drive.frame_number(i)[None], context))
+                        for i in range(4, 60)]).mean(dim=0)
+    drive.say(FOG)
+    drive.go(2)
+    loss = drive.loop.tuner.loss
+    assert loss.prior_loss(seen) < 0.1 * source.prior_loss(seen)
+    drive.go(60)  # frames in fog count for nothing
+    drive.loop.set_base(drive.loop.base)  # begins anew
+    assert drive.loop.tuner.loss.prior_loss(seen) == loss.prior_loss(seen)
 
 
 def test_the_prompt_of_a_returning_domain_is_recalled_at_once(segmenter, always_better) -> None:

@@ -8,20 +8,10 @@ from dataclasses import replace
 import math
 
 from ptdiffseg_ros.adapt.objective import UnlabelledLoss
-from ptdiffseg_ros.model.layout import LayoutDenoiser
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import GRID
 import pytest
 import torch
-
-
-@pytest.fixture
-def layered(folder) -> PromptedSegmenter:
-    """Give a segmenter with a layout denoiser that changes nothing."""
-    own = PromptedSegmenter.from_pretrained(folder, 'cpu')
-    own.layout = LayoutDenoiser(len(own.config.classes), 16)
-    own.layout.correct = lambda scores: scores
-    return own
 
 
 def loss_with(segmenter: PromptedSegmenter, prior: torch.Tensor, variance: torch.Tensor
