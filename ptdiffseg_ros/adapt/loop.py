@@ -14,7 +14,7 @@ from ptdiffseg_ros.adapt.cooperative import DutyBudget, Steps
 from ptdiffseg_ros.adapt.domain import DomainTracker, Recognition, source_statistics
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.intake import FrameIntake
-from ptdiffseg_ros.adapt.objective import class_shares
+from ptdiffseg_ros.adapt.objective import predicted_shares
 from ptdiffseg_ros.adapt.publisher import PromptPublisher, UNSAVED
 from ptdiffseg_ros.adapt.state import AdaptationConfig, AdaptationState, OnEvent
 from ptdiffseg_ros.adapt.tuner import PromptTuner
@@ -22,7 +22,6 @@ from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.model.prompts import domain_name
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-import torch
 from torch import Tensor
 
 
@@ -214,15 +213,12 @@ class AdaptationLoop:
             yield
             self._observe_street()
 
-    @torch.no_grad()
     def _observe_street(self) -> None:
         """Add a frame of the source domain to the usual class shares."""
         frame = self.buffer.draw(self._rng)  # of those that differ: a vehicle may stand for long
-        if frame is None:
-            return
-        context = self.base.context
-        shares = class_shares(self.segmenter.logits(frame[None].to(context), context)).cpu()
-        self._usual_shares = self._usual_shares.lerp(shares, 1.0 - self.config.tuner.memory)
+        if frame is not None:
+            shares = predicted_shares(self.segmenter, self.base, frame).cpu()
+            self._usual_shares = self._usual_shares.lerp(shares, 1.0 - self.config.tuner.memory)
 
     def _enter(self, found: Recognition) -> None:
         """Enter another domain: publish its prompt, and begin its tuning."""

@@ -79,6 +79,12 @@ def class_shares(logits: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(logits.float().softmax(dim=1), GRID)[0]
 
 
+@torch.no_grad()
+def predicted_shares(segmenter: PromptedSegmenter, base: ScenePrompt, latents: Tensor) -> Tensor:
+    """Return the class shares (K, R, C) of latents (c, h, w) under the base prompt."""
+    return class_shares(segmenter.logits(latents[None].to(base.context), base.context))
+
+
 def divergence(logs: Tensor, logits: Tensor) -> Tensor:
     """Return KL(r || p) of log r and scores of p, (B, K, h, w), a mean over pixels."""
     return (logs.exp() * (logs - logits.log_softmax(dim=1))).sum(dim=1).mean()

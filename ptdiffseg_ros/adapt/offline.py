@@ -11,10 +11,12 @@ from ptdiffseg_ros.adapt.bank import LearnedPrompt, MANY_STREETS
 from ptdiffseg_ros.adapt.cooperative import run_steps
 from ptdiffseg_ros.adapt.domain import DomainTracker, QUERIES, Recognition
 from ptdiffseg_ros.adapt.errors import AdaptationError
+from ptdiffseg_ros.adapt.objective import predicted_shares
 from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
@@ -39,7 +41,8 @@ def adapt_to(
         segmenter: PromptedSegmenter, frames: Sequence[Tensor], epochs: int = 3,
         sentence: str | None = None, domain: str | None = None,
         config: AdaptationConfig | None = None,
-        before: Callable[[str], object] = lambda domain: None
+        before: Callable[[str], object] = lambda domain: None,
+        source_frames: Sequence[Tensor] = ()
 ) -> LearnedPrompt:
     """
     Tune the scene prompt on unlabelled frames, and return the best prompt by validation.
@@ -48,12 +51,19 @@ def adapt_to(
     :param sentence: the start; None: the pool's sentence of the recognised domain.
     :param domain: the name to save the prompt under; None: the recognised one.
     :param before: called with that name before the tuning begins; it may raise.
-    :raises AdaptationError: too few frames, or no source statistics.
+    :param source_frames: latents of the same camera in the source domain, whose class shares
+        replace those of the source: another camera sees other shares.
+    :raises AdaptationError: too few frames, no source statistics, or source frames for a segmenter
+        without a layout denoiser, whose loss uses no class shares.
     """
     config = config or AdaptationConfig()
     if len(frames) < MIN_FRAMES:
         raise AdaptationError(
             f'there are {len(frames)} frames; adaptation takes at least {MIN_FRAMES}')
+    if source_frames and segmenter.layout is None:
+        raise AdaptationError(
+            f'the segmenter {segmenter.name} has no layout denoiser, so tuning uses no class '
+            'shares: give no frames of the source domain')
     found = recognise(segmenter, frames)
     before(domain or found.domain)
     held_out = range(0, len(frames), config.hold_out)
@@ -63,7 +73,10 @@ def adapt_to(
                  for i in np.linspace(0, len(held_out) - 1, count)]
     base = best = segmenter.scene_prompt()
     start = segmenter.encode_scene(sentence or found.sentence).float()
-    tuner = PromptTuner(segmenter, start, base, config.tuner)
+    usual = None if not source_frames else torch.stack([
+        predicted_shares(segmenter, base, latents)
+        for latents in tqdm(source_frames, 'class shares', unit='frame')]).mean(dim=0)
+    tuner = PromptTuner(segmenter, start, base, config.tuner, usual)
     validation = PromptValidation(tuner.loss, base, base)
     facts: dict[str, Any] = {'steps': 0, 'score': None, 'score_source': None}
     rng = np.random.default_rng(config.seed)
@@ -80,5 +93,6 @@ def adapt_to(
                 facts.update(steps=tuner.steps, score=round(validation.scores[2], 5))
     # The node tunes in a domain for which nothing better than the source prompt was found.
     facts |= {'recognised': found.domain, 'frames': len(frames),
+              'source_frames': len(source_frames),
               MANY_STREETS: config.tuner.tolerance == 0.0 and facts['steps'] > 0}
     return LearnedPrompt(best.tokens, domain or found.domain, segmenter.fingerprint, facts)

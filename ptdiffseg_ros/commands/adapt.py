@@ -57,6 +57,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='the frames are of many streets, such as pictures of a whole city: their class '
         'shares must be those of the source. Gains more, but is not meant for a single street')
     parser.add_argument(
+        '--source-frames', type=Path, metavar='PATH',
+        help='frames of the same camera in the source domain, such as clear weather, of as many '
+        'streets: for a camera that is mounted higher or sees wider than those of the training')
+    parser.add_argument(
         '--learning-rate', type=number(0, above=True),
         help='per step (default: 0.2; 0.1 with --many-streets)')
     parser.add_argument(
@@ -89,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
     failures: list[str] = []
     with ExitStack() as stack:
         source = open_input(args.input, args.topic, stack)
+        source_domain = (None if args.source_frames is None
+                         else open_input(args.source_frames, args.topic, stack))
         _check(args, labelled, args.out, args.json)
         check_model(args.model)
         from ptdiffseg_ros.adapt.bank import default_bank_folder, prompt_path
@@ -103,9 +109,11 @@ def run(args: argparse.Namespace) -> int:
 
         if args.domain is not None:
             _check(args, labelled, place(args.domain))
-        frames = _latents(source, args, segmenter, failures)
+        frames = _latents(source, args.input, args.max_frames, segmenter, failures)
+        clear = [] if source_domain is None else _latents(
+            source_domain, args.source_frames, args.max_frames, segmenter, failures)
     try:
-        _adapt(args, segmenter, frames, place, failures, labelled)
+        _adapt(args, segmenter, frames, clear, place, failures, labelled)
     finally:  # the frames that were left out may explain an error
         status = report(failures, 'frames')
     return status
@@ -115,14 +123,14 @@ def _check(
         args: argparse.Namespace, labelled: LabelledPictures | None, *outputs: Path | None
 ) -> None:
     """Refuse to replace files."""
+    inputs = [path for path in (args.input, args.source_frames) if path is not None]
     check_outputs(
-        outputs, [args.input, *folders_below(args.model), *labelled_inputs(labelled)],
-        args.overwrite)
+        outputs, [*inputs, *folders_below(args.model), *labelled_inputs(labelled)], args.overwrite)
 
 
 def _adapt(
         args: argparse.Namespace, segmenter: PromptedSegmenter, frames: list[Tensor],
-        place: Callable[[str], Path], failures: list[str],
+        source_frames: list[Tensor], place: Callable[[str], Path], failures: list[str],
         labelled: LabelledPictures | None) -> None:
     """Tune the prompt, save it to the file that `place` returns, and print the result."""
     from ptdiffseg_ros.adapt.offline import adapt_to, FOR_MANY_STREETS
@@ -145,8 +153,7 @@ def _adapt(
         gradient_checkpointing=args.gradient_checkpointing)
     prompt = adapt_to(
         segmenter, frames, args.epochs, args.scene_prompt, args.domain,
-        AdaptationConfig(tuner, seed=args.seed),
-        before=begin)
+        AdaptationConfig(tuner, seed=args.seed), begin, source_frames)
     path, facts = place(prompt.domain), prompt.facts
     kept = not facts['steps'] and path.exists()  # an earlier prompt is not worse
     if not kept:
@@ -190,11 +197,12 @@ def _measure(
 
 
 def _latents(
-        source: Input, args: argparse.Namespace, segmenter: PromptedSegmenter,
+        source: Input, path: Path, most: int, segmenter: PromptedSegmenter,
         failures: list[str]) -> list[Tensor]:
     """
     Encode frames spread evenly over the input, as float16 latents of one shape.
 
+    :param path: of the input. most: the largest number of frames.
     :param failures: gets a line for each frame that is left out, also for another shape.
     """
     from ptdiffseg_ros.commands.inputs import load_frame
@@ -203,7 +211,7 @@ def _latents(
 
     kept: list[tuple[str, tuple[int, ...], Tensor]] = []
     stride, count = 1, source.count or 0
-    rows = set(spread(count, args.max_frames))
+    rows = set(spread(count, most))
 
     def chosen() -> Iterator[Entry]:
         for index, (name, load) in enumerate(tqdm(
@@ -215,10 +223,10 @@ def _latents(
         with torch.no_grad():
             latents = segmenter.encode_seen(segmenter.preprocess(image[None]))[0].half().cpu()
         kept.append((name, image.shape[:2], latents))
-        if len(kept) > args.max_frames:  # the length of a video is unknown
+        if len(kept) > most:  # the length of a video is unknown
             kept, stride = kept[::2], 2 * stride
     if not kept:
-        raise CommandError(f'{args.input} has no frame that can be read'
+        raise CommandError(f'{path} has no frame that can be read'
                            + (f': {failures[0]}' if failures else ''))
     shape, _ = Counter(latents.shape for *_, latents in kept).most_common(1)[0]
     usual = next(size for _, size, latents in kept if latents.shape == shape)

@@ -73,7 +73,7 @@ def test_many_streets_have_other_settings_and_a_mark(
     class Tuner(PromptTuner):
 
         def __init__(self, *arguments) -> None:
-            configs.append(arguments[-1])
+            configs.append(arguments[3])
             super().__init__(*arguments)
 
     def judge(self, candidate, frames) -> Outcome:
@@ -92,6 +92,16 @@ def test_many_streets_have_other_settings_and_a_mark(
     marks = [PromptBank(tmp_path / name, segmenter.fingerprint, segmenter.backbone.text_width)
              .recall('foggy').many_streets for name in ('one', 'many', 'no better')]
     assert marks == [False, True, False]
+
+
+def test_source_frames_for_a_loss_without_class_shares_are_refused(
+        folder: Path, pictures: Path, tmp_path: Path, capsys) -> None:
+    options = ['--model', str(folder), '--bank', str(tmp_path / 'bank')]
+    assert main(['adapt', str(pictures), '--source-frames', str(pictures), *options]) != 0
+    assert 'has no layout denoiser' in capsys.readouterr().err
+    assert main(['adapt', str(pictures), '--source-frames', str(tmp_path / 'gone'), *options]) != 0
+    assert 'gone' in capsys.readouterr().err
+    assert not (tmp_path / 'bank').exists()
 
 
 def test_labelled_pictures_measure_the_gain_of_the_prompt(
