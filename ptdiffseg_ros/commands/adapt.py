@@ -55,7 +55,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--many-streets', action='store_true',
         help='the frames are of many streets, such as pictures of a whole city: their class '
-        'shares must be those of the source. Gains more, but is not meant for a single street')
+        'shares must be those of the source, or of --source-frames. Gains more, but is not meant '
+        'for a single street')
     parser.add_argument(
         '--source-frames', type=Path, metavar='PATH',
         help='frames of the same camera in the source domain, such as clear weather, of as many '
