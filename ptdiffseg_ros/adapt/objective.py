@@ -56,7 +56,7 @@ class UnlabelledLoss:
             the corrected prediction in each cell, (K, R, C).
         """
         corrected = self.segmenter.correct(logits)
-        shares = class_shares(corrected)
+        shares = pool_shares(corrected)
         loss = self.teacher_weight * divergence(taught, logits)
         if self.segmenter.layout is not None:
             loss = loss + F.cross_entropy(logits, corrected.softmax(dim=1))
@@ -74,7 +74,7 @@ class UnlabelledLoss:
         return self.prior_weight * beyond.square().sum(dim=0).mean()
 
 
-def class_shares(logits: Tensor) -> Tensor:
+def pool_shares(logits: Tensor) -> Tensor:
     """Return the class shares in each cell of the grid, (K, R, C), of scores (1, K, h, w)."""
     return F.adaptive_avg_pool2d(logits.float().softmax(dim=1), GRID)[0]
 
@@ -82,7 +82,7 @@ def class_shares(logits: Tensor) -> Tensor:
 @torch.no_grad()
 def predicted_shares(segmenter: PromptedSegmenter, base: ScenePrompt, latents: Tensor) -> Tensor:
     """Return the class shares (K, R, C) of latents (c, h, w) under the base prompt."""
-    return class_shares(segmenter.logits(latents[None].to(base.context), base.context))
+    return pool_shares(segmenter.logits(latents[None].to(base.context), base.context))
 
 
 def divergence(logs: Tensor, logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from adaptation_drive import CLEAR, Drive, ENOUGH, find, FOG, VALIDATION_FRAMES
 from ptdiffseg_ros.adapt.cooperative import Steps
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.loop import AdaptationLoop
-from ptdiffseg_ros.adapt.objective import class_shares
+from ptdiffseg_ros.adapt.objective import pool_shares
 from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
@@ -86,7 +86,7 @@ def test_the_prior_loss_expects_what_the_camera_sees_in_the_source_domain(layere
     drive.say(CLEAR)
     drive.go(60)
     context = layered.scene_prompt().context
-    seen = torch.stack([class_shares(layered.logits(drive.frame_number(i)[None], context))
+    seen = torch.stack([pool_shares(layered.logits(drive.frame_number(i)[None], context))
                         for i in range(4, 60)]).mean(dim=0)
     drive.say(FOG)
     drive.go(2)
