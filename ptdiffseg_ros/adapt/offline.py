@@ -15,6 +15,7 @@ from ptdiffseg_ros.adapt.objective import predicted_shares
 from ptdiffseg_ros.adapt.state import AdaptationConfig
 from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
+from ptdiffseg_ros.model.scene_prompt import ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 from torch import Tensor
@@ -57,25 +58,14 @@ def adapt_to(
         without a layout denoiser, whose loss uses no class shares.
     """
     config = config or AdaptationConfig()
-    if len(frames) < MIN_FRAMES:
-        raise AdaptationError(
-            f'there are {len(frames)} frames; adaptation takes at least {MIN_FRAMES}')
-    if source_frames and segmenter.layout is None:
-        raise AdaptationError(
-            f'the segmenter {segmenter.name} has no layout denoiser, so tuning uses no class '
-            'shares: give no frames of the source domain')
+    _check(segmenter, frames, source_frames)
     found = recognise(segmenter, frames)
     before(domain or found.domain)
-    held_out = range(0, len(frames), config.hold_out)
-    rest = [i for i in range(len(frames)) if i not in held_out]
-    count = min(config.validation_frames, len(held_out))
-    validated = [frames[held_out[round(i)]].to(segmenter.device)
-                 for i in np.linspace(0, len(held_out) - 1, count)]
+    rest, chosen = _hold_out(len(frames), config)
+    validated = [frames[i].to(segmenter.device) for i in chosen]
     base = best = segmenter.scene_prompt()
     start = segmenter.encode_scene(sentence or found.sentence).float()
-    usual = None if not source_frames else torch.stack([
-        predicted_shares(segmenter, base, latents)
-        for latents in tqdm(source_frames, 'class shares', unit='frame')]).mean(dim=0)
+    usual = _mean_shares(segmenter, base, source_frames) if source_frames else None
     tuner = PromptTuner(segmenter, start, base, config.tuner, usual)
     validation = PromptValidation(tuner.loss, base, base)
     facts: dict[str, Any] = {'steps': 0, 'score': None, 'score_source': None}
@@ -96,3 +86,32 @@ def adapt_to(
               'source_frames': len(source_frames),
               MANY_STREETS: config.tuner.tolerance == 0.0 and facts['steps'] > 0}
     return LearnedPrompt(best.tokens, domain or found.domain, segmenter.fingerprint, facts)
+
+
+def _check(segmenter: PromptedSegmenter, frames: Sequence[Tensor],
+           source_frames: Sequence[Tensor]) -> None:
+    """Raise AdaptationError for frames that cannot be used."""
+    if len(frames) < MIN_FRAMES:
+        raise AdaptationError(
+            f'there are {len(frames)} frames; adaptation takes at least {MIN_FRAMES}')
+    if source_frames and segmenter.layout is None:
+        raise AdaptationError(
+            f'the segmenter {segmenter.name} has no layout denoiser, so tuning uses no class '
+            'shares: give no frames of the source domain')
+
+
+def _hold_out(count: int, config: AdaptationConfig) -> tuple[list[int], list[int]]:
+    """Return the rows of frames to tune on, and of held-out frames to validate on."""
+    held_out = range(0, count, config.hold_out)
+    validated = np.linspace(
+        0, len(held_out) - 1, min(config.validation_frames, len(held_out)))
+    return ([i for i in range(count) if i not in held_out],
+            [held_out[round(i)] for i in validated])
+
+
+def _mean_shares(segmenter: PromptedSegmenter, base: ScenePrompt,
+                 frames: Sequence[Tensor]) -> Tensor:
+    """Return the mean class shares (K, R, C) of latents (c, h, w) under the base prompt."""
+    return torch.stack([
+        predicted_shares(segmenter, base, latents)
+        for latents in tqdm(frames, 'class shares', unit='frame')]).mean(dim=0)
