@@ -183,6 +183,7 @@ class PromptBank:
         self.model = model
         self._fits = model, width, layers
         self.problems: list[str] = []
+        self.unsaved: set[str] = set()  # domains whose prompt could not be written
         self._prompts = self._read(folder)  # by domain
         self._shipped = self._read(shipped)
         if folder is not None and folder.is_dir():
@@ -203,8 +204,11 @@ class PromptBank:
         """
         Replace the prompt of its domain, in memory and on disk.
 
+        A prompt that adaptation saves by itself does not replace one that a person has put into
+        the folder since it was read; that one is taken over.
+
         :raises AdaptationError: it belongs to another model, or cannot be written; in the latter
-            case it is kept in memory.
+            case it is kept in memory, and its domain is in `unsaved`.
         """
         misfit = prompt.misfit(*self._fits)
         if misfit:
@@ -213,18 +217,50 @@ class PromptBank:
             raise AdaptationError(
                 "the prompt's numbers are none, all zero, not finite or too large: what the bank "
                 'has stays')
+        if prompt.automatic and self._take_over(prompt.domain):
+            return
         self._prompts[prompt.domain] = prompt
         path = self.path(prompt.domain)
         if path is not None:
+            self.unsaved.add(prompt.domain)
             prompt.save(path, over_anything=True)  # the bank's own folder; perhaps damaged
+            self.unsaved.discard(prompt.domain)
+
+    def save_unsaved(self) -> None:
+        """
+        Write the prompts of the domains in `unsaved`.
+
+        :raises AdaptationError: one still cannot be written.
+        """
+        for domain in sorted(self.unsaved):
+            self.remember(self._prompts[domain])
+
+    def _take_over(self, domain: str) -> bool:
+        """Read a domain's file again; return whether it has a prompt that a person has saved."""
+        path = self.path(domain)
+        try:
+            prompt = None if path is None else LearnedPrompt.load(path, *self._fits)
+        except AdaptationError:  # missing or damaged
+            return False
+        if prompt is None or prompt.automatic:
+            return False
+        self._prompts[domain] = prompt
+        self.unsaved.discard(domain)
+        return True
 
     def forget(self, domain: str) -> None:
         """
         Drop a domain's prompt, in memory and on disk.
 
+        In the place of one that adaptation saved, a person may have put another since: that one
+        is taken over.
+
         :raises AdaptationError: the file cannot be deleted; the prompt is dropped from memory.
         """
-        self._prompts.pop(domain, None)
+        known = self._prompts.pop(domain, None)
+        if known is not None and known.automatic and self._take_over(domain):
+            return
+        self.unsaved.discard(domain)
         path = self.path(domain)
         try:
             if path is not None:
@@ -240,8 +276,10 @@ class PromptBank:
 
     def _read(self, folder: Path | None) -> dict[str, LearnedPrompt]:
         """Read the prompts of a folder, if there is one."""
-        if folder is None or not folder.is_dir():
+        if folder is None or not folder.exists():
             return {}
+        if not folder.is_dir():
+            raise AdaptationError(f'{folder} is no folder; prompts need one: name another')
         found, problems = read_prompts(folder, *self._fits)
         self.problems += problems
         return {prompt.domain: prompt for prompt in found.values()}

@@ -3,6 +3,8 @@
 """The scene prompt in use, and how it comes from and goes to the bank."""
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ptdiffseg_ros.adapt.bank import AUTOMATIC, LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.state import AdaptationState, OnEvent
@@ -29,13 +31,14 @@ class PromptPublisher:
         self.base = base
         self._state = state
         self._on_event = on_event
+        self._source_domain = domain_name(segmenter.config.source_scene_prompt)
         state.remembered = bank.domains()
         self.publish(base)
 
-    def publish(self, prompt: ScenePrompt) -> None:
-        """Use a prompt from the next frame on."""
+    def publish(self, prompt: ScenePrompt, saved: LearnedPrompt | None = None) -> None:
+        """Use a prompt from the next frame on; `saved` is what the bank has of it, if anything."""
         self._state.set_problem(REFUSED)
-        self.prompt = prompt
+        self.prompt, self._saved = prompt, saved
         self._state.prompt = prompt.origin
         self._state.distance = prompt.distance(self.base)
 
@@ -43,19 +46,29 @@ class PromptPublisher:
         """Publish and return the bank's prompt for the present domain, if there is one."""
         prompt = self.bank.recall(self._state.domain)
         if prompt is not None:
-            self.publish(self.segmenter.scene_prompt(prompt.tokens, 'recalled', prompt.domain))
-            self._on_event('recalled', f'the prompt learned for {prompt.domain!r} is in use again')
+            self.publish(
+                self.segmenter.scene_prompt(prompt.tokens, 'recalled', prompt.domain), prompt)
+            self._on_event('recalled', f'the prompt learned for {prompt.domain!r} is in use')
         return prompt
 
     def load(self, prompt: LearnedPrompt) -> None:
         """Publish a saved prompt, for an operator."""
-        self.publish(self.segmenter.scene_prompt(prompt.tokens, 'loaded', prompt.domain))
+        self.publish(self.segmenter.scene_prompt(prompt.tokens, 'loaded', prompt.domain), prompt)
         self._on_event('loaded', f'the prompt learned for {prompt.domain!r} is in use')
 
     def learned(self, automatic: bool = False) -> LearnedPrompt:
-        """Return the prompt in use as it is saved: for an operator, or by adaptation."""
+        """
+        Return the prompt in use as it is saved: for an operator, or by adaptation.
+
+        One from the bank keeps its facts: whether it was tuned on many streets decides its use.
+        """
         state = self._state
-        domain = state.domain or domain_name(self.segmenter.config.source_scene_prompt)
+        # Before the domain is recognised, a prompt that was tuned knows its own.
+        domain = state.domain or (
+            self.prompt.name if state.prompt in ('tuned', 'recalled', 'loaded') else ''
+        ) or self._source_domain
+        if self._saved is not None:
+            return replace(self._saved.by_hand(), domain=domain)
         facts = {'steps': state.step, 'loss': state.loss, 'distance': round(state.distance, 4),
                  'prompt': state.prompt, **({AUTOMATIC: True} if automatic else {})}
         return LearnedPrompt(self.prompt.tokens, domain, self.segmenter.fingerprint, facts)
@@ -77,12 +90,15 @@ class PromptPublisher:
             raise
         finally:
             self._state.remembered = self.bank.domains()
-        self._state.set_problem(UNSAVED)
+        if not self.bank.unsaved:
+            self._state.set_problem(UNSAVED)
 
     def save_if_tuned(self) -> None:
         """Put a tuned prompt into the bank, and report if it cannot be written."""
-        # Without a domain it would be another's.
-        if self._state.prompt != 'tuned' or not self._state.domain or self.is_given():
+        # Without a domain it would be another's; in the source domain no prompt is recalled; and
+        # validation has compared it with the base only, which a sentence is by no standard.
+        if (self._state.prompt != 'tuned' or self._state.domain in ('', self._source_domain)
+                or self.base.origin == 'sentence' or self.is_given()):
             return
         try:
             self._remember(self.learned(automatic=True))
@@ -90,9 +106,13 @@ class PromptPublisher:
             self._on_event('problem', str(error))
 
     def retry_save(self) -> None:
-        """Save the tuned prompt if the last prompt could not be written."""
-        if self._state.problems.get(UNSAVED):
-            self.save_if_tuned()
+        """Save the prompts that could not be written."""
+        try:
+            self.bank.save_unsaved()
+        except AdaptationError as error:
+            self._on_event('problem', str(error))
+            return
+        self._state.set_problem(UNSAVED)
 
     def is_given(self) -> bool:
         """Return whether the domain's prompt is an operator's, or came with the segmenter."""

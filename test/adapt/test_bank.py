@@ -328,6 +328,43 @@ def test_every_domain_name_has_its_own_file_inside_the_folder(names: list[str]) 
     assert (one == two) == (names[0] == names[1])
 
 
+def test_adaptation_takes_over_what_a_person_has_put_into_the_folder_since(
+        tmp_path: Path) -> None:
+    tuned, imported = prompt(seed=4, facts={'automatic': True}), prompt(seed=3)
+    for change in (lambda bank: bank.remember(tuned), lambda bank: bank.forget('fog')):
+        bank = PromptBank(tmp_path, MODEL, WIDTH)
+        bank.remember(tuned)
+        PromptBank(tmp_path, MODEL, WIDTH).remember(imported)
+        change(bank)
+        for kept in (bank.recall('fog'), PromptBank(tmp_path, MODEL, WIDTH).recall('fog')):
+            assert kept is not None and torch.equal(kept.tokens, imported.tokens)
+        bank.forget('fog')
+        assert PromptBank(tmp_path, MODEL, WIDTH).domains() == []
+
+
+def test_all_prompts_that_could_not_be_written_are_written_later(tmp_path: Path) -> None:
+    bank = PromptBank(tmp_path / 'bank', MODEL, WIDTH)
+    (tmp_path / 'bank').write_text('')  # where the folder should be
+    for domain in ('fog', 'night'):
+        with pytest.raises(AdaptationError, match='cannot be saved'):
+            bank.remember(prompt(domain))
+    with pytest.raises(AdaptationError, match='cannot be saved'):
+        bank.save_unsaved()
+    assert bank.unsaved == {'fog', 'night'}
+    (tmp_path / 'bank').unlink()
+    bank.remember(prompt('rain'))
+    assert bank.unsaved == {'fog', 'night'}
+    bank.save_unsaved()
+    assert not bank.unsaved
+    assert PromptBank(tmp_path / 'bank', MODEL, WIDTH).domains() == ['fog', 'night', 'rain']
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / 'bank').write_text('')
+    with pytest.raises(AdaptationError, match='is no folder'):
+        PromptBank(tmp_path / 'bank', MODEL, WIDTH)
+
+
 @pytest.mark.parametrize('kind', ['weights', 'text'])
 def test_a_file_that_is_no_prompt_is_never_replaced(tmp_path: Path, kind: str) -> None:
     path = tmp_path / 'head.safetensors'

@@ -6,8 +6,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from adaptation_drive import CLEAR, Drive, find, FOG
+from adaptation_drive import CLEAR, Drive, ENOUGH, find, FOG
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, PromptBank
+from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.validation import Outcome
 from ptdiffseg_ros.model.layout import LayoutDenoiser
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -193,9 +194,15 @@ def test_a_prompt_of_many_streets_is_used_as_it_is(
     bank(tmp_path).remember(learned)
     drive = Drive(denoising, bank(None, tmp_path) if shipped else bank(tmp_path))
     drive.enter(FOG)
-    drive.go(8)
-    assert drive.loop.state.prompt == 'recalled' and not drive.loop.state.tuning
-    assert torch.equal(drive.loop.prompt.tokens, learned.tokens)
+    for _ in range(2):
+        drive.go(8)
+        assert drive.loop.state.prompt == 'recalled' and not drive.loop.state.tuning
+        assert torch.equal(drive.loop.prompt.tokens, learned.tokens)
+        drive.loop.publisher.save()  # for an operator; the next visit recalls it
+        drive.say(CLEAR)
+        drive.go(1)
+        drive.say(FOG)
+        drive.go(1, passes=drive.query_passes)
     drive.loop.adapt_now()
     drive.go(8)
     assert drive.loop.state.prompt == 'tuned', 'on demand'
@@ -210,7 +217,7 @@ def test_without_a_layout_denoiser_a_saved_prompt_is_used_as_it_is(
     drive.go(8)
     assert drive.loop.state.prompt == 'recalled' and not drive.loop.state.tuning
     assert torch.equal(drive.loop.prompt.tokens, bank.recall('foggy').tokens)
-    automatic = Drive(segmenter, bank_with(segmenter, tmp_path, saved_by_hand=False))
+    automatic = Drive(segmenter, bank_with(segmenter, tmp_path / 'automatic', saved_by_hand=False))
     automatic.enter(FOG)
     automatic.go(8)
     assert automatic.loop.state.prompt == 'tuned', 'and one that adaptation saved is tuned further'
@@ -218,8 +225,8 @@ def test_without_a_layout_denoiser_a_saved_prompt_is_used_as_it_is(
 
 def test_a_failed_write_is_retried(
         segmenter, always_better, tmp_path: Path) -> None:
-    (tmp_path / 'bank').write_text('')  # where the folder should be
     bank = PromptBank(tmp_path / 'bank', segmenter.fingerprint, segmenter.backbone.text_width)
+    (tmp_path / 'bank').write_text('')  # where the folder should be
     drive = Drive(segmenter, bank)
     drive.enter(FOG)
     drive.go(8)
@@ -227,6 +234,55 @@ def test_a_failed_write_is_retried(
     (tmp_path / 'bank').unlink()
     drive.loop.enable(False)
     assert bank.path('foggy').exists() and not drive.loop.state.problem
+
+
+def test_a_prompt_that_an_operator_could_not_save_is_written_later(
+        segmenter, always_better, tmp_path: Path) -> None:
+    bank = PromptBank(tmp_path / 'bank', segmenter.fingerprint, segmenter.backbone.text_width)
+    (tmp_path / 'bank').write_text('')
+    drive = Drive(segmenter, bank)
+    drive.enter(FOG)
+    drive.go(8)
+    with pytest.raises(AdaptationError, match='cannot be saved'):
+        drive.loop.publisher.save()
+    (tmp_path / 'bank').unlink()
+    drive.say(CLEAR)
+    drive.go(1)
+    saved = LearnedPrompt.load(bank.path('foggy'))
+    assert not saved.automatic and not drive.loop.state.problem
+
+
+def test_a_tuned_prompt_is_saved_under_its_domain_before_that_is_recognised_again(
+        segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.enter(FOG)
+    drive.go(8)
+    drive.loop.enable(False)
+    drive.loop.enable(True)
+    assert drive.loop.state.domain == '' and drive.loop.state.prompt == 'tuned'
+    assert drive.loop.publisher.learned().domain == 'foggy'
+
+
+def test_a_prompt_tuned_in_the_source_domain_is_used_and_not_saved(
+        segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.go(ENOUGH)
+    assert drive.loop.state.domain == 'clear'
+    drive.loop.adapt_now()
+    drive.go(8)
+    assert drive.loop.state.prompt == 'tuned' and drive.loop.state.remembered == []
+
+
+def test_a_prompt_tuned_from_a_sentence_does_not_replace_what_was_learned(
+        segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.enter(FOG)
+    drive.go(8)
+    learned = drive.loop.prompt.tokens
+    drive.loop.set_base(segmenter.scene_prompt('dusk'))
+    drive.go(8)
+    assert drive.loop.state.prompt == 'tuned' and drive.loop.prompt.tokens is not learned
+    assert torch.equal(drive.loop.bank.recall('foggy').tokens, learned)
 
 
 def test_reset_gives_the_source_prompt_bit_for_bit(segmenter, always_better) -> None:
@@ -283,9 +339,9 @@ def test_a_prompt_can_be_saved_and_loaded(segmenter, always_better, tmp_path: Pa
 
 def test_a_bank_that_cannot_be_written_is_reported_and_the_prompt_stays_in_use(
         segmenter, always_better, tmp_path: Path) -> None:
-    (tmp_path / 'file').write_text('')
     bank = PromptBank(
         tmp_path / 'file' / 'bank', segmenter.fingerprint, segmenter.backbone.text_width)
+    (tmp_path / 'file').write_text('')
     drive = Drive(segmenter, bank)
     drive.enter(FOG)
     drive.go(8)
