@@ -52,8 +52,8 @@ class FrameBuffer:
         """
         Offer the latents (c, h, w) of a frame taken at `stamp_s`; return whether it is buffered.
 
-        A stamp before the last one is a clock that jumped (a bag that starts again): the frames
-        of that camera are dropped, for their ages mean nothing any more.
+        A stamp well before the last one is a clock that jumped (a bag that starts again): the
+        frames of that camera are dropped, for their ages mean nothing any more.
         """
         if latents.ndim != 3:
             raise ValueError(f'latents have the shape {tuple(latents.shape)}; one frame is '
@@ -63,17 +63,21 @@ class FrameBuffer:
             stamp_s, latents.detach().to(torch.float16, copy=True),
             self.hold_out > 0 and self._added[camera] % self.hold_out == self.hold_out - 1)
         frames = self._frames.setdefault(camera, [])
-        if frames and stamp_s < frames[-1].stamp_s:
+        if frames and stamp_s < frames[-1].stamp_s - self.spacing_s:  # not just out of order
             frames.clear()
+        self._make_room()  # max_bytes may be less than before
         if frames and not self._is_new(frames[-1], new):
             return False
         if not torch.isfinite(new.latents).all() or new.latents.nbytes > self.max_bytes:
             return False
         frames.append(new)
         self._added[camera] += 1
+        self._make_room()
+        return True
+
+    def _make_room(self) -> None:
         while self.nbytes > self.max_bytes:
             max(self._frames.values(), key=_count_bytes).pop(0)
-        return True
 
     def _is_new(self, last: _BufferedFrame, new: _BufferedFrame) -> bool:
         if new.stamp_s - last.stamp_s < self.spacing_s:

@@ -57,8 +57,8 @@ class DomainTracker:
     latents, against the mean since the domain was named, hurries the next queries.
 
     :param query_period_s: between two queries in steady driving.
-    :raises ValueError: the pool has fewer than two sentences, or two of one name.
-    :raises AdaptationError: the segmenter has no source statistics.
+    :raises AdaptationError: the segmenter has no source statistics, fewer than two scene prompts,
+        or two of one name.
     """
 
     def __init__(
@@ -66,7 +66,10 @@ class DomainTracker:
     ) -> None:
         self.sentences = segmenter.config.scene_prompts
         if not 2 <= len({domain_name(s) for s in self.sentences}) == len(self.sentences):
-            raise ValueError(f'at least two scene prompts with different names: {self.sentences}')
+            raise AdaptationError(
+                f'the segmenter {segmenter.name} has the scene prompts {self.sentences}; a domain '
+                'is recognised among at least two, with different names. Train a head with such '
+                'scene prompts')
         self.query_period_s = query_period_s
         self.explained = True  # the last frame, by any of the sentences; else it does not count
         self.hurried = QUERIES  # queries left that do not wait for the period
@@ -123,7 +126,7 @@ class DomainTracker:
         if found is not None:
             self.hurried = QUERIES  # the weather may still be changing
             self._frames, self._changed = 0, False
-        elif self.hurried and self.explained and self._evidence.max() <= before:
+        elif self.hurried and (not self.explained or self._evidence.max() <= before):
             self.hurried -= 1  # not while evidence of another domain grows
         return found
 

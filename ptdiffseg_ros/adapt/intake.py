@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 import math
 
 from ptdiffseg_ros.adapt.buffer import FrameBuffer
@@ -27,17 +28,21 @@ class FrameIntake:
     Buffer usable frames since adaptation was switched on, and report why others are not.
 
     :param needed: frames that tuning and validation take.
+    :param clock: gives the time in seconds, which passes also when no frames come.
     """
 
     def __init__(self, buffer: FrameBuffer, statistics: SourceStatistics,
-                 state: AdaptationState, on_event: OnEvent, needed: int) -> None:
+                 state: AdaptationState, on_event: OnEvent, needed: int,
+                 clock: Callable[[], float]) -> None:
         self.buffer = buffer
         self.needed = needed
         self.usable_cameras: set[str] = set()  # whose newest frame is usable
         self._least_contrast = BLANK * statistics.contrast
         self._state = state
         self._on_event = on_event
-        self.newest_s: dict[str, float] = {}  # the newest stamp of each camera
+        self._clock = clock
+        self._newest_s: dict[str, float] = {}  # the newest stamp of each camera
+        self._came_s: dict[str, float] = {}  # when its newest usable frame came, by the clock
         self._repeats: Counter[str] = Counter()  # frames in a row with it, after the first
         self._received = self._unusable = 0  # frames
         self._frame_bytes = 0  # of the largest frame
@@ -51,10 +56,28 @@ class FrameIntake:
             return False
         self.usable_cameras.add(camera)
         self._check_room(latents)
+        self._came_s[camera] = self._clock()
         self.buffer.add(camera, stamp_s, latents)
+        self._count()
+        return True
+
+    def keep_latest(self, seconds: float) -> None:
+        """Drop all frames but those of the last seconds; a camera that is silent has none."""
+        now_s = self._clock()
+        for camera, came_s in self._came_s.items():
+            if now_s - came_s > seconds:
+                self.buffer.clear(camera)
+        self.buffer.keep_latest(seconds, self._newest_s)
+        self._count()
+
+    def clear(self, camera: str | None = None) -> None:
+        """Drop all frames, or those of a camera."""
+        self.buffer.clear(camera)
+        self._count()
+
+    def _count(self) -> None:
         self._state.buffered_frames = len(self.buffer)
         self._state.buffer_bytes = self.buffer.nbytes
-        return True
 
     def reject(self, camera: str) -> None:
         """Count the camera's newest frame as unusable."""
@@ -72,9 +95,9 @@ class FrameIntake:
         return f'none of {self._received} that came fits. {self._state.problem}'
 
     def _check_stamps(self, camera: str, stamp_s: float) -> None:
-        repeated = self.newest_s.get(camera) == stamp_s
+        repeated = self._newest_s.get(camera) == stamp_s
         self._repeats[camera] = self._repeats[camera] + 1 if repeated else 0
-        self.newest_s[camera] = stamp_s
+        self._newest_s[camera] = stamp_s
         label = f' (camera {camera})' if camera else ''
         problem = (
             f'the images have repeated the time stamp {stamp_s:g} s{label}: adaptation learns '

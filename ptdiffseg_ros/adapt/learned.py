@@ -81,10 +81,9 @@ class RecognisedPrompts:
         self._prompts = prompts
         try:
             self._tracker = DomainTracker(segmenter)
-        except ValueError as error:
+        except AdaptationError as error:
             raise AdaptationError(
-                f'{segmenter.name} cannot recognise a domain: {error}. Give the file of one '
-                'prompt in place of a bank') from error
+                f'{error}. Or give the file of one prompt in place of a bank') from error
         self._domain = ''  # nothing until the first is recognised
 
     @torch.no_grad()

@@ -113,8 +113,7 @@ class AdaptationLoop:
         if not enabled:
             self.publisher.retry_save()
             self._drop_tuning()
-            self.buffer.clear()
-            self.state.buffered_frames = self.state.buffer_bytes = 0
+            self._intake.clear()
             self.state.busy_share = 0.0
         self.state.enabled = enabled
 
@@ -142,12 +141,13 @@ class AdaptationLoop:
 
         A step that no frame had to wait for is free: `duty` limits how much later masks may come.
         """
-        budget, clock = self._budget, self._clock
-        while self.state.enabled and not waiting() and budget.allows(clock()):
+        budget, clock, stop = self._budget, self._clock, waiting()
+        while self.state.enabled and not stop and budget.allows(clock()):
             begun_s = clock()
             if not self.run_step(begun_s):
                 break
-            budget.spend(clock() - begun_s, free=not waiting())
+            stop = waiting()  # once a step: the caller may count the calls
+            budget.spend(clock() - begun_s, free=not stop)
         self.state.busy_share = round(self._budget.busy, 3)
 
     def run_step(self, now_s: float) -> bool:
@@ -196,7 +196,7 @@ class AdaptationLoop:
             self.segmenter, self.config.query_period_s, self.config.seed)
         self._intake = FrameIntake(
             self.buffer, source_statistics(self.segmenter), self.state, self._on_event,
-            self.config.hold_out * self.config.validation_frames)
+            self.config.hold_out * self.config.validation_frames, self._clock)
         self._newest_camera = ''  # whose frame is queried next
         self.state.domain = ''
 
@@ -205,7 +205,7 @@ class AdaptationLoop:
         found = yield from self.tracker.query(now_s)
         if not self.tracker.explained:
             self._intake.reject(camera)
-            self.buffer.clear(camera)
+            self._intake.clear(camera)
         if found is not None:
             self._enter(found)
         elif (self.state.domain == self._source_domain and not self.tracker.hurried
@@ -229,7 +229,7 @@ class AdaptationLoop:
             f'the scene is {found.domain!r} (sum of leads {100 * found.evidence:.1f} %)')
         self._drop_tuning()
         if before:  # it has changed since the last query
-            self.buffer.keep_latest(self.config.query_period_s, self._intake.newest_s)
+            self._intake.keep_latest(self.config.query_period_s)
         if found.domain == self._source_domain:
             self.publisher.publish(self.base)
             return

@@ -28,10 +28,17 @@ FOR_MANY_STREETS = TunerConfig(learning_rate=0.1, prior_weight=1.0, tolerance=0.
 
 
 def recognise(segmenter: PromptedSegmenter, frames: Sequence[Tensor]) -> Recognition:
-    """Recognise the domain of frames, latents (c, h, w)."""
+    """
+    Recognise the domain of frames, latents (c, h, w): of some, spread evenly.
+
+    All are queried if too many of those look like no street.
+    """
     tracker = DomainTracker(segmenter)
     found: Recognition | None = None
-    for i in np.linspace(0, len(frames) - 1, QUERIES).round().astype(int):
+    spread = np.linspace(0, len(frames) - 1, QUERIES).round().astype(int)
+    for number, i in enumerate((*spread, *range(len(frames)))):
+        if found is not None and number >= QUERIES:
+            break
         found = run_steps(tracker.query_latents(frames[i].to(segmenter.device))) or found
     if found is None:
         raise AdaptationError('the frames look like no street that the model knows')

@@ -90,6 +90,23 @@ def test_a_clock_that_jumps_back_starts_the_camera_anew() -> None:
     assert torch.allclose(drawn_from(buffer)[0], frame(2), atol=2e-3)
 
 
+def test_a_stamp_slightly_out_of_order_drops_nothing() -> None:
+    buffer = FrameBuffer()
+    for i in range(5):
+        buffer.add('front', i / 5, frame(i))
+    assert not buffer.add('front', 0.79, frame(5)), '10 ms before the newest'
+    assert len(buffer) == 5 and buffer.add('front', 1.0, frame(6))
+
+
+def test_a_lower_limit_counts_also_while_nothing_changes() -> None:
+    buffer = FrameBuffer()
+    for i in range(5):
+        buffer.add('front', float(i), frame(i))
+    buffer.max_bytes = 2 * FRAME_BYTES
+    assert not buffer.add('front', 5.0, frame(4)), 'the vehicle stands'
+    assert buffer.nbytes == buffer.max_bytes
+
+
 def test_only_the_latest_frames_are_kept() -> None:
     buffer = FrameBuffer()
     for second in range(30):

@@ -11,6 +11,7 @@ import numpy as np
 from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.cooperative import run_steps, Steps
 from ptdiffseg_ros.adapt.domain import DomainTracker, EVIDENCE, QUERIES
+from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.model.prompts import domain_name, SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
@@ -211,6 +212,23 @@ def test_queries_stay_hurried_while_evidence_of_another_domain_grows(micro) -> N
     assert hurry(12) == QUERIES - 3
 
 
+def test_frames_that_are_no_street_are_queried_in_their_period_at_last(micro) -> None:
+    tracker = DomainTracker(micro, query_period_s=2.0)
+
+    def query_noise(latents: torch.Tensor) -> Steps[None]:
+        yield
+        tracker.explained = False
+
+    tracker.query_latents = query_noise
+    latents, queries = next(drive(micro, 'clear', 1)), 0
+    for i in range(200):
+        tracker.observe(latents, i / 5)
+        if tracker.query_is_due(i / 5):
+            run_steps(tracker.query(i / 5))
+            queries += 1
+    assert queries <= QUERIES + 200 / 5 / 2
+
+
 def test_errors_of_any_size_count_alike(micro) -> None:
     tracker = DomainTracker(micro)
     for scale in (1.0, 10.0, 0.1) * 2:
@@ -236,7 +254,7 @@ def test_equal_sentences_are_refused(folder) -> None:
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
     pool = ('a foggy scene', 'the foggy driving scene')
     segmenter.config = replace(segmenter.config, scene_prompts=pool)
-    with pytest.raises(ValueError, match='different names'):
+    with pytest.raises(AdaptationError, match='different names'):
         DomainTracker(segmenter)
 
 

@@ -30,6 +30,25 @@ def test_a_buffer_too_small_for_validation_is_reported_with_the_size_needed(segm
     assert not drive.loop.state.problem
 
 
+def test_a_camera_that_is_silent_gives_no_frames_to_another_domain(segmenter) -> None:
+    drive = Drive(segmenter)
+    for number in range(20):
+        drive.clock.now_s += 0.2
+        for camera in ('front', 'rear') if number < 10 else ('front',):
+            drive.loop.observe(camera, number / 5, drive.frame())
+    for _ in range(2 * drive.query_passes):  # enters the first domain, which drops nothing
+        drive.loop.run_step(drive.clock.now_s)
+    assert drive.loop.state.buffered_frames == 30
+    drive.clock.now_s += 1.0
+    drive.say(FOG)
+    drive.loop.observe('front', 5.0, drive.frame())
+    for _ in range(drive.query_passes):
+        drive.loop.run_step(drive.clock.now_s)
+    newest = 6  # of the front camera's last two seconds: 3.0 to 3.8 s, and 5.0
+    assert drive.loop.state.domain == 'foggy'
+    assert drive.loop.state.buffered_frames == len(drive.loop.buffer) == newest
+
+
 def test_repeated_stamps_are_reported_and_nothing_is_learned(
         segmenter, always_better) -> None:
     drive = Drive(segmenter)
