@@ -26,6 +26,7 @@ from ptdiffseg_ros.data.entries import report, spread, usable
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 
 if TYPE_CHECKING:
+    from ptdiffseg_ros.adapt.bank import LearnedPrompt
     from ptdiffseg_ros.commands.inputs import Entry, Input
     from ptdiffseg_ros.data.labelled import LabelledPictures
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -85,7 +86,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Adapt, and save the prompt; the exit status is 1 if a frame cannot be used."""
-    from ptdiffseg_ros.commands.inputs import open_input
     from ptdiffseg_ros.data.catalog import open_data
 
     if args.out is not None and args.bank is not None:
@@ -93,9 +93,7 @@ def run(args: argparse.Namespace) -> int:
     labelled = None if args.labelled is None else open_data(args.labelled, args.split)
     failures: list[str] = []
     with ExitStack() as stack:
-        source = open_input(args.input, args.topic, stack)
-        source_domain = (None if args.source_frames is None
-                         else open_input(args.source_frames, args.topic, stack))
+        source, source_domain = _open_inputs(args, stack)
         _check(args, labelled, args.out, args.json)
         check_model(args.model)
         from ptdiffseg_ros.adapt.bank import default_bank_folder, prompt_path
@@ -120,6 +118,19 @@ def run(args: argparse.Namespace) -> int:
     return status
 
 
+def _open_inputs(args: argparse.Namespace, stack: ExitStack) -> tuple[Input, Input | None]:
+    """Open the frames, and those of the source domain if they are given; --topic is of bags."""
+    from ptdiffseg_ros.commands.inputs import open_input
+    from ptdiffseg_ros.data.bags import is_bag
+
+    both = [path for path in (args.input, args.source_frames) if path is not None]
+    bags = [is_bag(path) for path in both]
+    source, *rest = (
+        open_input(path, args.topic if bag or not any(bags) else None, stack)
+        for path, bag in zip(both, bags))
+    return source, rest[0] if rest else None
+
+
 def _check(
         args: argparse.Namespace, labelled: LabelledPictures | None, *outputs: Path | None
 ) -> None:
@@ -138,15 +149,11 @@ def _adapt(
     from ptdiffseg_ros.adapt.state import AdaptationConfig
     from ptdiffseg_ros.adapt.tuner import TunerConfig
     from ptdiffseg_ros.data.results import commit, write_json
-    from ptdiffseg_ros.model.prompts import domain_name
 
     def begin(domain: str) -> None:
-        """Check the file for the prompt of a domain; warn of one that the node never uses."""
+        """Check the file for the prompt of a domain; warn of what the node makes of it."""
         _check(args, labelled, place(domain))
-        if domain == domain_name(segmenter.config.source_scene_prompt):
-            print(f'the frames are taken as {domain!r}, the source domain: the node uses no '
-                  'learned prompt there. If they are of another domain, name it with --domain',
-                  file=sys.stderr)
+        _warn(segmenter, domain, None if args.out else place(domain))
 
     usual = FOR_MANY_STREETS if args.many_streets else TunerConfig()
     tuner = replace(
@@ -155,27 +162,51 @@ def _adapt(
     prompt = adapt_to(
         segmenter, frames, args.epochs, args.scene_prompt, args.domain,
         AdaptationConfig(tuner, seed=args.seed), begin, source_frames)
-    path, facts = place(prompt.domain), prompt.facts
-    kept = not facts['steps'] and path.exists()  # an earlier prompt is not worse
-    if not kept:
+    path, better = place(prompt.domain), prompt.facts['steps'] > 0
+    kept = not better and path.exists()
+    # In the bank a prompt that is no better would take the place of others.
+    saved = better or (args.out is not None and not kept)
+    if saved:
         prompt.save(path, over_anything=args.overwrite)
-    measured = ({} if labelled is None
-                else _measure(path, segmenter, labelled, args.max_frames, failures))
+    measured = (_measure(path, segmenter, labelled, args.max_frames, failures)
+                if labelled is not None and saved else {})
     if args.json:
         write_json(args.json, {
-            'command': 'adapt', 'input': str(args.input), 'prompt': str(path),
+            'command': 'adapt', 'input': str(args.input), 'prompt': str(path) if saved else None,
             'commit': commit(), 'seed': args.seed, 'skipped': failures, 'labelled': measured,
             **prompt.describe()})
     for condition, (before, after) in measured.items():
         print(f'{condition}: {before} mIoU with the source prompt, {after} with this prompt')
+    print(f'{path}: ' + _summary(prompt, len(frames), (
+        'the existing file was kept' if kept else
+        'saved the source prompt' if saved else 'nothing was saved')))
+
+
+def _warn(segmenter: PromptedSegmenter, domain: str, in_bank: Path | None) -> None:
+    """Warn of a prompt that the node never uses, or uses in the place of a shipped one."""
+    from ptdiffseg_ros.adapt.bank import prompt_path, SHIPPED
+    from ptdiffseg_ros.model.prompts import domain_name
+
+    if domain == domain_name(segmenter.config.source_scene_prompt):
+        print(f'the frames are taken as {domain!r}, the source domain: the node uses no '
+              'learned prompt there. If they are of another domain, name it with --domain',
+              file=sys.stderr)
+    elif in_bank and segmenter.folder and prompt_path(
+            segmenter.folder / SHIPPED, segmenter.fingerprint, domain).exists():
+        print(f'{segmenter.name} has a shipped prompt for {domain!r}, of many streets: the node '
+              f'will use the new one in its place. To go back, delete {in_bank}',
+              file=sys.stderr)
+
+
+def _summary(prompt: LearnedPrompt, frames: int, otherwise: str) -> str:
+    """Describe the result in a line; `otherwise`, what happened if nothing better was found."""
+    facts = prompt.facts
     if not facts['steps']:
-        print(f'{path}: no prompt was better than the source prompt on {len(frames)} frames '
-              f'({facts["recognised"]}); '
-              + ('the existing file was kept' if kept else 'saved the source prompt'))
-        return
-    print(f'{path}: the prompt for {prompt.domain!r} after {facts["steps"]} steps on '
-          f'{len(frames)} frames; score {facts["score"]} (source prompt {facts["score_source"]}; '
-          'a lower score is better)')
+        return (f'no prompt was better than the source prompt on {frames} frames '
+                f'({facts["recognised"]}); {otherwise}')
+    return (f'the prompt for {prompt.domain!r} after {facts["steps"]} steps on {frames} frames; '
+            f'score {facts["score"]} (source prompt {facts["score_source"]}; a lower score is '
+            'better)')
 
 
 def _measure(

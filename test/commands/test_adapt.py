@@ -16,6 +16,7 @@ from ptdiffseg_ros.adapt.tuner import PromptTuner, TunerConfig
 from ptdiffseg_ros.adapt.validation import Outcome, PromptValidation
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.pictures import write_png
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
 import torch
 
@@ -51,7 +52,12 @@ def test_a_prompt_is_tuned_and_the_same_seed_gives_the_same(
 
 
 def test_a_prompt_is_saved_in_the_bank_under_its_domain(
-        folder: Path, segmenter, pictures: Path, tmp_path: Path) -> None:
+        folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch) -> None:
+    def better(self, candidate, frames):
+        self.scores = (1.0, 1.0, 0.5)
+        return Outcome.ACCEPT
+
+    monkeypatch.setattr(PromptValidation, 'judge', better)
     assert main(['adapt', str(pictures), '--bank', str(tmp_path), '--model', str(folder),
                  '--domain', 'garage', '--epochs', '1', '--max-frames', '9']) == 0
     bank = PromptBank(tmp_path, segmenter.fingerprint, segmenter.backbone.text_width)
@@ -89,9 +95,10 @@ def test_many_streets_have_other_settings_and_a_mark(
                      str(folder), '--domain', 'foggy', '--epochs', '1', *options]) == 0
     one, many, _ = configs
     assert (one, many) == (TunerConfig(), FOR_MANY_STREETS)
-    marks = [PromptBank(tmp_path / name, segmenter.fingerprint, segmenter.backbone.text_width)
-             .recall('foggy').many_streets for name in ('one', 'many', 'no better')]
-    assert marks == [False, True, False]
+    one, many, no_better = (
+        PromptBank(tmp_path / name, segmenter.fingerprint, segmenter.backbone.text_width)
+        .recall('foggy') for name in ('one', 'many', 'no better'))
+    assert (one.many_streets, many.many_streets, no_better) == (False, True, None)
 
 
 def test_source_frames_for_a_loss_without_class_shares_are_refused(
@@ -137,7 +144,7 @@ def test_labelled_pictures_measure_the_gain_of_the_prompt(
         assert json.loads(figures.read_text())['conditions']['night']['miou'] == expected
 
 
-def test_when_nothing_is_better_the_source_prompt_is_saved(
+def test_when_nothing_is_better_a_file_gets_the_source_prompt_and_the_bank_nothing(
         folder: Path, segmenter, pictures: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     def worse(self, candidate, frames):
         self.scores = (1.0, 1.0, 2.0)
@@ -145,11 +152,32 @@ def test_when_nothing_is_better_the_source_prompt_is_saved(
 
     monkeypatch.setattr(PromptValidation, 'judge', worse)
     path = tmp_path / 'prompt.safetensors'
-    assert main(['adapt', str(pictures), str(path), '--model', str(folder), '--device', 'cpu',
-                 '--epochs', '1']) == 0
+    options = ['--model', str(folder), '--device', 'cpu', '--epochs', '1']
+    assert main(['adapt', str(pictures), str(path), *options]) == 0
     assert 'no prompt was better' in capsys.readouterr().out
     source = segmenter.encode_scene(segmenter.config.source_scene_prompt)
     assert torch.equal(LearnedPrompt.load(path).tokens, source.float())
+    bank, figures = tmp_path / 'bank', tmp_path / 'figures.json'
+    assert main([
+        'adapt', str(pictures), '--bank', str(bank), *options, '--json', str(figures)]) == 0
+    assert 'nothing was saved' in capsys.readouterr().out
+    assert not bank.exists() and json.loads(figures.read_text())['prompt'] is None
+
+
+def test_a_prompt_that_takes_the_place_of_a_shipped_one_gets_a_warning(
+        folder: Path, pictures: Path, tmp_path: Path, capsys) -> None:
+    model = shutil.copytree(folder, tmp_path / 'model')
+    (tmp_path / 'backbone').symlink_to(folder.parent / 'backbone')
+    segmenter = PromptedSegmenter.from_pretrained(model, 'cpu')
+    PromptBank(model / 'prompts', segmenter.fingerprint, segmenter.backbone.text_width).remember(
+        LearnedPrompt(segmenter.encode_scene('fog').float(), 'foggy', segmenter.fingerprint))
+    for domain, where, warned in (
+            ('foggy', ['--bank', str(tmp_path / 'bank')], True),
+            ('garage', ['--bank', str(tmp_path / 'bank')], False),
+            ('foggy', [str(tmp_path / 'fog.safetensors')], False)):
+        assert main(['adapt', str(pictures), *where, '--model', str(model), '--domain', domain,
+                     '--epochs', '1', '--max-frames', '9']) == 0
+        assert ('has a shipped prompt' in capsys.readouterr().err) == warned
 
 
 @pytest.mark.parametrize('better', [False, True])
