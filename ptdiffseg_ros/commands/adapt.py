@@ -55,9 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='largest number of frames, spread over the input')
     parser.add_argument(
         '--many-streets', action='store_true',
-        help='the frames are of many streets, such as pictures of a whole city: their class '
-        'shares must be those of the source, or of --source-frames. Gains more, but is not meant '
-        'for a single street')
+        help='the frames are of many streets, such as pictures of a whole city: their mean class '
+        'shares should match the training data, or the frames of --source-frames. Gains more, but '
+        'is not meant for a single street')
     parser.add_argument(
         '--source-frames', type=Path, metavar='PATH',
         help='frames of the same camera in the source domain, such as clear weather, of as many '

@@ -60,8 +60,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     adaptation = parser.add_mutually_exclusive_group()
     adaptation.add_argument(
         '--no-adaptation', dest='adaptation', action='store_false',
-        help='use only the source prompt; by default the node adapts the prompt, with the prompts '
-        'that came with the segmenter and a new bank, and the report compares both')
+        help='use only the source prompt; by default the node adapts the prompt, with the shipped '
+        'prompts of the segmenter and a new bank, and the report compares both')
     adaptation.add_argument(
         '--no-shipped-prompts', dest='shipped', action='store_false',
         help='begin without any learned prompt')

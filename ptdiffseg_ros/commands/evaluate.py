@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--conditions', nargs='+', metavar='NAME',
         help='of the town: clear, fog, night, rain, snow, mixture (two of them) and style (clear '
-        'weather in another drawing style), by default the first five; of a data set: its own '
+        'weather in another rendering style), by default the first five; of a data set: its own '
         'conditions, by default all')
     parser.add_argument(
         '--frames', type=number(1, kind=int), default=100,

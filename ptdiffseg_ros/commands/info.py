@@ -68,5 +68,5 @@ def _words(found: dict[str, Any]) -> str:
     lines += [f'  {p}{"  (the source)" if p == source else ""}' for p in found['scene_prompts']]
     if shipped := found['shipped_prompts']:
         folder = Path(next(iter(shipped.values()))).parent
-        lines.append(f'learned prompts that came with it: {", ".join(shipped)} (in {folder})')
+        lines.append(f'shipped prompts: {", ".join(shipped)} (in {folder})')
     return '\n'.join(lines)

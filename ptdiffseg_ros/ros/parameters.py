@@ -116,8 +116,8 @@ class Settings:
         'in ~/.ros. Empty: prompts are kept in memory only. A running node accepts its value at '
         "the start, 'default' and an empty text.", optional=True, late=True)
     adaptation_shipped_prompts: bool = _parameter(
-        True, 'Use the prompts that came with the segmenter, in its folder prompts, where the '
-        'bank has none that a person saved.', late=True)
+        True, 'Use the shipped prompts of the segmenter, in its folder prompts, unless the bank '
+        'has a prompt saved by ~/save_prompt, adapt or prompts import.', late=True)
     adaptation_steps: int = _parameter(
         200, 'Tuning steps for each visit of a domain; a step uses one frame.', least=1, most=1000)
     adaptation_duty: float = _parameter(
