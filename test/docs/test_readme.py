@@ -88,7 +88,8 @@ def test_the_table_of_measurements_is_that_of_the_result_files() -> None:
             f'That is {_mean("1", ours, kept):.0f} % and '
             f'{_mean("1", segformer, kept):.0f} %',
             f'at most {prompts - _mean("2", "none", adverse):+.2f} in adverse weather',
-            f'{_mean("3", "on", style) - _mean("3", "off", style):+.1f} in another rendering style, '
+            f'{_mean("3", "on", style) - _mean("3", "off", style):+.1f} in another rendering '
+            'style, '
             f'{_mean("3", "on", adverse) - _mean("3", "off", adverse):+.2f} in adverse weather',
             f'[{gains["shipped prompts"]:+.1f}](',
             f'{gains["empty bank"]:+.1f} when tuned on the same drive',
