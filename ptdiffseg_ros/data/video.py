@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
+import os
 from pathlib import Path
+import secrets
 from typing import Any, NoReturn
 
 import numpy as np
@@ -99,7 +101,8 @@ class VideoWriter:
     Write frames to a video that browsers play; use it in a ``with`` statement.
 
     The video is H.264 in MP4. If the build of FFmpeg has no x264, it is VP9 in WebM, and ``path``
-    ends in ``.webm``.
+    ends in ``.webm``. The file appears, or replaces an earlier one, at the end of the statement;
+    not after an error, nor without a frame.
 
     :param quality: constant rate factor, 0 (best) to 51.
     """
@@ -110,7 +113,10 @@ class VideoWriter:
         h264 = 'libx264' in av.codecs_available
         self.path = Path(path).with_suffix('.mp4' if h264 else '.webm')
         options = {'movflags': '+faststart'} if h264 else {}
-        self._container = av.open(str(self.path), 'w', options=options)
+        # A random name replaces no other file. FFmpeg chooses the format by the suffix.
+        self._partial = self.path.with_name(
+            f'.{secrets.token_hex(8)}.partial{self.path.suffix}')
+        self._container = av.open(str(self._partial), 'w', options=options)
         rate = Fraction(fps).limit_denominator(1000)
         self._stream: Any = self._container.add_stream(
             'libx264' if h264 else 'libvpx-vp9', rate=rate)
@@ -140,10 +146,13 @@ class VideoWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish the file; remove it after an error, or if it has no frame."""
-        if self._size is not None and kind is None:
-            self._container.mux(self._stream.encode(None))
+        """Finish the file; discard it after an error, or if it has no frame."""
+        complete = self._size is not None and kind is None
+        try:
+            if complete:
+                self._container.mux(self._stream.encode(None))
             self._container.close()
-            return
-        self._container.close()
-        self.path.unlink(missing_ok=True)
+            if complete:
+                os.replace(self._partial, self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)

@@ -190,12 +190,23 @@ def test_a_video_keeps_its_frames_and_rate(tmp_path: Path) -> None:
     assert frame_rate(film.path) == pytest.approx(5)
 
 
-def test_an_interrupted_video_is_removed(tmp_path: Path) -> None:
+def test_an_unfinished_video_leaves_the_earlier_one(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / 'a.mp4', 5) as film:
+        film.write(np.zeros((32, 32, 3), np.uint8))
+    earlier = film.path.read_bytes()
     with pytest.raises(KeyboardInterrupt):
         with VideoWriter(tmp_path / 'a.mp4', 5) as film:
-            film.write(np.zeros((32, 32, 3), np.uint8))
+            for _ in range(200):  # more than the encoder keeps in memory
+                film.write(np.zeros((32, 32, 3), np.uint8))
+            assert film.path.read_bytes() == earlier, 'a kill would leave a torn video'
             raise KeyboardInterrupt
-    assert not film.path.exists()
+    with VideoWriter(tmp_path / 'a.mp4', 5):
+        pass  # no frame came
+    assert list(tmp_path.iterdir()) == [film.path] and film.path.read_bytes() == earlier
+    with VideoWriter(tmp_path / 'a.mp4', 5) as film:
+        for _ in range(3):
+            film.write(np.zeros((32, 32, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == [film.path] and len(read_video(film.path)) == 3
 
 
 def test_a_frame_of_another_size_is_fitted_into_the_first_size(tmp_path: Path) -> None:
