@@ -14,13 +14,12 @@ import time
 from typing import Any
 
 from ptdiffseg_ros.adapt.errors import AdaptationError
+from ptdiffseg_ros.model.files import PARTIAL, write_tensors
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 SUFFIX = '.safetensors'
 SHIPPED = 'prompts'  # folder of the prompts that came with a segmenter, in its own folder
-PARTIAL = '.partial'  # of a file that is being written
 ORPHANED_S = 3600.0  # age at which a partial file belongs to no running process
 KIND = 'ptdiffseg scene prompt '  # of every version
 FORMAT = f'{KIND}2'  # of the files; 1 had tokens (S, d) only
@@ -82,18 +81,10 @@ class LearnedPrompt:
                 f'{path} exists and is no scene prompt: it is left alone. Name another file, or '
                 'delete it first')
         header = {k: v for k, v in vars(self).items() if k != 'tokens'}
-        partial = path.with_name(f'.{path.name}.{os.getpid()}{PARTIAL}')
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(
-                {'tokens': self.tokens.detach().float().cpu().contiguous().clone()}, partial,
-                metadata={'format': FORMAT, 'prompt': json.dumps(header)})
-            with open(partial, 'rb') as handle:
-                os.fsync(handle.fileno())
-            os.replace(partial, path)
+            write_tensors(path, {'tokens': self.tokens.float()},
+                          {'format': FORMAT, 'prompt': json.dumps(header)})
         except Exception as error:  # safetensors has its own exception for a full disk
-            with suppress(OSError):
-                partial.unlink()
             raise AdaptationError(
                 f'the prompt cannot be saved to {path}: {error}. Free some space, or choose a '
                 'folder that can be written to; the prompt is still in use') from error

@@ -3,8 +3,8 @@
 """Find, read and write the files of models, in folders and in the Hugging Face cache."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 import os
 from pathlib import Path
 import re
@@ -22,6 +22,7 @@ from torch import nn, Tensor
 # OWNER/NAME, as the hub writes it. A relative folder begins with a dot or exists.
 HUB_NAME = re.compile(r'[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*')
 PICKLES = ('.bin', '.ckpt', '.pt', '.pth')
+PARTIAL = '.partial'  # end of the name of what is being written
 
 
 def _weights(stem: str) -> tuple[str, ...]:
@@ -135,6 +136,29 @@ def write_weights(path: Path, module: nn.Module) -> None:
                for name, value in module.state_dict().items()}, path)
 
 
+def write_tensors(
+        path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """
+    Write or replace a safetensors file atomically; its folder is made.
+
+    :raises OSError, SafetensorError: the file cannot be written; an earlier one is intact.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Processes of two containers may have the same id, but not the same random number.
+    partial = path.with_name(f'.{path.name}.{secrets.token_hex(8)}{PARTIAL}')
+    # Copies, because safetensors refuses tensors that share memory.
+    copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    try:
+        save_file(copies, partial, metadata)
+        with open(partial, 'rb') as handle:
+            os.fsync(handle.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        with suppress(OSError):
+            partial.unlink()
+        raise
+
+
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
     """Raise SegmenterError with the remedy for whatever the read of a segmenter's file raises."""
@@ -153,7 +177,7 @@ def whole_folder(folder: Path, optional: Sequence[str] = ()) -> Iterator[Path]:
     An existing folder keeps its other files, except `optional` ones that were not written.
     """
     # A unique name, so that no other folder is removed.
-    partial = folder.with_name(f'.{secrets.token_hex(8)}.partial')
+    partial = folder.with_name(f'.{secrets.token_hex(8)}{PARTIAL}')
     partial.mkdir(parents=True)
     try:
         yield partial

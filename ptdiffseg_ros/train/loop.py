@@ -7,15 +7,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 import json
 import math
-import os
 from pathlib import Path
 import time
 from typing import Any
 
+from ptdiffseg_ros.model.files import write_tensors
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.processes import processes
 from safetensors import safe_open
-from safetensors.torch import save_file
 import torch
 from torch import nn, Tensor
 from tqdm import tqdm
@@ -89,13 +88,7 @@ def restore_state(
 
 def save_state(path: Path, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
     """Write tensors and JSON values to `path`; an interruption leaves the old file intact."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + '.partial')
-    copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    save_file(copies, partial, metadata={'facts': json.dumps(facts)})
-    with open(partial, 'rb') as handle:
-        os.fsync(handle.fileno())
-    os.replace(partial, path)
+    write_tensors(path, tensors, {'facts': json.dumps(facts)})
 
 
 def load_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

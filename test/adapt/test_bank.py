@@ -262,21 +262,22 @@ import os
 import sys
 from pathlib import Path
 import torch
-from ptdiffseg_ros.adapt import bank as module
+from ptdiffseg_ros.adapt import bank
+from ptdiffseg_ros.model import files
 
 def half(tensors, path, metadata):
-    write(tensors, path, metadata=metadata)
+    write(tensors, path, metadata)
     content = Path(path).read_bytes()
     Path(path).write_bytes(content[:len(content) // 2])
     os._exit(9)
 
-write = module.save_file
+write = files.save_file
 if sys.argv[2] == 'half':
-    module.save_file = half
+    files.save_file = half
 else:
     setattr(os, {'written': 'fsync', 'replace': 'replace'}[sys.argv[2]], lambda *_: os._exit(9))
-bank = module.PromptBank(Path(sys.argv[1]), '0123abcd', 8)
-bank.remember(module.LearnedPrompt(torch.ones(5, 8), 'fog', '0123abcd'))
+prompts = bank.PromptBank(Path(sys.argv[1]), '0123abcd', 8)
+prompts.remember(bank.LearnedPrompt(torch.ones(5, 8), 'fog', '0123abcd'))
 """
 
 

@@ -18,7 +18,7 @@ from huggingface_hub import constants
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.defaults import backbone_source, EMBEDDED
 from ptdiffseg_ros.model.errors import SegmenterError
-from ptdiffseg_ros.model.files import is_hub_name, reference, resolved
+from ptdiffseg_ros.model.files import is_hub_name, reference, resolved, write_tensors
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
 from safetensors.torch import load_file, save_file
@@ -301,3 +301,17 @@ def test_commands_use_the_cache_that_the_environment_names(tmp_path: Path) -> No
         second, _ = process.communicate('again\n')
     assert 'status 2' in first and str(tmp_path / 'home' / 'hub') in first
     assert 'status 0' in second and f'backbone {NAME}' in second
+
+
+def test_two_processes_with_the_same_id_may_write_a_file_at_the_same_time(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / 'shared.safetensors'
+    fsync = os.fsync
+
+    def write_another(_: int) -> None:
+        monkeypatch.setattr(os, 'fsync', fsync)
+        write_tensors(path, {'a': torch.zeros(2)}, {})
+
+    monkeypatch.setattr(os, 'fsync', write_another)
+    write_tensors(path, {'a': torch.ones(2)}, {})
+    assert load_file(path)['a'].tolist() == [1, 1] and list(tmp_path.iterdir()) == [path]

@@ -311,6 +311,7 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(
         save_state(path, {'a': torch.zeros(2)}, {'step': 2})
     tensors, facts = load_state(path)
     assert tensors['a'].tolist() == [1, 1] and facts == {'step': 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
