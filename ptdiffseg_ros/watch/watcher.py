@@ -93,8 +93,8 @@ class Watcher:
 
     def _discover(self) -> None:
         """Find cameras, and subscribe to their pictures only while a page is open."""
-        if not self._is_watched():
-            self._unsubscribe()
+        if not self._is_watched():  # drop the pictures
+            self._keep({name: _Camera() for name in self._cameras})
         namespace, _, name = self.segmenter.rpartition('/')
         try:
             published = self._node.get_publisher_names_and_types_by_node(name, namespace or '/')
@@ -104,16 +104,19 @@ class Watcher:
         types = dict(read)
         image_topics = {
             part['part']: part['values'].get('image topic', '') for part in self._health}
-        for camera, outputs in find_outputs(self.segmenter, published).items():
-            with self._arrival:
-                found = self._cameras.setdefault(camera, _Camera())
-            if self._is_watched():
-                for view, topic in outputs.items():
-                    if view != 'mask':
-                        self._subscribe(found, view, topic)
-                topic = image_topics.get(camera or 'segmentation', '')
-                if topic in types:
-                    self._subscribe(found, 'camera', topic, COMPRESSED_TYPE in types[topic])
+        cameras = find_outputs(self.segmenter, published)
+        if cameras:  # a segmenter that is not configured has none
+            self._keep({name: self._cameras.get(name) or _Camera() for name in cameras})
+        if not self._is_watched():
+            return
+        for camera, outputs in cameras.items():
+            found = self._cameras[camera]
+            for view, topic in outputs.items():
+                if view != 'mask':
+                    self._subscribe(found, view, topic)
+            topic = image_topics.get(camera or 'segmentation', '')
+            if topic in types:
+                self._subscribe(found, 'camera', topic, COMPRESSED_TYPE in types[topic])
 
     def _subscribe(
             self, camera: _Camera, view: str, topic: str, compressed: bool = False) -> None:
@@ -128,13 +131,14 @@ class Watcher:
         camera.subscriptions[view] = self._node.create_subscription(
             CompressedImage if compressed else Image, topic, callback, qos_profile_sensor_data)
 
-    def _unsubscribe(self) -> None:
-        """End all subscriptions to pictures, and drop the pictures."""
+    def _keep(self, cameras: dict[str, _Camera]) -> None:
+        """Replace the cameras, and end the subscriptions of those that are dropped."""
         with self._arrival:
-            before, self._cameras = self._cameras, {name: _Camera() for name in self._cameras}
-        for camera in before.values():
-            for subscription in camera.subscriptions.values():
-                self._node.destroy_subscription(subscription)
+            before, self._cameras = self._cameras, cameras
+        for name, camera in before.items():
+            if cameras.get(name) is not camera:
+                for subscription in camera.subscriptions.values():
+                    self._node.destroy_subscription(subscription)
 
     def _on_latched(self, name: str, parse: Callable[[str], Any], message: String) -> None:
         self._latched[name] = parse(message.data)

@@ -179,6 +179,14 @@ def test_outdated_pictures_are_marked(page, teller) -> None:
     assert page.evaluate("byId('switch').disabled")
 
 
+def test_a_camera_that_the_segmenter_no_longer_has_disappears(page, teller) -> None:
+    titles = "[...document.querySelectorAll('h2')].map(title => title.innerText).join()"
+    camera, = teller.told['cameras']
+    for cameras, shown in ((['front', 'rear'], 'front,rear'), (['front'], 'front')):
+        teller.told['cameras'] = [{**camera, 'name': name} for name in cameras]
+        page.wait_for(f"{titles} === '{shown}'")
+
+
 def test_the_reason_of_a_refused_switch_stays_when_the_page_is_updated(page, teller) -> None:
     page.wait_for("!byId('switch').disabled")
     page.click('#switch')

@@ -218,6 +218,31 @@ def test_pictures_are_subscribed_to_only_while_a_page_requests_them(browser, con
     picture(browser, consumer, 'overlay')
 
 
+def test_cameras_that_the_segmenter_no_longer_has_are_dropped() -> None:
+    peer, sender = Peer('watching'), Peer('other')
+    try:
+        watcher = Watcher(peer.node, '/other')
+        senders = {camera: [sender.node.create_publisher(Image, f'/other/{camera}/{name}', 1)
+                            for name in ('mask', 'overlay')] for camera in ('front', 'rear')}
+
+        def shows(*cameras: str) -> bool:
+            return [camera['name'] for camera in watcher.state()['cameras']] == list(cameras)
+
+        def subscribed(camera: str) -> bool:
+            return peer.node.count_subscribers(f'/other/{camera}/overlay') == 1
+
+        assert peer.spin_until(lambda: shows('front', 'rear') and subscribed('rear'))
+        for publisher in senders.pop('rear'):
+            sender.node.destroy_publisher(publisher)
+        assert peer.spin_until(lambda: shows('front') and not subscribed('rear'))
+        assert subscribed('front') and watcher.picture('front', 'overlay') is None
+        with pytest.raises(KeyError):
+            watcher.picture('rear', 'overlay')
+    finally:
+        sender.close()
+        peer.close()
+
+
 @pytest.mark.parametrize('path', ['/frame/_/mask', '/frame/_left/overlay', '/etc/passwd',
                                   '/news', '/news/x', '/news/-1', '/../watch.py'])
 def test_an_unknown_path_is_not_found(browser, path: str) -> None:
