@@ -231,7 +231,9 @@ class Watcher:
         future = self._client.call_async(SetBool.Request(data=on))
         future.add_done_callback(lambda _: answered.set())
         if not answered.wait(SERVICE_S):
-            return False, f'no answer from {self.segmenter}/set_adaptation in {SERVICE_S:g} s'
+            self._client.remove_pending_request(future)  # frees it; nothing recalls the request
+            return False, (f'no answer from {self.segmenter}/set_adaptation in {SERVICE_S:g} s; '
+                           f'adaptation may still be switched {"on" if on else "off"} later')
         return bool(future.result().success), str(future.result().message)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+import gc
 import http.client
 import json
 from pathlib import Path
@@ -20,9 +21,11 @@ from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.ros.qos import LATCHED_QOS
 from ptdiffseg_ros.watch.watcher import find_outputs, to_jpeg, VIEWS, Watcher
 import pytest
+from rclpy.task import Future
 from ros_harness import Consumer, image, Peer, PIXELS, running_segmenter, running_watch
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
+from std_srvs.srv import SetBool
 
 pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
 
@@ -240,6 +243,36 @@ def test_cameras_that_the_segmenter_no_longer_has_are_dropped() -> None:
             watcher.picture('rear', 'overlay')
     finally:
         sender.close()
+        peer.close()
+
+
+def test_a_request_that_was_not_answered_in_time_is_forgotten(monkeypatch) -> None:
+    monkeypatch.setattr('ptdiffseg_ros.watch.watcher.SERVICE_S', 0.05)
+    peer, stalled = Peer('watching'), Peer('other')
+    requests: list[bool] = []
+
+    def switch(request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        requests.append(request.data)
+        return response
+
+    def pending() -> int:
+        gc.collect()
+        return sum(type(each) is Future for each in gc.get_objects())
+
+    try:
+        watcher = Watcher(peer.node, '/other')
+        stalled.node.create_service(SetBool, '/other/set_adaptation', switch)
+        before = pending()
+        answers: list[str] = []
+        assert peer.spin_until(
+            lambda: answers and answers[-1].startswith('no answer from /other/set_adaptation'),
+            lambda: answers.append(watcher.set_adaptation(True)[1]))
+        assert answers[-1].endswith('adaptation may still be switched on later')
+        assert pending() == before
+        assert stalled.spin_until(lambda: requests)  # recovered
+        assert requests == [True]
+    finally:
+        stalled.close()
         peer.close()
 
 
