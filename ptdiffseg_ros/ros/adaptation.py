@@ -5,18 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import replace
 import json
 from threading import Lock
 import time
 import traceback
-from typing import Any, TYPE_CHECKING
+from typing import Any, TYPE_CHECKING, TypeVar
 
-from ptdiffseg_ros.ros.adaptation_setup import describe_loop, loop_config, make_loop, MIB
+from ptdiffseg_ros.ros.adaptation_setup import describe, loop_config, make_loop, MIB
 from ptdiffseg_ros.ros.diagnostics import THROTTLE
 from ptdiffseg_ros.ros.limits import RateLimit
 from ptdiffseg_ros.ros.parameters import changes, Parameters, Settings
-from ptdiffseg_ros.ros.prompt_services import offer_prompt_services
 from ptdiffseg_ros.ros.qos import LATCHED_QOS
 from ptdiffseg_ros.ros.worker import DeviceBusy, Worker
 from rclpy.node import Node
@@ -26,9 +26,12 @@ from std_srvs.srv import SetBool
 
 if TYPE_CHECKING:  # these import torch, which takes seconds
     from ptdiffseg_ros.adapt.loop import AdaptationLoop
+    from ptdiffseg_ros.adapt.state import AdaptationState
     from ptdiffseg_ros.model.scene_prompt import ScenePrompt
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     from torch import Tensor
+
+ResultT = TypeVar('ResultT')
 
 ENABLED = 'adaptation.enabled'
 STATE_HZ = 10.0
@@ -66,7 +69,8 @@ class Adaptation:
     The scene prompt in use, the adaptation loop and its topics.
 
     One loop serves all cameras. Services and parameters arrive on the executor's thread. All work
-    on the loop and the prompt runs on the worker's thread. ~/set_adaptation sets the parameter
+    on the loop and the prompt runs on the worker's thread, which hands a copy of the loop's state
+    over after each piece of work. ~/set_adaptation sets the parameter
     `adaptation.enabled`, so the two agree. An error of the loop switches adaptation off and is
     reported; masks continue.
 
@@ -83,6 +87,7 @@ class Adaptation:
         self._segmenter: PromptedSegmenter | None = None
         self._base: ScenePrompt | None = None  # from configure to cleanup
         self.loop: AdaptationLoop | None = None
+        self._state: AdaptationState | None = None  # a copy of the loop's, for any thread
         self.refusal = ''  # why there is no loop
         self._failures = 0
         self._failure = ''  # shown until a user switches adaptation
@@ -92,7 +97,6 @@ class Adaptation:
         # Triggered on the worker's thread; runs on the executor's thread, which sets parameters.
         self._failed = node.create_guard_condition(self.clear_parameter)
         node.create_service(SetBool, '~/set_adaptation', self._on_set_adaptation)
-        offer_prompt_services(self, node, worker, unavailable)
 
     # Configure and cleanup
 
@@ -101,18 +105,18 @@ class Adaptation:
         settings = self._parameters.settings
         self._segmenter = segmenter
         self._set_sentence(settings.scene_prompt)
-        self._make_loop(segmenter)
+        self._make_loop(segmenter, settings)
         if self.loop is not None and settings.adaptation_enabled:
             self.loop.enable(True)
+        self._share_state()
 
-    def _make_loop(self, segmenter: PromptedSegmenter) -> None:
+    def _make_loop(self, segmenter: PromptedSegmenter, settings: Settings) -> None:
         """Make the loop, or set `refusal`."""
         from ptdiffseg_ros.model.runtime import is_out_of_memory, release_memory
         assert self._base is not None
         self.refusal = ''
         try:
-            self.loop = make_loop(segmenter, self._parameters.settings, self._base,
-                                  self._node.get_logger())
+            self.loop = make_loop(segmenter, settings, self._base, self._node.get_logger())
         except (RuntimeError, OSError, ValueError, MemoryError) as error:
             self.refusal = str(error)
             if is_out_of_memory(error):
@@ -122,12 +126,17 @@ class Adaptation:
         if self.refusal:  # outside the handler, because the error references memory
             release_memory()
 
-    def retry(self) -> None:
-        """Make the loop if it could not be made before; runs on the executor's thread."""
+    def retry(self, settings: Settings | None = None) -> None:
+        """
+        Make the loop if it could not be made before; runs on the executor's thread.
+
+        :param settings: those to make it with; None: those of the parameters.
+        """
         segmenter, before = self._segmenter, self.refusal
         if segmenter is not None and self.loop is None:
+            chosen = settings or self._parameters.settings
             try:
-                self._worker.run(lambda: self._make_loop(segmenter))
+                self.run(lambda: self._make_loop(segmenter, chosen))
             except DeviceBusy as error:
                 self.refusal = str(error)
             if self._failure == before:
@@ -137,7 +146,7 @@ class Adaptation:
         """Release the loop, its memory and its topics; runs on the worker's thread."""
         if self.loop is not None:
             self.loop.enable(False)  # retries to save prompts that could not be saved before
-        self.loop = self._segmenter = self._base = self._topics = None
+        self.loop = self._state = self._segmenter = self._base = self._topics = None
         self.refusal = self._failure = self._sentence = ''
         self._failures = 0
 
@@ -150,7 +159,19 @@ class Adaptation:
             self.clear_parameter()
         self.publish_state(at_once=True)
 
+    def run(self, job: Callable[[], ResultT]) -> ResultT:
+        """Run a job on the worker's thread, and hand the state over; raises as `Worker.run`."""
+        def run_and_share() -> ResultT:
+            try:
+                return job()
+            finally:
+                self._share_state()
+        return self._worker.run(run_and_share)
+
     # The worker's thread: during and between frames
+
+    def _share_state(self) -> None:
+        self._state = None if self.loop is None else deepcopy(self.loop.state)
 
     @property
     def prompt(self) -> ScenePrompt | None:
@@ -168,8 +189,9 @@ class Adaptation:
 
     @property
     def enabled(self) -> bool:
-        """Return whether adaptation is on."""
-        return self.loop is not None and self.loop.state.enabled
+        """Return whether adaptation is on; any thread may ask."""
+        state = self._state
+        return state is not None and state.enabled
 
     def observe(self, camera: str, stamp_s: float, latents: Tensor) -> None:
         """Add the latents of a frame after its mask is published."""
@@ -184,6 +206,7 @@ class Adaptation:
             return
 
         def before_step() -> bool:
+            self._share_state()
             self.publish_state()
             return waiting()
 
@@ -194,6 +217,7 @@ class Adaptation:
         """Run a job of the loop; an error switches adaptation off."""
         try:
             job()
+            self._share_state()
             return
         except Exception as error:
             if self._worker.ending:
@@ -215,9 +239,10 @@ class Adaptation:
         self._failures += 1
         self._failure = f'{reason}. Adaptation is off; ~/set_adaptation switches it on again'
         self._node.get_logger().error(f'adaptation failed: {self._failure}', **THROTTLE)
-        self._failed.trigger()
         if self.loop is not None:
             self.loop.enable(False)
+        self._share_state()
+        self._failed.trigger()
         release_memory()
 
     # Parameters
@@ -225,7 +250,7 @@ class Adaptation:
     def check(self, settings: Settings) -> None:
         """Raise ValueError if the loaded segmenter or its device does not support the settings."""
         if settings.adaptation_enabled:
-            self.retry()
+            self.retry(settings)
             if self.refusal:
                 raise ValueError(f'adaptation.enabled: {self.refusal}')
         before, bank = self._parameters.settings, settings.adaptation_bank
@@ -287,13 +312,15 @@ class Adaptation:
         if response.message:
             return response
         words, before = ('off', 'on'), self._parameters.settings.adaptation_enabled
-        if request.data == before:  # the parameter does not change, but a failure is cleared
-            self.apply(self._parameters.settings, (ENABLED,))
         result = self._node.set_parameters([Parameter(ENABLED, value=request.data)])[0]
+        # The parameter does not change, but a failure is cleared, and a loop that was made only
+        # now is switched on.
+        if result.successful and request.data == before:
+            self.apply(self._parameters.settings, (ENABLED,))
         response.message = result.reason or self._failure
         if not response.message:
             response.success = True
-            step = 0 if self.loop is None else self.loop.state.step
+            step = 0 if self._state is None else self._state.step
             response.message = f'{words[before]} -> {words[request.data]}, step {step}'
         self._node.get_logger().info(f'~/set_adaptation: {response.message}')
         return response
@@ -301,13 +328,12 @@ class Adaptation:
     # Topics and diagnostics
 
     def publish_state(self, at_once: bool = False) -> None:
-        """Publish domain and state if they have changed."""
-        topics, loop = self._topics, self.loop
+        """Publish domain and state if they have changed; any thread may do so."""
+        topics = self._topics
         if topics is None:
             return
         from ptdiffseg_ros.adapt.state import AdaptationState
-        state = AdaptationState(problem=self.refusal) if loop is None else loop.state
-        values = state.to_dict()
+        values = (self._state or AdaptationState(problem=self.refusal)).to_dict()
         if self._failure:
             values['problem'] = self._failure
         topics.publish(values, at_once)
@@ -315,13 +341,15 @@ class Adaptation:
     @property
     def problem(self) -> str:
         """Return the problem that diagnostics warn of, or ''."""
-        return self._failure or ('' if self.loop is None else self.loop.state.problem)
+        state = self._state
+        return self._failure or ('' if state is None else state.problem)
 
     def values(self) -> dict[str, Any]:
         """Return the values that diagnostics show."""
-        if self.loop is None:
+        state = self._state
+        if state is None:
             return {'adaptation': f'not available: {self.refusal}'} if self.refusal else {}
-        return {**describe_loop(self.loop), 'adaptation errors': self._failures}
+        return {**describe(state), 'adaptation errors': self._failures}
 
 
 def _needs_device(changed: tuple[str, ...]) -> bool:

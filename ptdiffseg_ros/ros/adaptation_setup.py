@@ -11,7 +11,7 @@ from ptdiffseg_ros.ros.parameters import Settings
 
 if TYPE_CHECKING:  # these import torch, which takes seconds
     from ptdiffseg_ros.adapt.loop import AdaptationLoop
-    from ptdiffseg_ros.adapt.state import AdaptationConfig
+    from ptdiffseg_ros.adapt.state import AdaptationConfig, AdaptationState
     from ptdiffseg_ros.model.scene_prompt import ScenePrompt
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
@@ -65,9 +65,8 @@ def loop_config(settings: Settings) -> AdaptationConfig:
         seed=settings.adaptation_seed)
 
 
-def describe_loop(loop: AdaptationLoop) -> dict[str, Any]:
-    """Return the values that diagnostics show of the loop."""
-    state = loop.state
+def describe(state: AdaptationState) -> dict[str, Any]:
+    """Return the values that diagnostics show of the loop's state."""
     mode = ('on, tuning' if state.tuning else 'on') if state.enabled else 'off'
     if state.waiting:
         mode = f'on, tuning waits {state.waiting}'

@@ -34,6 +34,7 @@ from ptdiffseg_ros.ros.diagnostics import (
 from ptdiffseg_ros.ros.labels import Labels
 from ptdiffseg_ros.ros.parameters import PARAMETERS, Parameters, Settings
 from ptdiffseg_ros.ros.pipeline import first_line, Pipeline
+from ptdiffseg_ros.ros.prompt_services import offer_prompt_services
 from ptdiffseg_ros.ros.worker import DeviceBusy, Worker
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
@@ -105,6 +106,7 @@ class SegmenterNode(LifecycleNode):
         self.adaptation = Adaptation(
             node=self, parameters=self.parameters, worker=self.worker,
             unavailable=self._explain_refusal)
+        offer_prompt_services(self.adaptation, self, self._explain_refusal)
         self._pipeline = Pipeline(
             self.adaptation, self.worker, self.get_logger(), self.get_fully_qualified_name())
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)

@@ -131,7 +131,7 @@ class Pipeline:
         return BatchFailure(
             f'out of memory on {self.segmenter.device} with one frame of {width} x {height} '
             f'pixels ({first_line(error)}). Free the device, send smaller images, or set device '
-            f'or dtype; then ros2 lifecycle set {self._full_name} cleanup, '
+            f'or dtype; then ros2 lifecycle set {self._full_name} deactivate, cleanup, '
             'configure and activate', out_of_memory=True)
 
     def _shrink(self, frames: int, failure: BatchFailure) -> int:

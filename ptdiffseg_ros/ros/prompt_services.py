@@ -7,20 +7,20 @@ from __future__ import annotations
 from collections.abc import Callable
 import functools
 import traceback
-from typing import Any, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 from ptdiffseg_ros.adapt.errors import AdaptationError
-from ptdiffseg_ros.ros.worker import DeviceBusy, Worker
+from ptdiffseg_ros.ros.adaptation import Adaptation
+from ptdiffseg_ros.ros.worker import DeviceBusy
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
-if TYPE_CHECKING:  # these import torch, which takes seconds
+if TYPE_CHECKING:  # it imports torch, which takes seconds
     from ptdiffseg_ros.adapt.loop import AdaptationLoop
-    from ptdiffseg_ros.ros.adaptation import Adaptation
 
 
-def offer_prompt_services(adaptation: Adaptation, node: Node, worker: Worker[Any],
-                          unavailable: Callable[[str, bool], str]) -> None:
+def offer_prompt_services(
+        adaptation: Adaptation, node: Node, unavailable: Callable[[str, bool], str]) -> None:
     """Create ~/adapt_now, ~/reset_prompt, ~/save_prompt and ~/load_prompt."""
 
     def serve(name: str, job: Callable[[AdaptationLoop], str], request: Trigger.Request,
@@ -34,7 +34,7 @@ def offer_prompt_services(adaptation: Adaptation, node: Node, worker: Worker[Any
         if response.message or loop is None:
             return response
         try:
-            response.message = worker.run(functools.partial(job, loop))
+            response.message = adaptation.run(functools.partial(job, loop))
             response.success = True
             node.get_logger().info(f'~/{name}: {response.message}')
         except (AdaptationError, DeviceBusy) as error:
@@ -79,7 +79,8 @@ def _load(loop: AdaptationLoop) -> str:
         raise AdaptationError(
             f'the bank has no prompt for {domain!r}; it has '
             f'{f"those for: {names}" if names else "no prompts"}. Save one with ~/save_prompt, '
-            'or add one with `ptdiffseg prompts import`, then cleanup and configure again')
+            'or add one with `ptdiffseg prompts import`, then deactivate, cleanup, configure and '
+            'activate')
     before = f'{loop.state.prompt} (step {loop.state.step})'
     loop.load(prompt)
     return f'{before} -> {loop.state.prompt}, learned for {prompt.domain!r}'

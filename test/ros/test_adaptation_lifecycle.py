@@ -257,6 +257,20 @@ def test_adaptation_can_be_switched_on_again_after_it_ran_out_of_memory(
     assert torch.equal(node.adaptation.prompt.context, context)
 
 
+def test_the_remedy_for_a_bank_that_cannot_be_used_works_at_once(
+        make, folder: Path, tmp_path: Path):
+    bank = tmp_path / 'bank'
+    bank.write_text('')
+    node = make(model=str(folder), device='cpu', **{'adaptation.bank': str(bank)})
+    node.trigger_configure()
+    refused, = node.set_parameters([Parameter('adaptation.enabled', value=True)])
+    assert 'is no folder' in refused.reason and "set adaptation.bank to ''" in refused.reason
+    assert node.set_parameters_atomically([
+        Parameter('adaptation.bank', value=''),
+        Parameter('adaptation.enabled', value=True)]).successful
+    assert node.adaptation.enabled and not node.adaptation.problem
+
+
 def test_prompts_of_other_models_are_skipped_and_the_others_are_used(
         make, folder: Path, segmenter, tmp_path: Path):
     good = LearnedPrompt(segmenter.encode_scene('fog').float(), 'good', segmenter.fingerprint)
