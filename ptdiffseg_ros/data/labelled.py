@@ -68,9 +68,13 @@ class LabelMapping:
     def __init__(
             self, ids: Mapping[int, int],
             values: Callable[[StoredPicture], NDArray[np.integer]] = numbers) -> None:
-        self._known, self._values = sorted(ids), values
+        self._ids, self._values = dict(sorted(ids.items())), values
         self._table = np.full(2 ** (24 if values is colors else 16), -1, np.int16)
         self._table[list(ids)] = list(ids.values())
+
+    def __repr__(self) -> str:
+        """Return everything that the mapping does, for digests."""
+        return f'LabelMapping({self._ids}, {self._values.__name__})'
 
     def read(self, mask: StoredPicture) -> NDArray[np.uint8]:
         """Read a mask: (H, W) uint8, class ids, IGNORE for pixels without a class."""
@@ -80,7 +84,7 @@ class LabelMapping:
             # As the description of a data set spells them.
             unknown, known = (
                 [f'#{value:06x}' if self._values is colors else str(value) for value in several]
-                for several in (np.unique(values[ids < 0]), self._known))
+                for several in (np.unique(values[ids < 0]), self._ids))
             raise DataError(
                 f'{mask.path}: {listed(unknown, 5)} in {int((ids < 0).sum())} pixels stand for no '
                 f'class; known are {listed(known, 40)}. Map them to a class, or list them under '

@@ -206,7 +206,9 @@ def _key(segmenter: PromptedSegmenter, frames: str, contexts: Sequence[Tensor],
          views: Sequence[int]) -> str:
     digest = hashlib.sha256(frames.encode() + bytes(views))
     config = segmenter.config
-    digest.update(json.dumps([config.timestep, config.taps, config.input_size]).encode())
+    digest.update(json.dumps([
+        config.timestep, config.taps, config.input_size,
+        segmenter.backbone.vae.config.scaling_factor]).encode())
     parts = [*contexts, *segmenter.backbone.vae.state_dict().values(),
              *segmenter.backbone.unet.state_dict().values()]
     for tensor in parts:

@@ -52,7 +52,8 @@ class SourceFrames(ABC):
             windows = segmenter.windows(*config.input_size)
             self._middle = windows.place(windows.middle, segmenter.backbone.stride)
         height, width = config.input_size
-        self.name = f'{origin}-{height}x{width}-distorted-{distortion:g}'
+        self.name = (f'{origin}-{height}x{width}-distorted-{distortion:g}'
+                     f'-indices-{hashlib.sha256(self._index.tobytes()).hexdigest()[:8]}')
         if config.window is not None:
             self.name += (f'-window-{self.size[0]}x{self.size[1]}'
                           f'{f"-middle-{config.overlap:g}" if middle else ""}')
@@ -122,9 +123,9 @@ class PictureFrames(SourceFrames):
             self, segmenter: PromptedSegmenter, data: LabelledPictures, rows: Sequence[int],
             distortion: float = 0.0, middle: bool = False) -> None:
         self.data = data
-        digest = hashlib.sha256(repr([
+        digest = hashlib.sha256(repr([data.label_mapping, *(
             (str(data.pairs[i].image), data.pairs[i].image.stat().st_mtime_ns,
-             data.pairs[i].mask.stat().st_mtime_ns) for i in rows]).encode())
+             data.pairs[i].mask.stat().st_mtime_ns) for i in rows)]).encode())
         super().__init__(segmenter, f'{data.kind}-{digest.hexdigest()[:16]}-shape-kept', rows,
                          distortion, middle)
 

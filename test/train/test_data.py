@@ -15,12 +15,13 @@ from ptdiffseg_ros import town
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.catalog import LABEL_IDS, open_data
 from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE
+from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-from ptdiffseg_ros.train.features import Batch, LiveFeatures
+from ptdiffseg_ros.train.features import Batch, CachedFeatures, LiveFeatures
 from ptdiffseg_ros.train.frames import divided, PictureFrames
 from ptdiffseg_ros.train.head import train_head
 from ptdiffseg_ros.train.losses import IGNORE_INDEX
-from ptdiffseg_ros.train.settings import TrainConfig
+from ptdiffseg_ros.train.settings import AugmentedView, TrainConfig
 import pytest
 import torch
 import yaml
@@ -222,6 +223,28 @@ def test_frames_are_scaled_and_labels_are_indexed(
     assert set(np.unique(labels)) <= {IGNORE_INDEX, *range(19)}
     others = PictureFrames(segmenter, data, [0, 2])
     assert frames.name == PictureFrames(segmenter, data, [0, 1]).name != others.name
+
+
+@pytest.mark.parametrize(('road', 'sidewalk', 'ignore'), [
+    (1, 0, [2]), ([0, 1], 2, []), (0, 2, [1])], ids=['swapped', 'merged', 'ignored'])
+def test_an_edited_label_mapping_is_not_answered_with_cached_labels(
+        trained: Path, tmp_path: Path, road, sidewalk, ignore) -> None:
+    segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
+    ground = np.repeat(np.arange(3, dtype=np.uint8), 32 * 128).reshape(96, 128)
+    write(tmp_path / 'seen/a.png', np.repeat(ground[..., None], 3, axis=2))
+    write(tmp_path / 'truth/a.png', ground)
+    cached = []
+    for classes, left_out in (
+            ({'road': 0, 'sidewalk': 1}, [2]), ({'road': road, 'sidewalk': sidewalk}, ignore)):
+        (tmp_path / 'dataset.yaml').write_text(yaml.safe_dump({
+            'images': 'seen', 'masks': 'truth', 'classes': classes, 'ignore': left_out}))
+        frames = PictureFrames(segmenter, open_data(tmp_path), [0])
+        features = CachedFeatures(
+            segmenter, frames, [AugmentedView(SCENE_PROMPTS[0])], tmp_path / 'features')
+        (_, labels), = features.load([Batch(0, np.array([0]), (0,))])
+        assert np.array_equal(labels[0], frames[0][1])
+        cached.append(labels)
+    assert not torch.equal(*cached)
 
 
 def test_every_step_augments_pictures_independently_of_the_workers(

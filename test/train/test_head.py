@@ -167,6 +167,26 @@ def test_each_set_of_prompts_and_views_has_its_own_cache(segmenter, tmp_path: Pa
     assert len(folders) == 3
 
 
+def test_other_class_indices_and_another_scale_of_latents_have_their_own_cache(
+        folder: Path, tmp_path: Path) -> None:
+    segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
+    segmenter.config = replace(segmenter.config, category_context=False)
+
+    def cached() -> CachedFeatures:
+        return CachedFeatures(
+            segmenter, ClearFrames(segmenter, 1), (AugmentedView(CLEAR),), tmp_path)
+
+    def labels(features: CachedFeatures) -> torch.Tensor:
+        return next(features.load([Batch(0, np.array([0]), (0,))]))[1]
+
+    first = cached()
+    segmenter.config = replace(segmenter.config, classes=segmenter.config.classes[::-1])
+    turned = cached()
+    assert torch.equal(labels(turned), len(TOWN) - 1 - labels(first))
+    segmenter.backbone.vae.register_to_config(scaling_factor=3.0)
+    assert cached().folder not in (first.folder, turned.folder)
+
+
 def test_the_view_pool_has_the_randomized_prompts_and_views() -> None:
     def pool(
             prompts: bool, views: bool, sentences: tuple[str, ...] = ()) -> set[tuple[str, int]]:
