@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-import hashlib
 import json
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import numpy as np
 from ptdiffseg_ros.data.pictures import write_png
 from ptdiffseg_ros.train.loop import Scalars, TrainingLoop
 from ptdiffseg_ros.train.processes import average, gathered, process_rows, processes
+from ptdiffseg_ros.train.resume import weights_digest
 from ptdiffseg_ros.train.settings import PretrainConfig
 import torch
 from torch import nn, Tensor
@@ -151,14 +151,6 @@ def stored_latents(vae: AutoencoderTiny, images: np.ndarray, state: Path) -> Ten
         facts_path.write_text(json.dumps(facts))  # last, as the mark of complete latents
     processes().wait_for_everyone()
     return torch.from_numpy(np.load(path, mmap_mode='c'))
-
-
-def weights_digest(module: nn.Module) -> str:
-    """Return a short digest of all weights of a module."""
-    digest = hashlib.sha256()
-    for name, weight in module.state_dict().items():
-        digest.update(name.encode() + weight.detach().cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 @torch.inference_mode()

@@ -3,7 +3,7 @@
 """Frames with captions to pretrain on, of the town or cropped from pictures on disk."""
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 import json
@@ -17,6 +17,7 @@ from ptdiffseg_ros.data.captioned import CaptionedPictures, random_crop
 from ptdiffseg_ros.data.entries import report
 from ptdiffseg_ros.data.pictures import DataError
 from ptdiffseg_ros.train.errors import TrainingError
+from ptdiffseg_ros.train.resume import check_same_run
 from tqdm import tqdm
 
 CAPTIONS_PER_FRAME = 4  # of the town
@@ -133,15 +134,15 @@ def training_weather(rng: np.random.Generator) -> town.Weather:
 
 
 def draw_frames(
-        source: CaptionedFrames, workers: int, state: Path, started_from: str | None = None
+        source: CaptionedFrames, workers: int, state: Path, run: Mapping[str, Any] | None = None
 ) -> tuple[np.ndarray, list[list[str]]]:
     """
     Return all frames, (N, H, W, 3) uint8, memory-mapped from `state`, and their captions.
 
     The main process draws the frames once, and keeps them for --resume.
 
-    :param started_from: digest of the backbone that the run starts from; None: a new one.
-    :raises TrainingError: the folder is of a run with other frames or another start.
+    :param run: what else the run in `state` depends on, JSON values.
+    :raises TrainingError: the folder is of a run with other frames, or other values in `run`.
     """
     # Not above, because the workers that draw need no PyTorch.
     from ptdiffseg_ros.train.processes import processes
@@ -149,7 +150,7 @@ def draw_frames(
     images_path, captions_path = state / 'frames.npy', state / 'captions.json'
     facts_path = state / 'frames.json'
     facts = {'frames': source.frames, 'image_size': list(source.size), 'seed': source.seed,
-             **source.facts, 'started_from': started_from}
+             **source.facts, **(run or {})}
     if processes().is_main_process and not captions_path.exists():
         state.mkdir(parents=True, exist_ok=True)
         captions = _draw(source, workers, images_path)
@@ -157,12 +158,9 @@ def draw_frames(
         captions_path.write_text(json.dumps(captions))  # last, as the mark of complete frames
     processes().wait_for_everyone()
     before = json.loads(facts_path.read_text())
-    changed = [f'{name} was {before.get(name)!r}, and is {facts.get(name)!r}'
-               for name in sorted({*before, *facts}) if before.get(name) != facts.get(name)]
-    if changed:
-        raise TrainingError(
-            f'{state} belongs to another run: {"; ".join(changed)}. Give the same images, '
-            'captions, frames, size, seed and --start-from to continue, or another folder')
+    check_same_run(
+        state, before, facts, 'Give the same images, captions, settings and --start-from to '
+        'continue, or another folder')
     # Writable for torch, without changes to the file.
     return np.load(images_path, mmap_mode='c'), json.loads(captions_path.read_text())
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 import hashlib
+from typing import Any
 
 from accelerate.utils import gather_object
 import numpy as np
@@ -53,7 +54,7 @@ class SourceFrames(ABC):
             self._middle = windows.place(windows.middle, segmenter.backbone.stride)
         height, width = config.input_size
         self.name = (f'{origin}-{height}x{width}-distorted-{distortion:g}'
-                     f'-indices-{hashlib.sha256(self._index.tobytes()).hexdigest()[:8]}')
+                     f'-indices-{_digest(self._index.tolist())}')
         if config.window is not None:
             self.name += (f'-window-{self.size[0]}x{self.size[1]}'
                           f'{f"-middle-{config.overlap:g}" if middle else ""}')
@@ -79,6 +80,11 @@ class SourceFrames(ABC):
     ) -> tuple[list[np.ndarray], np.ndarray]:
         """Return what `views` returns; frames of pictures are augmented by the seed."""
         return self.views(i, views)
+
+    @property
+    @abstractmethod
+    def facts(self) -> dict[str, Any]:
+        """Return the data as JSON values without paths, so that a resumed run may move them."""
 
     @abstractmethod
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -110,6 +116,10 @@ class ClearFrames(SourceFrames):
         super().__init__(segmenter, f'town-clear-{first}-{count}',
                          range(first, first + count), distortion, middle)
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        return {'data': 'town'}
+
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Draw a frame of the town."""
         frame = town.sample(number, size=self._input_size)
@@ -123,11 +133,19 @@ class PictureFrames(SourceFrames):
             self, segmenter: PromptedSegmenter, data: LabelledPictures, rows: Sequence[int],
             distortion: float = 0.0, middle: bool = False) -> None:
         self.data = data
-        digest = hashlib.sha256(repr([data.label_mapping, *(
+        digest = _digest([data.label_mapping, *(
             (str(data.pairs[i].image), data.pairs[i].image.stat().st_mtime_ns,
-             data.pairs[i].mask.stat().st_mtime_ns) for i in rows)]).encode())
-        super().__init__(segmenter, f'{data.kind}-{digest.hexdigest()[:16]}-shape-kept', rows,
-                         distortion, middle)
+             data.pairs[i].mask.stat().st_mtime_ns) for i in rows)])
+        super().__init__(
+            segmenter, f'{data.kind}-{digest}-shape-kept', rows, distortion, middle)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        pairs = [self.data.pairs[row] for row in self.numbers]
+        return {'data': self.data.kind, 'label_mapping': _digest(self.data.label_mapping),
+                'names_and_sizes': _digest([
+                    (pair.image.name, pair.image.stat().st_size, pair.mask.stat().st_size)
+                    for pair in pairs])}
 
     def read(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return a picture at the scale at which the node sees it, cropped or padded."""
@@ -185,6 +203,10 @@ def check_pairs(data: LabelledPictures, rows: Sequence[int]) -> None:
             f'{len(failures)} of {len(rows)} pairs cannot be used: '
             f'{listed(failures, MOST_NAMED, "; ")}. Repair or remove them; `ptdiffseg data check` '
             'lists all')
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:16]
 
 
 def class_index(segmenter: PromptedSegmenter) -> np.ndarray:

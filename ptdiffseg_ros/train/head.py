@@ -3,7 +3,7 @@
 """Train the segmentation head on a frozen, prompted backbone."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +36,7 @@ from ptdiffseg_ros.train.layout import train_layout
 from ptdiffseg_ros.train.loop import Scalars, TrainingLoop
 from ptdiffseg_ros.train.losses import prompt_randomization_loss, segmentation_loss
 from ptdiffseg_ros.train.processes import new_accelerator
+from ptdiffseg_ros.train.resume import weights_digest
 from ptdiffseg_ros.train.settings import AugmentedView, TrainConfig
 import torch
 from torch import nn, Tensor
@@ -64,10 +65,7 @@ def train_head(
     class of the segmenter, which determines the class of the head. start: the folder of a
     segmenter whose head is trained further; None: begin with a new one.
     """
-    checkpoint = out.with_name(out.name + '.state.safetensors')
-    if checkpoint.exists() and not resume:
-        raise TrainingError(
-            f'{checkpoint} holds an earlier run; give --resume to continue it, or delete it')
+    checkpoint = _checkpoint(out, resume)
     accelerator = new_accelerator(config.batch, config.mixed_precision, config.accumulate)
     scalars = Scalars(tensorboard)  # raises before any work if TensorBoard is missing
     segmenter = new_segmenter(
@@ -76,17 +74,15 @@ def train_head(
         segmenter.head.load(start)
     segmenter.to(accelerator.device, PRECISIONS[config.mixed_precision])
     frames, others, held_out = source_frames(segmenter, config, data)
-    if config.batch > len(frames):
-        raise TrainingError(
-            f'batch is {config.batch}, but there are only {len(frames)} frames for the head; give '
-            'a smaller batch or more frames')
-    pool = config.view_pool()
-    features = (LiveFeatures(segmenter, frames, pool, config.seed, config.workers)
-                if cache is None else CachedFeatures(segmenter, frames, pool, cache))
-    loop = _fit(
-        config, accelerator, segmenter,
-        lambda first: features.load(_batches(config, len(frames), accelerator, first)), held_out,
-        scalars, checkpoint)
+    _check_batch(config, frames)
+    depends_on = {
+        **_facts(config, segmenter, frames, others, held_out), 'cached': cache is not None,
+        'started_from': start and weights_digest(segmenter.head)}
+    # Before the features, so that a checkpoint of another run is refused without hours of work.
+    loop = _open_loop(config, segmenter.head, checkpoint, scalars, depends_on)
+    features = _open_features(config, segmenter, frames, cache)
+    _fit(config, accelerator, segmenter, loop,
+         features.load(_batches(config, len(frames), accelerator, loop.step)), held_out)
     if accelerator.is_main_process:
         if source:
             measure_source(segmenter, config, frames, others)
@@ -102,20 +98,59 @@ def train_head(
         **({'frames_held_out': len(held_out), **loop.facts} if config.evaluate_every else {})}
 
 
-def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegmenter,
-         load: Callable[[int], Iterator[LoadedBatch]], held_out: SourceFrames, scalars: Scalars,
-         checkpoint: Path) -> TrainingLoop:
-    """Take the remaining steps, and freeze the head that is best on `held_out`, or the last."""
-    head = segmenter.head.float().train().requires_grad_(True)
+def _checkpoint(out: Path, resume: bool) -> Path:
+    """Return the file of the checkpoint; refuse one of an earlier run that is not resumed."""
+    checkpoint = out.with_name(out.name + '.state.safetensors')
+    if checkpoint.exists() and not resume:
+        raise TrainingError(
+            f'{checkpoint} holds an earlier run; give --resume to continue it, or delete it')
+    return checkpoint
+
+
+def _check_batch(config: TrainConfig, frames: SourceFrames) -> None:
+    """Refuse a batch that is larger than the number of frames, of which none is drawn twice."""
+    if config.batch > len(frames):
+        raise TrainingError(
+            f'batch is {config.batch}, but there are only {len(frames)} frames for the head; give '
+            'a smaller batch or more frames')
+
+
+def _facts(config: TrainConfig, segmenter: PromptedSegmenter, frames: SourceFrames,
+           others: SourceFrames, held_out: SourceFrames) -> dict[str, Any]:
+    """Return what the head depends on, as JSON values that are compared when a run resumes."""
+    facts = {**config.fixed(), **frames.facts, 'backbone': weights_digest(segmenter.backbone),
+             'classes': [label.name for label in segmenter.config.classes]}
+    if isinstance(frames, PictureFrames):  # all share the pictures of a data set
+        facts |= {'frames_of_layout': len(others), 'frames_held_out': len(held_out)}
+    return facts
+
+
+def _open_loop(config: TrainConfig, head: nn.Module, checkpoint: Path, scalars: Scalars,
+               depends_on: dict[str, Any]) -> TrainingLoop:
+    """Return the loop that trains a head, at the step of the checkpoint if there is one."""
+    head.float().train().requires_grad_(True)
     optimizer = torch.optim.AdamW(
         head.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
-    best = deepcopy(head)
-    loop = TrainingLoop(
+    return TrainingLoop(
         'head', config.steps, config.learning_rate, config.warmup_steps, optimizer,
-        {'head': head, **({'best': best} if config.evaluate_every else {})}, checkpoint,
-        config.save_every, scalars, facts={'best_step': 0, 'best_miou': -1.0})
-    trained, stepped = accelerator.prepare(head, optimizer)
-    batches = load(loop.step)
+        {'head': head, **({'best': deepcopy(head)} if config.evaluate_every else {})}, checkpoint,
+        config.save_every, scalars, facts={'best_step': 0, 'best_miou': -1.0},
+        depends_on=depends_on)
+
+
+def _open_features(config: TrainConfig, segmenter: PromptedSegmenter, frames: SourceFrames,
+                   cache: Path | None) -> CachedFeatures | LiveFeatures:
+    pool = config.view_pool()
+    if cache is None:
+        return LiveFeatures(segmenter, frames, pool, config.seed, config.workers)
+    return CachedFeatures(segmenter, frames, pool, cache)
+
+
+def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegmenter,
+         loop: TrainingLoop, batches: Iterator[LoadedBatch], held_out: SourceFrames) -> None:
+    """Take the remaining steps, and freeze the head that is best on `held_out`, or the last."""
+    head = segmenter.head
+    trained, stepped = accelerator.prepare(head, loop.optimizer)
 
     def take_step(step: int) -> Tensor:
         losses = []
@@ -133,16 +168,15 @@ def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegme
         if step % config.evaluate_every and step != config.steps:
             return
         miou = source_miou(segmenter, held_out)
-        scalars.write(step, held_out_miou=miou)
+        loop.scalars.write(step, held_out_miou=miou)
         if miou > loop.facts['best_miou']:
-            best.load_state_dict(head.state_dict())
+            loop.modules['best'].load_state_dict(head.state_dict())
             loop.facts |= {'best_step': step, 'best_miou': miou}
 
     loop.run(take_step, keep_best if config.evaluate_every else None)
     if config.evaluate_every:
-        head.load_state_dict(best.state_dict())
+        head.load_state_dict(loop.modules['best'].state_dict())
     head.eval().requires_grad_(False)
-    return loop
 
 
 def _batches(

@@ -14,6 +14,7 @@ from typing import Any
 from ptdiffseg_ros.model.files import write_tensors
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.processes import processes
+from ptdiffseg_ros.train.resume import check_same_run
 from safetensors import safe_open
 import torch
 from torch import nn, Tensor
@@ -113,6 +114,9 @@ class TrainingLoop:
     checkpoint: a file written every `save_every` steps and after the last step; None: no file. It
     also holds step, seconds, the smoothed loss and `facts`, JSON values of the caller. finite:
     whether a loss that is not finite ends the training, at the next report or checkpoint.
+    depends_on: settings, data and frozen weights that the training depends on, as JSON values.
+
+    :raises TrainingError: the checkpoint is damaged, or of a training that depends on others.
     """
 
     title: str
@@ -129,10 +133,14 @@ class TrainingLoop:
     loss: float | None = None
     facts: dict[str, Any] = field(default_factory=dict)
     finite: bool = False
+    depends_on: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.checkpoint is not None and self.checkpoint.exists():
             tensors, facts = load_state(self.checkpoint)
+            check_same_run(
+                self.checkpoint, facts.get('depends_on', {}), self.depends_on, 'Give the same '
+                'data, backbone and settings to continue it, or delete it to start again')
             restore_state(tensors, self.modules, self.optimizer)
             self.step, self.seconds, self.loss = facts['step'], facts['seconds'], facts['loss']
             self.facts |= facts['facts']
@@ -143,7 +151,7 @@ class TrainingLoop:
             save_state(
                 self.checkpoint, flatten_state(self.modules, self.optimizer),
                 {'step': self.step, 'seconds': self.seconds, 'loss': self.loss,
-                 'facts': self.facts})
+                 'facts': self.facts, 'depends_on': self.depends_on})
 
     def run(self, take_step: Callable[[int], Tensor],
             after_step: Callable[[int], None] | None = None) -> None:

@@ -22,7 +22,6 @@ from ptdiffseg_ros.train.autoencoder import (
     STRIDE,
     train_autoencoder,
     update,
-    weights_digest,
     write_grid,
 )
 from ptdiffseg_ros.train.captioned_frames import (
@@ -41,6 +40,7 @@ from ptdiffseg_ros.train.captions import (
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.loop import Scalars, TrainingLoop
 from ptdiffseg_ros.train.processes import new_accelerator, process_rows, processes
+from ptdiffseg_ros.train.resume import weights_digest
 from ptdiffseg_ros.train.settings import PretrainConfig
 import torch
 from torch import nn, Tensor
@@ -81,7 +81,8 @@ def pretrain(
     accelerator = new_accelerator(config.batch, config.mixed_precision)
     curves = [Scalars(tensorboard and tensorboard / stage) for stage in STAGES]
     accelerator.wait_for_everyone()  # until every process has looked for an earlier state
-    images, captions = draw_frames(source, config.workers, state, digest)
+    images, captions = draw_frames(
+        source, config.workers, state, {**config.fixed(), 'started_from': digest})
     tokenizer = _tokenizer(config, captions, start, out / 'tokenizer')
     check_lengths(source, captions, tokenizer)
     backbone = build_backbone(config, tokenizer) if start is None else start

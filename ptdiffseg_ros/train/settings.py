@@ -27,6 +27,8 @@ class Rule:
     high: the smallest and the largest number; above: low itself is not allowed. choices: the
     allowed words. option: its name, if it differs from the setting's. metavar: of its value.
     shown: whether the help shows the default; false where it depends on the machine.
+    free: whether a resumed run may have another value; it does not change the weights, or makes
+    the training longer.
     """
 
     help_text: str = ''
@@ -37,6 +39,7 @@ class Rule:
     option: str | None = None
     metavar: str | None = None
     shown: bool = True
+    free: bool = False
 
     def problem(self, value: Any) -> str:
         """Return what is allowed instead of a value; '' for an allowed value."""
@@ -72,6 +75,11 @@ class Settings:
             if problem := rule_for(declared).problem(value):
                 raise TrainingError(f'{declared.name} is {value!r}; {problem}')
 
+    def fixed(self) -> dict[str, Any]:
+        """Return the settings that must be the same in a resumed run, by name."""
+        return {declared.name: getattr(self, declared.name) for declared in fields(self)
+                if not rule_for(declared).free}
+
 
 class AugmentedView(NamedTuple):
     """A view of a frame, by number, under a scene prompt."""
@@ -87,7 +95,7 @@ class TrainConfig(Settings):
     frames: int = setting(2000, 'largest number of labelled frames for the head', low=1)
     distortion: float = setting(
         0.5, 'strength of the distortion of exposure, contrast and colour, 0 to 1', low=0, high=1)
-    steps: int = setting(1800, 'training steps', low=1)
+    steps: int = setting(1800, 'training steps', low=1, free=True)
     batch: int = setting(8, 'frames per step, summed over all processes', low=1)
     accumulate: int = setting(
         1, 'parts in which a process computes its share of a batch; more parts need less memory',
@@ -121,33 +129,36 @@ class TrainConfig(Settings):
     head_blocks: int = setting(
         0, 'residual blocks of the head on each level that is coarser than the latents', low=0)
     layout_frames: int = setting(
-        1200, 'largest number of other labelled frames, for the layout denoiser', low=1)
+        1200, 'largest number of other labelled frames, for the layout denoiser', low=1,
+        free=True)
     layout_steps: int = setting(
-        3000, 'training steps of the layout denoiser; 0: none', low=0)
+        3000, 'training steps of the layout denoiser; 0: none', low=0, free=True)
     input_size: tuple[int, int] = setting(
         (128, 256), 'size of the scaled frames; the node keeps its area')
     autoencoder: str = setting(
         '', "an autoencoder that replaces the backbone's own, such as madebyollin/taesd",
-        metavar='FOLDER_OR_NAME')
+        metavar='FOLDER_OR_NAME', free=True)  # its weights are compared
     stop_early: bool = setting(
         False, 'skip the last decoder level of the UNet, which has the highest cost')
     window: tuple[int, ...] = setting(
         (), 'size of overlapping windows that divide a frame; by default there are no windows')
     overlap: float = setting(
         OVERLAP, 'smallest overlap of windows, as a share of their sides', low=0, high=0.9)
-    save_every: int = setting(500, 'steps between checkpoints', low=1, metavar='STEPS')
+    save_every: int = setting(
+        500, 'steps between checkpoints', low=1, metavar='STEPS', free=True)
     evaluate_every: int = setting(
         0, 'steps between measurements of the head on held-out source frames; keeps the '
-        'best head; 0: keep the last head', low=0, metavar='STEPS')
+        'best head; 0: keep the last head', low=0, metavar='STEPS', free=True)
     seed: int = setting(0, 'on a CPU, the same seed gives the same head', low=0)
     data_kind: str = setting(
-        '', 'cityscapes, gta5 ...; by default recognised from the tree', metavar='KIND')
-    evaluate_on: tuple[str, ...] = ()
+        '', 'cityscapes, gta5 ...; by default recognised from the tree', metavar='KIND',
+        free=True)
+    evaluate_on: tuple[str, ...] = setting((), free=True)
     cached: bool = setting(True, 'compute the features in every step', option='--no-cache')
     workers: int = setting(
         min(4, (os.cpu_count() or 1) - 1), 'processes that read and augment frames if features '
         'are not cached; by default one fewer than the cores, at most 4; 0: none. The head does '
-        'not depend on this number', low=0, shown=False)
+        'not depend on this number', low=0, shown=False, free=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -200,13 +211,14 @@ class PretrainConfig(Settings):
         option='--size')
     latent_channels: int = setting(8, low=1)
     autoencoder_width: int = setting(24, low=1)
-    autoencoder_steps: int = setting(1800, 'training steps of the autoencoder', low=1)
+    autoencoder_steps: int = setting(
+        1800, 'training steps of the autoencoder', low=1, free=True)
     unet_channels: tuple[int, ...] = (64, 96, 144)
     unet_heads: int = setting(3, low=1)
     text_width: int = setting(128, low=1)
     text_layers: int = setting(2, low=1)
     bpe_merges: int = setting(1000, low=0)
-    steps: int = setting(2600, 'training steps of the diffusion model', low=1)
+    steps: int = setting(2600, 'training steps of the diffusion model', low=1, free=True)
     batch: int = setting(16, 'frames per step, summed over all processes', low=1)
     mixed_precision: str = setting(
         'no', 'number format of the autocast, on a GPU', choices=('no', 'bf16'))
@@ -214,8 +226,8 @@ class PretrainConfig(Settings):
     warmup_steps: int = setting(100, low=1)
     ema_decay: float = setting(0.998, low=0, high=1)
     caption_dropout: float = setting(0.1, low=0, high=1)
-    save_every: int = setting(200, 'steps between checkpoints', low=1)
-    workers: int = setting(2, low=1)
+    save_every: int = setting(200, 'steps between checkpoints', low=1, free=True)
+    workers: int = setting(2, low=1, free=True)
     seed: int = setting(0, 'on a CPU, the same seed gives the same backbone', low=0)
 
     def __post_init__(self) -> None:

@@ -3,6 +3,7 @@
 """A head is trained, evaluated and adapted on data sets in their usual trees."""
 from __future__ import annotations
 
+from dataclasses import replace
 import json
 from pathlib import Path
 import shutil
@@ -14,9 +15,11 @@ from PIL import Image as Picture
 from ptdiffseg_ros import town
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.catalog import LABEL_IDS, open_data
+from ptdiffseg_ros.data.labelled import LabelMapping
 from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE
 from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.features import Batch, CachedFeatures, LiveFeatures
 from ptdiffseg_ros.train.frames import divided, PictureFrames
 from ptdiffseg_ros.train.head import train_head
@@ -290,10 +293,36 @@ def test_a_head_trained_on_pictures_without_a_cache_resumes_to_the_same(
     train_head(config, given, tmp_path / 'whole', data=data)
     with stop_after('head', 2):
         train_head(config, given, tmp_path / 'parts', data=data)
-    train_head(config, given, tmp_path / 'parts', resume=True, data=data)
+    moved = open_data(shutil.copytree(cityscapes, tmp_path / 'moved'))
+    train_head(config, given, tmp_path / 'parts', resume=True, data=moved)
     for name in ('head', 'source_statistics'):
         assert (tmp_path / 'whole' / f'{name}.safetensors').read_bytes() == (
             tmp_path / 'parts' / f'{name}.safetensors').read_bytes()
+
+
+def test_a_run_on_other_data_is_not_resumed(
+        cityscapes: Path, folder: Path, tmp_path: Path, stop_after) -> None:
+    config = TrainConfig(
+        frames=9, steps=4, batch=2, head_width=16, input_size=(64, 128), save_every=2,
+        layout_steps=0, workers=0)
+    given, out = folder.parent / 'backbone', tmp_path / 'out'
+    data = open_data(cityscapes)
+    with stop_after('head', 2):
+        train_head(config, given, out, data=data)
+    repainted = shutil.copytree(cityscapes, tmp_path / 'repainted')
+    for mask in repainted.glob('gtFine/train/ulm/*'):
+        write(mask, np.zeros(SIZE, np.uint8))
+    digests = "was '[0-9a-f]+', and is '[0-9a-f]+'"
+    all_road = LabelMapping(dict.fromkeys(range(256), 0))
+    for other, words in (
+            (None, ".*data was 'cityscapes', and is 'town'"),
+            (open_data(repainted), f'names_and_sizes {digests}'),
+            (replace(data, label_mapping=all_road), f'label_mapping {digests}'),
+            (replace(data, classes=CITYSCAPES[::-1]), r"classes was \['road', .*\['bicycle', ")):
+        with pytest.raises(TrainingError, match=f'another run: {words}'):
+            train_head(config, given, out, resume=True, data=other)
+    with pytest.raises(TrainingError, match='frames_held_out was 0, and is 1; names_and_sizes'):
+        train_head(replace(config, evaluate_every=2), given, out, resume=True, data=data)
 
 
 def test_head_and_layout_share_no_picture(cityscapes: Path) -> None:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import json
 import math
 from pathlib import Path
+import re
 
 import numpy as np
 from ptdiffseg_ros import cli, town
@@ -39,6 +40,7 @@ from ptdiffseg_ros.train.losses import (
 from ptdiffseg_ros.train.settings import AugmentedView, TrainConfig
 import pytest
 from safetensors.torch import load_file
+from tiny_models import tiny_segmenter
 import torch
 
 SMALL = TrainConfig(
@@ -274,6 +276,30 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     whole, parts = head_of(tmp_path / 'whole'), head_of(tmp_path / 'parts')
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
     assert not list(tmp_path.glob('*.state.safetensors'))
+
+
+def test_a_run_on_another_backbone_or_with_other_settings_is_not_resumed(
+        folder: Path, tmp_path: Path, stop_after) -> None:
+    backbone, out, cache = folder.parent / 'backbone', tmp_path / 's', tmp_path / 'f'
+    with stop_after('head', 2):
+        train_head(SMALL, backbone, out, cache)
+    cached = sorted(cache.iterdir())
+    other = tiny_segmenter(tmp_path / 'other', seed=1).parent / 'backbone'
+    config = replace(
+        SMALL, seed=1, batch=3, head_width=32, source_scene_prompt=SCENE_PROMPTS[1])
+    with pytest.raises(TrainingError) as refused:
+        train_head(config, other, out, resume=True)
+    words = re.sub("backbone was '.*?', and is '.*?'", 'backbone', str(refused.value))
+    assert words == (
+        f'{out}.state.safetensors belongs to another run: backbone; batch was 2, and is 3; cached '
+        'was True, and is False; head_width was 16, and is 32; seed was 0, and is 1; '
+        "source_scene_prompt was 'a clear driving scene', and is 'a foggy driving scene'. Give "
+        'the same data, backbone and settings to continue it, or delete it to start again')
+    with pytest.raises(TrainingError, match="started_from was None, and is '.*'. Give"):
+        train_head(SMALL, backbone, out, cache, resume=True, start=folder)
+    with pytest.raises(TrainingError, match='another run: timestep was 100, and is 101. Give'):
+        train_head(replace(SMALL, timestep=101), backbone, out, cache, resume=True)
+    assert sorted(cache.iterdir()) == cached, 'refused before features are computed'
 
 
 def test_the_seed_determines_the_head(folder: Path, tmp_path: Path) -> None:

@@ -74,6 +74,19 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
 
 
+def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path, stop_after) -> None:
+    with stop_after('diffusion', 2):
+        pretrain(TINY, tmp_path / 'b')
+    changes = {'autoencoder_width': 16, 'batch': 4, 'caption_dropout': 0.0, 'ema_decay': 0.9,
+               'learning_rate': 0.5, 'unet_heads': 2}
+    listed = '; '.join(f'{name} was {getattr(TINY, name)}, and is {value}'
+                       for name, value in changes.items())
+    with pytest.raises(TrainingError, match=f'belongs to another run: {listed}. Give the same'):
+        pretrain(replace(TINY, **changes), tmp_path / 'b', resume=True)
+    free = replace(TINY, workers=2, save_every=1)
+    assert unet_of(pretrain(free, tmp_path / 'b', resume=True))
+
+
 def start_from(folder: Path) -> DiffusionBackbone:
     return DiffusionBackbone.from_pretrained(folder)
 
