@@ -11,6 +11,8 @@ from accelerate import Accelerator
 from diffusers import AutoencoderTiny
 import numpy as np
 from ptdiffseg_ros.data.pictures import write_png
+from ptdiffseg_ros.data.writing import write_whole
+from ptdiffseg_ros.train.arrays import new_array
 from ptdiffseg_ros.train.loop import Scalars, TrainingLoop
 from ptdiffseg_ros.train.processes import average, gathered, process_rows, processes
 from ptdiffseg_ros.train.resume import weights_digest
@@ -137,18 +139,18 @@ def stored_latents(vae: AutoencoderTiny, images: np.ndarray, state: Path) -> Ten
     The main process encodes the frames once; a resumed run with the same autoencoder reads them.
     """
     path, facts_path = state / 'latents.npy', state / 'latents.json'
-    facts = {'autoencoder': weights_digest(vae)}
+    facts = json.dumps({'autoencoder': weights_digest(vae)}).encode()
     if processes().is_main_process and not (
-            facts_path.exists() and json.loads(facts_path.read_text()) == facts):
+            facts_path.exists() and facts_path.read_bytes() == facts):
         facts_path.unlink(missing_ok=True)
         cells = (side // STRIDE for side in images.shape[1:3])
-        latents = np.lib.format.open_memmap(
-            path, 'w+', np.float32, (len(images), vae.config.latent_channels, *cells))
+        latents = new_array(
+            path, np.float32, (len(images), vae.config.latent_channels, *cells))
         for first in tqdm(range(0, len(images), ENCODED), 'latents'):
             rows = slice(first, first + ENCODED)
             latents[rows] = encode_frames(vae, images[rows]).cpu()
         latents.flush()
-        facts_path.write_text(json.dumps(facts))  # last, as the mark of complete latents
+        write_whole(facts_path, facts)  # last, as the mark of complete latents
     processes().wait_for_everyone()
     return torch.from_numpy(np.load(path, mmap_mode='c'))
 

@@ -16,6 +16,8 @@ from ptdiffseg_ros import town
 from ptdiffseg_ros.data.captioned import CaptionedPictures, random_crop
 from ptdiffseg_ros.data.entries import report
 from ptdiffseg_ros.data.pictures import DataError
+from ptdiffseg_ros.data.writing import write_whole
+from ptdiffseg_ros.train.arrays import new_array
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.resume import check_same_run
 from tqdm import tqdm
@@ -154,20 +156,29 @@ def draw_frames(
     if processes().is_main_process and not captions_path.exists():
         state.mkdir(parents=True, exist_ok=True)
         captions = _draw(source, workers, images_path)
-        facts_path.write_text(json.dumps(facts))
-        captions_path.write_text(json.dumps(captions))  # last, as the mark of complete frames
+        write_whole(facts_path, json.dumps(facts).encode())
+        # Last, as the mark of complete frames.
+        write_whole(captions_path, json.dumps(captions).encode())
     processes().wait_for_everyone()
-    before = json.loads(facts_path.read_text())
     check_same_run(
-        state, before, facts, 'Give the same images, captions, settings and --start-from to '
-        'continue, or another folder')
+        state, _read(facts_path), facts, 'Give the same images, captions, settings and '
+        '--start-from to continue, or another folder')
     # Writable for torch, without changes to the file.
-    return np.load(images_path, mmap_mode='c'), json.loads(captions_path.read_text())
+    return np.load(images_path, mmap_mode='c'), _read(captions_path)
+
+
+def _read(path: Path) -> Any:
+    """Read a JSON file of a run."""
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise TrainingError(
+            f'{path} is damaged ({error}); delete {path.parent} to start again') from error
 
 
 def _draw(source: CaptionedFrames, workers: int, path: Path) -> list[list[str]]:
     """Draw all frames into a file, name pictures that cannot be read, and return the captions."""
-    images = np.lib.format.open_memmap(path, 'w+', np.uint8, (source.frames, *source.size, 3))
+    images = new_array(path, np.uint8, (source.frames, *source.size, 3))
     scenes = len(source)
     captions: list[list[str]] = [[]] * source.frames
     failures: list[str] = []

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import DTypeLike
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import (
     class_shares,
@@ -18,6 +17,7 @@ from ptdiffseg_ros.model.source import (
     QUERY_TIMESTEP,
     SourceStatistics,
 )
+from ptdiffseg_ros.train.arrays import new_array
 from ptdiffseg_ros.train.frames import SourceFrames
 from ptdiffseg_ros.train.processes import process_batches, processes, progress
 from ptdiffseg_ros.train.settings import AugmentedView
@@ -77,9 +77,10 @@ class CachedFeatures:
         shapes = [level.shape[1:] for level in segmenter.features(blank, contexts[0])]
         if state.is_main_process:
             self.folder.mkdir(parents=True, exist_ok=True)
-            self._make('labels', np.int16, (len(frames), *frames.size))
+            new_array(self.folder / 'labels.npy', np.int16, (len(frames), *frames.size))
             for i, shape in enumerate(shapes):
-                self._make(f'level{i}', np.float16, (len(contexts), len(frames), *shape))
+                new_array(self.folder / f'level{i}.npy', np.float16,
+                          (len(contexts), len(frames), *shape))
         state.wait_for_everyone()
         labels = self._open('labels', 'r+')
         maps = [self._open(f'level{i}', 'r+') for i in range(self.levels)]
@@ -99,9 +100,6 @@ class CachedFeatures:
         state.wait_for_everyone()
         if state.is_main_process:
             (self.folder / 'done.json').write_text(json.dumps({'frames': frames.name}))
-
-    def _make(self, name: str, kind: DTypeLike, shape: tuple[int, ...]) -> None:
-        np.lib.format.open_memmap(self.folder / f'{name}.npy', 'w+', kind, shape).flush()
 
     def _open(self, name: str, mode: Literal['r', 'r+']) -> np.memmap:
         opened: np.memmap = np.load(self.folder / f'{name}.npy', mmap_mode=mode)

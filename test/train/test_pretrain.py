@@ -19,7 +19,7 @@ from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.train import autoencoder as autoencoder_module
 from ptdiffseg_ros.train.autoencoder import reconstruction_loss, whitening_loss
-from ptdiffseg_ros.train.captioned_frames import training_weather
+from ptdiffseg_ros.train.captioned_frames import draw_frames, TownFrames, training_weather
 from ptdiffseg_ros.train.captions import caption_batch
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.loop import load_state, save_state, warm_cosine
@@ -72,6 +72,19 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     pretrain(TINY, tmp_path / 'b', resume=True)
     whole, parts = unet_of(folder), unet_of(tmp_path / 'b')
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
+
+
+def test_damaged_captions_are_refused_and_no_mark_is_written_in_parts(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = shutil.copytree(folder, tmp_path / 'b')
+    captions = out / 'state' / 'captions.json'
+    captions.write_bytes(captions.read_bytes()[:-9])
+    with pytest.raises(TrainingError, match=f'{captions} is damaged .*; delete {captions.parent}'):
+        pretrain(TINY, out, resume=True)
+    monkeypatch.setattr('os.replace', lambda *a: (_ for _ in ()).throw(OSError('disk full')))
+    with pytest.raises(OSError, match='disk full'):
+        draw_frames(TownFrames(2, (32, 64), 0), 1, tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ['frames.npy']
 
 
 def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path, stop_after) -> None:
