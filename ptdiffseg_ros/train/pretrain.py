@@ -83,9 +83,7 @@ def pretrain(
     accelerator.wait_for_everyone()  # until every process has looked for an earlier state
     images, captions = draw_frames(
         source, config.workers, state, {**config.fixed(), 'started_from': digest})
-    tokenizer = _tokenizer(config, captions, start, out / 'tokenizer')
-    check_lengths(source, captions, tokenizer)
-    backbone = build_backbone(config, tokenizer) if start is None else start
+    backbone = _open_backbone(config, source, captions, start, out / 'tokenizer')
     autoencoder_seconds = train_autoencoder(
         config, accelerator, backbone.vae, images, state, curves[0])
     draw_reconstructions(backbone.vae, images, out / 'reconstructions.png')
@@ -148,18 +146,24 @@ def _state_folder(out: Path, resume: bool) -> Path:
     return state
 
 
-def _tokenizer(
-    config: PretrainConfig, captions: list[list[str]], start: DiffusionBackbone | None,
-    folder: Path
-) -> CLIPTokenizer:
-    """Write the tokenizer of a new backbone or of `start` in the main process, and load it."""
+def _open_backbone(
+    config: PretrainConfig, source: CaptionedFrames, captions: list[list[str]],
+    start: DiffusionBackbone | None, folder: Path
+) -> DiffusionBackbone:
+    """
+    Return `start` or a new backbone, and write its tokenizer to a folder in the main process.
+
+    :raises TrainingError: a caption is too long for the tokenizer.
+    """
     if processes().is_main_process:
         if start is None:
             train_tokenizer(config, captions, folder)
         else:
             copy_tokenizer(start.tokenizer, folder)
     processes().wait_for_everyone()
-    return CLIPTokenizer.from_pretrained(folder)
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    check_lengths(source, captions, tokenizer)
+    return build_backbone(config, tokenizer) if start is None else start
 
 
 def _source(config: PretrainConfig, data: CaptionedPictures | None) -> CaptionedFrames:
