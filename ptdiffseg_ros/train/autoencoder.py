@@ -25,6 +25,7 @@ from tqdm import tqdm
 STRIDE = 4  # pixels per latent cell
 BATCH = 16  # crops per step, summed over all processes
 ENCODED = 32  # frames at a time
+DRAWN = 12  # frames with their reconstructions
 CROP = (64, 96)  # largest height and width in pixels
 LEARNING_RATE = 2e-3
 WARMUP = 50  # steps
@@ -156,9 +157,7 @@ def stored_latents(vae: AutoencoderTiny, images: np.ndarray, state: Path) -> Ten
 
 
 @torch.inference_mode()
-def draw_reconstructions(
-    vae: AutoencoderTiny, images: np.ndarray, path: Path, count: int = 12
-) -> None:
+def draw_reconstructions(vae: AutoencoderTiny, images: np.ndarray, path: Path) -> None:
     """
     Draw frames and their reconstructions, for a check before the hours of diffusion training.
 
@@ -168,7 +167,7 @@ def draw_reconstructions(
     """
     if not processes().is_main_process:
         return
-    chosen = to_tensor(images[:count], vae.device)
+    chosen = to_tensor(images[:DRAWN], vae.device)
     restored = vae.decode(vae.encode(chosen).latents).sample.clamp(-1, 1)
     write_grid(path, torch.stack([chosen, restored], dim=1))
 
