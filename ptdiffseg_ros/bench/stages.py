@@ -6,9 +6,10 @@ Measure the time and memory of frames on this machine, by stage and by batch siz
 The stages are those of the node, in order: `decode` (image messages to RGB), `preprocess` (copied
 to the device and scaled), `encode` (the autoencoder), `UNet`, `head`, `layout` (the correction, if
 the segmenter has a layout denoiser), `classify` (upsampled to the camera's resolution, with class
-ids and confidences in main memory) and `messages` (masks as image messages). The time of a stage
-ends when the device has finished it. `whole` is the time of all stages without synchronisation
-between them: a round of the node without DDS.
+ids in main memory; without confidences, which the node computes only for subscribers) and
+`messages` (masks as image messages). The time of a stage ends when the device has finished it.
+`whole` is the time of all stages without synchronisation between them: a round of the node
+without DDS.
 
 Each round measures batches of all sizes, so that other load on the machine affects all sizes
 equally. The cost of a batch of n is the median over the rounds of its time, divided by n times the
@@ -79,9 +80,8 @@ def segment_by_stage(
     logits = watch.time('head', segmenter.head, features)
     if segmenter.layout is not None:
         logits = watch.time('layout', segmenter.correct, logits)
-    ids, _ = watch.time('classify', lambda: [
-        part.cpu().numpy() for part in segmenter.decide(
-            logits.float(), images.shape[-2:], frames.shape[1:3]) if part is not None])
+    ids = watch.time('classify', lambda: segmenter.decide(
+        logits.float(), images.shape[-2:], frames.shape[1:3], confidence=False)[0].cpu().numpy())
     return watch.time('messages', lambda: [
         image_message(message.header, mask, 'mono8') for message, mask in zip(messages, ids)])
 
@@ -89,7 +89,8 @@ def segment_by_stage(
 def segment_whole(
         segmenter: PromptedSegmenter, messages: list[Image], context: torch.Tensor) -> list[Image]:
     """Return the masks of images as the node computes them."""
-    answers = segmenter.segment([decode(message) for message in messages], context)
+    answers = segmenter.segment(
+        [decode(message) for message in messages], context, confidence=False)
     return [image_message(message.header, answer.class_ids, 'mono8')
             for message, answer in zip(messages, answers)]
 

@@ -155,7 +155,8 @@ def _segment(
                 continue
             prompt = choose(image)
             started = time.perf_counter()
-            ids = segmenter.segment([image], prompt.scene)[0].class_ids
+            answer, = segmenter.segment([image], prompt.scene, confidence=False)
+            ids = answer.class_ids
             milliseconds = (time.perf_counter() - started) * 1000
             write_png(masks / f'{name}.png', ids)
             shown = overlay(image, ids, colors)

@@ -234,7 +234,7 @@ def _score_and_film(
     with VideoWriter(options.out / 'overlay.mp4', options.fps, VIDEO_QUALITY) as film:
         for moment in tqdm(moments, 'scoring the masks', count):
             if options.adaptation:
-                source, = segmenter.segment([moment.image], context)
+                source, = segmenter.segment([moment.image], context, confidence=False)
                 moment.masks['source'] = source.class_ids
             if len(scores) in spread:
                 several[f'{moment.time_s:.1f} s'] = moment

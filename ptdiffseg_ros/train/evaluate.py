@@ -103,8 +103,9 @@ def evaluate(
         matrix = ConfusionMatrix(segmenter.config.classes)
         for numbers in progress(process_batches(frames, at_a_time(size, batch)), condition):
             batch_frames = [source(condition, town.SPLITS[split] + i, size) for i in numbers]
-            answers = segmenter.segment([f.image for f in batch_frames],
-                                        [context(f.weather) for f in batch_frames])
+            answers = segmenter.segment(
+                [f.image for f in batch_frames], [context(f.weather) for f in batch_frames],
+                confidence=False)
             segmenter.engine.wait()  # so that it, not eager, computes all later frames
             for truth, answer in zip(batch_frames, answers):
                 matrix.update(truth.labels, answer.class_ids)
@@ -150,7 +151,8 @@ def evaluate_pictures(
         used_rows = (rows[numbers.start] for numbers in bar)
         named = ((name, partial(_checked, load)) for name, load in pictures.entries(used_rows))
         for _, (image, truth) in usable(named, skipped):
-            matrix.update(truth, segmenter.segment([image], context)[0].class_ids)
+            answer, = segmenter.segment([image], context, confidence=False)
+            matrix.update(truth, answer.class_ids)
             segmenter.engine.wait()  # as above
         per_condition[condition or 'all'] = _condition_figures(matrix)
     skipped = sorted(gather_object(skipped))
@@ -212,7 +214,7 @@ def source_miou(segmenter: PromptedSegmenter, frames: SourceFrames, batch: int =
     context = segmenter.context()
     for numbers in process_batches(len(frames), at_a_time(frames.size, batch)):
         images, labels = zip(*(frames[i] for i in numbers))
-        for truth, answer in zip(labels, segmenter.segment(images, context)):
+        for truth, answer in zip(labels, segmenter.segment(images, context, confidence=False)):
             matrix.update(ids[truth.clip(min=-1)], answer.class_ids)
     matrix.counts = total_counts(matrix.counts)
     return 100 * matrix.miou()

@@ -345,7 +345,7 @@ def test_the_held_out_score_equals_that_of_evaluation(segmenter) -> None:
 
     class Right(Oracle):
 
-        def segment(self, images, context):
+        def segment(self, images, context, confidence):
             return [Segmentation(answers[i.tobytes()], i[..., 0], torch.zeros(1))
                     for i in images]
     assert source_miou(Right(segmenter), frames, batch=2) == 100.0
@@ -414,7 +414,7 @@ class Oracle:
         self.scenes.append(scene)
         return torch.zeros(1, 1, 1)
 
-    def segment(self, images, context):
+    def segment(self, images, context, confidence):
         truth = {town.sample(town.SPLITS['val'] + i, size=self.config.input_size).image.tobytes():
                  town.sample(town.SPLITS['val'] + i, size=self.config.input_size).labels
                  for i in range(3)}
