@@ -1,6 +1,6 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m benchmarks.street.dusk``: adapt to unlabelled photographs, compared with baselines."""
+"""``python -m benchmarks.street.dusk``: adapt to unlabelled photographs, beside baselines."""
 from __future__ import annotations
 
 import argparse
@@ -13,7 +13,7 @@ from benchmarks.stream.frames import Encoder, FPS, StreamFrame
 from benchmarks.stream.methods import LEARNING_RATES, make_method
 from benchmarks.stream.scoring import held_out_miou
 import numpy as np
-from ptdiffseg_ros.commands import add_overwrite, number
+from ptdiffseg_ros.commands import add_overwrite, CommandError, number
 from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.labelled import LabelledPictures, resized
 from ptdiffseg_ros.data.pictures import picture_files, read_picture
@@ -79,7 +79,10 @@ def run(args: argparse.Namespace) -> int:
     data = open_data(args.data, args.split)
     segmenter = PromptedSegmenter.from_pretrained(args.model, 'cpu')
     encoder, size = Encoder(segmenter), segmenter.config.input_size
-    unlabelled = encode_folder(encoder, args.data / 'images' / args.unlabelled, size)
+    folder = args.data / 'images' / args.unlabelled
+    unlabelled = encode_folder(encoder, folder, size)
+    if not unlabelled:
+        raise CommandError(f'{folder} has no pictures to adapt to')
     labelled = encode_labelled(encoder, data, size)
     seeds = {}
     for seed in range(args.seeds):

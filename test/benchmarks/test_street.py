@@ -8,7 +8,7 @@ from pathlib import Path
 import shutil
 
 from benchmarks.json_files import read_json
-from benchmarks.street import baselines, refine, tables
+from benchmarks.street import baselines, dusk, refine, tables
 from benchmarks.street.__main__ import main
 from benchmarks.street.prepare import ASPECT, caption, CLASSES, HEIGHT, random_view
 from benchmarks.street.weather import make_fog, make_night, make_rain, WEATHERS
@@ -210,3 +210,21 @@ def test_a_refined_head_is_the_mean_of_its_start_and_of_its_training_on_crops(
     for name, weight in mean.items():
         assert torch.allclose(weight, (before[name] + trained[name]) / 2, 1e-3, 2e-4)
     assert refine.main(command) == 2 and 'exists already' in capsys.readouterr().err
+
+
+def test_every_method_adapts_to_the_unlabelled_photographs(
+        street: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    shutil.copytree(street / 'camvid' / 'images' / 'train', tmp_path / 'street' / 'more')
+    for i, path in enumerate(sorted((tmp_path / 'street' / 'more').iterdir())):
+        shutil.copy(path, street / 'camvid' / 'images' / 'dusk_unlabelled' / f'more{i}.jpg')
+    figures = tmp_path / 'dusk.json'
+    arguments = [str(folder), str(street / 'camvid'), '--split', 'val', '--json', str(figures)]
+    assert dusk.main([*arguments, '--seeds', '2']) == 0
+    found = read_json(figures)
+    assert found['images'] == [3, 1] and list(found['seeds']) == ['0', '1']
+    assert all(list(seed) == list(dusk.METHODS) for seed in found['seeds'].values())
+    assert found['seeds']['0']['source'] == found['seeds']['1']['source']
+    assert '| TENT | ' in capsys.readouterr().out
+    assert dusk.main(arguments) != 0 and 'exists' in capsys.readouterr().err
+    assert dusk.main([*arguments, '--overwrite', '--unlabelled', 'noon']) != 0
+    assert 'noon' in capsys.readouterr().err
