@@ -14,7 +14,6 @@ from ptdiffseg_ros.model.errors import SegmenterError
 
 FILE = 'segmenter.json'
 SMALLEST_SIDE = 16
-REMOVED = ('noised', 'raw_features')  # entries of earlier files; false alone is accepted
 
 
 @dataclass(frozen=True)
@@ -74,9 +73,6 @@ class SegmenterConfig:
     def from_json(cls, text: str) -> SegmenterConfig:
         """Parse segmenter.json; errors name a missing, unknown or ill-typed entry."""
         values: dict[str, Any] = json.loads(text)
-        for name in REMOVED:
-            if values.pop(name, False):
-                raise SegmenterError(f'{name} is no longer supported; train the head again')
         values['classes'] = tuple(
             LabelClass(str(c['name']), int(c['id']), tuple(c['color']))
             for c in values['classes'])

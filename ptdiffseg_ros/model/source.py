@@ -72,8 +72,6 @@ class SourceStatistics:
             return None
         with reading(path):
             tensors = load(path.read_bytes())
-            # Files of earlier versions have the errors at timesteps 50, 200 and 400.
-            tensors['denoising_error'] = tensors['denoising_error'].flatten()[-1]
             statistics = cls(**tensors)
             if len(statistics.class_prior) != classes:
                 raise ValueError(f'it has {len(statistics.class_prior)} classes, not {classes}')

@@ -16,7 +16,7 @@ import difflib
 import re
 from typing import Any
 
-from ptdiffseg_ros.model.defaults import embedded_names, MICRO
+from ptdiffseg_ros.model.defaults import embedded_names, ENGINES, MICRO
 from ptdiffseg_ros.ros.compatibility import given_parameters
 from rcl_interfaces.msg import (
     FloatingPointRange,
@@ -68,12 +68,12 @@ class Settings:
     dtype: str = _parameter(
         'auto', "The number format of the model; 'auto' selects it by the device.",
         choices=('auto', 'float32', 'float16', 'bfloat16'), late=True)
-    engine: str = _parameter(  # a test compares the choices with model.engine.ENGINES
+    engine: str = _parameter(
         'auto', "How the model is executed: 'eager'; on CUDA 'cuda_graph'; on a CPU 'openvino' "
         "(float32) or 'openvino_fast' (the processor's native precision); 'auto' is 'openvino' on "
         "a CPU if it is installed and faster, else 'eager'. If an engine fails, eager replaces it "
         'with a warning.',
-        choices=('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast'), late=True)
+        choices=ENGINES, late=True)
     cameras: tuple[str, ...] = _parameter(
         ('',), 'Names of the cameras: camera NAME reads NAME/image_raw and publishes '
         '~/NAME/mask. One empty name: one camera, from image_raw to ~/mask.', late=True)

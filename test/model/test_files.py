@@ -271,17 +271,6 @@ def test_a_file_of_an_earlier_version_still_loads(tmp_path: Path) -> None:
     assert then.config == now.config and then.fingerprint == now.fingerprint
 
 
-def test_a_removed_setting_is_ignored_if_off_and_refused_if_on(
-        tmp_path: Path) -> None:
-    path = tiny_segmenter(tmp_path) / 'segmenter.json'
-    values = json.loads(path.read_text())
-    path.write_text(json.dumps({**values, 'noised': False, 'raw_features': False}))
-    PromptedSegmenter.from_pretrained(path.parent, 'cpu')
-    path.write_text(json.dumps({**values, 'noised': True}))
-    with pytest.raises(SegmenterError, match='noised is no longer supported; train'):
-        PromptedSegmenter.from_pretrained(path.parent, 'cpu')
-
-
 def test_commands_use_the_cache_that_the_environment_names(tmp_path: Path) -> None:
     path = tiny_segmenter(tmp_path)
     values = json.loads((path / 'segmenter.json').read_text())
