@@ -71,10 +71,14 @@ step device 30 "$python" -c 'import torch; print(torch.__version__, torch.versio
 
 # What has never run comes first.
 step tests 150 "$python" -m pytest -m cuda -q -p no:cacheprovider \
-    --junitxml "$OUT/tests.xml" test/model/test_cuda.py test/ros/test_cuda.py
+    --junitxml "$OUT/tests.xml" test/model/test_cuda.py test/ros/test_cuda.py \
+    test/train/test_pretrain.py
 
 bench micro --engine "$engines"
 bench micro-batches --engine "$engine" --batch 3 # three cameras
+
+step tuning 40 "$python" -m benchmarks.stream --protocol cost --seeds 1 --device "$device" \
+    --json "$OUT/tuning.json" --overwrite
 
 step models 75 "$python" test/random_segmenters.py "$models" "${small[@]}"
 for autoencoder in tiny own; do
