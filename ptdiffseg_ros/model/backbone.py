@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,23 @@ class DiffusionBackbone(nn.Module):
         """
         blocks = (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks)
         return sum(len(_attentions(block)) for block in blocks)
+
+    def digest(self) -> str:
+        """
+        Identify what maps images and contexts to features: the autoencoder and the UNet.
+
+        The digest depends on their weights and configurations, not on their folders. It takes
+        seconds for a large model.
+        """
+        digest = hashlib.sha256()
+        for part in (self.vae, self.unet):
+            config = {key: value for key, value in part.config.items()
+                      if not key.startswith('_')}  # paths and versions of diffusers
+            digest.update(json.dumps([type(part).__name__, config], default=str).encode())
+            for name, weight in part.state_dict().items():
+                digest.update(name.encode())
+                digest.update(weight.detach().float().cpu().contiguous().numpy().ravel())
+        return digest.hexdigest()[:12]
 
     def default_taps(self, stop_early: bool = False) -> tuple[str, ...]:
         """

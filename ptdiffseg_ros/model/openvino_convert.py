@@ -4,7 +4,7 @@
 Convert a segmenter for OpenVINO in a separate process, which ends with its parent.
 
 The process runs ``python -m ptdiffseg_ros.model.openvino_convert SEGMENTER HEIGHT WIDTH
-FINGERPRINT NICENESS``. Tracing in the parent would hold the interpreter's lock for seconds.
+KEY NICENESS``. Tracing in the parent would hold the interpreter's lock for seconds.
 """
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 import subprocess
 import sys
 import threading
+
+from ptdiffseg_ros.model.openvino_cache import cache_key, cached_path, drop_oldest, Size
 
 LAST_CHARACTERS = 500  # of the output of a failed conversion, for the error message
 LOW_PRIORITY = 10  # niceness; a busy machine may take ten times as long
@@ -25,14 +27,15 @@ class ConversionStopped(Exception):
 class Converter:
     """Convert the segmenter in a folder for one size at a time, until `stop`."""
 
-    def __init__(self, folder: Path | None, fingerprint: str) -> None:
-        self.folder, self.fingerprint = folder, fingerprint
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self.key = ''  # of the loaded segmenter; set before a conversion, because it takes time
         self.niceness = 0
         self._lock = threading.Lock()  # of the fields below
         self._process: subprocess.Popen[str] | None = None
         self._stopped = False
 
-    def convert(self, size: tuple[int, int]) -> None:
+    def convert(self, size: Size) -> None:
         """
         Convert for padded images (h, w) into the cache.
 
@@ -44,7 +47,7 @@ class Converter:
                 raise ConversionStopped
             self._process = subprocess.Popen(
                 [sys.executable, '-m', __name__, str(self.folder), *map(str, size),
-                 self.fingerprint, str(self.niceness)],
+                 self.key, str(self.niceness)],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
                 text=True)
         with self._process as process:
@@ -70,18 +73,18 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def main(folder: str, height: str, width: str, fingerprint: str, niceness: str) -> None:
+def main(folder: str, height: str, width: str, key: str, niceness: str) -> None:
     """Convert the segmenter in a folder, and write the model to the cache."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(int(niceness))
     # Imported after the thread has started, because they take seconds.
-    from ptdiffseg_ros.model.openvino_model import cached_path, convert, drop_oldest
+    from ptdiffseg_ros.model.openvino_model import convert
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
-    if segmenter.fingerprint != fingerprint:
+    if cache_key(segmenter) != key:
         raise SystemExit(f'{folder} has changed since it was loaded')
     size = int(height), int(width)
-    path = cached_path(fingerprint, size)
+    path = cached_path(key, size)
     convert(segmenter, size, path)
     drop_oldest(path.parents[1])
 

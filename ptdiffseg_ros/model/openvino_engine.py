@@ -12,8 +12,8 @@ import weakref
 import openvino
 from ptdiffseg_ros.model import openvino_model
 from ptdiffseg_ros.model.engine import EagerEngine, Warn, warn_once
+from ptdiffseg_ros.model.openvino_cache import cache_key, cached_path, Size
 from ptdiffseg_ros.model.openvino_convert import ConversionStopped, Converter, LOW_PRIORITY
-from ptdiffseg_ros.model.openvino_model import Size
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 from torch import Tensor
@@ -49,7 +49,8 @@ class OpenVinoEngine(EagerEngine):
         self.fast, self.warn, self.automatic = fast, warn, automatic
         self._seen: Counter[Size] = Counter()  # frames or windows
         self._models: dict[Size, openvino.InferRequest | None] = {}  # None: this size runs eagerly
-        self._converter = Converter(segmenter.folder, segmenter.fingerprint)
+        self._uncached: set[Size] = set()  # of `automatic`: sizes that need a conversion
+        self._converter = Converter(segmenter.folder)
         self._ends = False  # prepare no more models: one failed, or the engine is closed
         self._threads: list[threading.Thread] = []  # at most one, which prepares a model
         weakref.finalize(self, _end, self._converter, self._threads)
@@ -72,9 +73,9 @@ class OpenVinoEngine(EagerEngine):
     def network(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         size: Size = (images.shape[2], images.shape[3])
         self._seen[size] += len(images)
-        if size not in self._models and (
-                not self.automatic or self._seen[size] > EAGER_FRAMES or self._is_cached(size)):
-            self._begin(size)
+        wanted = not self.automatic or self._seen[size] > EAGER_FRAMES
+        if size not in self._models and (wanted or size not in self._uncached):
+            self._begin(size, wanted)
         request = self._models.get(size)
         if request is not None:
             contexts = self.segmenter.backbone.layer_contexts(context)
@@ -92,7 +93,7 @@ class OpenVinoEngine(EagerEngine):
             for thread in self._threads:
                 thread.join()
             if size is not None:
-                self._begin(size)
+                self._begin(size, convert=True)
 
     def prepare_at_low_priority(self) -> None:
         """Let later conversions yield to other processes, such as the one that segments."""
@@ -103,24 +104,33 @@ class OpenVinoEngine(EagerEngine):
         self._ends = True
         self._converter.stop()
 
-    def _is_cached(self, size: Size) -> bool:
-        try:
-            return openvino_model.cached_path(self._converter.fingerprint, size).is_dir()
-        except (OSError, RuntimeError):  # not readable, or no home folder
-            return False
+    def _begin(self, size: Size, convert: bool) -> None:
+        """
+        Begin to prepare a model for a size without one, unless another one is in work.
 
-    def _begin(self, size: Size) -> None:
-        """Begin to prepare a model for a size without one, unless another one is in work."""
+        :param convert: convert a model that is not in the cache.
+        """
         full = len(self._models) >= MOST_SIZES
         busy = any(thread.is_alive() for thread in self._threads)
         if full or size in self._models or self._ends or busy:
             return
         # A weak reference, so that the thread does not keep the engine alive.
         thread = threading.Thread(
-            target=_prepare, args=(weakref.ref(self), self._converter, self.warn, size),
-            daemon=True)
+            target=_prepare,
+            args=(weakref.ref(self), self._converter, self.warn, size, convert), daemon=True)
         self._threads[:] = [thread]
         thread.start()
+
+    def finds(self, size: Size) -> bool:
+        """Return whether the cache has a model for padded images (h, w). May take seconds."""
+        self._converter.key = self._converter.key or cache_key(self.segmenter)
+        try:
+            found = cached_path(self._converter.key, size).is_dir()
+        except (OSError, RuntimeError):  # not readable, or no home folder
+            found = False
+        if not found:
+            self._uncached.add(size)
+        return found
 
     def use(self, size: Size, model: openvino.Model) -> None:
         """Compile a model for padded images (h, w), and use it from the next image on."""
@@ -143,10 +153,15 @@ class OpenVinoEngine(EagerEngine):
         return theirs < eager
 
 
-def _prepare(reference: weakref.ref[OpenVinoEngine], converter: Converter, warn: Warn, size: Size
-             ) -> None:
+def _prepare(
+        reference: weakref.ref[OpenVinoEngine], converter: Converter, warn: Warn, size: Size,
+        convert: bool) -> None:
     """Load or convert the model for padded images (h, w), and pass it to the engine."""
     try:
+        engine = reference()
+        if engine is None or not engine.finds(size) and not convert:
+            return
+        del engine  # may be freed during a conversion
         model = _read(converter, warn, size)
         if engine := reference():
             engine.use(size, model)
@@ -172,15 +187,15 @@ def _end(converter: Converter, threads: list[threading.Thread]) -> None:
 
 
 def _read(converter: Converter, warn: Warn, size: Size) -> openvino.Model:
-    path = openvino_model.cached_path(converter.fingerprint, size)
+    path = cached_path(converter.key, size)
     try:
-        return openvino_model.load(path, converter.fingerprint)
+        return openvino_model.load(path, converter.key)
     except FileNotFoundError:
         pass
     except ValueError as error:
         warn(f'the cached OpenVINO model cannot be used and is converted again: {error}')
     converter.convert(size)
-    return openvino_model.load(path, converter.fingerprint)
+    return openvino_model.load(path, converter.key)
 
 
 def _run(

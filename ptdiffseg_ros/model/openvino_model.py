@@ -6,22 +6,19 @@ from __future__ import annotations
 from contextlib import suppress
 import hashlib
 import json
-import os
 from pathlib import Path
-import shutil
 import warnings
 
 import openvino
 from ptdiffseg_ros.model.files import whole_folder
+from ptdiffseg_ros.model.openvino_cache import cache_key, MANIFEST, Size
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 from torch import nn, Tensor
 
 VERSION = 2  # of the cached files; models of version 1 take a context shared by all layers
-MODEL, WEIGHTS, MANIFEST = 'model.xml', 'model.bin', 'manifest.json'
+MODEL, WEIGHTS = 'model.xml', 'model.bin'
 MOST_TOKENS = 1024  # of a context
-MOST_CACHED = 16  # models on disk; one of `micro` takes 27 MiB
-Size = tuple[int, int]
 
 
 class Network(nn.Module):
@@ -39,12 +36,6 @@ class Network(nn.Module):
         return self.segmenter.run_network(images, context)
 
 
-def cached_path(fingerprint: str, size: Size) -> Path:
-    """Return the cache folder of a segmenter's model for padded images (h, w)."""
-    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
-    return cache / 'ptdiffseg_ros' / 'openvino' / fingerprint / f'{size[0]}x{size[1]}'
-
-
 @torch.no_grad()
 def convert(segmenter: PromptedSegmenter, size: Size, folder: Path) -> None:
     """Convert a segmenter for padded images (h, w). Files appear whole or not at all."""
@@ -60,10 +51,10 @@ def convert(segmenter: PromptedSegmenter, size: Size, folder: Path) -> None:
     with whole_folder(folder) as partial:
         openvino.save_model(model, partial / MODEL, compress_to_fp16=False)
         (partial / MANIFEST).write_text(json.dumps(
-            {**_versions(segmenter.fingerprint), **_digests(partial)}, indent=2) + '\n')
+            {**_versions(cache_key(segmenter)), **_digests(partial)}, indent=2) + '\n')
 
 
-def load(folder: Path, fingerprint: str) -> openvino.Model:
+def load(folder: Path, key: str) -> openvino.Model:
     """
     Read a cached model.
 
@@ -74,7 +65,7 @@ def load(folder: Path, fingerprint: str) -> openvino.Model:
         raise FileNotFoundError(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
-        for name, value in {**_versions(fingerprint), **_digests(folder)}.items():
+        for name, value in {**_versions(key), **_digests(folder)}.items():
             if manifest[name] != value:
                 raise ValueError(f'{name} is {manifest[name]}, expected {value}')
         model = openvino.Core().read_model(folder / MODEL)
@@ -85,16 +76,8 @@ def load(folder: Path, fingerprint: str) -> openvino.Model:
     return model
 
 
-def drop_oldest(cache: Path) -> None:
-    """Delete all models below a folder but the MOST_CACHED that were used last."""
-    with suppress(OSError):  # another process may delete them at the same time
-        manifests = sorted(cache.glob(f'*/*/{MANIFEST}'), key=lambda file: file.stat().st_mtime)
-        for manifest in manifests[:-MOST_CACHED]:
-            shutil.rmtree(manifest.parent)
-
-
-def _versions(fingerprint: str) -> dict[str, object]:
-    return {'version': VERSION, 'fingerprint': fingerprint, 'openvino': openvino.__version__,
+def _versions(key: str) -> dict[str, object]:
+    return {'version': VERSION, 'key': key, 'openvino': openvino.__version__,
             'torch': torch.__version__}
 
 

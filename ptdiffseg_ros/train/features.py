@@ -204,11 +204,8 @@ def _key(segmenter: PromptedSegmenter, frames: str, contexts: Sequence[Tensor],
          views: Sequence[int]) -> str:
     digest = hashlib.sha256(frames.encode() + bytes(views))
     config = segmenter.config
-    digest.update(json.dumps([
-        config.timestep, config.taps, config.input_size,
-        segmenter.backbone.vae.config.scaling_factor]).encode())
-    parts = [*contexts, *segmenter.backbone.vae.state_dict().values(),
-             *segmenter.backbone.unet.state_dict().values()]
-    for tensor in parts:
-        digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
+    digest.update(json.dumps([config.timestep, config.taps, config.input_size]).encode())
+    digest.update(segmenter.backbone.digest().encode())
+    for context in contexts:
+        digest.update(context.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:24]

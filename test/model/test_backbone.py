@@ -50,6 +50,23 @@ def hooked_features(backbone: DiffusionBackbone, latents, context, timestep, tap
     return [found[tap] for tap in taps], prediction
 
 
+def test_the_digest_knows_weights_and_configuration_and_not_the_folder(
+        backbone: DiffusionBackbone, tmp_path: Path) -> None:
+    digest = backbone.digest()
+    backbone.save_pretrained(tmp_path / 'one')
+    shutil.copytree(tmp_path / 'one', tmp_path / 'other')
+    other = DiffusionBackbone.from_pretrained(tmp_path / 'other')
+    assert other.digest() == digest
+    config = tmp_path / 'other' / 'vae' / 'config.json'
+    config.write_text(json.dumps({**json.loads(config.read_text()), 'scaling_factor': 0.5}))
+    assert DiffusionBackbone.from_pretrained(tmp_path / 'other').digest() != digest
+    for part in (other.unet, other.vae):
+        weight = next(part.parameters())
+        weight.add_(1)
+        assert other.digest() != digest
+        weight.sub_(1)
+
+
 @pytest.mark.parametrize('size', [(8, 16), (16, 8), (12, 20), (9, 13)])
 def test_features_equal_those_of_the_forward_of_diffusers(
         backbone: DiffusionBackbone, size) -> None:

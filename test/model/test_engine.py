@@ -20,8 +20,15 @@ from conversions import conversion, ends, PATIENCE_S, yields
 from hypothesis import given, HealthCheck, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros.cli import build_parser
+from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.engine import ENGINES, make_engine
 from ptdiffseg_ros.model.errors import SegmenterError
+from ptdiffseg_ros.model.openvino_cache import (
+    cache_key,
+    cached_path,
+    drop_oldest,
+    MOST_CACHED,
+)
 from ptdiffseg_ros.model.openvino_convert import ConversionStopped
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
 from ptdiffseg_ros.ros.parameters import PARAMETERS
@@ -60,8 +67,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def cached_model(segmenter: PromptedSegmenter) -> Path:
     """Return the folder of the model that `converted` has put into the cache."""
-    from ptdiffseg_ros.model.openvino_model import cached_path
-    return cached_path(segmenter.fingerprint, SIZE)
+    return cached_path(cache_key(segmenter), SIZE)
 
 
 @pytest.fixture(scope='module')
@@ -176,7 +182,7 @@ def test_a_foreign_cached_model_is_converted_again(
         'ptdiffseg_ros.model.openvino_engine.Converter.convert',
         lambda self, size: shutil.copytree(intact, path, dirs_exist_ok=True))
     manifest = path / 'manifest.json'
-    manifest.write_text(manifest.read_text().replace(segmenter.fingerprint, 'f' * 12))
+    manifest.write_text(manifest.read_text().replace(cache_key(segmenter), 'f' * 12))
     assert_converts_again(segmenter, folder)
 
 
@@ -186,24 +192,24 @@ def test_a_model_converted_by_an_earlier_release_is_refused(
     from ptdiffseg_ros.model.openvino_model import load, VERSION
     folder = tmp_path / 'model'
     shutil.copytree(cached_model(segmenter), folder)
-    shape = load(folder, segmenter.fingerprint).inputs[1].get_partial_shape()
+    shape = load(folder, cache_key(segmenter)).inputs[1].get_partial_shape()
     assert str(shape) == f'[1,{segmenter.backbone.cross_attention_layers},?,32]'
     manifest = json.loads((folder / 'manifest.json').read_text())
     assert manifest['version'] == VERSION
     (folder / 'manifest.json').write_text(json.dumps({**manifest, 'version': 1}))
     with pytest.raises(ValueError, match=f'version is 1, expected {VERSION}'):
-        load(folder, segmenter.fingerprint)
+        load(folder, cache_key(segmenter))
 
 
 @pytest.mark.usefixtures('converted')
 def test_the_cache_keeps_the_models_that_were_used_last(segmenter, tmp_path: Path) -> None:
-    from ptdiffseg_ros.model.openvino_model import drop_oldest, load, MOST_CACHED
+    from ptdiffseg_ros.model.openvino_model import load
     model = cached_model(segmenter)
-    folders = [tmp_path / segmenter.fingerprint / f'64x{64 + i}' for i in range(MOST_CACHED + 2)]
+    folders = [tmp_path / cache_key(segmenter) / f'64x{64 + i}' for i in range(MOST_CACHED + 2)]
     for i, folder in enumerate(folders):
         shutil.copytree(model, folder)
         os.utime(folder / 'manifest.json', (i, i))
-    load(folders[0], segmenter.fingerprint)  # its use counts, not its age
+    load(folders[0], cache_key(segmenter))  # its use counts, not its age
     (tmp_path / 'mine.txt').write_text('precious')
     drop_oldest(tmp_path)
     assert [folder.exists() for folder in folders] == [True, False, False] + [True] * (
@@ -224,6 +230,25 @@ def test_a_failed_conversion_warns_once_and_eager_continues(
     assert other.engine.state == 'eager (no OpenVINO model, see the log)'
     context = segmenter.context()
     assert_alike(segmenter.segment(frames, context), other.segment(frames, context))
+
+
+@pytest.mark.usefixtures('converted')
+def test_a_backbone_that_was_trained_further_needs_another_model(
+        segmenter, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    shutil.copytree(folder.parent, tmp_path, dirs_exist_ok=True)
+    path, warned = tmp_path / 'segmenter', []
+    loaded = PromptedSegmenter.from_pretrained(path, 'cpu', 'auto', 'openvino', warned.append)
+    assert cached_model(loaded).is_dir(), 'a copy has the same model'
+    backbone = DiffusionBackbone.from_pretrained(tmp_path / 'backbone')
+    next(backbone.unet.parameters()).mul_(1.5)
+    backbone.save_pretrained(tmp_path / 'backbone')
+    prepare(loaded, picture(*UNSEEN))
+    assert len(warned) == 1 and 'has changed since it was loaded' in warned[0]
+    converted = record_conversions(monkeypatch, RuntimeError('no space left on device'))
+    again = PromptedSegmenter.from_pretrained(path, 'cpu', 'auto', 'openvino', warned.append)
+    assert again.fingerprint == segmenter.fingerprint
+    prepare(again, picture(*SIZE))
+    assert converted == [SIZE]
 
 
 @pytest.mark.usefixtures('unfinished')

@@ -1,0 +1,36 @@
+# Copyright 2026 ptdiffseg_ros contributors
+# SPDX-License-Identifier: Apache-2.0
+"""Find OpenVINO models in the cache on disk, without importing openvino or torch."""
+from __future__ import annotations
+
+from contextlib import suppress
+import os
+from pathlib import Path
+import shutil
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # without torch, which takes seconds to import
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+
+MANIFEST = 'manifest.json'
+MOST_CACHED = 16  # models on disk; one of `micro` takes 27 MiB
+Size = tuple[int, int]
+
+
+def cache_key(segmenter: PromptedSegmenter) -> str:
+    """Identify a segmenter's network. The fingerprint alone does not know the backbone."""
+    return f'{segmenter.fingerprint}-{segmenter.backbone.digest()}'
+
+
+def cached_path(key: str, size: Size) -> Path:
+    """Return the cache folder of a segmenter's model for padded images (h, w)."""
+    cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
+    return cache / 'ptdiffseg_ros' / 'openvino' / key / f'{size[0]}x{size[1]}'
+
+
+def drop_oldest(cache: Path) -> None:
+    """Delete all models below a folder but the MOST_CACHED that were used last."""
+    with suppress(OSError):  # another process may delete them at the same time
+        manifests = sorted(cache.glob(f'*/*/{MANIFEST}'), key=lambda file: file.stat().st_mtime)
+        for manifest in manifests[:-MOST_CACHED]:
+            shutil.rmtree(manifest.parent)
