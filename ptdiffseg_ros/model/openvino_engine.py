@@ -18,7 +18,8 @@ from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 from torch import Tensor
 
-MOST_SIZES = 8  # image sizes that get a model; each needs memory
+MOST_SIZES = 8  # image sizes with a model at a time; each needs memory
+UNUSED_FRAMES = 100  # of other sizes, before a model may be replaced by that of a new size
 COMPARED = 3  # runs of each engine; the fastest counts
 # Of a size, before `auto` converts it: by then, eager has cost about as much time as a conversion.
 EAGER_FRAMES = 100
@@ -30,7 +31,8 @@ class OpenVinoEngine(EagerEngine):
 
     Models are loaded from the cache or converted in the background, one at a time. They take a
     context for each cross-attention layer with a dynamic token axis, so a new scene prompt needs
-    no other model. A conversion ends with `close`, with the engine or with this process.
+    no other model. The least recently used models are dropped. A conversion ends with `close`,
+    with the engine or with this process.
     """
 
     def __init__(self, segmenter: PromptedSegmenter, fast: bool = False, warn: Warn = warn_once,
@@ -48,7 +50,9 @@ class OpenVinoEngine(EagerEngine):
         self.name = 'openvino_fast' if fast else 'openvino'
         self.fast, self.warn, self.automatic = fast, warn, automatic
         self._seen: Counter[Size] = Counter()  # frames or windows
-        self._models: dict[Size, openvino.InferRequest | None] = {}  # None: this size runs eagerly
+        self._models: dict[Size, openvino.InferRequest] = {}
+        self._used: dict[Size, int] = {}  # number of the last frame, of all, that a model ran for
+        self._eager: set[Size] = set()  # of `automatic`: sizes for which eager is faster
         self._uncached: set[Size] = set()  # of `automatic`: sizes that need a conversion
         self._converter = Converter(segmenter.folder)
         self._ends = False  # prepare no more models: one failed, or the engine is closed
@@ -59,30 +63,31 @@ class OpenVinoEngine(EagerEngine):
     def state(self) -> str:
         """Describe which engine runs now, for the sizes seen so far."""
         seen = list(self._seen)
-        ready = [self._models.get(size) is not None for size in seen]
+        ready = [size in self._models for size in seen]
         if any(ready):
             rest = ' (eager for new sizes)' if self._ends else ''
             return self.name + (rest if all(ready) else ' (eager for some sizes)')
         if self._ends:
             return 'eager (no OpenVINO model, see the log)'
-        full = len(self._models) >= MOST_SIZES
-        if not seen or not full and any(size not in self._models for size in seen):
-            return f'{self.name} (eager until its model is ready)'
-        return 'eager (faster than OpenVINO here)'
+        if seen and self._eager.issuperset(seen):
+            return 'eager (faster than OpenVINO here)'
+        return f'{self.name} (eager until its model is ready)'
 
     def network(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         size: Size = (images.shape[2], images.shape[3])
         self._seen[size] += len(images)
         wanted = not self.automatic or self._seen[size] > EAGER_FRAMES
-        if size not in self._models and (wanted or size not in self._uncached):
+        if wanted or size not in self._uncached:
             self._begin(size, wanted)
         request = self._models.get(size)
         if request is not None:
+            self._used[size] = self._seen.total()
             contexts = self.segmenter.backbone.layer_contexts(context)
             try:
                 return _run(request, images, contexts)
             except Exception as error:  # OpenVINO's own types, also without memory
-                self._models[size], self._ends = None, True
+                self.close()
+                del self._models[size]
                 self.warn(f'OpenVINO failed for images of {size[0]} x {size[1]}: {error}. This '
                           'size runs eagerly from now on, and no other one gets a model')
         return super().network(images, context)
@@ -110,9 +115,8 @@ class OpenVinoEngine(EagerEngine):
 
         :param convert: convert a model that is not in the cache.
         """
-        full = len(self._models) >= MOST_SIZES
         busy = any(thread.is_alive() for thread in self._threads)
-        if full or size in self._models or self._ends or busy:
+        if self._ends or busy or size in self._models or size in self._eager or self._is_full():
             return
         # A weak reference, so that the thread does not keep the engine alive.
         thread = threading.Thread(
@@ -120,6 +124,14 @@ class OpenVinoEngine(EagerEngine):
             args=(weakref.ref(self), self._converter, self.warn, size, convert), daemon=True)
         self._threads[:] = [thread]
         thread.start()
+
+    def _is_full(self) -> bool:
+        """Return whether no model may be dropped for a new one, because all ran lately."""
+        return (len(self._models) >= MOST_SIZES
+                and self._seen.total() - self._used[self._oldest()] <= UNUSED_FRAMES)
+
+    def _oldest(self) -> Size:
+        return min(self._models, key=self._used.__getitem__)
 
     def finds(self, size: Size) -> bool:
         """Return whether the cache has a model for padded images (h, w). May take seconds."""
@@ -139,8 +151,13 @@ class OpenVinoEngine(EagerEngine):
         if not self.fast:
             settings['INFERENCE_PRECISION_HINT'] = 'f32'
         request = openvino.Core().compile_model(model, 'CPU', settings).create_infer_request()
-        slower = self.automatic and not self._is_faster(request, size)
-        self._models[size] = None if slower else request
+        if self.automatic and not self._is_faster(request, size):
+            self._eager.add(size)
+            return
+        while len(self._models) >= MOST_SIZES:
+            del self._models[self._oldest()]
+        self._used[size] = self._seen.total()
+        self._models[size] = request
 
     @torch.no_grad()
     def _is_faster(self, request: openvino.InferRequest, size: Size) -> bool:

@@ -38,6 +38,7 @@ import torch
 openvino = pytest.importorskip('openvino', reason='an optional engine (extra openvino)')
 
 SIZE = 64, 128
+OTHER_SIZES = (128, 64), (32, 256)
 UNSEEN = 160, 96  # no test waits for a model of this size
 WAITS = 'openvino (eager until its model is ready)'
 # Segments a frame of a size, then lives on until its input ends.
@@ -75,6 +76,14 @@ def converted(segmenter: PromptedSegmenter, cache: Path) -> None:
     """Put the model that several tests use into the cache."""
     from ptdiffseg_ros.model.openvino_model import convert
     convert(segmenter, SIZE, cached_model(segmenter))
+
+
+@pytest.fixture(scope='module')
+def converted_sizes(segmenter: PromptedSegmenter, converted: None) -> None:
+    """Put models of OTHER_SIZES into the cache, too."""
+    from ptdiffseg_ros.model.openvino_model import convert
+    for size in OTHER_SIZES:
+        convert(segmenter, size, cached_path(cache_key(segmenter), size))
 
 
 @pytest.fixture
@@ -199,6 +208,81 @@ def test_a_model_converted_by_an_earlier_release_is_refused(
     (folder / 'manifest.json').write_text(json.dumps({**manifest, 'version': 1}))
     with pytest.raises(ValueError, match=f'version is 1, expected {VERSION}'):
         load(folder, cache_key(segmenter))
+
+
+def record_inferences(monkeypatch) -> list[tuple[int, int]]:
+    """Return a list that receives the size of each image that OpenVINO infers."""
+    sizes: list[tuple[int, int]] = []
+    infer = openvino.InferRequest.infer
+
+    def record(self, inputs, **options):
+        sizes.append(inputs[0].shape[2:])
+        return infer(self, inputs, **options)
+
+    monkeypatch.setattr('openvino.InferRequest.infer', record)
+    return sizes
+
+
+@pytest.mark.usefixtures('converted_sizes')
+def test_a_new_size_replaces_the_model_that_has_gone_unused_for_longest(
+        accelerated, monkeypatch) -> None:
+    monkeypatch.setattr('ptdiffseg_ros.model.openvino_engine.MOST_SIZES', 2)
+    monkeypatch.setattr('ptdiffseg_ros.model.openvino_engine.UNUSED_FRAMES', 3)
+    used, unused, new = picture(*OTHER_SIZES[0]), picture(*SIZE), picture(*OTHER_SIZES[1])
+    prepare(accelerated, unused, used, new)
+    sizes = record_inferences(monkeypatch)
+    accelerated.segment([unused, used, new], accelerated.context())
+    assert sizes == [SIZE, OTHER_SIZES[0]], 'both models have run lately'
+    prepare(accelerated, used, new, new)
+    sizes.clear()
+    accelerated.segment([unused, used, new], accelerated.context())
+    assert sizes == [*OTHER_SIZES]
+    assert accelerated.engine.state == 'openvino (eager for some sizes)'
+
+
+@pytest.mark.usefixtures('converted_sizes')
+def test_auto_stays_with_eager_where_openvino_is_slower(
+        segmenter, folder: Path, monkeypatch) -> None:
+    infer, compile_model, compiled = openvino.InferRequest.infer, openvino.Core.compile_model, []
+
+    def infer_slowly(*inputs, **options):
+        time.sleep(1)  # eager takes a hundredth
+        return infer(*inputs, **options)
+
+    def record(*settings):
+        compiled.append(settings)
+        return compile_model(*settings)
+
+    monkeypatch.setattr('openvino.InferRequest.infer', infer_slowly)
+    monkeypatch.setattr('openvino.Core.compile_model', record)
+    monkeypatch.setattr('ptdiffseg_ros.model.openvino_engine.MOST_SIZES', 1)
+    chosen, frame, context = automatic(folder), picture(*SIZE), segmenter.context()
+    prepare(chosen, frame)
+    assert chosen.engine.state == 'eager (faster than OpenVINO here)'
+    assert_alike(segmenter.segment([frame], context), chosen.segment([frame], context))
+    prepare(chosen, picture(*OTHER_SIZES[0]))
+    assert len(compiled) == 2, 'the place is free'
+    assert chosen.engine.state == 'eager (faster than OpenVINO here)'
+
+
+@pytest.mark.usefixtures('converted')
+def test_an_inference_that_fails_is_repeated_eagerly_with_one_warning(
+        segmenter, folder: Path, monkeypatch) -> None:
+    warned: list[str] = []
+    other = PromptedSegmenter.from_pretrained(folder, 'cpu', 'auto', 'openvino', warned.append)
+    frame, context = picture(*SIZE), segmenter.context()
+    prepare(other, frame)
+    assert other.engine.state == 'openvino'
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError('no memory for the result')
+
+    monkeypatch.setattr('openvino.InferRequest.infer', fail)
+    for _ in range(2):
+        assert_alike(segmenter.segment([frame], context), other.segment([frame], context))
+    other.engine.wait()
+    assert len(warned) == 1 and 'no memory for the result' in warned[0]
+    assert other.engine.state == 'eager (no OpenVINO model, see the log)'
 
 
 @pytest.mark.usefixtures('converted')
