@@ -41,6 +41,14 @@ def ends(process: int) -> bool:
         os.close(descriptor)
 
 
+def opens(process: int, path: Path) -> None:
+    """Wait until a process has opened a file."""
+    deadline = time.monotonic() + PATIENCE_S
+    while path not in (each.resolve() for each in Path(f'/proc/{process}/fd').iterdir()):
+        assert time.monotonic() < deadline, f'it does not open {path}'
+        time.sleep(0.01)
+
+
 def yields(process: int) -> None:
     """Wait until a process has given itself the low priority of a conversion beside frames."""
     deadline = time.monotonic() + PATIENCE_S

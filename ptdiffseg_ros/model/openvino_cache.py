@@ -3,7 +3,9 @@
 """Find OpenVINO models in the cache on disk, without importing openvino or torch."""
 from __future__ import annotations
 
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+import fcntl
 import os
 from pathlib import Path
 import shutil
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # without torch, which takes seconds to import
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
-MANIFEST = 'manifest.json'
+LOCK, MANIFEST = '.lock', 'manifest.json'
 MOST_CACHED = 16  # models on disk; one of `micro` takes 27 MiB
 Size = tuple[int, int]
 
@@ -28,9 +30,24 @@ def cached_path(key: str, size: Size) -> Path:
     return cache / 'ptdiffseg_ros' / 'openvino' / key / f'{size[0]}x{size[1]}'
 
 
+@contextmanager
+def locked(cache: Path) -> Iterator[None]:
+    """
+    Wait until no other process writes to a folder of cached models, and keep others waiting.
+
+    Deletes what conversions left behind that were killed.
+    """
+    cache.mkdir(parents=True, exist_ok=True)
+    with open(cache / LOCK, 'w') as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # until the file is closed, also by the process's end
+        for partial in cache.glob('*/.*.partial'):  # of `whole_folder`
+            shutil.rmtree(partial, ignore_errors=True)
+        yield
+
+
 def drop_oldest(cache: Path) -> None:
     """Delete all models below a folder but the MOST_CACHED that were used last."""
-    with suppress(OSError):  # another process may delete them at the same time
+    with suppress(OSError):  # another user's
         manifests = sorted(cache.glob(f'*/*/{MANIFEST}'), key=lambda file: file.stat().st_mtime)
         for manifest in manifests[:-MOST_CACHED]:
             shutil.rmtree(manifest.parent)

@@ -10,11 +10,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 import threading
 
-from ptdiffseg_ros.model.openvino_cache import cache_key, cached_path, drop_oldest, Size
+from ptdiffseg_ros.model.openvino_cache import (
+    cache_key,
+    cached_path,
+    drop_oldest,
+    locked,
+    Size,
+)
 
 LAST_CHARACTERS = 500  # of the output of a failed conversion, for the error message
 LOW_PRIORITY = 10  # niceness; a busy machine may take ten times as long
@@ -74,19 +81,25 @@ def _end_with_parent() -> None:
 
 
 def main(folder: str, height: str, width: str, key: str, niceness: str) -> None:
-    """Convert the segmenter in a folder, and write the model to the cache."""
+    """Convert the segmenter in a folder, unless the cache has its model by now."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     os.nice(int(niceness))
     # Imported after the thread has started, because they take seconds.
-    from ptdiffseg_ros.model.openvino_model import convert
+    from ptdiffseg_ros.model.openvino_model import convert, load
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-    segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
-    if cache_key(segmenter) != key:
-        raise SystemExit(f'{folder} has changed since it was loaded')
     size = int(height), int(width)
     path = cached_path(key, size)
-    convert(segmenter, size, path)
-    drop_oldest(path.parents[1])
+    with locked(path.parents[1]):
+        try:
+            load(path, key)  # another process may have converted it in the meantime
+            return
+        except (FileNotFoundError, ValueError):
+            shutil.rmtree(path, ignore_errors=True)  # the new files appear at once
+        segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
+        if cache_key(segmenter) != key:
+            raise SystemExit(f'{folder} has changed since it was loaded')
+        convert(segmenter, size, path)
+        drop_oldest(path.parents[1])
 
 
 if __name__ == '__main__':

@@ -205,13 +205,14 @@ def _end(converter: Converter, threads: list[threading.Thread]) -> None:
 
 def _read(converter: Converter, warn: Warn, size: Size) -> openvino.Model:
     path = cached_path(converter.key, size)
-    try:
-        return openvino_model.load(path, converter.key)
-    except FileNotFoundError:
-        pass
-    except ValueError as error:
-        warn(f'the cached OpenVINO model cannot be used and is converted again: {error}')
-    converter.convert(size)
+    for _ in range(2):  # another process may have replaced the files that were read
+        try:
+            return openvino_model.load(path, converter.key)
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            warn(f'the cached OpenVINO model cannot be used and is converted again: {error}')
+        converter.convert(size)
     return openvino_model.load(path, converter.key)
 
 

@@ -16,7 +16,7 @@ import sys
 import time
 import warnings
 
-from conversions import conversion, ends, PATIENCE_S, yields
+from conversions import conversion, ends, opens, PATIENCE_S, yields
 from hypothesis import given, HealthCheck, settings, strategies as st
 import numpy as np
 from ptdiffseg_ros.cli import build_parser
@@ -27,6 +27,8 @@ from ptdiffseg_ros.model.openvino_cache import (
     cache_key,
     cached_path,
     drop_oldest,
+    LOCK,
+    locked,
     MOST_CACHED,
 )
 from ptdiffseg_ros.model.openvino_convert import ConversionStopped
@@ -193,6 +195,51 @@ def test_a_foreign_cached_model_is_converted_again(
     manifest = path / 'manifest.json'
     manifest.write_text(manifest.read_text().replace(cache_key(segmenter), 'f' * 12))
     assert_converts_again(segmenter, folder)
+
+
+@pytest.mark.usefixtures('converted')
+def test_a_model_that_another_process_has_just_converted_is_used(
+        segmenter, accelerated, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    intact = cached_model(segmenter)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    path = cached_model(segmenter)
+    with locked(path.parents[1]):
+        accelerated.segment([picture(*SIZE)], accelerated.context())
+        opens(conversion(folder), path.parents[1] / LOCK)
+        shutil.copytree(intact, path)
+        before = (path / 'model.xml').stat()
+    accelerated.engine.wait()
+    assert accelerated.engine.state == 'openvino'
+    assert (path / 'model.xml').stat().st_ino == before.st_ino, 'converted again'
+
+
+@pytest.mark.usefixtures('converted')
+def test_files_that_were_replaced_while_they_were_read_are_read_again(
+        segmenter, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    intact, warned, sizes = cached_model(segmenter), [], []
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    path = cached_model(segmenter)
+
+    def convert(self: object, size: tuple[int, int]) -> None:
+        shutil.copytree(intact, path, dirs_exist_ok=True)
+        if not sizes:
+            path.joinpath('model.bin').write_bytes(b'')
+        sizes.append(size)
+
+    monkeypatch.setattr('ptdiffseg_ros.model.openvino_engine.Converter.convert', convert)
+    other = PromptedSegmenter.from_pretrained(folder, 'cpu', 'auto', 'openvino', warned.append)
+    prepare(other, picture(*SIZE))
+    assert other.engine.state == 'openvino'
+    assert len(warned) == 1 and 'is converted again' in warned[0] and len(sizes) == 2
+
+
+def test_what_killed_conversions_have_left_is_deleted(tmp_path: Path) -> None:
+    left, model = tmp_path / 'f' / '.0123456789abcdef.partial', tmp_path / 'f' / '64x128'
+    for each in (left, model):
+        each.mkdir(parents=True)
+        (each / 'model.bin').write_bytes(b'0')
+    with locked(tmp_path):
+        assert not left.exists() and (model / 'model.bin').exists()
 
 
 @pytest.mark.usefixtures('converted')
