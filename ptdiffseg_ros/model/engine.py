@@ -221,11 +221,10 @@ def _is_convertible(segmenter: PromptedSegmenter) -> bool:
 def _openvino(
         name: str, segmenter: PromptedSegmenter, warn: Warn, automatic: bool = False
 ) -> EagerEngine:
-    """Create an OpenVINO engine; without a working OpenVINO warn, and create an eager one."""
-    try:
-        from ptdiffseg_ros.model.openvino_engine import OpenVinoEngine
-    except Exception as error:  # also of a package that does not fit the machine
-        warn(f'engine {name} needs a working package openvino ({error}): pip install openvino. '
+    """Create an OpenVINO engine; without the package warn, and create an eager one."""
+    if find_spec('openvino') is None:
+        warn(f'engine {name} needs the package openvino: pip install openvino. '
              'The segmenter runs eagerly')
         return EagerEngine(segmenter, 'no package openvino, see the log')
+    from ptdiffseg_ros.model.openvino_engine import OpenVinoEngine  # it imports this module
     return OpenVinoEngine(segmenter, name == 'openvino_fast', warn, automatic)

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 import fcntl
+from functools import cache
+from importlib.util import find_spec
 import os
 from pathlib import Path
 import shutil
@@ -16,6 +18,8 @@ if TYPE_CHECKING:  # without torch, which takes seconds to import
 
 LOCK, MANIFEST = '.lock', 'manifest.json'
 MOST_CACHED = 16  # models on disk; one of `micro` takes 27 MiB
+# Lines of /proc/cpuinfo that say which instructions a processor has, on x86 and on ARM.
+INSTRUCTIONS = ('model name', 'flags', 'CPU implementer', 'CPU part', 'Features')
 Size = tuple[int, int]
 
 
@@ -28,6 +32,36 @@ def cached_path(key: str, size: Size) -> Path:
     """Return the cache folder of a segmenter's model for padded images (h, w)."""
     cache = Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache')
     return cache / 'ptdiffseg_ros' / 'openvino' / key / f'{size[0]}x{size[1]}'
+
+
+def has_run(folder: Path, engine: str) -> bool:
+    """Return whether a cached model has run on this machine, in the precision of an engine."""
+    try:
+        return _record(folder, engine).read_text() == _machine()
+    except (OSError, ValueError):  # none, or damaged
+        return False
+
+
+def remember_run(folder: Path, engine: str) -> None:
+    """Record for `has_run` that a cached model has run on this machine."""
+    with suppress(OSError):  # the cache may be read-only
+        _record(folder, engine).write_text(_machine())
+
+
+def _record(folder: Path, engine: str) -> Path:
+    return folder / f'{engine}.ran'
+
+
+@cache
+def _machine() -> str:
+    """Describe what decides whether OpenVINO runs: the package, the kernel and the processor."""
+    found, system = find_spec('openvino'), os.uname()
+    package = Path(str(found and found.origin))
+    processor = Path('/proc/cpuinfo').read_text().splitlines()
+    return '\n'.join([
+        f'{package} {package.stat().st_mtime_ns}',
+        f'{system.sysname} {system.release} {system.machine}',
+        *dict.fromkeys(line for line in processor if line.startswith(INSTRUCTIONS))])
 
 
 @contextmanager
@@ -47,7 +81,7 @@ def locked(cache: Path) -> Iterator[None]:
 
 def drop_oldest(cache: Path) -> None:
     """Delete all models below a folder but the MOST_CACHED that were used last."""
-    with suppress(OSError):  # another user's
+    with suppress(OSError):  # of a folder that belongs to another user
         manifests = sorted(cache.glob(f'*/*/{MANIFEST}'), key=lambda file: file.stat().st_mtime)
         for manifest in manifests[:-MOST_CACHED]:
             shutil.rmtree(manifest.parent)

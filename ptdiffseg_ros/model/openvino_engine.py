@@ -7,16 +7,18 @@ from collections import Counter
 from functools import partial
 import threading
 import timeit
+from typing import TYPE_CHECKING
 import weakref
 
-import openvino
-from ptdiffseg_ros.model import openvino_model
 from ptdiffseg_ros.model.engine import EagerEngine, Warn, warn_once
-from ptdiffseg_ros.model.openvino_cache import cache_key, cached_path, Size
+from ptdiffseg_ros.model.openvino_cache import cache_key, cached_path, has_run, Size
 from ptdiffseg_ros.model.openvino_convert import ConversionStopped, Converter, LOW_PRIORITY
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:  # it may end this process; imported once it has run in that of the converter
+    import openvino
 
 MOST_SIZES = 8  # image sizes with a model at a time; each needs memory
 UNUSED_FRAMES = 100  # of other sizes, before a model may be replaced by that of a new size
@@ -48,13 +50,13 @@ class OpenVinoEngine(EagerEngine):
         """
         super().__init__(segmenter)
         self.name = 'openvino_fast' if fast else 'openvino'
-        self.fast, self.warn, self.automatic = fast, warn, automatic
+        self.warn, self.automatic = warn, automatic
         self._seen: Counter[Size] = Counter()  # frames or windows
         self._models: dict[Size, openvino.InferRequest] = {}
         self._used: dict[Size, int] = {}  # number of the last frame, of all, that a model ran for
         self._eager: set[Size] = set()  # of `automatic`: sizes for which eager is faster
-        self._uncached: set[Size] = set()  # of `automatic`: sizes that need a conversion
-        self._converter = Converter(segmenter.folder)
+        self._uncached: set[Size] = set()  # of `automatic`: sizes that need the converter
+        self._converter = Converter(segmenter.folder, self.name)
         self._ends = False  # prepare no more models: one failed, or the engine is closed
         self._threads: list[threading.Thread] = []  # at most one, which prepares a model
         weakref.finalize(self, _end, self._converter, self._threads)
@@ -113,7 +115,7 @@ class OpenVinoEngine(EagerEngine):
         """
         Begin to prepare a model for a size without one, unless another one is in work.
 
-        :param convert: convert a model that is not in the cache.
+        :param convert: otherwise use only a model that has run on this machine before.
         """
         busy = any(thread.is_alive() for thread in self._threads)
         if self._ends or busy or size in self._models or size in self._eager or self._is_full():
@@ -134,11 +136,15 @@ class OpenVinoEngine(EagerEngine):
         return min(self._models, key=self._used.__getitem__)
 
     def finds(self, size: Size) -> bool:
-        """Return whether the cache has a model for padded images (h, w). May take seconds."""
+        """
+        Return whether the cache has a model for padded images (h, w) that runs on this machine.
+
+        May take seconds.
+        """
         self._converter.key = self._converter.key or cache_key(self.segmenter)
         try:
-            found = cached_path(self._converter.key, size).is_dir()
-        except (OSError, RuntimeError):  # not readable, or no home folder
+            found = has_run(cached_path(self._converter.key, size), self.name)
+        except RuntimeError:  # no home folder
             found = False
         if not found:
             self._uncached.add(size)
@@ -146,11 +152,8 @@ class OpenVinoEngine(EagerEngine):
 
     def use(self, size: Size, model: openvino.Model) -> None:
         """Compile a model for padded images (h, w), and use it from the next image on."""
-        settings: dict[str, object] = {
-            'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': torch.get_num_threads()}
-        if not self.fast:
-            settings['INFERENCE_PRECISION_HINT'] = 'f32'
-        request = openvino.Core().compile_model(model, 'CPU', settings).create_infer_request()
+        from ptdiffseg_ros.model.openvino_model import compiled
+        request = compiled(model, self.name)
         if self.automatic and not self._is_faster(request, size):
             self._eager.add(size)
             return
@@ -205,15 +208,15 @@ def _end(converter: Converter, threads: list[threading.Thread]) -> None:
 
 def _read(converter: Converter, warn: Warn, size: Size) -> openvino.Model:
     path = cached_path(converter.key, size)
-    for _ in range(2):  # another process may have replaced the files that were read
-        try:
-            return openvino_model.load(path, converter.key)
-        except FileNotFoundError:
-            pass
-        except ValueError as error:
-            warn(f'the cached OpenVINO model cannot be used and is converted again: {error}')
+    if not has_run(path, converter.engine):
         converter.convert(size)
-    return openvino_model.load(path, converter.key)
+    from ptdiffseg_ros.model.openvino_model import load
+    try:
+        return load(path, converter.key)
+    except ValueError as error:  # damaged, or replaced by another process while it was read
+        warn(f'the cached OpenVINO model cannot be used and is converted again: {error}')
+    converter.convert(size)
+    return load(path, converter.key)
 
 
 def _run(

@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 import warnings
 
+import numpy as np
 import openvino
 from ptdiffseg_ros.model.files import whole_folder
 from ptdiffseg_ros.model.openvino_cache import cache_key, MANIFEST, Size
@@ -19,6 +20,7 @@ from torch import nn, Tensor
 VERSION = 2  # of the cached files; models of version 1 take a context shared by all layers
 MODEL, WEIGHTS = 'model.xml', 'model.bin'
 MOST_TOKENS = 1024  # of a context
+TRIED_TOKENS = 77
 
 
 class Network(nn.Module):
@@ -58,11 +60,8 @@ def load(folder: Path, key: str) -> openvino.Model:
     """
     Read a cached model.
 
-    :raises FileNotFoundError: the folder does not exist.
-    :raises ValueError: the model is damaged, or belongs to another segmenter or release.
+    :raises ValueError: there is none, or it is damaged, or of another segmenter or release.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         for name, value in {**_versions(key), **_digests(folder)}.items():
@@ -74,6 +73,23 @@ def load(folder: Path, key: str) -> openvino.Model:
     with suppress(OSError):  # the cache may be read-only
         (folder / MANIFEST).touch()  # the time of its last use, for `drop_oldest`
     return model
+
+
+def compiled(model: openvino.Model, engine: str) -> openvino.InferRequest:
+    """Compile a model in the precision of an engine, for the threads that torch uses."""
+    settings: dict[str, object] = {
+        'PERFORMANCE_HINT': 'LATENCY', 'INFERENCE_NUM_THREADS': torch.get_num_threads()}
+    if engine != 'openvino_fast':
+        settings['INFERENCE_PRECISION_HINT'] = 'f32'
+    return openvino.Core().compile_model(model, 'CPU', settings).create_infer_request()
+
+
+def run_once(model: openvino.Model, engine: str) -> None:
+    """Compile a model and infer a black image, as the engine will."""
+    inputs = [
+        np.zeros([TRIED_TOKENS if side.is_dynamic else side.get_length() for side in shape],
+                 np.float32) for shape in (each.partial_shape for each in model.inputs)]
+    compiled(model, engine).infer(inputs)
 
 
 def _versions(key: str) -> dict[str, object]:

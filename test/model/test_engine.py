@@ -11,6 +11,7 @@ import json
 import os
 from pathlib import Path
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -27,9 +28,11 @@ from ptdiffseg_ros.model.openvino_cache import (
     cache_key,
     cached_path,
     drop_oldest,
+    has_run,
     LOCK,
     locked,
     MOST_CACHED,
+    remember_run,
 )
 from ptdiffseg_ros.model.openvino_convert import ConversionStopped
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
@@ -53,6 +56,16 @@ segmenter.segment([np.zeros((*map(int, sys.argv[2:]), 3), np.uint8)], segmenter.
 print('segmented', flush=True)
 sys.stdin.read()
 """
+# Waits for the model of a frame, and prints which engine runs.
+WAITING_PROGRAM = """
+import sys
+import numpy as np
+from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+segmenter = PromptedSegmenter.from_pretrained(sys.argv[1], 'cpu', engine='openvino')
+segmenter.segment([np.zeros((*map(int, sys.argv[2:]), 3), np.uint8)], segmenter.context())
+segmenter.engine.wait()
+print(segmenter.engine.state)
+"""
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -75,9 +88,10 @@ def cached_model(segmenter: PromptedSegmenter) -> Path:
 
 @pytest.fixture(scope='module')
 def converted(segmenter: PromptedSegmenter, cache: Path) -> None:
-    """Put the model that several tests use into the cache."""
+    """Put the model that several tests use into the cache, as one that has run before."""
     from ptdiffseg_ros.model.openvino_model import convert
     convert(segmenter, SIZE, cached_model(segmenter))
+    remember_run(cached_model(segmenter), 'openvino')
 
 
 @pytest.fixture(scope='module')
@@ -85,7 +99,9 @@ def converted_sizes(segmenter: PromptedSegmenter, converted: None) -> None:
     """Put models of OTHER_SIZES into the cache, too."""
     from ptdiffseg_ros.model.openvino_model import convert
     for size in OTHER_SIZES:
-        convert(segmenter, size, cached_path(cache_key(segmenter), size))
+        path = cached_path(cache_key(segmenter), size)
+        convert(segmenter, size, path)
+        remember_run(path, 'openvino')
 
 
 @pytest.fixture
@@ -206,11 +222,12 @@ def test_a_model_that_another_process_has_just_converted_is_used(
     with locked(path.parents[1]):
         accelerated.segment([picture(*SIZE)], accelerated.context())
         opens(conversion(folder), path.parents[1] / LOCK)
-        shutil.copytree(intact, path)
+        shutil.copytree(intact, path, ignore=shutil.ignore_patterns('*.ran'))
         before = (path / 'model.xml').stat()
     accelerated.engine.wait()
     assert accelerated.engine.state == 'openvino'
     assert (path / 'model.xml').stat().st_ino == before.st_ino, 'converted again'
+    assert has_run(path, 'openvino') and not has_run(path, 'openvino_fast')
 
 
 @pytest.mark.usefixtures('converted')
@@ -533,10 +550,50 @@ def test_a_processor_that_openvino_does_not_support_is_a_warning(
     assert_alike(segmenter.segment([frame], context), other.segment([frame], context))
 
 
-@pytest.mark.parametrize('name', ['auto', 'openvino', 'openvino_fast'])
-def test_a_package_that_cannot_be_imported_is_a_warning(
+@pytest.mark.usefixtures('converted')
+@pytest.mark.parametrize('text, words', [
+    ('import os, signal\nos.kill(os.getpid(), signal.SIGILL)', 'SIGILL (OpenVINO uses instr'),
+    ('raise ImportError("built for another system")', 'built for another system')])
+def test_a_package_that_ends_a_process_or_cannot_be_imported_is_a_warning(
+        folder: Path, tmp_path: Path, text: str, words: str) -> None:
+    package = tmp_path / 'openvino' / '__init__.py'
+    package.parent.mkdir()
+    package.write_text(text)
+    paths = f'{tmp_path}{os.pathsep}{os.environ.get("PYTHONPATH", "")}'
+    program = subprocess.run(
+        [sys.executable, '-c', WAITING_PROGRAM, str(folder), *map(str, SIZE)],
+        env={**os.environ, 'PYTHONPATH': paths}, capture_output=True, text=True)
+    assert program.stdout == 'eager (no OpenVINO model, see the log)\n', program.stderr
+    assert words in program.stderr
+
+
+@pytest.mark.usefixtures('converted')
+def test_a_model_runs_in_another_process_first_after_a_change_of_the_machine(
+        segmenter, folder: Path, tmp_path: Path, monkeypatch) -> None:
+    intact = cached_model(segmenter)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    path = shutil.copytree(intact, cached_model(segmenter))
+    path.joinpath('openvino.ran').write_text('another processor')
+    tried = record_conversions(monkeypatch, ConversionStopped())
+    other = PromptedSegmenter.from_pretrained(folder, 'cpu', engine='openvino')
+    prepare(other, picture(*SIZE))
+    assert set(tried) == {SIZE}
+
+
+def test_a_conversion_that_is_killed_is_a_warning_with_its_signal(folder: Path) -> None:
+    warned: list[str] = []
+    other = PromptedSegmenter.from_pretrained(folder, 'cpu', 'auto', 'openvino', warned.append)
+    other.segment([picture(*UNSEEN)], other.context())
+    os.kill(conversion(folder), signal.SIGKILL)
+    other.engine.wait()
+    assert len(warned) == 1 and 'SIGKILL (often for lack of memory' in warned[0]
+    assert other.engine.state == 'eager (no OpenVINO model, see the log)'
+
+
+@pytest.mark.parametrize('name', ['openvino', 'openvino_fast'])
+def test_a_missing_package_is_a_warning(
         name: str, segmenter, folder: Path, monkeypatch) -> None:
-    monkeypatch.setitem(sys.modules, 'ptdiffseg_ros.model.openvino_engine', None)
+    monkeypatch.setattr('ptdiffseg_ros.model.engine.find_spec', lambda name: None)
     warned: list[str] = []
     other = PromptedSegmenter.from_pretrained(folder, 'cpu', engine=name, warn=warned.append)
     assert len(warned) == 1 and 'pip install openvino' in warned[0]
