@@ -14,7 +14,7 @@ from benchmarks.docs.settings import adaptation_settings, training_settings
 from benchmarks.json_files import read_json
 from benchmarks.soak.report import tables as soak_tables
 from benchmarks.stream.report import tables as stream_tables
-from benchmarks.street.tables import baseline_table, class_table, curve_table
+from benchmarks.street.tables import baseline_table, class_table, curve_table, dusk_table
 from ptdiffseg_ros.commands.bench import tables as bench_tables
 from ptdiffseg_ros.data.results import markdown_table
 
@@ -125,6 +125,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     'street-baselines': partial(_street, baseline_table),
     'street-classes': partial(_street, class_table),
     'street-curves': lambda: curve_table(_read('street_baselines')),
+    'street-dusk': lambda: dusk_table(_read('street_dusk')),
     'stages': _stages, 'soak-summary': _soak_summary,
     'engines-miou': _engines_miou,
     **{name: partial(_soak, name) for name in SOAKS},

@@ -12,12 +12,13 @@ from benchmarks.command import run_benchmark
 from benchmarks.stream.frames import Encoder, FPS, StreamFrame
 from benchmarks.stream.methods import LEARNING_RATES, make_method
 from benchmarks.stream.scoring import held_out_miou
+from benchmarks.street.tables import dusk_table
 import numpy as np
 from ptdiffseg_ros.commands import add_overwrite, CommandError, number
 from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.labelled import LabelledPictures, resized
 from ptdiffseg_ros.data.pictures import picture_files, read_picture
-from ptdiffseg_ros.data.results import commit, machine, markdown_table, write_json
+from ptdiffseg_ros.data.results import commit, machine, write_json
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from tqdm import tqdm
@@ -94,9 +95,7 @@ def run(args: argparse.Namespace) -> int:
                 'images': [len(unlabelled), len(labelled)], 'passes': PASSES,
                 'commit': commit(), 'machine': machine(), 'learning_rates': LEARNING_RATES,
                 'seeds': seeds})
-    print(markdown_table(
-        ['method', *(f'seed {seed}' for seed in seeds)],
-        [[name, *(f'{miou[name]:.2f}' for miou in seeds.values())] for name in METHODS]))
+    print(dusk_table({'seeds': seeds, 'learning_rates': LEARNING_RATES}))
     return 0
 
 

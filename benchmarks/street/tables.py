@@ -97,3 +97,15 @@ def curve_table(baselines: Figures) -> str:
         [[method, cell['rate'], cell['steps'],
           *(f'{miou:.1f}' for miou in (*cell['day_quarters'], cell['training_miou']))]
          for method, cell in _cells(baselines) if 'day_quarters' in cell])
+
+
+def dusk_table(figures: dict[str, Any]) -> str:
+    """Return the mIoU of each method that adapted to unlabelled photographs, and its gain."""
+    seeds, rates = figures['seeds'], figures['learning_rates']
+    rows = []
+    for name in next(iter(seeds.values())):
+        gains = [miou[name] - miou['source'] for miou in seeds.values()]
+        rows.append([name, f'{rates[name]:g}' if name in rates else '',
+                     *(f'{miou[name]:.1f}' for miou in seeds.values()), f'{np.mean(gains):+.2f}'])
+    return markdown_table(
+        ['method', 'learning rate', *(f'seed {seed}' for seed in seeds), 'mean gain'], rows)

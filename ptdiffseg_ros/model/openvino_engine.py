@@ -89,7 +89,7 @@ class OpenVinoEngine(EagerEngine):
                 return _run(request, images, contexts)
             except Exception as error:  # OpenVINO's own types, also without memory
                 self.close()
-                del self._models[size]
+                self._models.pop(size, None)  # the thread that prepares models may have dropped it
                 self.warn(f'OpenVINO failed for images of {size[0]} x {size[1]}: {error}. This '
                           'size runs eagerly from now on, and no other one gets a model')
         return super().network(images, context)

@@ -224,7 +224,7 @@ def test_every_method_adapts_to_the_unlabelled_photographs(
     assert found['images'] == [3, 1] and list(found['seeds']) == ['0', '1']
     assert all(list(seed) == list(dusk.METHODS) for seed in found['seeds'].values())
     assert found['seeds']['0']['source'] == found['seeds']['1']['source']
-    assert '| TENT | ' in capsys.readouterr().out
+    assert '| TENT | 0.0001 | ' in capsys.readouterr().out
     assert dusk.main(arguments) != 0 and 'exists' in capsys.readouterr().err
     assert dusk.main([*arguments, '--overwrite', '--unlabelled', 'noon']) != 0
     assert 'noon' in capsys.readouterr().err
