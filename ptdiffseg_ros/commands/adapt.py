@@ -172,7 +172,9 @@ def _adapt(
                 if labelled is not None and saved else {})
     if args.json:
         write_json(args.json, {
-            'command': 'adapt', 'input': str(args.input), 'prompt': str(path) if saved else None,
+            'command': 'adapt', 'input': str(args.input),
+            'source_input': str(args.source_frames) if args.source_frames else None,
+            'prompt': str(path) if saved else None,
             'commit': commit(), 'seed': args.seed, 'skipped': failures, 'labelled': measured,
             **prompt.describe()})
     for condition, (before, after) in measured.items():

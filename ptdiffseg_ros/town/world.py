@@ -127,6 +127,7 @@ class Drive:
         """
         if not 0 <= time_s < math.inf:
             raise ValueError(f'time_s is {time_s}; use 0 or more seconds')
+        time_s = float(time_s)  # of NumPy, its comparisons would be no indices
         sway = [math.sin(time_s * rate + phase)
                 for rate, phase in zip((.31, .23, 1.9, .13), self._phases)]
         camera = Camera(

@@ -367,6 +367,11 @@ def test_a_mixture_shows_both_kinds() -> None:
 # drives
 
 
+def test_a_time_may_be_a_number_of_numpy() -> None:
+    drive = Drive(8, SIZE)
+    assert np.array_equal(drive.frame(np.float64(3)).image, drive.frame(3.).image)
+
+
 def test_a_drive_is_the_same_in_any_order() -> None:
     one, other = Drive(8, SIZE), Drive(8, SIZE)
     weather = Weather(0.4, 0.4, 0.4, 0.4)
