@@ -75,6 +75,19 @@ def _stages() -> str:
          for stage in names])
 
 
+def _bench_engines() -> str:
+    """Return the time of each engine, measured in turn, and against plain PyTorch."""
+    rows = []
+    for model, figures in _read('bench_engines')['models'].items():
+        medians = {engine['engine']: engine['ms']['p50'] for engine in figures['engines']}
+        rows += [[f'`{model}`', engine['engine'], f'{engine["ms"]["p50"]:.0f}',
+                  f'{engine["ms"]["p95"]:.0f}',
+                  f'{medians["naive"] / engine["ms"]["p50"]:.2f}']
+                 for engine in figures['engines']]
+    return markdown_table(
+        ['model', 'engine', 'p50 (ms)', 'p95 (ms)', 'times as fast as naive'], rows)
+
+
 def _engines_miou() -> str:
     """Return the mIoU of each engine by model and condition."""
     rows = []
@@ -125,6 +138,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     'street-baselines': partial(_street, baseline_table),
     'street-classes': partial(_street, class_table),
     'street-curves': lambda: curve_table(_read('street_baselines')),
+    'bench-engines': _bench_engines,
     'street-dusk': lambda: dusk_table(_read('street_dusk')),
     'stages': _stages, 'soak-summary': _soak_summary,
     'engines-miou': _engines_miou,

@@ -195,11 +195,10 @@ class PromptBank:
         """
         Replace the prompt of its domain, in memory and on disk.
 
-        A prompt that adaptation saves by itself does not replace one that a person has put into
-        the folder since it was read; that one is taken over.
+        An automatic one does not replace one that a person has put there since: that is read.
 
-        :raises AdaptationError: it belongs to another model, or cannot be written; in the latter
-            case it is kept in memory, and its domain is in `unsaved`.
+        :raises AdaptationError: it belongs to another model, or cannot be written: it is then kept
+            in memory, its domain in `unsaved`.
         """
         misfit = prompt.misfit(*self._fits)
         if misfit:
@@ -243,8 +242,7 @@ class PromptBank:
         """
         Drop a domain's prompt, in memory and on disk.
 
-        In the place of one that adaptation saved, a person may have put another since: that one
-        is taken over.
+        In the place of an automatic one, one that a person has put there since is read.
 
         :raises AdaptationError: the file cannot be deleted; the prompt is dropped from memory.
         """
