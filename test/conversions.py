@@ -44,9 +44,17 @@ def ends(process: int) -> bool:
 def opens(process: int, path: Path) -> None:
     """Wait until a process has opened a file."""
     deadline = time.monotonic() + PATIENCE_S
-    while path not in (each.resolve() for each in Path(f'/proc/{process}/fd').iterdir()):
+    while not any(_is_link(each, path) for each in Path(f'/proc/{process}/fd').iterdir()):
         assert time.monotonic() < deadline, f'it does not open {path}'
         time.sleep(0.01)
+
+
+def _is_link(link: Path, path: Path) -> bool:
+    """Return whether a link leads to a file; False for one that is gone."""
+    try:
+        return Path(os.readlink(link)) == path
+    except FileNotFoundError:
+        return False
 
 
 def yields(process: int) -> None:

@@ -67,16 +67,6 @@ def test_a_segmenter_without_statistics_segments(folder: Path, tmp_path: Path) -
     assert PromptedSegmenter.from_pretrained(path, 'cpu').statistics is None
 
 
-def test_statistics_of_an_earlier_version_have_the_error_of_the_present_noise_level(
-        folder: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-    tensors = load_file(folder / NAME)
-    tensors['denoising_error'] = torch.tensor([0.3, 0.2, 0.1])
-    save_file(tensors, tmp_path / NAME)
-    statistics = SourceStatistics.load(tmp_path, 12)
-    assert statistics is not None and statistics.denoising_error == torch.tensor(0.1)
-
-
 @pytest.mark.parametrize('damage', ['cut', 'nan', 'classes', 'unnormalised'])
 def test_damaged_statistics_are_refused(folder: Path, tmp_path: Path, damage: str) -> None:
     statistics = SourceStatistics.load(folder, 12)

@@ -169,7 +169,7 @@ def test_out_of_memory_halves_batches_and_then_is_an_error_with_a_remedy(node, v
     assert vehicle.becomes(
         DiagnosticStatus.ERROR,
         'every frame fails: out of memory on cpu with one frame of 64 x 48',
-        'Free the device', 'ros2 lifecycle set /segmenter cleanup')
+        'Free the device', 'ros2 lifecycle set /segmenter deactivate')
     assert node.alive and vehicle.state() == 'active'
     assert 'Adaptation is off' in node.output  # what it held might have been what was missing
     assert vehicle.get_parameter('adaptation.enabled') is False

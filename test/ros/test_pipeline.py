@@ -122,7 +122,7 @@ def test_a_frame_that_exceeds_memory_fails_with_the_remedy(rig):
     for output in rig.outputs.values():
         reason, = output.failures
         assert 'out of memory on cpu with one frame of 64 x 48' in reason
-        assert 'ros2 lifecycle set /segmenter cleanup' in reason
+        assert 'ros2 lifecycle set /segmenter deactivate' in reason
 
 
 def test_a_failed_frame_of_one_camera_does_not_affect_other_cameras(rig):

@@ -210,7 +210,7 @@ def test_a_perfect_answer_scores_a_hundred(trained: Path, acdc: Path, monkeypatc
     data = open_data(acdc, 'val')
     answers = {data.read(i)[0].tobytes(): data.read(i)[1] for i in range(len(data))}
 
-    monkeypatch.setattr(segmenter, 'segment', lambda images, context: [
+    monkeypatch.setattr(segmenter, 'segment', lambda images, context, confidence: [
         SimpleNamespace(class_ids=answers[images[0].tobytes()])])
     figures = evaluate_pictures(segmenter, data)
     assert figures['adverse_mean'] == 100.0
