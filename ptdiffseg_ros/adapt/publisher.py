@@ -95,8 +95,8 @@ class PromptPublisher:
 
     def save_if_tuned(self) -> None:
         """Put a tuned prompt into the bank, and report if it cannot be written."""
-        # Without a domain it would be another's; in the source domain no prompt is recalled; and
-        # validation has compared it with the base only, which a sentence is by no standard.
+        # Without a domain it would be another's. In the source domain no prompt is recalled. From
+        # a sentence set by hand it was compared with that sentence only, not with the source.
         if (self._state.prompt != 'tuned' or self._state.domain in ('', self._source_domain)
                 or self.base.origin == 'sentence' or self.is_given()):
             return

@@ -249,10 +249,6 @@ class Adaptation:
 
     def check(self, settings: Settings) -> None:
         """Raise ValueError if the loaded segmenter or its device does not support the settings."""
-        if settings.adaptation_enabled:
-            self.retry(settings)
-            if self.refusal:
-                raise ValueError(f'adaptation.enabled: {self.refusal}')
         before, bank = self._parameters.settings, settings.adaptation_bank
         if bank != before.adaptation_bank and bank not in ('', 'default', self._bank_at_start):
             raise ValueError(
@@ -270,6 +266,10 @@ class Adaptation:
                 self._worker.run(lambda: None)  # a device that hangs could not apply them
             except DeviceBusy as error:
                 raise ValueError(str(error)) from error
+        if settings.adaptation_enabled:
+            self.retry(settings)  # at last: a loop is made only with settings that are accepted
+            if self.refusal:
+                raise ValueError(f'adaptation.enabled: {self.refusal}')
 
     def apply(self, settings: Settings, changed: tuple[str, ...]) -> None:
         """Apply changed parameters; runs on the executor's thread."""

@@ -108,7 +108,7 @@ def _checkpoint(out: Path, resume: bool) -> Path:
 
 
 def _check_batch(config: TrainConfig, frames: SourceFrames) -> None:
-    """Refuse a batch that is larger than the number of frames, of which none is drawn twice."""
+    """Refuse a batch larger than the number of frames: a batch has no frame twice."""
     if config.batch > len(frames):
         raise TrainingError(
             f'batch is {config.batch}, but there are only {len(frames)} frames for the head; give '

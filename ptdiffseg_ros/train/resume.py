@@ -20,7 +20,8 @@ def check_same_run(
     """
     Compare what a run depends on with what the files in `path` depend on.
 
-    :param before: JSON values, as they were read; facts: values of which JSON keeps the meaning.
+    :param before: values read from a JSON file.
+    :param facts: the present values, which JSON can store.
     :raises TrainingError: they differ; the message lists all differences, and the remedy.
     """
     now = json.loads(json.dumps(facts))  # tuples become lists

@@ -265,6 +265,10 @@ def test_the_remedy_for_a_bank_that_cannot_be_used_works_at_once(
     node.trigger_configure()
     refused, = node.set_parameters([Parameter('adaptation.enabled', value=True)])
     assert 'is no folder' in refused.reason and "set adaptation.bank to ''" in refused.reason
+    elsewhere = node.set_parameters_atomically([
+        Parameter('adaptation.bank', value=str(tmp_path / 'elsewhere')),
+        Parameter('adaptation.enabled', value=True)])
+    assert 'writes to no other folder' in elsewhere.reason and node.adaptation.loop is None
     assert node.set_parameters_atomically([
         Parameter('adaptation.bank', value=''),
         Parameter('adaptation.enabled', value=True)]).successful
