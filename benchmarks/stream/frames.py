@@ -64,12 +64,12 @@ def encode_scenes(
 
 
 def encode_drive(
-        encoder: Encoder, number: int, weather: town.Weather, count: int, start_s: float
-) -> list[StreamFrame]:
+        encoder: Encoder, number: int, weather: town.Weather, count: int, start_s: float,
+        fps: float = FPS) -> list[StreamFrame]:
     """Encode `count` frames of one drive in a weather that does not change."""
     drive = town.Drive(number, encoder.segmenter.config.input_size)
-    scenes = (drive.frame(start_s + i / FPS, weather) for i in range(count))
-    return [encoder(scene.image, scene.labels, weather.name, i / FPS)
+    scenes = (drive.frame(start_s + i / fps, weather) for i in range(count))
+    return [encoder(scene.image, scene.labels, weather.name, i / fps)
             for i, scene in enumerate(scenes)]
 
 

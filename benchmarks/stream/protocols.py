@@ -32,6 +32,8 @@ from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import check_split
 from tqdm import tqdm
 
+CLEAR_S = 60  # of clear weather before a drive in another
+
 
 def one_pass(
         segmenter: PromptedSegmenter, split: str, seed: int, frames: int = 160,
@@ -114,9 +116,10 @@ def drives(
     Drive two vehicles down a street each, in each weather, and adapt on it.
 
     One street shows less than the scenes of `one_pass`: its peculiarities must not be learned.
-    Both drive with an empty bank, and with the prompts that came with the segmenter, if there are
-    any. The second vehicle also drives with what the first one has learned, as `ptdiffseg prompts
-    import` carries it.
+    Before the weather each vehicle drives for a minute in clear weather, from which it knows the
+    class shares of its camera. Both drive with an empty bank, and with the prompts that came with
+    the segmenter, if there are any. The second vehicle also drives with what the first one has
+    learned, as `ptdiffseg prompts import` carries it.
 
     :returns: the online mIoU of each drive by parts (`_drive`), with and without adaptation.
     """
@@ -126,46 +129,64 @@ def drives(
 
     came = bank(segmenter.folder and segmenter.folder / SHIPPED)
 
-    def drive(street: Sequence[StreamFrame], banks: dict[str, PromptBank]) -> dict[str, Any]:
+    def drive(stretch: int, banks: dict[str, PromptBank]) -> dict[str, Any]:
+        clear, street = _encode_drive(segmenter, split, seed, stretch, condition, frames)
         if came.domains():
             banks = {**banks, 'shipped prompts': came}
-        return {'source': _drive(segmenter, Source(segmenter), street), **{
-            name: _drive(segmenter, PromptLoop(make_loop(segmenter, seed=seed, bank=kept)), street)
+        return {'source': _drive(segmenter, Source(segmenter), [], street), **{
+            name: _drive(segmenter, PromptLoop(make_loop(segmenter, seed=seed, bank=kept)),
+                         clear, street)
             for name, kept in banks.items()}}
 
     result: dict[str, Any] = {}
     for stretch, condition in enumerate(tqdm(ADVERSE, f'drives, seed {seed}')):
         learned, imported = bank(), bank()
-        street = _encode_street(segmenter, split, seed, 80 + stretch, condition, frames)
-        first = drive(street, {'empty bank': learned})
+        first = drive(80 + stretch, {'empty bank': learned})
         for domain in learned.domains():
             prompt = learned.recall(domain)
             assert prompt is not None
             imported.remember(prompt.by_hand())
-        street = _encode_street(segmenter, split, seed, 90 + stretch, condition, frames)
-        second = drive(street, {'empty bank': bank(), "first vehicle's bank": imported})
+        second = drive(
+            90 + stretch, {'empty bank': bank(), "first vehicle's bank": imported})
         result[condition] = {'first vehicle': first, 'second vehicle': second}
     return result
 
 
-def _encode_street(
+def _encode_drive(
         segmenter: PromptedSegmenter, split: str, seed: int, stretch: int, condition: str,
-        frames: int) -> list[StreamFrame]:
-    """Encode a drive down one street in a weather of this condition."""
+        frames: int) -> tuple[list[StreamFrame], list[StreamFrame]]:
+    """
+    Encode a minute of clear weather, and then a drive in a weather of this condition.
+
+    Half of the minute is on another street: a vehicle has not seen the street before it snows
+    there. One frame a second is enough, because the domain is queried every two seconds.
+    """
+    encoder = Encoder(segmenter)
     number = first_stream_scene(split, seed, stretch)
-    weather = town.draw_weather(condition, np.random.default_rng(number))
-    return encode_drive(Encoder(segmenter), number, weather, frames, start_s=3.0)
+    clear, weather = (
+        town.draw_weather(name, np.random.default_rng(number)) for name in ('clear', condition))
+    before = [
+        frame for street, start_s in ((number + 1, 3.0), (number, 3.0))
+        for frame in encode_drive(encoder, street, clear, CLEAR_S // 2, start_s, fps=1.0)]
+    return before, encode_drive(
+        encoder, number, weather, frames, start_s=3.0 + CLEAR_S // 2)
 
 
 def _drive(
-        segmenter: PromptedSegmenter, method: OnlineMethod, stream: Sequence[StreamFrame]
-) -> dict[str, float]:
-    """Predict each frame, then learn from it; return the mIoU of parts of the drive."""
+        segmenter: PromptedSegmenter, method: OnlineMethod, before: Sequence[StreamFrame],
+        stream: Sequence[StreamFrame]) -> dict[str, float]:
+    """
+    Predict each frame, then learn from it; return the mIoU of parts of the drive.
+
+    :param before: frames of the seconds before, one a second, to learn from only.
+    """
+    for second, frame in enumerate(before):
+        method.update(frame.latents, frame.labels, float(second))
     begin, middle, end = (ConfusionMatrix(segmenter.config.classes) for _ in range(3))
     for i, frame in enumerate(stream):
         part = begin if frame.time_s < 3.0 else end if 3 * i >= 2 * len(stream) else middle
         score(method, frame, part)
-        method.update(frame.latents, frame.labels, frame.time_s)
+        method.update(frame.latents, frame.labels, len(before) + frame.time_s)
     parts = {'whole': begin + middle + end, 'before_3_s': begin, 'from_3_s': middle + end,
              'last_third': end}
     return {name: round(100 * matrix.miou(), 2) for name, matrix in parts.items()}

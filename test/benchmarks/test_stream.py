@@ -238,7 +238,34 @@ def test_every_stream_gets_the_given_steady_time(
     assert drives == [(0, 9.0), (1, 9.0)]
 
 
-def test_every_protocol_runs_and_has_a_table(segmenter) -> None:
+def test_a_drive_begins_with_a_minute_of_clear_weather_that_is_not_scored(
+        segmenter, monkeypatch) -> None:
+    """Adaptation learns its camera's class shares there, before the weather comes."""
+    events: list[str] = []
+
+    class Recorder(baselines.Source):
+
+        def __init__(self, loop) -> None:
+            super().__init__(loop.segmenter)
+            events.append('start')
+
+        def predict(self, latents):
+            events.append('predict')
+            return super().predict(latents)
+
+        def update(self, latents, labels, time_s) -> None:
+            events.append(f'{time_s:.1f}')
+
+    monkeypatch.setattr(protocols, 'PromptLoop', Recorder)
+    monkeypatch.setattr(protocols, 'ADVERSE', ('night',))
+    protocols.drives(segmenter, 'val', 0, frames=3)
+    clear = [f'{second}.0' for second in range(60)]
+    drive = ['start', *clear, 'predict', '60.0', 'predict', '60.2', 'predict', '60.4']
+    assert events == drive * 3  # of the second vehicle with two banks
+
+
+def test_every_protocol_runs_and_has_a_table(segmenter, monkeypatch) -> None:
+    monkeypatch.setattr(protocols, 'CLEAR_S', 2)
     figures = {
         'drives': protocols.drives(segmenter, 'val', 0, frames=20),
         'continual': protocols.continual(
