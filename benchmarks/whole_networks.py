@@ -10,7 +10,8 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 import numpy as np
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
-from ptdiffseg_ros.model.head import GROUPS, SegmentationHead
+from ptdiffseg_ros.model.defaults import HEAD_GROUPS
+from ptdiffseg_ros.model.head import SegmentationHead
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.loop import (
     flatten_state,
@@ -87,7 +88,7 @@ class SegFormer(nn.Module):
         super().__init__()
         config = SegformerConfig(num_labels=classes)
         self.model = SegformerForSemanticSegmentation(config)
-        self.model.decode_head.batch_norm = nn.GroupNorm(GROUPS, config.decoder_hidden_size)
+        self.model.decode_head.batch_norm = nn.GroupNorm(HEAD_GROUPS, config.decoder_hidden_size)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, 3, H, W) in [-1, 1] to logits (B, K, H/4, W/4)."""

@@ -10,6 +10,7 @@ STREET = 'street'  # the model for photographs
 EMBEDDED = (MICRO, STREET)  # the models in this package: their folders in assets/
 ENGINES = ('auto', 'eager', 'cuda_graph', 'openvino', 'openvino_fast')
 OVERLAP = 0.25  # of windows; enough to hide the seams
+HEAD_GROUPS = 16  # of channels in the head's normalisation; its width is a multiple
 CATEGORY_TEMPLATES = (
     'a photo of a {}',
     'a driving scene with a {}',

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
 
+from ptdiffseg_ros.model.defaults import HEAD_GROUPS
 from ptdiffseg_ros.model.files import read_weights, reading, write_weights
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-GROUPS = 16
 FILE = 'head.safetensors'
 
 
@@ -35,7 +35,8 @@ class SegmentationHead(nn.Module):
     ) -> None:
         super().__init__()
         self.lateral = nn.ModuleList(
-            nn.Sequential(nn.Conv2d(c, width, 1), nn.GroupNorm(GROUPS, width)) for c in channels
+            nn.Sequential(nn.Conv2d(c, width, 1), nn.GroupNorm(HEAD_GROUPS, width))
+            for c in channels
         )
         self.blocks = nn.ModuleList(
             nn.Sequential(*(_Residual(width) for _ in range(blocks))) for _ in channels[:-2])
@@ -90,4 +91,4 @@ class _Residual(nn.Module):
 
 def _convolution(inputs: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(GROUPS, outputs), nn.SiLU())
+        nn.Conv2d(inputs, outputs, 3, padding=1), nn.GroupNorm(HEAD_GROUPS, outputs), nn.SiLU())

@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ptdiffseg_ros.data.labels import LabelClass
-from ptdiffseg_ros.model.defaults import embedded_names, OVERLAP, segmenter_folder
+from ptdiffseg_ros.model.defaults import (
+    embedded_names,
+    HEAD_GROUPS,
+    OVERLAP,
+    segmenter_folder,
+)
 from ptdiffseg_ros.model.errors import SegmenterError
 
 FILE = 'segmenter.json'
@@ -53,6 +58,9 @@ class SegmenterConfig:
             raise SegmenterError(f'class ids {ids} are not unique')
         if not 0 <= self.timestep <= 999:
             raise SegmenterError(f'timestep is {self.timestep}; allowed are 0 to 999')
+        if self.head_width < 1 or self.head_width % HEAD_GROUPS:
+            raise SegmenterError(
+                f'head_width is {self.head_width}; it is a multiple of {HEAD_GROUPS}')
         if min(self.input_size) < SMALLEST_SIDE:
             raise SegmenterError(
                 f'input_size is {self.input_size}; a side has at least {SMALLEST_SIDE} pixels')

@@ -12,7 +12,12 @@ from dataclasses import dataclass, Field, field, fields
 import os
 from typing import Any, NamedTuple
 
-from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES, OVERLAP, SCENE_PROMPTS
+from ptdiffseg_ros.model.defaults import (
+    CATEGORY_TEMPLATES,
+    HEAD_GROUPS,
+    OVERLAP,
+    SCENE_PROMPTS,
+)
 from ptdiffseg_ros.train.errors import TrainingError
 
 VIEWS = 5  # of a frame with randomized views but without randomized prompts
@@ -125,7 +130,7 @@ class TrainConfig(Settings):
     taps: tuple[str, ...] = setting(
         (), 'feature maps, coarse to fine; by default the last one of every decoder level and the '
         'latents', metavar='TAP')
-    head_width: int = setting(96, 'channels of the head', low=1)
+    head_width: int = setting(96, 'channels of the head, a multiple of 16', low=1)
     head_blocks: int = setting(
         0, 'residual blocks of the head on each level that is coarser than the latents', low=0)
     layout_frames: int = setting(
@@ -166,6 +171,10 @@ class TrainConfig(Settings):
             raise TrainingError(
                 f'window is {list(self.window)}; allowed are two numbers, height and width, or an '
                 'empty list')
+        if self.head_width % HEAD_GROUPS:
+            raise TrainingError(
+                f'head_width is {self.head_width}; the head normalises its channels in '
+                f'{HEAD_GROUPS} groups: give a multiple of {HEAD_GROUPS}')
         if self.batch > self.frames:
             raise TrainingError(
                 f'batch is {self.batch}, but there are only {self.frames} frames; give a smaller '

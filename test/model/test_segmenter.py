@@ -333,6 +333,7 @@ def test_damaged_json_is_named(broken: Path) -> None:
 
 @pytest.mark.parametrize(('entry', 'value', 'word'), [
     ('timestep', 1000, '0 to 999'), ('taps', ['up_blocks.7'], 'mid_block'),
+    ('head_width', 40, 'multiple of 16'),
     ('classes', [], 'at least one'), ('input_size', [4, 4], 'at least 16'),
     ('category_templates', ['no place'], 'exactly one'),
     ('source_scene_prompt', 'x' * 200, 'tokens'), ('surprise', 1, 'surprise')])
