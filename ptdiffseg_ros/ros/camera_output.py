@@ -21,6 +21,7 @@ from ptdiffseg_ros.ros.diagnostics import THROTTLE
 from ptdiffseg_ros.ros.images import decode, ImageError
 from ptdiffseg_ros.ros.parameters import Parameters
 from ptdiffseg_ros.ros.qos import OUTPUT_QOS
+from rclpy.logging import get_logger
 from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import Float64, Header
@@ -41,6 +42,9 @@ class CameraOutput:
                  parameters: Parameters, health: CameraHealth) -> None:
         self.health = health
         self._node = node
+        # A logger of its own: rclpy throttles the lines of code of a logger, whatever they say,
+        # and the first camera of a batch would silence the others.
+        self._logger = get_logger(node.get_logger().name)
         self._parameters = parameters
         self._palette = palette(classes)
         self._depth = Depth()
@@ -73,7 +77,7 @@ class CameraOutput:
             return None
         if self._depth.bits != bits:
             self.health.report_bits(self._depth.bits)
-            self._node.get_logger().info(
+            self._logger.info(
                 f'{self.health.prefix}taking {self._depth.bits} bits of 16-bit samples as '
                 'significant (parameter significant_bits)')
         return image
@@ -85,7 +89,7 @@ class CameraOutput:
             return False
         self.health.drop_stale(frame.clock_hint)
         remedy = f': {frame.clock_hint}' if frame.clock_hint else ''
-        self._node.get_logger().warning(
+        self._logger.warning(
             f'{self.health.prefix}dropped a frame {age_s:.2f} s old, max_frame_age_s is '
             f'{limit_s}{remedy}', **THROTTLE)
         return True
@@ -93,7 +97,7 @@ class CameraOutput:
     def fail(self, reason: str, effect: str = 'a frame could not be segmented') -> None:
         """Count and log a frame that has no mask."""
         self.health.fail(reason)
-        self._node.get_logger().error(f'{self.health.prefix}{effect}: {reason}', **THROTTLE)
+        self._logger.error(f'{self.health.prefix}{effect}: {reason}', **THROTTLE)
 
     # Results
 

@@ -119,7 +119,8 @@ def _decode_raw(message: Any, depth: Depth) -> np.ndarray:
         return _nv24_to_rgb(data, height, width)
     samples = data.reshape(rows, step)[:, :row_bytes]
     if layout.bits == 16:
-        words = samples.view('>u2' if message.is_bigendian else '<u2')
+        # NumPy before 1.23, as in Humble, views nothing but contiguous arrays in another type.
+        words = np.ascontiguousarray(samples).view('>u2' if message.is_bigendian else '<u2')
         samples = depth.to_8_bits(words.reshape(rows, width, layout.channels))
     return _to_rgb(samples.reshape(rows, width, layout.channels), layout.to_rgb)
 

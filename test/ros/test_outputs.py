@@ -18,6 +18,7 @@ from ptdiffseg_ros.ros.labels import Labels
 from ptdiffseg_ros.ros.parameters import Settings
 from ptdiffseg_ros.ros.qos import LATCHED_QOS
 import pytest
+from rclpy.logging import get_logger
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
@@ -50,7 +51,7 @@ class Node:
         return f'/{name}'
 
     def get_logger(self):
-        return SimpleNamespace(info=lambda *_, **__: None)
+        return get_logger('segmenter')
 
     def get_clock(self):
         stamp = Header().stamp
@@ -88,6 +89,17 @@ def test_a_mask_has_unpadded_rows_and_the_header_of_its_image(node):
     assert mask.header == header()
     assert bytes(mask.data) == MASK.tobytes()
     assert node.sent['~/debug/pipeline_latency_ms'][0].data == pytest.approx(1000.0)
+
+
+def test_a_camera_that_fails_first_does_not_silence_the_others(node, capfd):
+    front, left = output(node, 'front'), output(node, 'left')
+    for _ in range(3):
+        front.fail('it has no red')
+        left.fail('it has no blue')
+
+    logged = capfd.readouterr().err
+    assert logged.count('front: ') == logged.count('it has no red') == 1
+    assert logged.count('left: ') == logged.count('it has no blue') == 1
 
 
 def test_pixels_below_min_confidence_are_unlabelled(node):
