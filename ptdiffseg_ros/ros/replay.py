@@ -5,10 +5,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 import importlib
+import os
 import time
 from typing import Any
 
 from ptdiffseg_ros.data.bags import Bag, IMAGE_TYPES
+from ptdiffseg_ros.data.installed import fastdds_environment
 from ptdiffseg_ros.ros.qos import keep_last
 import rclpy
 from rclpy.duration import Duration
@@ -17,6 +19,7 @@ from rclpy.signals import SignalHandlerOptions
 from rclpy.time import Time
 from rosgraph_msgs.msg import Clock
 
+CLOCK = '/clock'
 LONG_GAP_S = 10.0  # a longer wait is logged
 LEAST_ROUND_S = 0.1  # the shortest round of a loop: one message must not keep a processor busy
 
@@ -31,7 +34,8 @@ class Player:
 
     :param rate: may be changed while playing.
     :param topics: the topics to play; by default all whose message class is installed.
-    :param clock_hz: publish ``/clock`` at this rate, and before every message.
+    :param clock_hz: publish ``/clock`` at this rate, and before every message; the bag's own
+        ``/clock`` is left out.
     :param max_gap_s: wait at most this long between two messages; the time jumps over the rest.
     :param before: called as ``before(topic, time_ns)`` before each message is published. The
         time of the bag stops until it returns.
@@ -51,9 +55,15 @@ class Player:
             raise ReplayError(
                 f'{bag.path} has no topic {missing[0]!r}; it has '
                 f'{", ".join(bag.topics) or "no topics"}')
+        chosen = list(bag.topics if topics is None else topics)
+        if clock_hz and CLOCK in chosen:  # of a simulation: two clocks would jump to and fro
+            node.get_logger().warning(
+                f'the {CLOCK} of {bag.path} is not played, because the time of the bag is '
+                'published there; to play it, leave out --clock')
+            chosen.remove(CLOCK)
         self._node, self._bag, self._before = node, bag, before
         self._publishers = {}
-        for topic in bag.topics if topics is None else topics:
+        for topic in chosen:
             message_class = _message_class(bag.topics[topic])
             if message_class is None:
                 node.get_logger().warning(
@@ -65,7 +75,7 @@ class Player:
             raise ReplayError(
                 f'{bag.path} has no topic that can be played: install their message packages, or '
                 'choose other topics')
-        self._clock = node.create_publisher(Clock, '/clock', 10) if clock_hz else None
+        self._clock = node.create_publisher(Clock, CLOCK, 10) if clock_hz else None
         self._tick_s = 1 / clock_hz if clock_hz else float('inf')
         self.rate, self._max_gap_s = rate, max_gap_s
         self._anchor = time.monotonic(), bag.start_ns
@@ -146,6 +156,7 @@ def replay(bag: Bag, *, loop: bool = False, wait_s: float = 0.0, **options: Any)
     :returns: the number of messages sent.
     :raises ReplayError: see ``Player``; no node subscribes in time; a loop has no message.
     """
+    os.environ.update(fastdds_environment())  # the default loses large images, as their sender
     # Without rclpy's signal handlers, Ctrl-C raises KeyboardInterrupt, also while sleeping.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node('ptdiffseg_replay')

@@ -31,6 +31,7 @@ from std_msgs.msg import String
 
 FRAMES = 6
 HELLO = bytes([0, 1, 0, 0, 3, 0, 0, 0]) + b'hi\0'  # a serialized String
+CLOCK_12_S = bytes([0, 1, 0, 0, 12, 0, 0, 0, 0, 0, 0, 0])  # a serialized Clock
 RELIABLE = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE)
 LATCHED = QoSProfile(
     depth=5, reliability=ReliabilityPolicy.RELIABLE,
@@ -171,12 +172,13 @@ class Recording:
     start_ns = 0
     end_ns = 10**8
     topics = {'/words': 'std_msgs/msg/String', '/odd': 'odd_msgs/msg/Odd'}
+    messages = [(0, '/words', HELLO), (10**8, '/words', HELLO)]
 
     def qos(self, topic: str) -> tuple[bool, bool]:
         return True, False
 
     def raw_messages(self, topics: Any = None) -> Iterator[tuple[int, str, bytes]]:
-        yield from ((t, '/words', HELLO) for t in (0, 10**8) if '/words' in topics)
+        yield from (message for message in self.messages if message[1] in topics)
 
 
 def test_topics_of_types_that_are_not_installed_are_left_out(peer: Peer) -> None:
@@ -187,6 +189,18 @@ def test_topics_of_types_that_are_not_installed_are_left_out(peer: Peer) -> None
     assert peer.spin_until(lambda: len(heard) == 2) and heard[0].data == 'hi'
     with pytest.raises(ReplayError, match='no topic that can be played'):
         Player(peer.node, Recording(), topics=['/odd'])
+
+
+def test_the_clock_of_a_simulation_is_not_played_beside_the_time_of_the_bag(peer: Peer) -> None:
+    recording = Recording()
+    recording.topics = {**recording.topics, '/clock': 'rosgraph_msgs/msg/Clock'}
+    recording.messages = [(0, '/clock', CLOCK_12_S), (10**8, '/words', HELLO)]
+    heard = peer.listen(Clock, '/clock', RELIABLE)
+    player = Player(peer.node, recording, clock_hz=20)
+    assert player.play() == 1
+    assert peer.spin_until(lambda: len(heard) > 1)
+    assert {message.clock.sec for message in heard} == {0}
+    assert Player(peer.node, recording).play() == 2
 
 
 def test_time_spent_before_a_message_is_added_to_the_schedule(peer: Peer) -> None:
