@@ -94,6 +94,9 @@ def test_the_page_shows_live_pictures_and_the_state_of_each_camera(page, url, dr
         "[...document.querySelectorAll('#legend span')].map(label => "
         "getComputedStyle(label, '::before').backgroundColor)")
     assert colors == [f'rgb({", ".join(map(str, label.color))})' for label in TOWN]
+    # A model with as many classes may take the place of another one.
+    page.evaluate("byId('legend').children[0].textContent = 'of another model'")
+    drive.drive_until(page, f"byId('legend').children[0].innerText === {TOWN[0].name!r}")
     assert (page.text('#health'), page.text('#prompt')) == ('segmenting', 'source')
 
 
