@@ -84,7 +84,9 @@ def run_demo(options: DemoOptions) -> dict[str, Any]:
     :returns: the summary, which is also in ``summary.json``.
     :raises DemoError: the node does not start, ends, or loses frames; or no picture can be read.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # stops the node too
+    for number in (signal.SIGTERM, signal.SIGHUP):  # stop the node too
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
+            signal.signal(number, signal.default_int_handler)
     options.out.mkdir(parents=True, exist_ok=True)
     # Marks the folder as a demo's, which the next demo may replace, even if this demo fails.
     write_json(options.out / 'summary.json', {'command': 'demo'})

@@ -67,9 +67,10 @@ def score(moment: Moment, classes: Sequence[LabelClass]) -> Score:
     matrices = {kind: ConfusionMatrix(classes) for kind in moment.masks}
     for kind, matrix in matrices.items():
         matrix.update(moment.truth, moment.masks[kind])
-    return Score(
-        moment.stamp_ns, moment.time_s,
-        CHANGING if ' to ' in moment.condition else moment.condition, moment.latency_ms, matrices)
+    # The conditions of photographs have any names, such as 'dusk to dawn'.
+    before, _, after = moment.condition.partition(' to ')
+    weather = CHANGING if {before, after} <= DOMAINS.keys() else moment.condition
+    return Score(moment.stamp_ns, moment.time_s, weather, moment.latency_ms, matrices)
 
 
 def total(scores: Sequence[Score], kind: str) -> ConfusionMatrix:

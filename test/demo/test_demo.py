@@ -11,6 +11,7 @@ from pathlib import Path
 import random
 import shlex
 import shutil
+import signal
 import socket
 import threading
 import time
@@ -35,8 +36,10 @@ from ptdiffseg_ros.demo.pictures import draw_timeline, HUES
 from ptdiffseg_ros.demo.scoring import (
     DOMAINS,
     mean_gains,
+    Moment,
     recognised_percent,
     Score,
+    score,
     visit_gains,
 )
 from ptdiffseg_ros.model.prompts import domain_name
@@ -482,11 +485,13 @@ def test_a_demo_replaces_a_report_and_ends_with_the_reason_if_the_model_cannot_b
         assert {f: f.read_bytes() for f in out.rglob('*') if f.is_file()} == before
 
 
-def test_an_interrupt_ends_the_node_too(tmp_path: Path, model: str) -> None:
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGHUP])
+def test_an_interrupt_or_a_closed_terminal_ends_the_node_too(
+        tmp_path: Path, model: str, number: int) -> None:
     process = demo(tmp_path / 'report', model)
     process.wait_for_output('segmenting live')
     assert others_with(f'model:="{model}"')
-    assert process.end() == 130
+    assert process.end(number) == 130
     assert 'Traceback' not in process.output
     assert others_with(f'model:="{model}"') == []
 
@@ -498,6 +503,16 @@ def test_a_node_that_dies_ends_the_demo_with_its_last_output(tmp_path: Path) -> 
             while True:
                 process.check()
                 time.sleep(0.05)
+
+
+@pytest.mark.parametrize(('condition', 'weather'), [
+    ('fog', 'fog'), ('fog to night', 'changing'), ('dusk to dawn', 'dusk to dawn'),
+    ('dusk', 'dusk')])
+def test_only_a_change_of_the_towns_weather_is_left_out_of_the_figures(
+        condition: str, weather: str) -> None:
+    blank = np.zeros((2, 2), np.uint8)
+    moment = Moment(0, 0.0, condition, blank, blank, None, {'live': blank})
+    assert score(moment, TOWN).weather == weather
 
 
 def test_a_ros_domain_in_use_is_not_chosen() -> None:
