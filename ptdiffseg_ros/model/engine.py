@@ -94,8 +94,10 @@ class CudaGraphEngine(EagerEngine):
 
     The least recently used graphs are dropped. The contexts of the cross-attention layers are
     copied into a static buffer, so a new scene prompt of the same length, shared by the layers or
-    not, needs no new capture. The first masks of a new graph are compared with eager ones. After
-    a failure the engine warns once and runs eagerly; errors of eager runs are raised.
+    not, needs no new capture. A graph always computes confidences: they take little time on a GPU,
+    and a subscriber to those of one camera would double the number of graphs. The first masks of a
+    new graph are compared with eager ones. After a failure the engine warns once and runs eagerly;
+    errors of eager runs are raised.
     """
 
     name = 'cuda_graph'
@@ -116,7 +118,8 @@ class CudaGraphEngine(EagerEngine):
         if not self.failed:
             contexts = self.segmenter.backbone.layer_contexts(context)
             try:
-                return self._replay(frames, contexts, confidence)
+                ids, confidences, latents = self._replay(frames, contexts)
+                return ids, confidences if confidence else None, latents
             except Exception as error:  # torch raises several types, also without memory
                 self.failed = True
                 self.warn(f'no CUDA graph for frames {frames.shape}: {error}. The segmenter runs '
@@ -126,15 +129,15 @@ class CudaGraphEngine(EagerEngine):
             release_memory()
         return super().run(frames, context, confidence)
 
-    def _replay(self, frames: np.ndarray, context: Tensor, confidence: bool) -> Output:
-        key = (frames.shape, tuple(context.shape), confidence)
+    def _replay(self, frames: np.ndarray, context: Tensor) -> Output:
+        key = (frames.shape, tuple(context.shape))
         if key in self.graphs:
             self.graphs.move_to_end(key)
             return self.graphs[key].replay(frames, context)
         while len(self.graphs) >= MOST_GRAPHS:
             self.graphs.popitem(last=False)
-        graph = Graph(self.segmenter, frames.shape, context, confidence)
-        output, expected = graph.replay(frames, context), super().run(frames, context, confidence)
+        graph = Graph(self.segmenter, frames.shape, context)
+        output, expected = graph.replay(frames, context), super().run(frames, context, True)
         alike = float((output[0] == expected[0]).mean())
         if alike < LEAST_ALIKE:
             raise RuntimeError(f'only {alike:.1%} of the pixels equal those of eager')
@@ -145,8 +148,8 @@ class CudaGraphEngine(EagerEngine):
 class Graph:
     """A captured graph with its static buffers on the device and pinned ones on the host."""
 
-    def __init__(self, segmenter: PromptedSegmenter, shape: tuple[int, ...], context: Tensor,
-                 confidence: bool) -> None:
+    def __init__(
+            self, segmenter: PromptedSegmenter, shape: tuple[int, ...], context: Tensor) -> None:
         device = segmenter.device
         self.sent = torch.zeros(shape, dtype=torch.uint8, pin_memory=True)
         self.frames = torch.zeros(shape, dtype=torch.uint8, device=device)
@@ -157,14 +160,14 @@ class Graph:
         # capture leaves its stream current.
         with torch.cuda.device(device), torch.cuda.stream(stream):
             for _ in range(WARM_UP):
-                run_on_device(segmenter, self.frames, self.context, confidence)
+                run_on_device(segmenter, self.frames, self.context, True)
             self.graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(
                     self.graph, stream=stream, capture_error_mode='thread_local'):
                 ids, confidences, self.latents = run_on_device(
-                    segmenter, self.frames, self.context, confidence)
-                # One tensor: one copy to the host.
-                self.masks = torch.stack([ids] if confidences is None else [ids, confidences])
+                    segmenter, self.frames, self.context, True)
+                assert confidences is not None
+                self.masks = torch.stack([ids, confidences])  # one copy to the host
         torch.cuda.current_stream(device).wait_stream(stream)
         self.received = torch.empty(self.masks.shape, dtype=torch.uint8, pin_memory=True)
 
@@ -178,7 +181,7 @@ class Graph:
         latents = self.latents.clone()
         torch.cuda.current_stream(self.frames.device).synchronize()
         masks = self.received.numpy().copy()
-        return masks[0], masks[1] if len(masks) > 1 else None, latents
+        return masks[0], masks[1], latents
 
 
 def make_engine(name: str, segmenter: PromptedSegmenter, warn: Warn = warn_once) -> EagerEngine:

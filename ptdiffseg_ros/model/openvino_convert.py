@@ -110,8 +110,13 @@ def main(
     try:
         model = load(path, key)
     except ValueError:
-        with locked(path.parents[1]):
-            _convert(folder, size, key, path)
+        try:
+            with locked(path.parents[1]):
+                _convert(folder, size, key, path)
+        except OSError as error:
+            raise SystemExit(
+                f'the cache {path.parents[1]} cannot be written: {error}. Set XDG_CACHE_HOME to a '
+                'folder that can be, or choose the engine eager') from error
         model = load(path, key)
     run_once(model, engine)
     remember_run(path, engine)

@@ -34,12 +34,12 @@ def test_one_graph_serves_a_shared_prompt_and_one_by_layer(segmenter, monkeypatc
     class Eager:
         """Stands in for a captured graph, which a CPU does not have."""
 
-        def __init__(self, segmenter, shape, context, confidence):
-            self.shape, self.confidence = context.shape, confidence
+        def __init__(self, segmenter, shape, context):
+            self.shape = context.shape
 
         def replay(self, frames, context):
             assert context.shape == self.shape
-            return EagerEngine(segmenter).run(frames, context, self.confidence)
+            return EagerEngine(segmenter).run(frames, context, True)
 
     monkeypatch.setattr('ptdiffseg_ros.model.engine.Graph', Eager)
     engine, frames = CudaGraphEngine(segmenter, pytest.fail), picture(*SIZE)[None]
@@ -49,6 +49,8 @@ def test_one_graph_serves_a_shared_prompt_and_one_by_layer(segmenter, monkeypatc
     for context in (segmenter.context('fog'), context_by_layer):
         ids, _, _ = engine.run(frames, context, True)
         assert np.array_equal(ids, EagerEngine(segmenter).run(frames, context, True)[0])
+    _, confidences, _ = engine.run(frames, segmenter.context('fog'), False)
+    assert confidences is None, 'nobody wants them'
     assert len(engine.graphs) == 1 and engine.state == 'cuda_graph'
     engine.run(frames, segmenter.context('a foggy night'), True)
     assert len(engine.graphs) == 2, 'of another token count'

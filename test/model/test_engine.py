@@ -380,6 +380,17 @@ def test_a_failed_conversion_warns_once_and_eager_continues(
     assert_alike(segmenter.segment(frames, context), other.segment(frames, context))
 
 
+def test_a_cache_that_cannot_be_written_is_named_with_the_remedy(
+        folder: Path, tmp_path: Path, monkeypatch) -> None:
+    file, warned = tmp_path / 'file', []
+    file.touch()
+    monkeypatch.setenv('XDG_CACHE_HOME', str(file))
+    other = PromptedSegmenter.from_pretrained(folder, 'cpu', 'auto', 'openvino', warned.append)
+    prepare(other, picture(*SIZE))
+    assert len(warned) == 1 and 'Traceback' not in warned[0]
+    assert f'the cache {file}' in warned[0] and 'Set XDG_CACHE_HOME' in warned[0]
+
+
 @pytest.mark.usefixtures('converted')
 def test_a_backbone_that_was_trained_further_needs_another_model(
         segmenter, folder: Path, tmp_path: Path, monkeypatch) -> None:
