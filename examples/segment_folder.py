@@ -52,4 +52,6 @@ def main(folder: str, plot: str, model: str = 'street') -> None:
 
 
 if __name__ == '__main__':
+    if len(sys.argv) not in (3, 4):
+        raise SystemExit(__doc__)
     main(*sys.argv[1:])

@@ -16,7 +16,7 @@ from pathlib import Path
 import sys
 
 import numpy as np
-from ptdiffseg_ros.adapt.offline import adapt_to
+from ptdiffseg_ros.adapt.offline import adapt_to, MIN_FRAMES
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.data.pictures import picture_files, read_picture
 from ptdiffseg_ros.model.scene_prompt import ScenePrompt
@@ -29,6 +29,10 @@ def main(folder: str = '', model: str = '', frames: int = 40, epochs: int = 2) -
     segmenter = PromptedSegmenter.from_pretrained(model or ('street' if folder else 'micro'))
     if folder:
         images, labels = [read_picture(path) for path in picture_files(Path(folder))], None
+        if len(images) < 2 * MIN_FRAMES:
+            raise SystemExit(
+                f'{folder} has {len(images)} images; give at least {2 * MIN_FRAMES}: every second '
+                'one is tuned on')
     else:
         foggy = [sample_condition('fog', SPLITS['test'] + i) for i in range(frames)]
         images, labels = [frame.image for frame in foggy], [frame.labels for frame in foggy]
@@ -54,4 +58,6 @@ def main(folder: str = '', model: str = '', frames: int = 40, epochs: int = 2) -
 
 
 if __name__ == '__main__':
+    if len(sys.argv) > 3:
+        raise SystemExit(__doc__)
     main(*sys.argv[1:])
