@@ -31,7 +31,9 @@ def numbers(mask: StoredPicture) -> NDArray[np.integer]:
     """Return the numbers of a one-channel mask, (H, W); for a palette picture the indices."""
     picture, path = mask.pixels, mask.path
     if picture.mode in ('L', 'P', '1'):
-        return np.asarray(picture.convert('L') if picture.mode == '1' else picture)
+        values = np.asarray(picture, np.uint8)  # 0 and 1 in mode 1
+        # Pillow scales grey samples of 2 or 4 bits to 0 to 255.
+        return values // (255 // (2 ** mask.bits - 1)) if picture.mode == 'L' else values
     found = '16-bit integers' if is_grey16(mask) else WIDE_MODES.get(picture.mode)
     if found is None:
         raise DataError(

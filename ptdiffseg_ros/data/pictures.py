@@ -6,12 +6,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 import warnings
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image as Picture, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.data.writing import write_whole
 
@@ -21,6 +23,7 @@ FORMATS = ('PNG', 'JPEG', 'BMP', 'PPM', 'TIFF', 'WEBP', 'GIF', 'JPEG2000')
 JPEGS = ('JPEG', 'MPO', 'JPEG2000')
 MAX_PIXELS = 2 ** 27  # more than the largest cameras have, and still fits into memory
 ORIENTATION, UPRIGHT = 0x0112, 1  # the EXIF tag, and its value for an upright picture
+BITS_PER_SAMPLE = 258  # a tag of TIFF
 # The operation that turns a picture upright, by EXIF orientation.
 _TURNS = {
     2: Picture.Transpose.FLIP_LEFT_RIGHT, 3: Picture.Transpose.ROTATE_180,
@@ -40,7 +43,7 @@ class StoredPicture:
 
     :param pixels: turned upright by the file's EXIF orientation.
     :param orientation: the EXIF orientation, 1 to 8; UPRIGHT if the file has none.
-    :param bits: 16 for a PNG with 16 bits a channel, else 8.
+    :param bits: of a sample in a PNG; in a TIFF fewer than 8; else 8.
     :param is_jpeg: whether the pixels are JPEG-compressed, also inside a TIFF.
     """
 
@@ -88,8 +91,7 @@ def load_picture(path: str | Path) -> StoredPicture:
             orientation = _orientation(picture) if picture.format == 'TIFF' else UPRIGHT
             picture.load()
             left = _orientation(picture)
-            file.seek(24)  # in the header of a PNG, the bits of a channel
-            bits = 16 if picture.format == 'PNG' and file.read(1)[0] == 16 else 8
+            bits = _bits(picture, file)
     except Picture.DecompressionBombError as error:
         raise DataError(
             f'{path} has too many pixels ({error}); at most {MAX_PIXELS} are allowed. Scale it '
@@ -99,6 +101,14 @@ def load_picture(path: str | Path) -> StoredPicture:
     in_tiff = 'jpeg' in str(picture.info.get('compression'))
     return StoredPicture(path, _turned(picture, left), max(orientation, left), bits,
                          picture.format in JPEGS or in_tiff)
+
+
+def _bits(picture: Picture.Image, file: BinaryIO) -> int:
+    """Return the bits of a sample in a file, as StoredPicture has them."""
+    if isinstance(picture, TiffImageFile):
+        return min(8, picture.tag_v2.get(BITS_PER_SAMPLE, (1,))[0])
+    file.seek(24)  # in the header of a PNG, the bits of a sample
+    return file.read(1)[0] if picture.format == 'PNG' else 8
 
 
 def _turned(picture: Picture.Image, orientation: int) -> Picture.Image:

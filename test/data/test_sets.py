@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from pathlib import Path
 import shutil
+import struct
+import zlib
 
 import cv2
 from hypothesis import given, settings, strategies as st
@@ -337,6 +339,22 @@ def test_classes_may_have_any_colours(tmp_path: Path) -> None:
     write(tmp_path / 'truth' / 'a_mask.png', mask + 1)
     with pytest.raises(DataError, match='#01018f, #814181 in 2 pixels stand for no class'):
         open_data(tmp_path).read(0)
+
+
+@pytest.mark.parametrize('bits', [1, 2, 4, 8])
+def test_a_grey_mask_of_few_bits_has_the_numbers_in_the_file(tmp_path: Path, bits: int) -> None:
+    numbers = np.arange(2 ** bits, dtype=np.uint8)[None]  # from 0 to the largest of these bits
+    row = np.packbits(np.unpackbits(numbers[..., None], axis=2)[..., 8 - bits:])
+    root = folders(
+        tmp_path, f'classes: {{road: 0, sky: {list(range(1, 2 ** bits))}}}\n', numbers)
+    png = b'\x89PNG\r\n\x1a\n'
+    for kind, content in (
+            (b'IHDR', struct.pack('>IIBBBBB', numbers.size, 1, bits, 0, 0, 0, 0)),
+            (b'IDAT', zlib.compress(b'\0' + row.tobytes())), (b'IEND', b'')):
+        png += struct.pack('>I', len(content)) + kind + content
+        png += struct.pack('>I', zlib.crc32(kind + content))
+    (root / 'truth' / 'a_mask.png').write_bytes(png)
+    assert open_data(root).read(0)[1].tolist() == [[ROAD] + [SKY] * (numbers.size - 1)]
 
 
 @pytest.mark.parametrize(('yaml', 'reason'), [
