@@ -43,7 +43,8 @@ class StoredPicture:
 
     :param pixels: turned upright by the file's EXIF orientation.
     :param orientation: the EXIF orientation, 1 to 8; UPRIGHT if the file has none.
-    :param bits: of a sample in a PNG; in a TIFF fewer than 8; else 8.
+    :param bits: of a sample in a PNG; 16 for a colour TIFF with 16; fewer than 8 for such a TIFF;
+        else 8.
     :param is_jpeg: whether the pixels are JPEG-compressed, also inside a TIFF.
     """
 
@@ -106,7 +107,8 @@ def load_picture(path: str | Path) -> StoredPicture:
 def _bits(picture: Picture.Image, file: BinaryIO) -> int:
     """Return the bits of a sample in a file, as StoredPicture has them."""
     if isinstance(picture, TiffImageFile):
-        return min(8, picture.tag_v2.get(BITS_PER_SAMPLE, (1,))[0])
+        bits = int(picture.tag_v2.get(BITS_PER_SAMPLE, (1,))[0])
+        return bits if picture.mode.startswith('RGB') else min(8, bits)
     file.seek(24)  # in the header of a PNG, the bits of a sample
     return file.read(1)[0] if picture.format == 'PNG' else 8
 
@@ -156,16 +158,20 @@ def is_grey16(stored: StoredPicture) -> bool:
 
 
 def deep_colors(stored: StoredPicture) -> NDArray[np.uint16]:
-    """Read a PNG with 16 bits a channel, (H, W, 3) RGB; Pillow keeps only 8 of the bits."""
+    """Read a PNG or TIFF with 16 bits a channel, (H, W, 3) RGB; Pillow keeps only 8 of them."""
     pixels = cv2.imdecode(
         np.fromfile(stored.path, np.uint8),
         cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION)
-    if pixels is None:
+    is_tiff = isinstance(stored.pixels, TiffImageFile)
+    # Pillow and OpenCV misread some kinds of TIFF, such as planar ones, but not alike.
+    if pixels is None or is_tiff and not np.array_equal(
+            pixels[..., ::-1] >> 8, np.asarray(stored.pixels)[..., :3]):
         raise DataError(
-            f'{stored.path} has 16 bits a channel, and OpenCV cannot read it. Save it with 8 '
-            'bits')
+            f'{stored.path} has 16 bits a channel in a form that cannot be read. Save it as a '
+            'PNG, or with 8 bits')
+    turn = UPRIGHT if is_tiff else stored.orientation  # OpenCV turns a TIFF upright
     channels = [Picture.fromarray(np.ascontiguousarray(pixels[..., i])) for i in (2, 1, 0)]
-    return np.stack([np.asarray(_turned(c, stored.orientation)) for c in channels], axis=2)
+    return np.stack([np.asarray(_turned(c, turn)) for c in channels], axis=2)
 
 
 def _orientation(picture: Picture.Image) -> int:

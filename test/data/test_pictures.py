@@ -292,17 +292,47 @@ def test_a_file_with_sound_only_is_refused(tmp_path: Path) -> None:
             read(path)
 
 
+@pytest.mark.parametrize('suffix', ['.png', '.tif'])
 @pytest.mark.parametrize('channels', [1, 3, 4])
 @pytest.mark.parametrize('depth', [10, 12, 14, 16])
 def test_a_still_of_more_than_8_bits_is_as_bright_as_one_of_8(
-        depth: int, channels: int, tmp_path: Path) -> None:
+        depth: int, channels: int, suffix: str, tmp_path: Path) -> None:
     picture = np.random.default_rng(0).integers(0, 256, (9, 14, channels), np.uint8)
     picture[0, 0] = 255
     deep = picture.astype(np.uint16) << depth - 8
     order = {1: [0], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[channels]
-    assert cv2.imwrite(str(tmp_path / 'a.png'), deep[..., order])
+    path = tmp_path / f'a{suffix}'
+    assert cv2.imwrite(str(path), deep[..., order])
     shown = np.repeat(picture, 3, axis=2) if channels == 1 else picture[..., :3]
-    assert (read_picture(tmp_path / 'a.png') == shown).all()
+    assert (read_picture(path) == shown).all()
+
+
+def tiff16(pixels: np.ndarray, orientation: int = 1) -> bytes:
+    """Make a TIFF of (H, W, 3) uint16 RGB."""
+    height, width, channels = pixels.shape
+    numbers = {256: width, 257: height, 258: 8, 259: 1, 262: 2, 273: 14, 274: orientation,
+               277: channels, 278: height, 279: pixels.nbytes, 284: 1}
+    kinds = {258: (3, channels)}  # the others are one 32-bit number
+    tags = b''.join(struct.pack('<HHII', tag, *kinds.get(tag, (4, 1)), number)
+                    for tag, number in numbers.items())
+    return (struct.pack('<2sHI3H', b'II', 42, 14 + pixels.nbytes, 16, 16, 16) + pixels.tobytes()
+            + struct.pack('<H', len(numbers)) + tags + bytes(4))
+
+
+@pytest.mark.parametrize('orientation', VIEWED)
+def test_a_tiff_of_16_bits_is_rotated_by_its_orientation(tmp_path: Path, orientation: int) -> None:
+    path = tmp_path / 'a.tif'
+    path.write_bytes(tiff16(quarters().astype(np.uint16) << 4, orientation))
+    assert (read_picture(path) == VIEWED[orientation](quarters())).all()
+
+
+def test_a_tiff_of_16_bits_that_opencv_and_pillow_read_differently_is_refused(
+        tmp_path: Path) -> None:
+    planar = tiff16(quarters().astype(np.uint16) << 4).replace(
+        struct.pack('<HHII', 284, 4, 1, 1), struct.pack('<HHII', 284, 4, 1, 2))
+    (tmp_path / 'a.tif').write_bytes(planar)
+    with pytest.raises(DataError, match='a.tif has 16 bits a channel in a form .* Save it as a'):
+        read_picture(tmp_path / 'a.tif')
 
 
 def test_a_dark_still_of_the_same_camera_stays_dark(tmp_path: Path) -> None:
