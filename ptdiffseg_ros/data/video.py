@@ -39,10 +39,22 @@ def frame_rate(path: str | Path) -> float:
     import av
 
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             return float(_video_stream(container, path).average_rate or 25)
     except av.FFmpegError as error:
         raise DataError(f'{path} cannot be read as a video: {error.strerror}') from error
+
+
+def _opened(path: str | Path) -> Any:
+    """Open a video to read it; bytes of its title that are not UTF-8 are replaced."""
+    import av
+
+    return av.open(_no_protocol(path), metadata_errors='replace')
+
+
+def _no_protocol(path: str | Path) -> str:
+    """Return a path in which FFmpeg takes no part before a colon as a protocol."""
+    return str(Path(path).absolute())
 
 
 def _video_stream(container: Any, path: str | Path) -> Any:
@@ -58,7 +70,7 @@ def _decode(path: str | Path) -> Iterator[Callable[[], NDArray[np.uint8]]]:
 
     found = 0
     try:
-        with av.open(str(path)) as container:
+        with _opened(path) as container:
             stream = _video_stream(container, path)
             for packet in container.demux(stream):
                 try:
@@ -116,7 +128,7 @@ class VideoWriter:
         # A random name replaces no other file. FFmpeg chooses the format by the suffix.
         self._partial = self.path.with_name(
             f'.{secrets.token_hex(8)}.partial{self.path.suffix}')
-        self._container = av.open(str(self._partial), 'w', options=options)
+        self._container = av.open(_no_protocol(self._partial), 'w', options=options)
         rate = Fraction(fps).limit_denominator(1000)
         self._stream: Any = self._container.add_stream(
             'libx264' if h264 else 'libvpx-vp9', rate=rate)

@@ -223,6 +223,25 @@ def test_a_frame_of_another_size_is_fitted_into_the_first_size(tmp_path: Path) -
     assert frames[3][1:-1, 1:-1].mean() == pytest.approx(200, abs=3)
 
 
+def test_a_colon_in_a_relative_path_is_no_protocol(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path('12:00').mkdir()
+    for name in ('12:00/a.mp4', '2024-01-01T12:00:00.mp4', 'http:a.mp4'):
+        with VideoWriter(name, 5) as film:
+            film.write(quarters())
+        assert len(read_video(film.path)) == 1 and frame_rate(film.path) == pytest.approx(5)
+
+
+def test_a_video_whose_title_is_not_utf_8_is_read(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / 'a.mp4', 5) as film:
+        film.write(quarters())
+    data = film.path.read_bytes()
+    assert b'Lavf' in data  # the metadata name FFmpeg's library
+    film.path.write_bytes(data.replace(b'Lavf', b'caf\xe9'))
+    assert len(read_video(film.path)) == 1 and frame_rate(film.path) == pytest.approx(5)
+
+
 # Display matrices (a, b, c, d) of cameras in an MP4, and the operation of a player.
 MATRICES = {
     (1, 0, 0, 1): VIEWED[1], (0, 1, -1, 0): VIEWED[6], (-1, 0, 0, -1): VIEWED[3],
