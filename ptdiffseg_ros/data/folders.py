@@ -38,7 +38,7 @@ def open_folders(path: Path, split: str, parts: tuple[str, ...]) -> LabelledPict
             raise KeyError(f'{sorted(unknown)[0]!r} is not an entry')
         classes, mapping = _classes(description['classes'], description.get('ignore', []))
         images, masks = str(description['images']), str(description['masks'])
-        folders = {part: (root / images.format(split=part), root / masks.format(split=part))
+        folders = {part: (_folder(root, images, part), _folder(root, masks, part))
                    for part in parts}
         conditions, lists = _conditions(description.get('conditions', {}), root, images)
         suffix = str(description.get('mask_suffix', '.png'))
@@ -64,6 +64,16 @@ def open_folders(path: Path, split: str, parts: tuple[str, ...]) -> LabelledPict
         'folders', root, split, tuple(pairs), classes, mapping, (path, *lists))
 
 
+def _folder(root: Path, entry: str, split: str) -> Path:
+    """Return the folder of a split, by the entry images or masks."""
+    try:
+        return root / entry.format(split=split)
+    except (LookupError, ValueError, AttributeError) as error:
+        raise ValueError(
+            f'{entry!r} has braces; only {{split}} is allowed. Write other braces twice'
+        ) from error
+
+
 def _pairs(
         images: list[Path], masks: Path, suffix: str, conditions: dict[Path, str]) -> list[Pair]:
     """Return the pairs of a split; raise DataError if no picture has a mask."""
@@ -82,6 +92,11 @@ def _classes(description: Any, ignore: Any) -> tuple[tuple[LabelClass, ...], Lab
     if not isinstance(description, dict) or not description:
         raise TypeError('classes must be a mapping of names to numbers or colours')
     known = {label.name: label for label in CITYSCAPES}
+    own, most = sum(str(name) not in known for name in description), IGNORE - len(CITYSCAPES)
+    if own > most:
+        raise ValueError(
+            f'{own} classes have no Cityscapes name; at most {most} are allowed. Join some: a '
+            'class may have a list of numbers or colours')
     free = iter(range(len(CITYSCAPES), IGNORE))
     classes: list[LabelClass] = []
     for name in map(str, description):
@@ -144,7 +159,7 @@ def _conditions(
             pictures = _listed_pictures(name, root / given, root)
         elif isinstance(given, list):
             pictures = [picture for split in map(str, given) for picture in _split_pictures(
-                name, split, root / images.format(split=split))]
+                name, split, _folder(root, images, split))]
         else:
             raise TypeError(
                 f'the condition {name!r} is {given!r}; give a list of splits, such as [val], or '
@@ -169,7 +184,7 @@ def _split_pictures(name: str, split: str, folder: Path) -> list[Path]:
 
 def _listed_pictures(name: str, file: Path, root: Path) -> list[Path]:
     try:
-        lines = file.read_text().splitlines()
+        lines = file.read_text('utf-8-sig').splitlines()  # Windows may add a BOM
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(
             f'the pictures of the condition {name!r} cannot be read from {file}: {error}. Give '
@@ -184,5 +199,5 @@ def _listed_pictures(name: str, file: Path, root: Path) -> list[Path]:
 
 
 def _normalized(path: Path) -> Path:
-    """Return a path without `.` and `..`, so that equal paths compare as equal."""
-    return Path(os.path.normpath(path))
+    """Return a picture's path in its real folder, so that other spellings compare as equal."""
+    return Path(os.path.realpath(path.parent), path.name)

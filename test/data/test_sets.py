@@ -367,6 +367,10 @@ def test_a_grey_mask_of_few_bits_has_the_numbers_in_the_file(tmp_path: Path, bit
     ("classes: {road: 1, car: '#00008e'}\n", 'not by both'),
     ('classes: {road: 1}\npictures: x\n', "'pictures' is not an entry"),
     ('classes: [\n', 'dataset.yaml'),
+    ('classes:\n' + ''.join(f"  own{i}: '#{i:06x}'\n" for i in range(240)),
+     '240 classes have no Cityscapes name; at most 236 are allowed. Join some'),
+    ('classes: {road: 1}\nimages: photos/{}\n', r"'photos/{}' has braces; only {split} is"),
+    ('classes: {road: 1}\nmasks: truth/{0}\n', r"'truth/\{0}' has braces"),
 ])
 def test_a_wrong_description_is_refused(tmp_path: Path, yaml: str, reason: str) -> None:
     folders(tmp_path, yaml, np.ones(SIZE, np.uint8))
@@ -404,11 +408,22 @@ def test_conditions_are_given_by_lists_of_pictures(tmp_path: Path) -> None:
                   train=3, val=2)
     (root / 'lists').mkdir()
     (root / 'night.txt').write_text('photos/train/0.png\n\n photos/val/1.png \n')
-    (root / 'lists/rain.txt').write_text('./photos/train/2.png\n')
+    (root / 'lists/rain.txt').write_text('\ufeff./photos/train/2.png\n', 'utf-8')  # with a BOM
     data = open_data(root, 'train')
     assert [p.condition for p in data.pairs] == ['night', 'other', 'rain']
     assert [p.condition for p in open_data(root, 'val').pairs] == ['other', 'night']
     assert set(data.files) == {root / 'dataset.yaml', root / 'night.txt', root / 'lists/rain.txt'}
+
+
+@pytest.mark.parametrize('spelling', ['relative', 'linked'])
+def test_a_list_of_absolute_paths_fits_any_spelling_of_the_data_set(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelling: str) -> None:
+    root = splits(tmp_path / 'set', 'conditions: {dusk: dusk.txt}\n', train=2)
+    (root / 'dusk.txt').write_text(f'{root}/photos/train/1.png\n')
+    (tmp_path / 'linked').symlink_to('set')
+    monkeypatch.chdir(tmp_path)
+    given = Path('set' if spelling == 'relative' else 'linked')
+    assert [pair.condition for pair in open_data(given).pairs] == ['other', 'dusk']
 
 
 @pytest.mark.parametrize(('conditions', 'reason'), [
