@@ -15,7 +15,8 @@ from ptdiffseg_ros.data.pictures import DataError, picture_files, SUFFIXES
 import yaml
 
 DESCRIPTION = 'dataset.yaml'
-ENTRIES = {'images', 'masks', 'mask_suffix', 'classes', 'ignore', 'conditions'}
+ENTRIES = {
+    'images', 'masks', 'mask_suffix', 'classes', 'ignore', 'conditions', 'significant_bits'}
 OTHER = 'other'  # the condition of pictures that the conditions of a data set do not name
 
 
@@ -42,13 +43,16 @@ def open_folders(path: Path, split: str, parts: tuple[str, ...]) -> LabelledPict
                    for part in parts}
         conditions, lists = _conditions(description.get('conditions', {}), root, images)
         suffix = str(description.get('mask_suffix', '.png'))
+        bits = description.get('significant_bits', 0)
+        if type(bits) is not int or bits not in (0, *range(8, 17)):
+            raise ValueError(f'significant_bits is {bits!r}; allowed are 0 and 8 to 16')
     except DataError as error:
         raise DataError(f'{path}: {error}') from error
     except (yaml.YAMLError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         raise DataError(
             f'{path}: {reason}. Required entries are images, masks and classes; allowed are also '
-            'mask_suffix, ignore and conditions') from error
+            'mask_suffix, ignore, conditions and significant_bits') from error
     if len({*folders.values()}) < len(folders):
         raise DataError(
             f'{path}: images and masks have no {{split}}, so {split!r} names the same pictures '
@@ -61,7 +65,7 @@ def open_folders(path: Path, split: str, parts: tuple[str, ...]) -> LabelledPict
                 f'{path} is empty')
         pairs += _pairs(found, truth, suffix, conditions)
     return LabelledPictures(
-        'folders', root, split, tuple(pairs), classes, mapping, (path, *lists))
+        'folders', root, split, tuple(pairs), classes, mapping, (path, *lists), bits)
 
 
 def _folder(root: Path, entry: str, split: str) -> Path:

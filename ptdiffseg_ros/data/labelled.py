@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from ptdiffseg_ros.data.depth import Depth
 from ptdiffseg_ros.data.entries import listed
 from ptdiffseg_ros.data.labels import IGNORE, LabelClass
 from ptdiffseg_ros.data.pictures import (
@@ -126,6 +127,7 @@ class LabelledPictures:
 
     :param classes: the classes of the masks, with the ids that `read` returns.
     :param files: the files that describe the data set, in addition to pictures and masks.
+    :param significant_bits: of 16-bit samples in the pictures; 0: found from each picture alone.
     """
 
     kind: str
@@ -135,6 +137,7 @@ class LabelledPictures:
     classes: tuple[LabelClass, ...]
     label_mapping: LabelMapping
     files: tuple[Path, ...] = ()
+    significant_bits: int = 0
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -148,7 +151,8 @@ class LabelledPictures:
         """
         pair = self.pairs[i]
         picture, mask = load_picture(pair.image), open_mask(pair.mask)
-        image, ids = to_rgb(picture), self.label_mapping.read(mask)
+        image = to_rgb(picture, Depth(self.significant_bits))
+        ids = self.label_mapping.read(mask)
         if picture.orientation != mask.orientation:
             _check_orientation(picture, mask)
         if ids.shape != image.shape[:2]:

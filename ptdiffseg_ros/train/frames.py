@@ -133,7 +133,7 @@ class PictureFrames(SourceFrames):
             self, segmenter: PromptedSegmenter, data: LabelledPictures, rows: Sequence[int],
             distortion: float = 0.0, middle: bool = False) -> None:
         self.data = data
-        digest = _digest([data.label_mapping, *(
+        digest = _digest([data.label_mapping, data.significant_bits, *(
             (str(data.pairs[i].image), data.pairs[i].image.stat().st_mtime_ns,
              data.pairs[i].mask.stat().st_mtime_ns) for i in rows)])
         super().__init__(
@@ -143,6 +143,7 @@ class PictureFrames(SourceFrames):
     def facts(self) -> dict[str, Any]:
         pairs = [self.data.pairs[row] for row in self.numbers]
         return {'data': self.data.kind, 'label_mapping': _digest(self.data.label_mapping),
+                'significant_bits': self.data.significant_bits,
                 'names_and_sizes': _digest([
                     (pair.image.name, pair.image.stat().st_size, pair.mask.stat().st_size)
                     for pair in pairs])}

@@ -357,6 +357,15 @@ def test_a_grey_mask_of_few_bits_has_the_numbers_in_the_file(tmp_path: Path, bit
     assert open_data(root).read(0)[1].tolist() == [[ROAD] + [SKY] * (numbers.size - 1)]
 
 
+@pytest.mark.parametrize(('entry', 'shown'), [('', 200), ('significant_bits: 12\n', 200 >> 4)])
+def test_a_dark_16_bit_picture_is_as_dark_as_the_description_says(
+        tmp_path: Path, entry: str, shown: int) -> None:
+    root = folders(tmp_path, f'classes: {{road: 0}}\n{entry}', np.zeros(SIZE, np.uint8))
+    (root / 'photos' / 'a.jpg').unlink()
+    write(root / 'photos' / 'a.png', np.full(SIZE, 200, np.uint16))
+    assert (open_data(root).read(0)[0] == shown).all()
+
+
 @pytest.mark.parametrize(('yaml', 'reason'), [
     ('classes: {}\n', 'mapping of names'),
     ('', 'classes'),
@@ -367,6 +376,8 @@ def test_a_grey_mask_of_few_bits_has_the_numbers_in_the_file(tmp_path: Path, bit
     ("classes: {road: 1, car: '#00008e'}\n", 'not by both'),
     ('classes: {road: 1}\npictures: x\n', "'pictures' is not an entry"),
     ('classes: [\n', 'dataset.yaml'),
+    ('classes: {road: 1}\nsignificant_bits: 7\n', 'is 7; allowed are 0 and 8 to 16'),
+    ('classes: {road: 1}\nsignificant_bits: 12.0\n', 'significant_bits is 12.0; allowed'),
     ('classes:\n' + ''.join(f"  own{i}: '#{i:06x}'\n" for i in range(240)),
      '240 classes have no Cityscapes name; at most 236 are allowed. Join some'),
     ('classes: {road: 1}\nimages: photos/{}\n', r"'photos/{}' has braces; only {split} is"),

@@ -318,6 +318,7 @@ def test_a_run_on_other_data_is_not_resumed(
             (None, ".*data was 'cityscapes', and is 'town'"),
             (open_data(repainted), f'names_and_sizes {digests}'),
             (replace(data, label_mapping=all_road), f'label_mapping {digests}'),
+            (replace(data, significant_bits=12), 'significant_bits was 0, and is 12'),
             (replace(data, classes=CITYSCAPES[::-1]), r"classes was \['road', .*\['bicycle', ")):
         with pytest.raises(TrainingError, match=f'another run: {words}'):
             train_head(config, given, out, resume=True, data=other)
