@@ -8,7 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from ptdiffseg_ros.cli import add_command
-from ptdiffseg_ros.commands import add_overwrite, labelled_inputs, number
+from ptdiffseg_ros.commands import add_overwrite, CommandError, labelled_inputs, number
 from ptdiffseg_ros.data.entries import listed, MAX_SHOWN, spread
 from ptdiffseg_ros.data.writing import check_outputs
 
@@ -35,10 +35,14 @@ def run(args: argparse.Namespace) -> int:
     """Check; the exit status is 1 if a pair cannot be used."""
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.data.check import check_data, contact_sheet
+    from ptdiffseg_ros.data.pictures import SUFFIXES
     from tqdm import tqdm
 
     data = open_data(args.path, args.split, args.kind)
     check_outputs([args.sheet], labelled_inputs(data), args.overwrite)
+    if args.sheet and args.sheet.suffix.lower() not in SUFFIXES:
+        raise CommandError(
+            f'--sheet {args.sheet} is no picture: give a name that ends in {", ".join(SUFFIXES)}')
     rows = spread(len(data), args.limit or len(data))
     found = check_data(data, tqdm(rows, 'reading', unit='pair'))
     print(f'{data.kind}, split {data.split}: {len(data)} pairs, {len(rows)} read')
@@ -49,12 +53,13 @@ def run(args: argparse.Namespace) -> int:
         print('conditions: ' + ', '.join(f'{name} {n}' for name, n in sorted(conditions.items())))
     for name, share in found.shares.items():
         print(f'{name:<16}{100 * share:6.2f} %')
-    if args.sheet:
+    if found.problems:
+        print('problem: ' + listed(found.problems, MAX_SHOWN, '\nproblem: '))
+        print(f'{len(found.problems)} of {len(rows)} pairs cannot be used')
+    else:
+        print('every pair that was read can be used')
+    if args.sheet:  # last, because it may fail
+        args.sheet.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(data, args.sheet)
         print(f'{args.sheet}: contact sheet; check that masks and pictures fit')
-    if not found.problems:
-        print('every pair that was read can be used')
-        return 0
-    print('problem: ' + listed(found.problems, MAX_SHOWN, '\nproblem: '))
-    print(f'{len(found.problems)} of {len(rows)} pairs cannot be used')
-    return 1
+    return 1 if found.problems else 0

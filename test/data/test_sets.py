@@ -306,6 +306,27 @@ def test_check_counts_and_draws(tmp_path: Path, capsys) -> None:
     assert 'The expected tree of gta5 is' in capsys.readouterr().err
 
 
+def test_a_contact_sheet_costs_no_findings(
+        tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path, 'acdc')
+    (tmp_path / TREES['acdc'][0][1]).write_bytes(b'no picture')
+    check = ['data', 'check', str(tmp_path), '--sheet']
+    assert main([*check, str(tmp_path / 'sheet.gif')]) == 2
+    printed = capsys.readouterr()
+    assert 'sheet.gif is no picture: give a name that ends in .png' in printed.err
+    assert 'reading' not in printed.err + printed.out
+    assert main([*check, str(tmp_path / 'new' / 'sheet.png')]) == 1
+    assert cv2.imread(str(tmp_path / 'new' / 'sheet.png')) is not None
+
+    def full(*_: object) -> None:
+        raise OSError(28, 'No space left on device')
+
+    capsys.readouterr()
+    monkeypatch.setattr('ptdiffseg_ros.data.pictures.write_whole', full)
+    assert main([*check, str(tmp_path / 'other.png')]) == 2
+    assert '1 of 2 pairs cannot be used' in capsys.readouterr().out
+
+
 # -- any pair of folders
 
 def test_hidden_files_in_any_folder_are_ignored(tmp_path: Path) -> None:
