@@ -116,7 +116,7 @@ class PictureScenes:
 
     def __init__(self, encoder: Encoder, data: LabelledPictures) -> None:
         self.encoder = encoder
-        self.data = data
+        self.data = data.in_classes(encoder.segmenter.config.classes)
         self.conditions = data.conditions
         stride = encoder.segmenter.backbone.stride
         height, width = encoder.segmenter.config.input_size

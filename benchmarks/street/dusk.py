@@ -77,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, and print the table."""
     check_outputs([args.json], [args.data, *folders_below(args.model)], args.overwrite)
-    data = open_data(args.data, args.split)
     segmenter = PromptedSegmenter.from_pretrained(args.model, 'cpu')
+    data = open_data(args.data, args.split).in_classes(segmenter.config.classes)
     encoder, size = Encoder(segmenter), segmenter.config.input_size
     folder = args.data / 'images' / args.unlabelled
     unlabelled = encode_folder(encoder, folder, size)

@@ -220,8 +220,10 @@ def _measure(
     :param failures: gets a line for each pair that cannot be used.
     """
     from ptdiffseg_ros.adapt.learned import LearnedPrompts
+    from ptdiffseg_ros.data.labelled import name_left_out
     from ptdiffseg_ros.train.evaluate import evaluate_pictures
 
+    name_left_out(labelled, segmenter.config.classes)
     source, tuned = (
         evaluate_pictures(segmenter, labelled, frames, prompts=prompts)
         for prompts in (None, LearnedPrompts(path, segmenter)))

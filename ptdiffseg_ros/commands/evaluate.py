@@ -66,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
         args.overwrite)
     check_model(args.model, args.prompts)
 
+    from ptdiffseg_ros.data.labelled import name_left_out
     from ptdiffseg_ros.data.results import commit, machine, write_json
     from ptdiffseg_ros.model.runtime import accelerator
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
@@ -82,6 +83,8 @@ def run(args: argparse.Namespace) -> int:
         segmenter.layout = None
     prompts = open_prompts(args.prompts, segmenter)
     if data is not None:
+        if state.is_main_process:
+            name_left_out(data, segmenter.config.classes)
         figures = evaluate_pictures(
             segmenter, data, args.frames, args.scene_prompt, args.conditions, prompts)
     else:

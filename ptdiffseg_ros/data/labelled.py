@@ -3,11 +3,12 @@
 """Labelled pictures on disk: the label mappings of masks, and reading a pair."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 import os
 from pathlib import Path
+import sys
 
 import cv2
 import numpy as np
@@ -78,6 +79,11 @@ class LabelMapping:
     def __repr__(self) -> str:
         """Return everything that the mapping does, for digests."""
         return f'LabelMapping({self._ids}, {self._values.__name__})'
+
+    def renumbered(self, ids: Mapping[int, int]) -> LabelMapping:
+        """Return a mapping to other class ids, and to IGNORE for ids that are no key."""
+        return LabelMapping(
+            {value: ids.get(old, IGNORE) for value, old in self._ids.items()}, self._values)
 
     def read(self, mask: StoredPicture) -> NDArray[np.uint8]:
         """Read a mask: (H, W) uint8, class ids, IGNORE for pixels without a class."""
@@ -176,6 +182,27 @@ class LabelledPictures:
     def only(self, condition: str) -> LabelledPictures:
         """Return the data set with only the pictures of one condition."""
         return replace(self, pairs=tuple(p for p in self.pairs if p.condition == condition))
+
+    def in_classes(self, classes: Sequence[LabelClass]) -> LabelledPictures:
+        """
+        Return the data set with the classes of a segmenter that it has too, by name.
+
+        `read` returns the segmenter's ids, because the ids of classes that Cityscapes does not
+        have depend on their order in each dataset.yaml, and IGNORE for other classes.
+        """
+        ids = {label.name: label.id for label in self.classes}
+        shared = tuple(label for label in classes if label.name in ids)
+        mapping = self.label_mapping.renumbered({ids[c.name]: c.id for c in shared})
+        return replace(self, classes=shared, label_mapping=mapping)
+
+
+def name_left_out(data: LabelledPictures, classes: Sequence[LabelClass]) -> None:
+    """Print the classes of a data set that a segmenter does not have, if there are any."""
+    names = [label.name for label in classes]
+    if lacking := [label.name for label in data.classes if label.name not in names]:
+        print(f'{data.root} has classes that the segmenter lacks: {", ".join(lacking)}. Their '
+              'pixels are left out. Classes are matched by name; the segmenter has '
+              f'{", ".join(names)}', file=sys.stderr)
 
 
 def _check_orientation(picture: StoredPicture, mask: StoredPicture) -> None:

@@ -3,8 +3,8 @@
 """Pictures on disk as the recording of a camera, with their labels if they have any."""
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from ptdiffseg_ros.data.catalog import open_data
 from ptdiffseg_ros.data.entries import spread, usable
 from ptdiffseg_ros.data.folders import DESCRIPTION
 from ptdiffseg_ros.data.labelled import LabelledPictures, resized
-from ptdiffseg_ros.data.labels import IGNORE
+from ptdiffseg_ros.data.labels import IGNORE, LabelClass
 from ptdiffseg_ros.data.pictures import DataError, picture_files, read_picture, SUFFIXES
 from ptdiffseg_ros.town.record import Recorded
 
@@ -34,6 +34,13 @@ class Photographs:
     path: Path
     data: LabelledPictures | None
     entries: tuple[tuple[str, Callable[[], tuple[np.ndarray, np.ndarray]]], ...]
+
+    def in_classes(self, classes: Sequence[LabelClass]) -> Photographs:
+        """Return the pictures with the labels that `LabelledPictures.in_classes` returns."""
+        if self.data is None:
+            return self
+        data = self.data.in_classes(classes)
+        return replace(self, data=data, entries=tuple(data.entries(range(len(data)))))
 
     def frames(self, count: int, fps: float, failures: list[str]) -> Iterator[Recorded]:
         """

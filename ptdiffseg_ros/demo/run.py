@@ -18,6 +18,7 @@ import numpy as np
 from ptdiffseg_ros.data.bags import Bag
 from ptdiffseg_ros.data.entries import listed
 from ptdiffseg_ros.data.installed import fastdds_environment
+from ptdiffseg_ros.data.labelled import name_left_out
 from ptdiffseg_ros.data.labels import LabelClass, palette, TOWN
 from ptdiffseg_ros.data.results import commit, machine, percentiles, write_json
 from ptdiffseg_ros.data.video import VideoWriter
@@ -149,7 +150,10 @@ def _record(bag: Path, options: DemoOptions) -> tuple[tuple[LabelClass, ...], li
     config = SegmenterConfig.load(options.model)
     failures: list[str] = []
     most = round(options.schedule.seconds * options.fps)
-    frames = options.photographs.frames(most, options.fps, failures)
+    if options.photographs.data is not None:
+        name_left_out(options.photographs.data, config.classes)
+    photographs = options.photographs.in_classes(config.classes)
+    frames = photographs.frames(most, options.fps, failures)
     if not record_frames(bag, tqdm(frames, 'reading pictures', unit='picture'), overwrite=True):
         raise DemoError(
             f'{options.photographs.path} has no picture that can be used: '
@@ -226,6 +230,8 @@ def _score_and_film(
     scores: list[Score] = []
     steady: dict[str, Moment] = {}
     several: dict[str, Moment] = {}
+    data = None if options.photographs is None else options.photographs.data
+    labelled = None if data is None else {c.name for c in data.classes}
     last: Moment | None = None
     count = bag.count(IMAGE_TOPIC)
     spread = [count * part // (2 * EXAMPLES) for part in range(1, 2 * EXAMPLES, 2)]
@@ -240,7 +246,7 @@ def _score_and_film(
                 moment.masks['source'] = source.class_ids
             if len(scores) in spread:
                 several[f'{moment.time_s:.1f} s'] = moment
-            scores.append(scoring.score(moment, classes))
+            scores.append(scoring.score(moment, classes, labelled))
             weather = scores[-1].weather
             if weather != scoring.CHANGING and steady.get(weather, last) is last:
                 steady[weather] = moment  # in its first period

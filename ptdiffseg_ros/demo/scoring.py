@@ -3,7 +3,7 @@
 """Score the masks of a drive against the labels in its bag."""
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -62,9 +62,15 @@ class Score:
     matrices: Mapping[str, ConfusionMatrix]
 
 
-def score(moment: Moment, classes: Sequence[LabelClass]) -> Score:
-    """Score the masks of a frame; pixels of true classes other than `classes` do not count."""
-    matrices = {kind: ConfusionMatrix(classes) for kind in moment.masks}
+def score(
+        moment: Moment, classes: Sequence[LabelClass], labelled: Collection[str] | None = None
+) -> Score:
+    """
+    Score the masks of a frame; pixels of true classes other than `classes` do not count.
+
+    :param labelled: as of `ConfusionMatrix`.
+    """
+    matrices = {kind: ConfusionMatrix(classes, labelled) for kind in moment.masks}
     for kind, matrix in matrices.items():
         matrix.update(moment.truth, moment.masks[kind])
     # The conditions of photographs have any names, such as 'dusk to dawn'.

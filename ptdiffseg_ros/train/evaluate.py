@@ -18,7 +18,7 @@ from ptdiffseg_ros import town
 from ptdiffseg_ros.adapt.learned import LearnedPrompts
 from ptdiffseg_ros.data.entries import spread, usable
 from ptdiffseg_ros.data.labelled import LabelledPictures
-from ptdiffseg_ros.data.labels import IGNORE
+from ptdiffseg_ros.data.labels import IGNORE, TOWN
 from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.model.frames import check_frame
 from ptdiffseg_ros.model.prompts import domain_name
@@ -100,7 +100,7 @@ def evaluate(
     size = segmenter.config.input_size
     for condition in conditions:
         context = _context_choice(segmenter, condition, scene, prompts)
-        matrix = ConfusionMatrix(segmenter.config.classes)
+        matrix = ConfusionMatrix(segmenter.config.classes, {c.name for c in TOWN})
         for numbers in progress(process_batches(frames, at_a_time(size, batch)), condition):
             batch_frames = [source(condition, town.SPLITS[split] + i, size) for i in numbers]
             answers = segmenter.segment(
@@ -122,7 +122,8 @@ def evaluate_pictures(
     """
     Return the figures of `evaluate` for labelled pictures at their own size.
 
-    Pixels of classes that the segmenter does not have are left out.
+    Classes are matched by name. Pixels of classes that the segmenter does not have are left out,
+    and a class that the data set does not have has no IoU.
     :param frames: per condition at most, spread over its pictures.
     :param scene: as in `evaluate`; 'matching' and 'wrong' need conditions with the names of the
         town's weathers.
@@ -132,7 +133,8 @@ def evaluate_pictures(
     :raises TrainingError: there is no common class, a condition or prompt is unknown, or no pair
         can be used.
     """
-    if not {c.id for c in segmenter.config.classes} & {c.id for c in data.classes}:
+    data = data.in_classes(segmenter.config.classes)
+    if not data.classes:
         raise TrainingError(
             f'{data.root} and the segmenter {segmenter.name} have no class in common')
     conditions = data.conditions if conditions is None else conditions
@@ -143,7 +145,7 @@ def evaluate_pictures(
     for condition in conditions:
         weather = town.Weather.named(condition if scene in FROM_WEATHER else 'clear')
         context = _context_choice(segmenter, condition, scene, prompts)(weather)
-        matrix = ConfusionMatrix(segmenter.config.classes)
+        matrix = ConfusionMatrix(segmenter.config.classes, {c.name for c in data.classes})
         pictures = data.only(condition)
         rows = spread(len(pictures), frames)
         chosen += len(rows)
@@ -221,5 +223,5 @@ def source_miou(segmenter: PromptedSegmenter, frames: SourceFrames, batch: int =
 
 
 def _percent(share: float) -> float | None:
-    """Return percent; None for NaN, as of a class that is not in the pictures."""
+    """Return percent; None for NaN, as of a class that is not in the pictures or labels."""
     return round(100 * float(share), 2) if np.isfinite(share) else None

@@ -42,6 +42,14 @@ def test_absent_classes_are_left_out_of_the_mean() -> None:
     assert matrix([0, 10], [0, 10]).miou() == 1
 
 
+def test_a_class_that_is_never_labelled_has_no_figure_but_its_pixels_are_misses() -> None:
+    one, two = (ConfusionMatrix(CLASSES, {'road', 'sky'}) for _ in range(2))
+    one.update(np.array([0, 0, 10, 10], np.uint8), np.array([0, 13, 10, 10], np.uint8))
+    for counted in (one, one + two):
+        np.testing.assert_allclose(counted.iou(), [1 / 2, 1, np.nan])
+        assert counted.miou() == 3 / 4
+
+
 def test_unions_accumulate_over_frames_and_are_not_averaged() -> None:
     counted = matrix([0] * 9 + [10], [0] * 9 + [10])
     counted.update(np.array([0], np.uint8), np.array([10], np.uint8))

@@ -190,7 +190,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_png(root / 'masks' / 'dusk' / '5.png', np.zeros((8, 8), np.uint8))
     (root / 'dataset.yaml').write_text(yaml.safe_dump({
         'images': 'images/{split}', 'masks': 'masks/{split}',
-        'classes': {c.name: c.id for c in TOWN}, 'ignore': 255,
+        'classes': {c.name.replace('sky', 'Sky'): c.id for c in TOWN}, 'ignore': 255,
         'conditions': {'noon': ['day'], 'dusk': ['dusk']}}))
     return root
 
@@ -218,6 +218,8 @@ def test_pictures_of_a_data_set_are_replayed_and_scored_by_condition(
     out = tmp_path / 'report'
     process, summary = pictures_demo(out, model, pictures, '--split', 'day+dusk')
     assert process.wait() == 1 and '5.png has 8 x 8 pixels' in process.output
+    assert 'the segmenter lacks: Sky. Their pixels are left out' in process.output
+    assert all(ious['sky'] is None for ious in summary['class_iou'].values())
     assert summary['frames_sent'] == summary['masks_received'] == 14
     assert summary['frames'] == {'noon': 9, 'dusk': 5} and summary['seconds'] == 14 / 5
     assert len(summary['skipped']) == 1 and summary['data'] == str(pictures)

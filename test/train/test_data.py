@@ -10,13 +10,14 @@ import shutil
 from types import SimpleNamespace
 
 from benchmarks.stream.__main__ import main as stream
+from benchmarks.stream.frames import Encoder, PictureScenes
 import numpy as np
 from PIL import Image as Picture
 from ptdiffseg_ros import town
 from ptdiffseg_ros.cli import main
 from ptdiffseg_ros.data.catalog import LABEL_IDS, open_data
 from ptdiffseg_ros.data.labelled import LabelMapping
-from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE
+from ptdiffseg_ros.data.labels import CITYSCAPES, IGNORE, LabelClass
 from ptdiffseg_ros.model.defaults import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.train.errors import TrainingError
@@ -216,6 +217,37 @@ def test_a_perfect_answer_scores_a_hundred(trained: Path, acdc: Path, monkeypatc
     assert figures['adverse_mean'] == 100.0
 
 
+def test_classes_are_matched_by_name_and_only_those_of_the_data_set_count(
+        trained: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    """The ids of own classes follow from their order in each dataset.yaml."""
+    write(tmp_path / 'seen/a.png', np.zeros((40, 40, 3), np.uint8))
+    masks = np.repeat(np.arange(4, dtype=np.uint8), 400).reshape(40, 40)
+    write(tmp_path / 'truth/a.png', masks)
+    (tmp_path / 'dataset.yaml').write_text(yaml.safe_dump({
+        'images': 'seen', 'masks': 'truth', 'classes': {'road': 0, 'mud': 1, 'Sky': 2, 'sky': 3}}))
+    own = [LabelClass('gravel', 19, (1, 1, 1)), LabelClass('mud', 20, (2, 2, 2))]
+    segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
+    segmenter.config = replace(segmenter.config, classes=(*CITYSCAPES, *own))
+    answer = np.array([0, 20, 7, 10], np.uint8)[masks]
+    answer[0, :4] = 13  # a car, which the truth cannot have, on the road
+    answer[10, :8] = 19
+    monkeypatch.setattr(segmenter, 'segment', lambda images, context, confidence: [
+        SimpleNamespace(class_ids=answer)])
+    monkeypatch.setattr(PromptedSegmenter, 'from_pretrained', lambda *_, **__: segmenter)
+    out = tmp_path / 'figures.json'
+    assert main(['evaluate', '--model', str(trained), '--data', str(tmp_path), '--json',
+                 str(out)]) == 0
+    figures = json.loads(out.read_text())['conditions']['all']
+    assert {name: iou for name, iou in figures['iou'].items() if iou is not None} == {
+        'road': 99.0, 'mud': 98.0, 'sky': 100.0}
+    assert figures['miou'] == 99.0
+    assert 'the segmenter lacks: Sky. Their' in capsys.readouterr().err
+    data = open_data(tmp_path)
+    scenes = PictureScenes(Encoder(segmenter), replace(data, pairs=data.pairs * 15))
+    frame, = scenes.held_out('', 1)
+    assert np.unique(frame.labels).tolist() == [IGNORE_INDEX, 0, 10, 20]
+
+
 def test_frames_are_scaled_and_labels_are_indexed(
         trained: Path, cityscapes: Path) -> None:
     segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
@@ -377,10 +409,8 @@ def test_a_condition_without_labels_is_skipped(
 
 
 def test_streams_contain_no_held_out_picture(trained: Path, acdc: Path) -> None:
-    from benchmarks.stream import frames
-
     segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
-    scenes = frames.PictureScenes(frames.Encoder(segmenter), open_data(acdc, 'val'))
+    scenes = PictureScenes(Encoder(segmenter), open_data(acdc, 'val'))
     seen = scenes.stream('fog', 0, 0, 100)
     kept = scenes.held_out('fog', 100)
     assert len(seen) == 10 and len(kept) == 5
