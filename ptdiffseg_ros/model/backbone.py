@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import hashlib
 import json
 from pathlib import Path
+import shutil
 from typing import Any
 
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
@@ -107,6 +108,8 @@ class DiffusionBackbone(nn.Module):
             library = type(part).__module__.partition('.')[0]
             index[name] = [library, type(part).__name__]
         (folder / 'model_index.json').write_text(json.dumps(index, indent=2) + '\n')
+        for weights in folder.glob('*/*.safetensors'):  # safetensors 0.8 lets only the owner read
+            shutil.copymode(folder / 'model_index.json', weights)
 
     @property
     def vae_stride(self) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 import re
 import secrets
 import shutil
+import stat
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import HFValidationError, LocalEntryNotFoundError
@@ -130,10 +131,19 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return {name: value.float() for name, value in weights.items()}
 
 
+def save_tensors(
+        tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file, with the permissions of other new files."""
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
+    save_file(tensors, path, metadata)
+    path.chmod(mode)  # safetensors 0.8 lets only the owner read
+
+
 def write_weights(path: Path, module: nn.Module) -> None:
     """Write the weights of a module, in float16, to a safetensors file."""
-    save_file({name: value.detach().half().cpu().contiguous()
-               for name, value in module.state_dict().items()}, path)
+    save_tensors({name: value.detach().half().cpu().contiguous()
+                  for name, value in module.state_dict().items()}, path)
 
 
 def write_tensors(
@@ -149,7 +159,7 @@ def write_tensors(
     # Copies, because safetensors refuses tensors that share memory.
     copies = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     try:
-        save_file(copies, partial, metadata)
+        save_tensors(copies, partial, metadata)
         with open(partial, 'rb') as handle:
             os.fsync(handle.fileno())
         os.replace(partial, path)

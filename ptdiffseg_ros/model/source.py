@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ptdiffseg_ros.model.errors import SegmenterError
-from ptdiffseg_ros.model.files import reading
-from safetensors.torch import load, save_file
+from ptdiffseg_ros.model.files import reading, save_tensors
+from safetensors.torch import load
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -62,7 +62,7 @@ class SourceStatistics:
     def save(self, folder: Path) -> None:
         """Write the file into a segmenter's folder."""
         tensors = {f.name: getattr(self, f.name).float().contiguous() for f in fields(self)}
-        save_file(tensors, folder / NAME)
+        save_tensors(tensors, folder / NAME)
 
     @classmethod
     def load(cls, folder: Path, classes: int) -> SourceStatistics | None:

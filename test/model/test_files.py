@@ -304,3 +304,20 @@ def test_two_processes_with_the_same_id_may_write_a_file_at_the_same_time(
     monkeypatch.setattr(os, 'fsync', write_another)
     write_tensors(path, {'a': torch.ones(2)}, {})
     assert load_file(path)['a'].tolist() == [1, 1] and list(tmp_path.iterdir()) == [path]
+
+
+def test_weights_have_the_permissions_of_other_new_files(
+        tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    segmenter = PromptedSegmenter.from_pretrained(
+        tiny_segmenter(tmp_path_factory.mktemp('tiny')), 'cpu')
+    before = os.umask(0o027)
+    try:
+        segmenter.save_pretrained(tmp_path / 'segmenter')
+        segmenter.backbone.save_pretrained(tmp_path / 'backbone')
+        write_tensors(tmp_path / 'bank' / 'fog.safetensors', {'tokens': torch.zeros(2)}, {})
+    finally:
+        os.umask(before)
+    files = [path for path in tmp_path.rglob('*') if path.is_file()]
+    assert len([path for path in files if path.suffix == '.safetensors']) >= 5
+    assert {path.name: path.stat().st_mode & 0o777 for path in files} == dict.fromkeys(
+        (path.name for path in files), 0o640)
