@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
 import json
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
+import os
 from pathlib import Path
+from threading import Thread
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,14 +190,32 @@ def _draw(source: CaptionedFrames, workers: int, path: Path) -> list[list[str]]:
     with ExitStack() as stack:
         drawn: Iterator[Scene] = map(source.draw, range(scenes))
         if workers > 1:  # one process more would only wait for this one
-            pool = stack.enter_context(get_context('spawn').Pool(workers))
-            drawn = pool.imap(source.draw, range(scenes), chunk)
+            # Unlike multiprocessing.Pool, it does not wait for the task of a killed process.
+            pool = ProcessPoolExecutor(workers, get_context('spawn'), _end_with_parent)
+            stack.callback(pool.shutdown, cancel_futures=True)
+            drawn = pool.map(source.draw, range(scenes), chunksize=chunk)
         bar = stack.enter_context(tqdm(desc='frames', total=source.frames))
-        for i, scene in enumerate(drawn):
-            images[i::scenes] = scene.frames
-            captions[i::scenes] = [scene.captions] * len(scene.frames)
-            failures += scene.failures
-            bar.update(len(scene.frames))
+        try:
+            for i, scene in enumerate(drawn):
+                images[i::scenes] = scene.frames
+                captions[i::scenes] = [scene.captions] * len(scene.frames)
+                failures += scene.failures
+                bar.update(len(scene.frames))
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                f'one of the {workers} processes that draw frames was killed, perhaps for lack of '
+                'memory. Free memory, or give fewer --workers, and start again') from error
     images.flush()
     report(list(dict.fromkeys(failures)), 'images')
     return captions
+
+
+def _end_with_parent() -> None:
+    """Let this worker process end when its parent is killed."""
+    def wait() -> None:
+        parent = parent_process()
+        assert parent is not None, 'only a worker calls this'
+        parent.join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()

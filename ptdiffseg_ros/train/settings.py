@@ -236,7 +236,7 @@ class PretrainConfig(Settings):
     ema_decay: float = setting(0.998, low=0, high=1)
     caption_dropout: float = setting(0.1, low=0, high=1)
     save_every: int = setting(200, 'steps between checkpoints', low=1, free=True)
-    workers: int = setting(2, low=1, free=True)
+    workers: int = setting(2, 'processes that draw frames', low=1, free=True)
     seed: int = setting(0, 'on a CPU, the same seed gives the same backbone', low=0)
 
     def __post_init__(self) -> None:

@@ -8,6 +8,8 @@ import json
 import os
 from pathlib import Path
 import shutil
+import subprocess
+import sys
 
 import cv2
 from devices import device_of_tests
@@ -85,6 +87,39 @@ def test_damaged_captions_are_refused_and_no_mark_is_written_in_parts(
     with pytest.raises(OSError, match='disk full'):
         draw_frames(TownFrames(2, (32, 64), 0), 1, tmp_path)
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ['frames.npy']
+
+
+class Killed(TownFrames):
+    draw = staticmethod(os._exit)  # type: ignore[assignment]
+
+
+def test_a_killed_process_ends_the_drawing_with_a_remedy(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match='2 processes .* was killed, .*memory.* --workers'):
+        draw_frames(Killed(64, (32, 64), 0), 2, tmp_path)
+    assert not (tmp_path / 'captions.json').exists()
+
+
+DRAW = """
+import sys
+from pathlib import Path
+from ptdiffseg_ros.train.captioned_frames import draw_frames, TownFrames
+if __name__ == '__main__':
+    draw_frames(TownFrames(10_000, (32, 64), 0), 2, Path(sys.argv[1]))
+"""
+
+
+def test_no_process_draws_on_after_the_command_was_killed(tmp_path: Path) -> None:
+    script = tmp_path / 'draw.py'
+    script.write_text(DRAW)
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], stderr=subprocess.PIPE, text=True)
+    try:
+        shown = ''
+        while ' 0/' in shown or '/' not in shown:  # until a frame is drawn
+            shown = shown[-20:] + process.stderr.read(1)
+    finally:
+        process.kill()
+    process.communicate(timeout=60)  # workers hold the pipe open
 
 
 def test_a_run_with_other_settings_is_not_resumed(tmp_path: Path, stop_after) -> None:

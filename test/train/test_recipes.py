@@ -88,7 +88,7 @@ def test_an_option_overrides_the_recipe_and_the_recipe_the_default(
      --workers"""),
     ('pretrain', """--autoencoder-steps --batch --caption-template --captions --debug --frames
      --help --images --mixed-precision --overwrite --resume --save-every --seed --size
-     --start-from --steps --tensorboard""")])
+     --start-from --steps --tensorboard --workers""")])
 def test_the_documents_list_all_options(capsys, command: str, names: str) -> None:
     assert sorted(set(re.findall(r'^  .*?(--[a-z-]+)', shown_help(capsys, command), re.M))) == (
         sorted(names.split()))
