@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property, partial
+import heapq
+from operator import itemgetter
 from pathlib import Path, PurePath
 import tempfile
 from typing import Any
@@ -15,6 +17,7 @@ from ptdiffseg_ros.data.storage import (
     BagError,
     decompress,
     decompressed,
+    Message,
     Ros1File,
     SqliteFile,
     Storage,
@@ -158,11 +161,11 @@ class Bag:
             self, topics: Collection[str] | None) -> Iterator[tuple[int, str, bytes | BagError]]:
         chosen = set(self.topics) if topics is None else set(topics) & set(self.topics)
         time_ns, topic = self.start_ns, ''
-        for storage in self._storages:
-            for item in storage.messages(chosen):
-                if isinstance(item, BagError):
-                    yield time_ns, topic, item
-                    continue
+        files = (_timed(storage, chosen) for storage in self._storages)
+        for _, item in heapq.merge(*files, key=itemgetter(0)):
+            if isinstance(item, BagError):
+                yield time_ns, topic, item
+            elif item is not None:
                 time_ns, topic, packed = item
                 try:
                     data: bytes | BagError = decompressed(packed)
@@ -199,6 +202,23 @@ class Bag:
         """
         for time_ns, topic, load in self.entries(topics):
             yield time_ns, topic, load()
+
+
+def _timed(
+        storage: Storage, topics: Collection[str]
+) -> Iterator[tuple[int, Message | BagError | None]]:
+    """
+    Yield (time in ns, message) of a file, and an error at the time of the message before it.
+
+    None comes first, at the time of the first message. So whoever merges files begins to read
+    each of them only at its time.
+    """
+    time_ns = storage.start_ns
+    yield time_ns, None
+    for item in storage.messages(topics):
+        if not isinstance(item, BagError):
+            time_ns = item[0]
+        yield time_ns, item
 
 
 def is_bag(path: Path) -> bool:

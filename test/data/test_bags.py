@@ -19,6 +19,7 @@ import lz4.frame
 import numpy as np
 from numpy.typing import NDArray
 from ptdiffseg_ros.data.bags import Bag, BagError, is_bag, stamp_ns
+from ptdiffseg_ros.data.mcap_file import McapFile
 from ptdiffseg_ros.data.writing import WritingError
 from ptdiffseg_ros.town import Drive
 from ptdiffseg_ros.town.record import (
@@ -283,6 +284,40 @@ def test_a_folder_without_metadata_is_read_in_order_of_time(tmp_path: Path) -> N
     with Bag(folder) as bag:
         assert text_messages(bag) == ['0a', '0b', '1a', '1b', '2a', '2b', '10a', '10b']
         assert (bag.start_ns, bag.end_ns) == (0, 1002)
+
+
+def spied_reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list that gets the name of an MCAP file whenever a chunk of it is read."""
+    names: list[str] = []
+    read = McapFile._read
+
+    def spy(file: McapFile, *record: int) -> Any:
+        names.append(file.path.stem)
+        return read(file, *record)
+
+    monkeypatch.setattr(McapFile, '_read', spy)
+    return names
+
+
+def test_files_that_overlap_in_time_are_merged_and_later_ones_are_not_read_yet(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, times in (('a', (1, 3, 5)), ('b', (2, 4, 6)), ('c', (6, 7))):
+        writer = McapWriter()
+        writer.add_channel(1, '/chatter', 'cdr', STRING)
+        for time_ns in times:
+            writer.write(1, time_ns, string(f'{name}{time_ns}'))
+            writer.end_chunk(checksum=77 if name == 'b' and time_ns == 4 else None)
+        writer.save(tmp_path / f'{name}.mcap', len(times), times[0], times[-1])
+    read, found = spied_reads(monkeypatch), []
+    with Bag(tmp_path) as bag:
+        for time_ns, topic, load in bag.entries():
+            assert topic == '/chatter' and ('c' in read) <= (time_ns >= 6)
+            try:
+                found.append(load().data)
+            except BagError as error:
+                assert 'b.mcap is damaged at byte' in str(error)
+                found.append('damage')
+    assert found == ['a1', 'b2', 'damage', 'a3', 'a5', 'b6', 'c6', 'c7']
 
 
 def test_an_error_names_the_files_that_a_bag_lacks(tmp_path: Path) -> None:
