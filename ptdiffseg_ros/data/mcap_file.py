@@ -67,7 +67,7 @@ class McapFile(Storage):
         for start_ns, offset, channels in self._blocks:
             if channels and channels.isdisjoint(wanted):
                 continue
-            while waiting and waiting[0][0] < start_ns:
+            while waiting and waiting[0][0] <= start_ns:  # at the same time, file order
                 yield heapq.heappop(waiting)[2]
             try:
                 found = self._read(*self._head(offset))

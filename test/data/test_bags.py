@@ -478,6 +478,20 @@ def test_chunks_that_overlap_in_time_are_read_in_order(tmp_path: Path, summary: 
 
 
 @pytest.mark.parametrize('summary', [True, False])
+def test_chunks_that_start_at_the_same_time_are_read_one_by_one(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch, summary: bool) -> None:
+    writer = McapWriter()
+    writer.add_channel(1, '/chatter', 'cdr', STRING)
+    for i in range(20):
+        writer.write(1, 0, string(str(i)))
+        writer.end_chunk()
+    with Bag(writer.save(tmp_path / 'a.mcap', 20, 0, 0, summary)) as bag:
+        read = spied_reads(monkeypatch)
+        for i, (_, _, message) in enumerate(bag.messages()):
+            assert message.data == str(i) and len(read) <= i + 2
+
+
+@pytest.mark.parametrize('summary', [True, False])
 def test_a_damaged_chunk_costs_its_own_messages_only(tmp_path: Path, summary: bool) -> None:
     writer = McapWriter()
     writer.add_channel(1, '/chatter', 'cdr', STRING)
