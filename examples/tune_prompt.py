@@ -30,9 +30,7 @@ def main(folder: str = '', model: str = '', frames: int = 40, epochs: int = 2) -
     if folder:
         images, labels = [read_picture(path) for path in picture_files(Path(folder))], None
         if len(images) < 2 * MIN_FRAMES:
-            raise SystemExit(
-                f'{folder} has {len(images)} images; give at least {2 * MIN_FRAMES}: every second '
-                'one is tuned on')
+            raise SystemExit(f'{folder} has {len(images)} images; {2 * MIN_FRAMES} are needed')
     else:
         foggy = [sample_condition('fog', SPLITS['test'] + i) for i in range(frames)]
         images, labels = [frame.image for frame in foggy], [frame.labels for frame in foggy]
@@ -58,6 +56,4 @@ def main(folder: str = '', model: str = '', frames: int = 40, epochs: int = 2) -
 
 
 if __name__ == '__main__':
-    if len(sys.argv) > 3:
-        raise SystemExit(__doc__)
     main(*sys.argv[1:])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from ptdiffseg_ros.commands import number
@@ -31,9 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Play the bag."""
     from ptdiffseg_ros.data.bags import Bag
+    from ptdiffseg_ros.data.installed import fastdds_environment
     from ptdiffseg_ros.ros.replay import replay
     from tqdm import tqdm
 
+    # The memory that Fast DDS shares by default is the sender's, and too small for large images.
+    os.environ.update(fastdds_environment())
     with Bag(args.bag) as bag:
         total = None if args.loop else sum(bag.count(t) for t in args.topics or bag.topics)
         with tqdm(total=total, desc='replaying', unit='message') as bar:

@@ -5,12 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 import importlib
-import os
 import time
 from typing import Any
 
 from ptdiffseg_ros.data.bags import Bag, IMAGE_TYPES
-from ptdiffseg_ros.data.installed import fastdds_environment
 from ptdiffseg_ros.ros.qos import keep_last
 import rclpy
 from rclpy.duration import Duration
@@ -156,7 +154,6 @@ def replay(bag: Bag, *, loop: bool = False, wait_s: float = 0.0, **options: Any)
     :returns: the number of messages sent.
     :raises ReplayError: see ``Player``; no node subscribes in time; a loop has no message.
     """
-    os.environ.update(fastdds_environment())  # the default loses large images, as their sender
     # Without rclpy's signal handlers, Ctrl-C raises KeyboardInterrupt, also while sleeping.
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node('ptdiffseg_replay')

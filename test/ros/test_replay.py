@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+import os
 from pathlib import Path
 import time
 from typing import Any
 
 import numpy as np
+from ptdiffseg_ros import cli
 from ptdiffseg_ros.data.bags import Bag, stamp_ns
+from ptdiffseg_ros.data.installed import installed
 from ptdiffseg_ros.ros.replay import Player, ReplayError
 from ptdiffseg_ros.town.record import (
     CAMERA_INFO_TOPIC,
@@ -76,6 +79,16 @@ def test_every_message_arrives_as_it_was_recorded(drive: Path, peer: Peer) -> No
             sent.header.frame_id, 'rgb8', 240)
         assert (np.frombuffer(got.data, np.uint8) == sent.data).all()
     assert weather[0].data == 'fog'
+
+
+def test_the_sender_has_the_fast_dds_profile(drive: Path, monkeypatch) -> None:
+    for name in ('FASTDDS_DEFAULT_PROFILES_FILE', 'FASTRTPS_DEFAULT_PROFILES_FILE'):
+        monkeypatch.setenv(name, '')  # restored after the test
+    profiles: list[str] = []
+    monkeypatch.setattr('ptdiffseg_ros.ros.replay.replay', lambda bag, **_: profiles.extend(
+        value for name, value in os.environ.items() if 'DEFAULT_PROFILES_FILE' in name) or 0)
+    assert cli.main(['replay', str(drive)]) == 0
+    assert str(installed('config/fastdds.xml')) in profiles
 
 
 @pytest.mark.real_time
