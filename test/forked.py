@@ -14,6 +14,7 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 import os
 import runpy
+import signal
 import subprocess
 import sys
 
@@ -67,7 +68,8 @@ class ForkedProgram:
 
 
 def _run(words: list[str], environment: dict[str, str], output: Connection) -> None:
-    """Run a program in this process, as a new interpreter would."""
+    """Run a program in this process, as a new interpreter in a terminal would."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup ignores it, for the tests too
     for number in (1, 2):
         os.dup2(output.fileno(), number)
     output.close()

@@ -487,9 +487,7 @@ def test_a_demo_replaces_a_report_and_ends_with_the_reason_if_the_model_cannot_b
         assert {f: f.read_bytes() for f in out.rglob('*') if f.is_file()} == before
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, pytest.param(
-    signal.SIGHUP, marks=pytest.mark.skipif(
-        signal.getsignal(signal.SIGHUP) is signal.SIG_IGN, reason='the tests run under nohup'))])
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGHUP])
 def test_an_interrupt_or_a_closed_terminal_ends_the_node_too(
         tmp_path: Path, model: str, number: int) -> None:
     process = demo(tmp_path / 'report', model)
