@@ -5,7 +5,7 @@ Segment the images of a folder, print their class shares, and plot images and cl
 
     python examples/segment_folder.py IMAGES plot.png [MODEL]
 
-MODEL is `street` (photographs, the default), `micro` (the drawn town) or a segmenter's folder.
+MODEL is `street` (photographs, the default), `micro` (the synthetic town) or a segmenter's folder.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ def _opening(figures: Figures) -> str:
     for claim, what in gaps(figures):
         missing.setdefault(claim, []).append(what)
     parts = [
-        "# The paper's claims on a small model in a drawn town",
+        "# The paper's claims on a small model in a synthetic town",
         'This page tests four claims of PTDiffSeg ([arXiv 2307.02138]'
         '(https://arxiv.org/abs/2307.02138)) on a model of 7 million parameters and drawn '
         'streets. **It neither confirms nor refutes the paper,** which uses Stable Diffusion and '

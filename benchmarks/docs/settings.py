@@ -23,7 +23,7 @@ def adaptation_settings() -> str:
         ['learning rate, a frame a step', f'{tuner.learning_rate:g}', '`adapt/tuner.py`'],
         ['weight of the KL term', f'{tuner.teacher_weight:g}', ''],
         ['weight of J', f'{tuner.prior_weight:g}', ''],
-        ['tolerance of J, in deviations', f'{tuner.tolerance:g}', ''],
+        ['tolerance of J, in standard deviations', f'{tuner.tolerance:g}', ''],
         ['decay of the averages of tokens and of m', f'{tuner.memory:g}', ''],
         ['learning rate, weight and tolerance for many streets', f'{many.learning_rate:g}, '
          f'{many.prior_weight:g}, {many.tolerance:g}', '`adapt/offline.py`'],
@@ -37,7 +37,7 @@ def adaptation_settings() -> str:
         ['sum of leads that changes the domain', f'{100 * domain.EVIDENCE:g} %',
          '`adapt/domain.py`'],
         ['queries after a change', f'{domain.QUERIES}', ''],
-        ['change detector: threshold, in deviations', f'{domain.CHANGE:g}', ''],
+        ['change detector: threshold, in standard deviations', f'{domain.CHANGE:g}', ''],
         ['weight of the distance from source frames', f'{domain.SOURCE_WEIGHT:g}', ''],
         ['largest denoising error, relative to the source',
          f'{domain.MAX_ERROR_RATIO:g}', ''],

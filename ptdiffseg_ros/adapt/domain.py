@@ -19,7 +19,7 @@ from torch import Tensor
 # validation drives of the town at 1.2.
 MAX_ERROR_RATIO = 1.8
 # These figures were chosen in benchmarks/notebook/recognition.md.
-CHANGE = 1.75  # distance of a frame's descriptor from the domain's mean, in deviations
+CHANGE = 1.75  # of a frame's descriptor from the domain's mean, in standard deviations
 EVIDENCE = 0.04  # sum of leads over the present sentence that replaces it
 QUERIES = 9  # at successive frames after a change; as many name the first domain
 SOURCE_WEIGHT = 0.001  # of the squared distance from source frames, in the source's score

@@ -26,7 +26,7 @@ class UnlabelledLoss:
     (benchmarks/notebook/adaptation_photographs.md).
 
     :param base: the source prompt, or the sentence set by hand.
-    :param teacher_weight: c. prior_weight: a. tolerance: of J, in deviations.
+    :param teacher_weight: c. prior_weight: a. tolerance: of J, in standard deviations.
     :param prior: the usual class shares (K, R, C); None: those of the source.
     """
 
@@ -66,7 +66,7 @@ class UnlabelledLoss:
         """
         Compute a J(m) of mean class shares m (K, R, C).
 
-        J is the squared distance from the usual shares, in deviations between source streets and
+        J is the squared distance from the usual shares, in standard deviations of source streets,
         beyond a tolerance: the sum over the classes, mean over the cells.
         """
         deviations = (shares - self._prior) / (self._variance + VARIANCE_FLOOR).sqrt()

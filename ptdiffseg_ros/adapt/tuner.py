@@ -20,8 +20,8 @@ class TunerConfig:
     Hyperparameters of tuning; measured in benchmarks/notebook/adaptation_objective.md.
 
     learning_rate: per frame; teacher_weight, prior_weight: c and a of `UnlabelledLoss`; tolerance:
-    how far the class shares may differ from the usual ones without loss, in deviations: one
-    street differs from the mean of all, many streets do not; memory: weight of the past in the
+    how far the class shares may differ from the usual ones without loss, in standard deviations:
+    one street differs from the mean of all, many do not; memory: weight of the past in the
     running means, of class shares, loss and published prompt; gradient_checkpointing: recompute
     activations in the backward pass in place of keeping them.
     """

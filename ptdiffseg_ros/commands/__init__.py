@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 
 
-MODEL_HELP = "'micro' (drawn town), 'street' (photographs), or the folder of another segmenter"
+MODEL_HELP = "'micro' (synthetic town), 'street' (photographs), or the folder of another segmenter"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

@@ -45,9 +45,9 @@ def run(args: argparse.Namespace) -> int:
             f'--sheet {args.sheet} is no picture: give a name that ends in {", ".join(SUFFIXES)}')
     rows = spread(len(data), args.limit or len(data))
     found = check_data(data, tqdm(rows, 'reading', unit='pair'))
-    print(f'{data.kind}, split {data.split}: {len(data)} pairs, {len(rows)} read')
+    print(f'{data.kind}, split {data.split}: {len(data)} pairs, {len(rows)} checked')
     sizes = ', '.join(f'{h} x {w}: {n}' for (h, w), n in found.sizes.most_common(5))
-    print(f'sizes: {sizes or "none could be read"}')
+    print(f'sizes: {sizes or "no usable pair"}')
     conditions = Counter(data.pairs[i].condition for i in rows)
     if any(conditions):
         print('conditions: ' + ', '.join(f'{name} {n}' for name, n in sorted(conditions.items())))
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         print('problem: ' + listed(found.problems, MAX_SHOWN, '\nproblem: '))
         print(f'{len(found.problems)} of {len(rows)} pairs cannot be used')
     else:
-        print('every pair that was read can be used')
+        print('every pair that was checked can be used')
     if args.sheet:  # last, because it may fail
         args.sheet.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(data, args.sheet)

@@ -46,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     camera = parser.add_mutually_exclusive_group()
     camera.add_argument(
         '--schedule', default=DRIVE,
-        help='weathers in order, with equal shares of the drive; the same weather twice in a row '
-        'is one visit')
+        help='weathers in order, of clear, fog, night, rain and snow, with equal shares of the '
+        'drive; the same weather twice in a row is one visit')
     camera.add_argument(
         '--data', type=Path, metavar='PATH',
         help='pictures that are replayed instead of a drive in the town, spread over all: a '

@@ -39,7 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     export.set_defaults(act=_export)
 
     importing = add_command(actions, 'import', 'copy a prompt from a file to the bank')
-    importing.add_argument('file', type=Path, metavar='FILE', help='a file of export')
+    importing.add_argument(
+        'file', type=Path, metavar='FILE',
+        help='a prompt file that `prompts export` or `adapt` wrote')
     importing.add_argument(
         '--model', metavar='MODEL', help=f'{MODEL_HELP}: refuse the prompts of other segmenters')
     add_overwrite(importing, 'replace the same prompt in the bank')

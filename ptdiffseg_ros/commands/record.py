@@ -22,10 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='pixels of an image, such as 128x256 or 480x640')
     parser.add_argument(
         '--schedule', default='clear,fog,night,rain,snow,clear',
-        help='weathers in order, with equal shares of the drive')
+        help='weathers in order, of clear, fog, night, rain and snow, with equal shares of the '
+        'drive')
     parser.add_argument(
         '--intensity', type=number(0, 1, above=True), default=0.7,
-        help='strength of every weather, up to 1')
+        help='strength of every weather, above 0 and at most 1')
     add_overwrite(parser, what='replace an existing bag at OUT')
 
 

@@ -61,7 +61,7 @@ _ABSENT_FROM_TOWN = {'wall', 'fence', 'rider', 'truck', 'train', 'motorcycle', '
 
 TOWN: tuple[LabelClass, ...] = tuple(
     label for label in CITYSCAPES if label.name not in _ABSENT_FROM_TOWN)
-"""The 12 classes of the procedural town, by trainId."""
+"""The 12 classes of the synthetic town, by trainId."""
 
 
 def palette(classes: Iterable[LabelClass]) -> np.ndarray:

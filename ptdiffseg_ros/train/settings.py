@@ -214,7 +214,8 @@ class PretrainConfig(Settings):
     """The architecture and the training of a backbone; sizes in pixels, rates per step."""
 
     frames: int = setting(
-        6000, 'frames of the town, or crops of the images, the same number of each', low=1)
+        6000, 'training frames in all: scenes of the town, or crops spread evenly over the images',
+        low=1)
     image_size: tuple[int, int] = setting(
         (128, 256), 'size of a frame; images are scaled to cover it, and cropped',
         option='--size')

@@ -79,7 +79,7 @@ def test_pairs_with_names_that_are_not_utf8_are_checked(
          '--sheet', sheet], capture_output=True, check=False, timeout=60)
     assert done.returncode == 1, done.stderr
     printed = done.stdout.decode()
-    assert '6 pairs, 6 read' in printed and '3 of 6 pairs cannot be used' in printed
+    assert '6 pairs, 6 checked' in printed and '3 of 6 pairs cannot be used' in printed
     for name in ('link', 'folder', 'torn'):
         assert f'problem: {name}.png: ' in printed
     assert 'sh\\udce9et.png: contact sheet' in printed and b'Traceback' not in done.stderr

@@ -295,8 +295,8 @@ def test_check_counts_and_draws(tmp_path: Path, capsys) -> None:
     sheet = tmp_path / 'sheet.png'
     assert main(['data', 'check', str(tmp_path), '--sheet', str(sheet)]) == 0
     printed = capsys.readouterr().out
-    assert 'acdc, split train: 2 pairs, 2 read' in printed and 'fog 1, snow 1' in printed
-    assert '8 x 12: 2' in printed and 'every pair that was read can be used' in printed
+    assert 'acdc, split train: 2 pairs, 2 checked' in printed and 'fog 1, snow 1' in printed
+    assert '8 x 12: 2' in printed and 'every pair that was checked can be used' in printed
     data = open_data(tmp_path)
     shares = check_data(data, range(len(data))).shares
     assert shares['sky'] == pytest.approx(3 / 8) and shares['none'] == pytest.approx(1 / 8)

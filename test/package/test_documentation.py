@@ -44,7 +44,7 @@ def _iou_rows(figures: dict[str, Any]) -> str:
     rows = []
     for part in ('day', 'dusk', 'kitti'):
         measured = figures['figures'][part]
-        shown = ('road', 'sky', 'car', 'sidewalk', 'person', 'pole')
+        shown = ('road', 'sky', 'vegetation', 'car', 'sidewalk', 'person', 'pole')
         ious = [f'{measured["iou"][name]:.0f}' for name in shown]
         rows.append(f'| {measured["miou"]:.1f} | {" | ".join(ious)} |')
     return '\n\n'.join(rows)
