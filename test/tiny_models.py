@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 from diffusers import AutoencoderKL, AutoencoderTiny, DDPMScheduler, UNet2DConditionModel
+import numpy as np
 from ptdiffseg_ros.data.labels import TOWN
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.defaults import CATEGORY_TEMPLATES, SCENE_PROMPTS
@@ -22,6 +23,10 @@ import torch
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 KINDS = ('micro', 'sd15', 'sd21')
+
+
+def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def tiny_segmenter(folder: str | Path, kind: str = 'micro', seed: int = 0) -> Path:

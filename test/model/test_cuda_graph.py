@@ -7,13 +7,10 @@ import numpy as np
 from ptdiffseg_ros.model.engine import CudaGraphEngine, EagerEngine
 from ptdiffseg_ros.model.errors import PromptError
 import pytest
+from tiny_models import picture
 import torch
 
 SIZE = 64, 128
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 def test_a_failed_capture_warns_once_and_eager_continues(segmenter) -> None:

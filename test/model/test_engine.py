@@ -38,6 +38,7 @@ from ptdiffseg_ros.model.openvino_convert import ConversionStopped
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
 from ptdiffseg_ros.ros.parameters import PARAMETERS
 import pytest
+from tiny_models import picture
 import torch
 
 openvino = pytest.importorskip('openvino', reason='an optional engine (extra openvino)')
@@ -66,10 +67,6 @@ segmenter.segment([np.zeros((*map(int, sys.argv[2:]), 3), np.uint8)], segmenter.
 segmenter.engine.wait()
 print(segmenter.engine.state)
 """
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -320,6 +317,7 @@ def test_auto_stays_with_eager_where_openvino_is_slower(
     monkeypatch.setattr('openvino.InferRequest.infer', infer_slowly)
     monkeypatch.setattr('openvino.Core.compile_model', record)
     monkeypatch.setattr('ptdiffseg_ros.model.openvino_engine.MOST_SIZES', 1)
+    monkeypatch.setattr('ptdiffseg_ros.model.openvino_engine.COMPARED', 1)
     chosen, frame, context = automatic(folder), picture(*SIZE), segmenter.context()
     prepare(chosen, frame)
     assert chosen.engine.state == 'eager (faster than OpenVINO here)'

@@ -21,14 +21,10 @@ from ptdiffseg_ros.model.prompts import category_prompts
 from ptdiffseg_ros.model.runtime import choose_device, choose_dtype
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import pytest
-from tiny_models import KINDS, letter_tokenizer, tiny_segmenter
+from tiny_models import KINDS, letter_tokenizer, picture, tiny_segmenter
 import torch
 
 IDS = {c.id for c in TOWN}
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 # -- prompts -------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from ptdiffseg_ros.model.errors import SegmenterError
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.windows import predict_windows, Windows
 import pytest
-from tiny_models import tiny_segmenter
+from tiny_models import picture, tiny_segmenter
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -39,10 +39,6 @@ def windowed(segmenter: PromptedSegmenter, window: tuple[int, int] | None,
         segmenter.config, window=window, overlap=overlap,
         input_size=size or segmenter.config.input_size)
     return other
-
-
-def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
 
 
 # -- geometry ------------------------------------------------------------------------------

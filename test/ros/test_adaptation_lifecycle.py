@@ -24,12 +24,9 @@ from rclpy.logging import get_logger
 from rclpy.parameter import Parameter
 from ros_harness import (
     ACTIVATE,
-    AdaptationConsumer,
     CLEANUP,
     CONFIGURE,
     DEACTIVATE,
-    Process,
-    starting_segmenters,
 )
 import torch
 
@@ -51,19 +48,6 @@ def run_step(self, now_s):
 AdaptationLoop.run_step = run_step
 sys.exit(main(sys.argv))
 """
-
-
-@pytest.fixture
-def consumer() -> Iterator[AdaptationConsumer]:
-    consumer = AdaptationConsumer()
-    yield consumer
-    consumer.close()
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Process]]:
-    with starting_segmenters() as start:
-        yield start
 
 
 @pytest.mark.parametrize('used', [True, False])

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 import signal
 
@@ -19,13 +18,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]  # seconds where a ma
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 128, 3), np.uint8)
 OTHER = np.random.default_rng(1).integers(0, 256, (160, 96, 3), np.uint8)  # needs another model
 WAITS = 'openvino (eager until its model is ready)'
-
-
-@pytest.fixture
-def consumer() -> Iterator[Consumer]:
-    consumer = Consumer()
-    yield consumer
-    consumer.close()
 
 
 def test_eager_serves_until_openvino_is_ready_and_a_conversion_delays_nothing(

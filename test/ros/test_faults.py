@@ -36,7 +36,6 @@ from ros_harness import (
     PIXELS,
     Process,
     running_segmenter,
-    starting_segmenters,
 )
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
@@ -47,19 +46,6 @@ pytestmark = pytest.mark.timeout(600)  # seconds where a machine is idle
 HOUR = 3600
 MALFORMED, DIFFERENT = 5000, 1000
 SMALLEST_SIDE = 16  # that the model takes
-
-
-@pytest.fixture
-def consumer() -> Iterator[AdaptationConsumer]:
-    consumer = AdaptationConsumer()
-    yield consumer
-    consumer.close()
-
-
-@pytest.fixture
-def start() -> Iterator[Callable[..., Process]]:
-    with starting_segmenters() as start:
-        yield start
 
 
 def tunes(consumer: AdaptationConsumer, drive: Callable[[], object]) -> None:

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import signal
 
 import pytest
@@ -12,7 +11,6 @@ from ros_harness import (
     ACTIVATE,
     CLEANUP,
     CONFIGURE,
-    Consumer,
     DEACTIVATE,
     image,
     PIXELS,
@@ -21,13 +19,6 @@ from ros_harness import (
 from rosgraph_msgs.msg import Clock
 
 pytestmark = pytest.mark.timeout(1200)  # seconds where a machine is idle
-
-
-@pytest.fixture
-def consumer() -> Iterator[Consumer]:
-    consumer = Consumer()
-    yield consumer
-    consumer.close()
 
 
 def test_a_damaged_model_can_be_replaced_and_transitions_leak_no_memory(

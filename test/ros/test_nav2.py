@@ -108,9 +108,8 @@ class Layer(Peer):
 
 def read(message: Image) -> np.ndarray:
     """Read (height, width) values as the layer does: by `width`, never by `step`."""
-    values = [[message.data[v * message.width + u] for u in range(message.width)]
-              for v in range(message.height)]
-    return np.array(values, np.uint8)
+    count = message.height * message.width
+    return np.frombuffer(message.data, np.uint8, count).reshape(message.height, message.width)
 
 
 def picture(size: tuple[int, int], seed: int = 0) -> np.ndarray:

@@ -16,7 +16,6 @@ import time
 from diagnostic_msgs.msg import DiagnosticStatus
 import pytest
 from ros_harness import (
-    AdaptationConsumer,
     DEACTIVATE,
     image,
     PATIENCE_S,
@@ -72,13 +71,6 @@ def ends(process: Process, *signals: int, status: int = 0) -> None:
 def start() -> Iterator[Callable[..., Process]]:
     with starting_segmenters(forked=False) as start:
         yield start
-
-
-@pytest.fixture
-def consumer() -> Iterator[AdaptationConsumer]:
-    consumer = AdaptationConsumer()
-    yield consumer
-    consumer.close()
 
 
 # A model that does as a file says: fail as CUDA does when even freeing memory fails, or hang.

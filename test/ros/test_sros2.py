@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 import importlib.util
 from pathlib import Path
 from xml.etree import ElementTree
@@ -16,13 +15,6 @@ POLICY = Path(__file__).resolve().parents[2] / 'config' / 'sros2' / 'policy.xml'
 NAME = 'segmenter'
 KINDS = {('topics', 'publish'), ('topics', 'subscribe'), ('services', 'reply'),
          ('services', 'request')}
-
-
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    peer = Peer()
-    yield peer
-    peer.close()
 
 
 def profile() -> ElementTree.Element:

@@ -99,13 +99,6 @@ def process(folder: Path) -> Iterator[Process]:
         yield process
 
 
-@pytest.fixture
-def peer() -> Iterator[Peer]:
-    peer = Peer()
-    yield peer
-    peer.close()
-
-
 @pytest.mark.parametrize('number, kind', list(enumerate((Image, CompressedImage))))
 def test_remap_rules_apply_once_to_each_name(process: Process, number: int, kind: type) -> None:
     peer = Remapped()
