@@ -31,14 +31,14 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.adapt.bank import prompt_path
     from ptdiffseg_ros.adapt.offline import adapt_to, FOR_MANY_STREETS
     from ptdiffseg_ros.adapt.state import AdaptationConfig
-    from ptdiffseg_ros.demo.scoring import DOMAINS
     from ptdiffseg_ros.model.prompts import domain_name
     from ptdiffseg_ros.model.segmenter import PromptedSegmenter
     from ptdiffseg_ros.town import WEATHERS
+    from ptdiffseg_ros.town.weather import ADJECTIVES
 
     segmenter = PromptedSegmenter.from_pretrained(args.model)
     sentences = {domain_name(sentence): sentence for sentence in segmenter.config.scene_prompts}
-    paths = {weather: prompt_path(args.out, segmenter.fingerprint, DOMAINS[weather])
+    paths = {weather: prompt_path(args.out, segmenter.fingerprint, ADJECTIVES[weather])
              for weather in ADVERSE}
     check_outputs(paths.values(), overwrite=args.overwrite)
     for weather, path in paths.items():
@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
             first_stream_scene('train', args.seed, WEATHERS.index(weather)), args.scenes)
         prompt = adapt_to(
             segmenter, [scene.latents[0].half() for scene in scenes], 1,
-            sentences[DOMAINS[weather]], DOMAINS[weather],
+            sentences[ADJECTIVES[weather]], ADJECTIVES[weather],
             AdaptationConfig(FOR_MANY_STREETS, validate_every=args.scenes // 6,
                              validation_frames=args.scenes // 6, seed=args.seed))
         prompt.save(path, over_anything=args.overwrite)

@@ -84,7 +84,7 @@ class LearnedPrompt:
         try:
             write_tensors(path, {'tokens': self.tokens.float()},
                           {'format': FORMAT, 'prompt': json.dumps(header)})
-        except Exception as error:  # safetensors has its own exception for a full disk
+        except OSError as error:
             raise AdaptationError(
                 f'the prompt cannot be saved to {path}: {error}. Free some space, or choose a '
                 'folder that can be written to; the prompt is still in use') from error

@@ -7,7 +7,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from ptdiffseg_ros.commands import add_model, add_overwrite, check_model, image_size, number
+from ptdiffseg_ros.commands import (
+    add_device,
+    add_model,
+    add_overwrite,
+    check_model,
+    image_size,
+    number,
+)
 from ptdiffseg_ros.data.results import commit, machine, markdown_table, write_json
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 from ptdiffseg_ros.model.defaults import ENGINES
@@ -17,7 +24,7 @@ PICTURES = 10  # different ones, for the comparison of engines
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda, cuda:1 ...')
+    add_device(parser)
     parser.add_argument(
         '--engine', nargs='+', default=['auto'], choices=(*ENGINES, 'naive', 'all'),
         metavar='NAME',

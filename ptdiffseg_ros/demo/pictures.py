@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from ptdiffseg_ros.data.drawing import overlay
 from ptdiffseg_ros.data.labels import IGNORE
-from ptdiffseg_ros.demo.scoring import CHANGING, DOMAINS, Moment, Picture, Score, total
+from ptdiffseg_ros.demo.scoring import CHANGING, Moment, Picture, Score, total
+from ptdiffseg_ros.town.weather import ADJECTIVES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,7 +199,7 @@ def _draw_colored(axes: Axes, points: Sequence[tuple[float, str, float]]) -> Non
 def _draw_domains(
         axes: Axes, domains: Sequence[tuple[float, str]], summary: Mapping[str, Any]) -> None:
     """Draw the recognised domains as a band, and the events of adaptation below it."""
-    weathers = {domain: weather for weather, domain in DOMAINS.items()}
+    weathers = {domain: weather for weather, domain in ADJECTIVES.items()}
     ends = [*(time_s for time_s, _ in domains[1:]), summary['seconds']]
     axes.broken_barh(
         [(start_s, end_s - start_s) for (start_s, _), end_s in zip(domains, ends)], (1.1, 0.8),

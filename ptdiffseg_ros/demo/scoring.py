@@ -16,11 +16,10 @@ from ptdiffseg_ros.data.metrics import ConfusionMatrix
 from ptdiffseg_ros.demo.consumer import Received
 from ptdiffseg_ros.ros.images import decode
 from ptdiffseg_ros.town.record import IMAGE_TOPIC, LABELS_TOPIC, WEATHER_TOPIC
+from ptdiffseg_ros.town.weather import ADJECTIVES
 
 Picture = NDArray[np.uint8]
 CHANGING = 'changing'
-# The domain names of the weathers in adaptation.
-DOMAINS = {'clear': 'clear', 'fog': 'foggy', 'night': 'night', 'rain': 'rainy', 'snow': 'snowy'}
 RECOGNITION_S = 3.0  # recognition is not expected in the first seconds of a weather
 
 
@@ -75,7 +74,7 @@ def score(
         matrix.update(moment.truth, moment.masks[kind])
     # The conditions of photographs have any names, such as 'dusk to dawn'.
     before, _, after = moment.condition.partition(' to ')
-    weather = CHANGING if {before, after} <= DOMAINS.keys() else moment.condition
+    weather = CHANGING if {before, after} <= ADJECTIVES.keys() else moment.condition
     return Score(moment.stamp_ns, moment.time_s, weather, moment.latency_ms, matrices)
 
 
@@ -200,8 +199,8 @@ def recognised_percent(
     right = []
     for weather, run in groupby(frames, key=lambda frame: frame[1]):
         stamps = [stamp for stamp, _ in run]
-        for now_ns in stamps if weather in DOMAINS else ():
+        for now_ns in stamps if weather in ADJECTIVES else ():
             if now_ns - stamps[0] >= RECOGNITION_S * 1e9:
                 last = [domain for stamp, domain in domains if stamp < now_ns][-1:]
-                right.append(last == [DOMAINS[weather]])
+                right.append(last == [ADJECTIVES[weather]])
     return round(100 * sum(right) / len(right), 1) if right else None

@@ -10,13 +10,12 @@ from pathlib import Path
 import re
 import secrets
 import shutil
-import stat
 
 from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import HFValidationError, LocalEntryNotFoundError
 from ptdiffseg_ros.model.defaults import backbone_source, EMBEDDED
 from ptdiffseg_ros.model.errors import SegmenterError
-from safetensors.torch import load, save_file
+from safetensors.torch import load, save
 import torch
 from torch import nn, Tensor
 
@@ -134,10 +133,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def save_tensors(
         tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file, with the permissions of other new files."""
-    path.touch()
-    mode = stat.S_IMODE(path.stat().st_mode)
-    save_file(tensors, path, metadata)
-    path.chmod(mode)  # safetensors 0.8 lets only the owner read
+    path.write_bytes(save(tensors, metadata))  # save_file lets only the owner read
 
 
 def write_weights(path: Path, module: nn.Module) -> None:
@@ -151,7 +147,7 @@ def write_tensors(
     """
     Write or replace a safetensors file atomically; its folder is made.
 
-    :raises OSError, SafetensorError: the file cannot be written; an earlier one is intact.
+    :raises OSError: the file cannot be written; an earlier one is intact.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # Processes of two containers may have the same id, but not the same random number.

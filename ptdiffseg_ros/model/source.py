@@ -7,8 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from ptdiffseg_ros.model.errors import SegmenterError
-from ptdiffseg_ros.model.files import reading, save_tensors
-from safetensors.torch import load
+from ptdiffseg_ros.model.files import read_weights, reading, save_tensors
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -41,7 +40,7 @@ class SourceStatistics:
 
     def __post_init__(self) -> None:
         prior = self.class_prior
-        if prior.ndim != 3 or not (prior >= 0).all() or not torch.isfinite(prior).all():
+        if prior.ndim != 3 or not (prior >= 0).all():
             raise SegmenterError('the class prior must be (K, R, C) shares that are not negative')
         if not torch.allclose(prior.sum(dim=0), torch.ones(prior.shape[1:]), atol=1e-2):
             raise SegmenterError('the class prior must sum to 1 in every cell')
@@ -71,8 +70,7 @@ class SourceStatistics:
         if not path.exists():
             return None
         with reading(path):
-            tensors = load(path.read_bytes())
-            statistics = cls(**tensors)
+            statistics = cls(**read_weights(path))
             if len(statistics.class_prior) != classes:
                 raise ValueError(f'it has {len(statistics.class_prior)} classes, not {classes}')
         return statistics

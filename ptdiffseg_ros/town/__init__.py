@@ -1,7 +1,7 @@
 # Copyright 2026 ptdiffseg_ros contributors
 # SPDX-License-Identifier: Apache-2.0
 """
-The procedural driving world.
+The synthetic driving world.
 
 `layout` draws random objects of `scene`, and `street` places them. `render` paints a street with
 classes and depth (`ground`, `roadside` and `vehicles` on a `canvas`), and `weather` changes the

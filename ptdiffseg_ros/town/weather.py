@@ -19,8 +19,9 @@ from ptdiffseg_ros.town.textures import coarse_tile, look_up, PERIOD
 
 WEATHERS = ('clear', 'fog', 'night', 'rain', 'snow')
 MIXTURE = 'mixture'
-_ADJECTIVES = {'clear': 'clear', 'fog': 'foggy', 'night': 'night', 'rain': 'rainy',
-               'snow': 'snowy'}
+# In captions. Adaptation names the domains by them.
+ADJECTIVES = {
+    'clear': 'clear', 'fog': 'foggy', 'night': 'night', 'rain': 'rainy', 'snow': 'snowy'}
 _NOTICEABLE = 0.2
 
 
@@ -63,7 +64,7 @@ class Weather:
     @property
     def adjectives(self) -> tuple[str, ...]:
         """Return the adjectives of all noticeable kinds; without any, ('clear',)."""
-        words = tuple(_ADJECTIVES[name] for name in WEATHERS[1:]
+        words = tuple(ADJECTIVES[name] for name in WEATHERS[1:]
                       if getattr(self, name) >= _NOTICEABLE)
         return words or ('clear',)
 

@@ -34,7 +34,6 @@ from ptdiffseg_ros.demo.node_process import free_domain_id
 from ptdiffseg_ros.demo.pace import CALIBRATION_FRAMES, HEADROOM, Pace
 from ptdiffseg_ros.demo.pictures import draw_timeline, HUES
 from ptdiffseg_ros.demo.scoring import (
-    DOMAINS,
     mean_gains,
     Moment,
     recognised_percent,
@@ -46,6 +45,7 @@ from ptdiffseg_ros.model.prompts import domain_name
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.town import sample_condition
 from ptdiffseg_ros.town.record import IMAGE_TOPIC
+from ptdiffseg_ros.town.weather import ADJECTIVES
 from ptdiffseg_ros.train.evaluate import evaluate_pictures
 import pytest
 from ros_harness import Process
@@ -453,7 +453,7 @@ def test_events_are_the_differences_between_states() -> None:
 def test_recognition_counts_in_steady_weather_after_a_delay() -> None:
     from benchmarks.stream import recognition
 
-    assert DOMAINS == recognition.DOMAINS
+    assert ADJECTIVES == recognition.DOMAINS
     conditions = ['clear'] * 5 + ['clear to fog'] * 5 + ['fog'] * 5 + ['night'] * 2
     frames = [(second * 10**9, name) for second, name in enumerate(conditions)]
     assert recognised_percent(frames, []) == 0.0
