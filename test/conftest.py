@@ -22,7 +22,8 @@ TEST = Path(__file__).resolve().parent
 LONGEST_FIRST = (
     'model/test_engine.py', 'ros/test_faults.py', 'train/test_processes.py', 'demo/test_demo.py',
     'ros/test_adaptation.py', 'bench/test_bench.py', 'model/test_windows.py', 'train/test_head.py',
-    'train/test_data.py', 'model/test_files.py', 'adapt/test_domain.py', 'adapt/test_tuner.py')
+    'train/test_data.py', 'train/test_pretrain.py', 'model/test_files.py', 'adapt/test_domain.py',
+    'adapt/test_tuner.py')
 MOST_WORKERS = 8
 
 

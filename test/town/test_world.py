@@ -516,13 +516,3 @@ def test_rendering_has_not_become_slower(name: str, one_thread: None) -> None:
         frame, unit = map(min, zip(*tries))
         ratios.append(frame / unit)
     assert np.median(ratios) <= 10
-
-
-def test_the_contact_sheet_has_a_column_for_each_weather_labels_and_depth(
-        tmp_path: object) -> None:
-    out = f'{tmp_path}/town.png'
-    subprocess.run([sys.executable, '-m', 'ptdiffseg_ros.town', out, '--rows', '2',
-                    '--size', '32', '64'], check=True)
-    sheet = cv2.imread(out)
-    assert sheet is not None
-    assert sheet.shape == (64, 64 * 7, 3)
