@@ -78,12 +78,15 @@ class AdaptationLoop:
         return self.publisher.base
 
     def set_base(self, base: ScenePrompt) -> None:
-        """Publish another base prompt, and start anew from it."""
+        """Publish another base prompt and start anew: a sentence goes before the bank's prompt."""
         self._drop_tuning()
         self.publisher.base = base
         self.publisher.publish(base)
         if self.state.enabled and self.state.domain not in ('', self._source_domain):
-            self._begin_tuning('sentence', self._start_tokens(self.state.domain))
+            if base.origin == 'sentence':
+                self._begin_tuning('sentence', base.tokens)
+            else:
+                self._begin_visit('sentence')
 
     def reset(self) -> None:
         """Go back to the base prompt; the bank stays."""
@@ -232,15 +235,19 @@ class AdaptationLoop:
             self._intake.keep_latest(self.config.query_period_s)
         if found.domain == self._source_domain:
             self.publisher.publish(self.base)
-            return
+        else:
+            self._begin_visit('shift')
+
+    def _begin_visit(self, trigger: str) -> None:
+        """Publish the bank's prompt for the present domain, or the base; begin its tuning."""
         kept = self.publisher.recall()
         if kept is None:
             self.publisher.publish(self.base)
-            self._begin_tuning('shift', self._start_tokens(found.domain))
+            self._begin_tuning(trigger, self._start_tokens(self.state.domain))
         # Tuning on one street makes a prompt of many streets worse. Without a layout denoiser the
         # loss measures nothing but the distance from the pool.
         elif not kept.many_streets and (self.segmenter.layout is not None or kept.automatic):
-            self._begin_tuning('shift', self.prompt.tokens)
+            self._begin_tuning(trigger, self.prompt.tokens)
 
     # -- tuning ----------------------------------------------------------------------------
 

@@ -285,6 +285,19 @@ def test_a_prompt_tuned_from_a_sentence_does_not_replace_what_was_learned(
     assert torch.equal(drive.loop.bank.recall('foggy').tokens, learned)
 
 
+def test_the_prompt_of_the_domain_is_recalled_when_a_sentence_is_cleared(
+        segmenter, always_better) -> None:
+    drive = Drive(segmenter)
+    drive.enter(FOG)
+    drive.go(8)
+    learned = drive.loop.prompt.tokens
+    drive.loop.set_base(segmenter.scene_prompt('dusk'))
+    drive.loop.set_base(segmenter.scene_prompt())
+    assert drive.loop.state.prompt == 'recalled' and torch.equal(drive.loop.prompt.tokens, learned)
+    assert drive.loop.state.trigger == 'sentence' and drive.loop.state.tuning
+    assert torch.equal(drive.loop.tuner.published, learned), 'it goes on from there'
+
+
 def test_reset_gives_the_source_prompt_bit_for_bit(segmenter, always_better) -> None:
     drive = Drive(segmenter)
     drive.enter(FOG)
