@@ -122,16 +122,20 @@ class PromptPublisher:
     def withdraw(self) -> None:
         """Publish the base in place of a prompt that is worse; the bank forgets a learned one."""
         domain, withdrawn = self._state.domain, self.prompt
+        by_hand = self.base.origin == 'sentence'
         self.publish(self.base)
         kept = self.bank.recall(domain)
         if kept is None or not torch.equal(kept.tokens.to(withdrawn.tokens), withdrawn.tokens):
             return
         if not kept.automatic:
             problem = (
-                f'the prompt that was saved for {domain!r} is worse than the source prompt here: '
+                f'the prompt that was saved for {domain!r} is worse than the '
+                f'{"sentence set by hand" if by_hand else "source prompt"} here: '
                 'it stays in the bank, but is not in use until the scene changes')
             self._state.set_problem(REFUSED, problem)
             self._on_event('problem', problem)
+            return
+        if by_hand:  # it was not compared with the source prompt, and may be better than that
             return
         try:
             self.bank.forget(domain)

@@ -154,6 +154,21 @@ def test_a_saved_prompt_worse_than_the_source_stays_saved_and_unused(
     assert drive.kinds().count('problem') == 2
 
 
+@pytest.mark.parametrize('saved_by_hand', [False, True])
+def test_a_prompt_worse_than_a_sentence_set_by_hand_stays_in_the_bank(
+        denoising, monkeypatch, tmp_path: Path, saved_by_hand: bool) -> None:
+    find(monkeypatch, Outcome.ROLL_BACK)
+    bank = bank_with(denoising, tmp_path, saved_by_hand)
+    before = bank.path('foggy').read_bytes()
+    drive = Drive(denoising, bank)
+    drive.loop.set_base(denoising.scene_prompt('dusk'))
+    drive.enter(FOG)
+    drive.go(1)
+    assert (drive.loop.state.prompt, drive.loop.state.rollbacks) == ('sentence', 1)
+    assert bank.path('foggy').read_bytes() == before and drive.loop.state.remembered == ['foggy']
+    assert ('worse than the sentence set by hand' in drive.loop.state.problem) == saved_by_hand
+
+
 def test_a_prompt_saved_while_tuning_survives_a_rollback(
         segmenter, monkeypatch, tmp_path: Path) -> None:
     find(monkeypatch, Outcome.ACCEPT, Outcome.ROLL_BACK)
