@@ -9,7 +9,7 @@ from ptdiffseg_ros.adapt.bank import AUTOMATIC, LearnedPrompt, PromptBank
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.adapt.state import AdaptationState, OnEvent
 from ptdiffseg_ros.model.prompts import domain_name
-from ptdiffseg_ros.model.scene_prompt import ScenePrompt
+from ptdiffseg_ros.model.scene_prompt import Origin, ScenePrompt
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 import torch
 
@@ -46,15 +46,13 @@ class PromptPublisher:
         """Publish and return the bank's prompt for the present domain, if there is one."""
         prompt = self.bank.recall(self._state.domain)
         if prompt is not None:
-            self.publish(
-                self.segmenter.scene_prompt(prompt.tokens, 'recalled', prompt.domain), prompt)
-            self._on_event('recalled', f'the prompt learned for {prompt.domain!r} is in use')
+            self.load(prompt, 'recalled')
         return prompt
 
-    def load(self, prompt: LearnedPrompt) -> None:
-        """Publish a saved prompt, for an operator."""
-        self.publish(self.segmenter.scene_prompt(prompt.tokens, 'loaded', prompt.domain), prompt)
-        self._on_event('loaded', f'the prompt learned for {prompt.domain!r} is in use')
+    def load(self, prompt: LearnedPrompt, origin: Origin = 'loaded') -> None:
+        """Publish a saved prompt, for an operator or because its domain returned."""
+        self.publish(self.segmenter.scene_prompt(prompt.tokens, origin, prompt.domain), prompt)
+        self._on_event(origin, f'the prompt learned for {prompt.domain!r} is in use')
 
     def learned(self, automatic: bool = False) -> LearnedPrompt:
         """
