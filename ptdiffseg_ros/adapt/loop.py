@@ -138,11 +138,13 @@ class AdaptationLoop:
         if self.tracker.observe(latents, stamp_s):
             self._job = None
 
-    def work(self, waiting: Callable[[], bool] = lambda: False) -> None:
+    def work(self, waiting: Callable[[], bool] = lambda: False, free: bool = True) -> None:
         """
         Run steps until a frame waits, the budget is spent or nothing is left to do.
 
         A step that no frame had to wait for is free: `duty` limits how much later masks may come.
+
+        :param free: False if a frame waits from the beginning, whatever `waiting` returns.
         """
         budget, clock, stop = self._budget, self._clock, waiting()
         while self.state.enabled and not stop and budget.allows(clock()):
@@ -150,7 +152,7 @@ class AdaptationLoop:
             if not self.run_step(begun_s):
                 break
             stop = waiting()  # once a step: the caller may count the calls
-            budget.spend(clock() - begun_s, free=not stop)
+            budget.spend(clock() - begun_s, free=free and not stop)
         self.state.busy_share = round(self._budget.busy, 3)
 
     def run_step(self, now_s: float) -> bool:

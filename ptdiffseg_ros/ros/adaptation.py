@@ -199,7 +199,7 @@ class Adaptation:
         if loop is not None:
             self._attempt(lambda: loop.observe(camera, stamp_s, latents))
 
-    def work(self, waiting: Callable[[], bool]) -> None:
+    def work(self, waiting: Callable[[], bool], free: bool) -> None:
         """Adapt until a frame waits, the budget is spent or the loop has nothing to do."""
         loop = self.loop
         if loop is None or not self.enabled:
@@ -210,7 +210,7 @@ class Adaptation:
             self.publish_state()
             return waiting()
 
-        self._attempt(lambda: loop.work(before_step))
+        self._attempt(lambda: loop.work(before_step, free))
         self.publish_state()
 
     def _attempt(self, job: Callable[[], None]) -> None:

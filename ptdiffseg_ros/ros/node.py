@@ -98,7 +98,7 @@ class SegmenterNode(LifecycleNode):
         self._labels: Labels | None = None
         self.worker: Worker[Frame] = Worker(
             lambda frames: self._pipeline.process(frames),
-            lambda waiting: self.adaptation.work(waiting),
+            lambda waiting, free: self.adaptation.work(waiting, free),
             failed=lambda error: self._pipeline.fail(error),
             meanwhile=self._report, waited=self._excuse_silence, ending=ending)
         self.parameters = Parameters(

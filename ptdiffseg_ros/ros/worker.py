@@ -35,10 +35,11 @@ class Worker(Generic[FrameT]):
     Each camera has a slot for its newest frame. A newer frame replaces one that still waits, so
     the age of frames never grows. `process(frames)` gets one frame of each camera that has one.
 
-    When no frame waits, `idle(waiting)` may use the thread until the next frame. It works in
+    When no frame waits, `idle(waiting, free)` may use the thread until the next frame. It works in
     cooperative steps and calls `waiting()` before each. It is called after frames only, so the
     thread rests while no frames arrive. If frames arrive faster than they are processed, it gets
-    STEPS_AT_ONCE steps after every BATCHES_BETWEEN_STEPS batches.
+    STEPS_AT_ONCE steps after every BATCHES_BETWEEN_STEPS batches; a frame waits for them, and
+    `free` is false.
 
     Both should handle their own exceptions. `failed(error)` gets those that they raise, and the
     thread continues with the next frames. The thread starts with the first frame or job.
@@ -49,7 +50,7 @@ class Worker(Generic[FrameT]):
     """
 
     def __init__(self, process: Callable[[dict[str, FrameT]], None],
-                 idle: Callable[[Callable[[], bool]], None] = lambda waiting: None, *,
+                 idle: Callable[[Callable[[], bool], bool], None] = lambda waiting, free: None, *,
                  failed: Callable[[Exception], None] = lambda error: None,
                  meanwhile: Callable[[], None] = lambda: None,
                  waited: Callable[[float], None] = lambda seconds: None,
@@ -107,11 +108,11 @@ class Worker(Generic[FrameT]):
         self._batches += 1
         if not self.waiting():
             self._batches = 0
-            self._idle(lambda: self._end_step(self.waiting()))
+            self._idle(lambda: self._end_step(self.waiting()), True)
         elif self._batches >= BATCHES_BETWEEN_STEPS and not self._paused and not self.ending:
             self._batches = 0
             steps = iter((False,) * STEPS_AT_ONCE)
-            self._idle(lambda: self._end_step(next(steps, True)))
+            self._idle(lambda: self._end_step(next(steps, True)), False)
 
     def _end_step(self, make_way: bool) -> bool:
         """Record the end of a step of background work; return whether it was the last."""

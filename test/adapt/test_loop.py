@@ -241,8 +241,10 @@ def test_an_error_for_missing_source_statistics_names_the_remedy(segmenter) -> N
         segmenter.statistics = statistics
 
 
-@pytest.mark.parametrize('busy', [True, False], ids=['frames wait', 'no frame waits'])
-def test_work_takes_the_configured_share_of_time(segmenter, busy: bool) -> None:
+@pytest.mark.parametrize(
+    ('busy', 'free'), [(True, True), (False, True), (False, False)],
+    ids=['frames come and wait', 'no frame waits', 'a frame always waits'])
+def test_work_takes_the_configured_share_of_time(segmenter, busy: bool, free: bool) -> None:
     drive = Drive(segmenter, duty=0.25)
     worked_s, left = 0.0, 0
 
@@ -264,11 +266,12 @@ def test_work_takes_the_configured_share_of_time(segmenter, busy: bool) -> None:
         worked_s, begun_s = 0.0, drive.clock.now_s
         while drive.clock.now_s < begun_s + 60.0:
             left = 3
-            drive.loop.work(frame_waits)
+            drive.loop.work(frame_waits, free)
             drive.clock.now_s += 0.03
         share = worked_s / (drive.clock.now_s - begun_s)
         # Steps that no frame waits for are free: three of them, then a pause as long as one.
-        assert share == pytest.approx(duty if busy else 0.75, abs=0.05)
+        assert share == pytest.approx(
+            duty if busy or not free else 0.75, abs=0.05)
         assert drive.loop.state.busy_share == pytest.approx(share, abs=0.1)
 
 

@@ -114,7 +114,8 @@ class Background:
         self.go = threading.Semaphore(0)
         self.worker: Worker[int] = Worker(self.log.append, self._idle)
 
-    def _idle(self, waiting) -> None:
+    def _idle(self, waiting, free: bool) -> None:
+        assert free
         while not waiting():
             self.log.append('step')
             self.begun.release()
@@ -181,7 +182,7 @@ def test_there_is_no_background_work_without_frames_or_while_one_waits():
         if frames['front'] == 0:
             worker.offer('front', 1)
 
-    worker: Worker[int] = Worker(process, lambda waiting: log.append('idle'))
+    worker: Worker[int] = Worker(process, lambda waiting, free: log.append('idle'))
     worker.run(lambda: log.append('job'))
     worker.offer('front', 0)
     while 'idle' not in log:
@@ -202,9 +203,9 @@ def test_background_work_gets_some_steps_if_a_frame_always_waits():
         else:
             done.set()
 
-    def idle(waiting) -> None:
+    def idle(waiting, free: bool) -> None:
         while not waiting() and not done.is_set():
-            log.append('step')
+            log.append('step' if not free else 'free step')
 
     worker: Worker[int] = Worker(process, idle)
     worker.offer('front', 1)
@@ -232,7 +233,7 @@ def test_an_error_is_reported_and_the_next_frame_is_processed():
             raise ArithmeticError('of frames')
         taken.append(frames['front'])
 
-    def idle(waiting) -> None:
+    def idle(waiting, free: bool) -> None:
         if taken == [1]:
             raise ArithmeticError('of background work')
 
@@ -323,7 +324,7 @@ def test_background_work_in_steps_is_not_taken_for_a_hanging_device(monkeypatch)
     monkeypatch.setattr('ptdiffseg_ros.ros.worker.HANG_S', 0.2)
     begun = threading.Event()
 
-    def idle(waiting) -> None:
+    def idle(waiting, free: bool) -> None:
         begun_s = time.monotonic()
         while not waiting() or time.monotonic() - begun_s < 0.5:
             begun.set()
