@@ -193,6 +193,10 @@ def _warn(segmenter: PromptedSegmenter, domain: str, in_bank: Path | None) -> No
         print(f'the frames are taken as {domain!r}, the source domain: the node uses no '
               'learned prompt there. If they are of another domain, name it with --domain',
               file=sys.stderr)
+    elif domain not in (known := [domain_name(s) for s in segmenter.config.scene_prompts]):
+        print(f'{domain!r} is none of the domains of {segmenter.name}, so the node does not '
+              f'recognise it, and never uses this prompt. Its domains are: {", ".join(known)}',
+              file=sys.stderr)
     elif in_bank and segmenter.folder and prompt_path(
             segmenter.folder / SHIPPED, segmenter.fingerprint, domain).exists():
         print(f'{segmenter.name} has a shipped prompt for {domain!r}, of many streets: the node '
