@@ -133,14 +133,18 @@ class Adaptation:
         :param settings: those to make it with; None: those of the parameters.
         """
         segmenter, before = self._segmenter, self.refusal
-        if segmenter is not None and self.loop is None:
+        if segmenter is None:
+            return
+        if self.loop is not None:
+            self.refusal = ''  # a job that outlasted `DeviceBusy` may have made it since
+        else:
             chosen = settings or self._parameters.settings
             try:
                 self.run(lambda: self._make_loop(segmenter, chosen))
             except DeviceBusy as error:
                 self.refusal = str(error)
-            if self._failure == before:
-                self._failure = self.refusal
+        if self._failure == before:
+            self._failure = self.refusal
 
     def free(self) -> None:
         """Release the loop, its memory and its topics; runs on the worker's thread."""
@@ -276,8 +280,6 @@ class Adaptation:
         if self._segmenter is None or not _needs_device(changed):
             return
         switched = ENABLED in changed
-        if switched:
-            self._failure = ''
         try:
             self._worker.run(lambda: self._attempt(lambda: self._configure(settings, switched)))
         except DeviceBusy as error:  # since the parameters were checked
@@ -288,6 +290,8 @@ class Adaptation:
         self.publish_state(at_once=True)
 
     def _configure(self, settings: Settings, switched: bool) -> None:
+        if switched:
+            self._failure = ''  # here, because a step may have failed just before
         if settings.scene_prompt != self._sentence:
             self._set_sentence(settings.scene_prompt)
         if self.loop is None:

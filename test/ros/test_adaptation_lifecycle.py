@@ -10,6 +10,8 @@ import gc
 from pathlib import Path
 import shutil
 import signal
+import threading
+import time
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from ptdiffseg_ros.adapt.bank import LearnedPrompt, prompt_path
@@ -27,6 +29,7 @@ from ros_harness import (
     CLEANUP,
     CONFIGURE,
     DEACTIVATE,
+    PATIENCE_S,
 )
 import torch
 
@@ -239,6 +242,62 @@ def test_adaptation_can_be_switched_on_again_after_it_ran_out_of_memory(
     assert node.set_parameters([Parameter('adaptation.enabled', value=True)])[0].successful
     assert node.adaptation.enabled and not node.adaptation.problem
     assert torch.equal(node.adaptation.prompt.context, context)
+
+
+def test_adaptation_can_be_switched_on_once_a_loop_is_made_that_took_too_long(
+        make, folder: Path, tmp_path: Path, monkeypatch):
+    bank, room = tmp_path / 'bank', threading.Event()
+    bank.write_text('')
+    node = make(model=str(folder), device='cpu', **{
+        'adaptation.bank': str(bank), 'adaptation.enabled': True})
+    node.trigger_configure()
+    bank.unlink()
+
+    def make_late(*arguments: object) -> AdaptationLoop:
+        assert room.wait(PATIENCE_S)
+        return make_loop(*arguments)
+
+    monkeypatch.setattr('ptdiffseg_ros.ros.adaptation.make_loop', make_late)
+    with monkeypatch.context() as impatient:
+        impatient.setattr('ptdiffseg_ros.ros.worker.HANG_S', 0.3)
+        node.adaptation.retry()
+    assert 'the device has been busy' in node.adaptation.problem and node.adaptation.loop is None
+
+    room.set()
+    node.worker.run(lambda: None)
+    assert node.adaptation.loop is not None
+    node.adaptation.retry()
+    assert not node.adaptation.problem
+    assert node.set_parameters([Parameter('adaptation.enabled', value=True)])[0].successful
+    assert node.adaptation.enabled
+
+
+def test_a_step_that_fails_just_before_adaptation_is_switched_on_is_no_problem(make, folder: Path):
+    node = make(model=str(folder), device='cpu', **{
+        'adaptation.bank': '', 'adaptation.enabled': True})
+    node.trigger_configure()
+    begun, fail = threading.Event(), threading.Event()
+
+    def run_step(now_s: float) -> bool:
+        begun.set()
+        assert fail.wait(PATIENCE_S)
+        raise ArithmeticError('poisoned')
+
+    node.adaptation.loop.run_step = run_step
+    settings = node.parameters.settings
+    calls = [threading.Thread(target=call) for call in (
+        lambda: node.worker.run(lambda: node.adaptation.work(lambda: False, True)),
+        lambda: node.adaptation.apply(settings, ('adaptation.enabled',)))]
+    calls[0].start()
+    assert begun.wait(PATIENCE_S)
+    calls[1].start()  # as ~/set_adaptation does
+    while not node.worker.waiting():
+        time.sleep(0.001)
+    fail.set()
+    for call in calls:
+        call.join(PATIENCE_S)
+    assert node.adaptation.enabled and not node.adaptation.problem
+    assert node.adaptation.values()['adaptation errors'] == 1
 
 
 def test_the_remedy_for_a_bank_that_cannot_be_used_works_at_once(
