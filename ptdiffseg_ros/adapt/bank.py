@@ -16,6 +16,7 @@ from typing import Any
 from ptdiffseg_ros.adapt.errors import AdaptationError
 from ptdiffseg_ros.model.files import PARTIAL, write_tensors
 from safetensors import safe_open
+import torch
 from torch import Tensor
 
 SUFFIX = '.safetensors'
@@ -220,19 +221,30 @@ class PromptBank:
         """
         Write the prompts of the domains in `unsaved`.
 
-        :raises AdaptationError: one still cannot be written.
+        :raises AdaptationError: some still cannot be written; the others are.
         """
+        errors = []
         for domain in sorted(self.unsaved):
-            self.remember(self._prompts[domain])
+            try:
+                self.remember(self._prompts[domain])
+            except AdaptationError as error:
+                errors.append(error)
+        if errors:
+            raise errors[0]
 
-    def _take_over(self, domain: str) -> bool:
-        """Read a domain's file again; return whether it has a prompt that a person has saved."""
+    def _take_over(self, domain: str, dropped: Tensor | None = None) -> bool:
+        """
+        Read a domain's file again; return whether its prompt is now that of the bank.
+
+        :param dropped: take over any prompt with other tokens; None: only one that a person saved.
+        """
         path = self.path(domain)
         try:
             prompt = None if path is None else LearnedPrompt.load(path, *self._fits)
         except AdaptationError:  # missing or damaged
             return False
-        if prompt is None or prompt.automatic:
+        if prompt is None or (prompt.automatic and (
+                dropped is None or torch.equal(prompt.tokens, dropped.to(prompt.tokens)))):
             return False
         self._prompts[domain] = prompt
         self.unsaved.discard(domain)
@@ -242,12 +254,13 @@ class PromptBank:
         """
         Drop a domain's prompt, in memory and on disk.
 
-        In the place of an automatic one, one that a person has put there since is read.
+        In the place of an automatic one, another that has been put there since is read: by a
+        person, or by another node.
 
         :raises AdaptationError: the file cannot be deleted; the prompt is dropped from memory.
         """
         known = self._prompts.pop(domain, None)
-        if known is not None and known.automatic and self._take_over(domain):
+        if known is not None and known.automatic and self._take_over(domain, known.tokens):
             return
         self.unsaved.discard(domain)
         path = self.path(domain)

@@ -340,6 +340,30 @@ def test_adaptation_takes_over_what_a_person_has_put_into_the_folder_since(
         assert PromptBank(tmp_path, MODEL, WIDTH).domains() == []
 
 
+def test_a_prompt_that_another_node_has_written_since_is_kept(tmp_path: Path) -> None:
+    ours, theirs = (prompt(seed=seed, facts={'automatic': True}) for seed in (4, 5))
+    bank = PromptBank(tmp_path, MODEL, WIDTH)
+    bank.remember(ours)
+    PromptBank(tmp_path, MODEL, WIDTH).remember(theirs)
+    bank.forget('fog')
+    for kept in (bank.recall('fog'), PromptBank(tmp_path, MODEL, WIDTH).recall('fog')):
+        assert kept is not None and torch.equal(kept.tokens, theirs.tokens)
+
+
+def test_a_prompt_that_cannot_be_written_does_not_keep_others_from_it(tmp_path: Path) -> None:
+    bank = PromptBank(tmp_path / 'bank', MODEL, WIDTH)
+    (tmp_path / 'bank').write_text('')
+    for domain in ('fog', 'night'):
+        with pytest.raises(AdaptationError, match='cannot be saved'):
+            bank.remember(prompt(domain))
+    (tmp_path / 'bank').unlink()
+    bank.path('fog').mkdir(parents=True)
+    with pytest.raises(AdaptationError, match='fog.safetensors'):
+        bank.save_unsaved()
+    assert bank.unsaved == {'fog'}
+    assert LearnedPrompt.load(bank.path('night')).domain == 'night'
+
+
 def test_all_prompts_that_could_not_be_written_are_written_later(tmp_path: Path) -> None:
     bank = PromptBank(tmp_path / 'bank', MODEL, WIDTH)
     (tmp_path / 'bank').write_text('')  # where the folder should be
