@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+import math
 
 from ptdiffseg_ros.adapt.cooperative import run_steps, Steps
 from ptdiffseg_ros.adapt.objective import UnlabelledLoss
@@ -64,7 +65,9 @@ class PromptValidation:
         if new < min(base, current):
             self.current = candidate
             return Outcome.ACCEPT
-        return Outcome.KEEP if current <= base else Outcome.ROLL_BACK
+        # A base that cannot be judged decides nothing.
+        worse = math.isfinite(base) and not current <= base
+        return Outcome.ROLL_BACK if worse else Outcome.KEEP
 
     def _forget_all_but(self, frames: set[Tensor]) -> None:
         """Forget other frames, and candidates that were not accepted."""

@@ -72,6 +72,15 @@ def test_a_prompt_that_is_not_finite_is_never_accepted(segmenter) -> None:
     assert judge(segmenter, source, broken, broken) is Outcome.ROLL_BACK
 
 
+def test_a_base_that_is_not_finite_decides_nothing(segmenter) -> None:
+    source = segmenter.scene_prompt()
+    broken = replace(source, context=source.context * math.nan)
+    validation = PromptValidation(UnlabelledLoss(segmenter, source, 1.0, 1.0, 0.5), broken, source)
+    better = segmenter.scene_prompt('a snowy driving scene')
+    assert validation.judge(better, random_frames(segmenter, 3)) is Outcome.KEEP
+    assert math.isnan(validation.scores[0]) and math.isfinite(validation.scores[1])
+
+
 @pytest.mark.parametrize('layout', [False, True])
 def test_known_scores_are_not_computed_again(folder, layout) -> None:
     segmenter = PromptedSegmenter.from_pretrained(folder, 'cpu')
