@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
             sentences[ADJECTIVES[weather]], ADJECTIVES[weather],
             AdaptationConfig(FOR_MANY_STREETS, validate_every=args.scenes // 6,
                              validation_frames=args.scenes // 6, seed=args.seed))
-        prompt.save(path, over_anything=args.overwrite)
+        prompt.save(path)
         print(f'{path}: {prompt.facts}')
     return 0
 

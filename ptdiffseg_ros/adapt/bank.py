@@ -22,8 +22,7 @@ from torch import Tensor
 SUFFIX = '.safetensors'
 SHIPPED = 'prompts'  # folder of the prompts that came with a segmenter, in its own folder
 ORPHANED_S = 3600.0  # age at which a partial file belongs to no running process
-KIND = 'ptdiffseg scene prompt '  # of every version
-FORMAT = f'{KIND}2'  # of the files; 1 had tokens (S, d) only
+FORMAT = 'ptdiffseg scene prompt 2'  # of the files
 # Bytes; 77 tokens for each of the 16 layers of Stable Diffusion 2.1 take 5 MB.
 LARGEST_FILE = 2**23
 # Types of the entries of a file's header.
@@ -70,17 +69,12 @@ class LearnedPrompt:
         return replace(
             self, facts={name: value for name, value in self.facts.items() if name != AUTOMATIC})
 
-    def save(self, path: Path, over_anything: bool = False) -> Path:
+    def save(self, path: Path) -> Path:
         """
-        Write one file atomically: the tokens, and the rest as JSON in its header.
+        Write or replace a file atomically: the tokens, and the rest as JSON in its header.
 
-        :param over_anything: replace a file even if it is no scene prompt.
-        :raises AdaptationError: the file cannot be written, or exists and is no scene prompt.
+        :raises AdaptationError: the file cannot be written.
         """
-        if not over_anything and path.is_file() and not _is_prompt(path):
-            raise AdaptationError(
-                f'{path} exists and is no scene prompt: it is left alone. Name another file, or '
-                'delete it first')
         header = {k: v for k, v in vars(self).items() if k != 'tokens'}
         try:
             write_tensors(path, {'tokens': self.tokens.float()},
@@ -144,15 +138,6 @@ class LearnedPrompt:
         return {**asdict(self), 'tokens': list(self.tokens.shape), 'kind': self.kind}
 
 
-def _is_prompt(path: Path) -> bool:
-    """Return whether a file is a scene prompt of this package, of any version, by its header."""
-    try:
-        with safe_open(str(path), framework='pt') as handle:
-            return (handle.metadata() or {}).get('format', '').startswith(KIND)
-    except Exception:  # safetensors has its own exceptions
-        return False
-
-
 class PromptBank:
     """
     The learned prompts of one segmenter, one file per domain, in a folder or only in memory.
@@ -214,7 +199,7 @@ class PromptBank:
         path = self.path(prompt.domain)
         if path is not None:
             self.unsaved.add(prompt.domain)
-            prompt.save(path, over_anything=True)  # the bank's own folder; perhaps damaged
+            prompt.save(path)
             self.unsaved.discard(prompt.domain)
 
     def save_unsaved(self) -> None:
@@ -370,14 +355,10 @@ def _sweep(folder: Path) -> None:
 
 
 def _read_header(metadata: dict[str, str]) -> dict[str, Any]:
-    """Return the entries but the tokens; refuse other formats and versions, and wrong types."""
-    found = metadata.get('format', '')
-    if not found.startswith(KIND):
-        raise ValueError('it is no scene prompt of this package')
+    """Return the entries but the tokens; refuse other formats and wrong types."""
+    found = metadata.get('format', 'unknown')
     if found != FORMAT:
-        raise ValueError(
-            f'its format is {found!r}, of another version of this package, and this one reads '
-            f'{FORMAT!r}: learn it again with `ptdiffseg adapt`, or let the node do so')
+        raise ValueError(f'its format is {found!r}, and this package reads {FORMAT!r}')
     header: dict[str, Any] = json.loads(metadata['prompt'])
     for name, value in header.items():
         if not isinstance(value, KINDS.get(name, object)):

@@ -167,7 +167,7 @@ def _adapt(
     # In the bank a prompt that is no better would take the place of others.
     saved = better or (args.out is not None and not kept)
     if saved:
-        prompt.save(path, over_anything=args.overwrite)
+        prompt.save(path)
     measured = (_measure(path, segmenter, labelled, args.max_frames, failures)
                 if labelled is not None and saved else {})
     if args.json:

@@ -119,7 +119,7 @@ def _show(args: argparse.Namespace) -> None:
 def _export(args: argparse.Namespace) -> None:
     path, prompt = _find(args.bank, args.domain, args.segmenter)
     check_outputs([args.file], [path], args.overwrite)
-    prompt.save(args.file, over_anything=args.overwrite)
+    prompt.save(args.file)
     print(f'{args.file}: the prompt for {_shown(prompt.domain)} of the segmenter '
           f'{_shown(prompt.model)}')
 
@@ -142,7 +142,7 @@ def _import(args: argparse.Namespace) -> None:
         backbone = segmenter.backbone
         LearnedPrompt.load(args.file, segmenter.fingerprint, backbone.text_width,
                            backbone.cross_attention_layers)
-    prompt.save(path, over_anything=args.overwrite)
+    prompt.save(path)
     print(f'{path}: the {what}' + (', which replaces the earlier one' if existed else ''))
 
 

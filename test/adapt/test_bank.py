@@ -170,7 +170,7 @@ def test_tokens_for_another_number_of_layers_are_refused(tmp_path: Path) -> None
         again.remember(other)
 
 
-def test_a_file_of_the_former_format_is_refused_with_the_remedy_and_may_be_replaced(
+def test_a_file_of_another_format_is_refused_with_the_remedy_and_may_be_replaced(
         tmp_path: Path) -> None:
     bank = PromptBank(tmp_path, MODEL, WIDTH)
     path = bank.path('fog')
@@ -385,19 +385,3 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / 'bank').write_text('')
     with pytest.raises(AdaptationError, match='is no folder'):
         PromptBank(tmp_path / 'bank', MODEL, WIDTH)
-
-
-@pytest.mark.parametrize('kind', ['weights', 'text'])
-def test_a_file_that_is_no_prompt_is_never_replaced(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / 'head.safetensors'
-    if kind == 'weights':
-        save_file({'tokens': torch.zeros(3, 4)}, path)
-    else:
-        path.write_text('somebody needs this')
-    before = path.read_bytes()
-    with pytest.raises(AdaptationError, match='is no scene prompt: it is left alone'):
-        prompt().save(path)
-    assert path.read_bytes() == before
-    prompt().save(path, over_anything=True)
-    prompt(domain='night').save(path)
-    assert LearnedPrompt.load(path).domain == 'night'

@@ -313,7 +313,7 @@ def test_import_refuses_a_file_that_is_no_prompt(
     printed = refused(capsys, 'import', file)
     assert 'Use a file of `ptdiffseg adapt`' in printed and 'Delete' not in printed
     save_file({'tokens': torch.zeros(2, WIDTH)}, file)
-    assert 'no scene prompt of this package' in refused(capsys, 'import', file)
+    assert "its format is 'unknown'" in refused(capsys, 'import', file)
     assert not bank.exists()
 
 
