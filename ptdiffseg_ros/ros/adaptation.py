@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import replace
 import json
 from threading import Lock
 import time
@@ -296,8 +295,7 @@ class Adaptation:
             self._set_sentence(settings.scene_prompt)
         if self.loop is None:
             return
-        # The seed takes effect at the next configure.
-        self.loop.configure(replace(loop_config(settings), seed=self.loop.config.seed))
+        self.loop.configure(loop_config(settings))
         self.loop.buffer.max_bytes = settings.adaptation_buffer_mib * MIB
         if switched:
             self.loop.enable(settings.adaptation_enabled)

@@ -61,8 +61,7 @@ def loop_config(settings: Settings) -> AdaptationConfig:
             learning_rate=settings.adaptation_learning_rate,
             gradient_checkpointing=settings.adaptation_gradient_checkpointing),
         steps=settings.adaptation_steps,
-        duty=settings.adaptation_duty,
-        seed=settings.adaptation_seed)
+        duty=settings.adaptation_duty)
 
 
 def describe(state: AdaptationState) -> dict[str, Any]:

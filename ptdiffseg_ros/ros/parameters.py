@@ -132,9 +132,6 @@ class Settings:
     adaptation_buffer_mib: int = _parameter(
         32, 'Memory for buffered frames, in MiB; the oldest frames are dropped first.',
         least=1, most=256)
-    adaptation_seed: int = _parameter(
-        0, 'Seed of the random numbers of adaptation: noise and the choice of buffered frames.',
-        most=2**31 - 1, late=True)
 
     def __post_init__(self) -> None:
         names = self.cameras

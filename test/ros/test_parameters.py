@@ -30,7 +30,6 @@ WRONG = [
     ('adaptation.steps', True), ('adaptation.duty', 0.0),
     ('adaptation.duty', 1.1), ('adaptation.learning_rate', 0.0), ('adaptation.learning_rate', 11),
     ('adaptation.learning_rate', float('inf')), ('adaptation.buffer_mib', 0),
-    ('adaptation.seed', -1), ('adaptation.seed', 2**31),
 ]
 
 
@@ -269,5 +268,5 @@ def test_the_loop_accepts_all_allowed_parameters(end):
     assert not config.tuner.gradient_checkpointing
     assert loop_config(replace(
         Settings(), adaptation_gradient_checkpointing=True)).tuner.gradient_checkpointing
-    for name in ('steps', 'duty', 'seed'):
+    for name in ('steps', 'duty'):
         assert getattr(config, name) == values[f'adaptation_{name}']
