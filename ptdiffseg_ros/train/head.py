@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from ptdiffseg_ros.data.labelled import LabelledPictures
 from ptdiffseg_ros.data.labels import LabelClass, TOWN
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.files import reference
+from ptdiffseg_ros.model.prompts import tokenize
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import source_miou
@@ -246,12 +248,31 @@ def measure_source(segmenter: PromptedSegmenter, config: TrainConfig, frames: So
     segmenter.statistics = source_statistics(segmenter, plain)
 
 
+def _check_input_size(size: tuple[int, int], stride: int) -> None:
+    """Refuse frames that the backbone would pad: the losses stretch its scores to the labels."""
+    if any(side % stride for side in size):
+        smaller, larger = (
+            'x'.join(str(max(1, round_(side / stride)) * stride) for side in size)
+            for round_ in (math.floor, math.ceil))
+        raise TrainingError(
+            f'input_size is {size}; with this backbone its sides are multiples of {stride} '
+            f'pixels. Give --input-size {smaller} or {larger}')
+
+
 def new_segmenter(
         config: TrainConfig, backbone_folder: str | Path, out: Path,
         classes: tuple[LabelClass, ...] = TOWN,
         segmenter_type: type[PromptedSegmenter] = PromptedSegmenter) -> PromptedSegmenter:
-    """Put an untrained head, drawn from the seed, on a backbone; `out` is the future folder."""
+    """
+    Put an untrained head, drawn from the seed, on a backbone; `out` is the future folder.
+
+    :raises TrainingError: the backbone would pad frames of the input size.
+    :raises PromptError: a scene prompt is blank or too long.
+    """
     backbone = DiffusionBackbone.from_pretrained(backbone_folder, config.autoencoder or None)
+    _check_input_size(config.input_size, backbone.stride)
+    for sentence in (config.source_scene_prompt, *config.scene_prompts):
+        tokenize(sentence, backbone)  # raises now, not after the training
     taps: Sequence[str] = config.taps or backbone.default_taps(config.stop_early)
     settings = SegmenterConfig(
         backbone=reference(backbone_folder, out), classes=classes,

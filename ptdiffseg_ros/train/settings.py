@@ -175,6 +175,10 @@ class TrainConfig(Settings):
             raise TrainingError(
                 f'head_width is {self.head_width}; the head normalises its channels in '
                 f'{HEAD_GROUPS} groups: give a multiple of {HEAD_GROUPS}')
+        if not self.scene_prompts:
+            raise TrainingError(
+                'scene_prompts is empty; give at least one sentence, because the layout denoiser '
+                'learns under them')
         if self.batch > self.frames:
             raise TrainingError(
                 f'batch is {self.batch}, but there are only {self.frames} frames; give a smaller '

@@ -12,6 +12,7 @@ import re
 import numpy as np
 from ptdiffseg_ros import cli, town
 from ptdiffseg_ros.data.labels import IGNORE, TOWN
+from ptdiffseg_ros.model.errors import PromptError
 from ptdiffseg_ros.model.prompts import SCENE_PROMPTS
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, Segmentation
 from ptdiffseg_ros.train import head as head_module
@@ -387,6 +388,7 @@ def test_a_resumed_run_may_begin_to_keep_the_best_head(
     ({'steps': 0}, 'steps is 0'),
     ({'distortion': 1.5}, 'distortion is 1.5; allowed are 0 to 1'),
     ({'scene_prompts': ('one',)}, 'draws two'),
+    ({'scene_prompts': (), 'randomized_prompts': SCENE_PROMPTS}, 'scene_prompts is empty'),
     ({'randomized_prompts': SCENE_PROMPTS[:1] * 2}, 'pool has 1'),
     ({'randomized_prompts': SCENE_PROMPTS[:2], 'source_scene_prompt': 'a night driving scene'},
      'source scene prompt .a night.*empty list')])
@@ -399,6 +401,20 @@ def test_a_batch_that_cannot_be_divided_into_parts_is_refused_before_any_work(
         folder: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match='batch is 2.*4 parts each; give a multiple of 4'):
         train_head(replace(SMALL, accumulate=4), folder.parent / 'backbone', tmp_path / 's')
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(('change', 'error', 'words'), [
+    ({'input_size': (104, 136)}, TrainingError,
+     r'\(104, 136\).*of 16 pixels. Give --input-size 96x128 or 112x144'),
+    ({'input_size': (64, 129), 'window': (64, 64)}, TrainingError, '64x128 or 64x144'),
+    ({'source_scene_prompt': '', 'prompt_randomization': False}, PromptError, 'blank'),
+    ({'scene_prompts': ('far ' * 99,), 'randomized_prompts': SCENE_PROMPTS}, PromptError,
+     "takes 77: shorten 'far far")])
+def test_what_fits_no_backbone_is_refused_before_any_work(
+        folder: Path, tmp_path: Path, change, error, words: str) -> None:
+    with pytest.raises(error, match=words):
+        train_head(replace(SMALL, **change), folder.parent / 'backbone', tmp_path / 's')
     assert not list(tmp_path.iterdir())
 
 
