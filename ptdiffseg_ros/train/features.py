@@ -6,10 +6,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 import hashlib
 import json
+import os
 from pathlib import Path
+import secrets
+import shutil
 from typing import Literal, NamedTuple
 
 import numpy as np
+from ptdiffseg_ros.model.files import PARTIAL
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import (
     class_shares,
@@ -19,7 +23,12 @@ from ptdiffseg_ros.model.source import (
 )
 from ptdiffseg_ros.train.arrays import new_array
 from ptdiffseg_ros.train.frames import SourceFrames
-from ptdiffseg_ros.train.processes import process_batches, processes, progress
+from ptdiffseg_ros.train.processes import (
+    of_main_process,
+    process_batches,
+    processes,
+    progress,
+)
 from ptdiffseg_ros.train.settings import AugmentedView
 import torch
 from torch import Tensor
@@ -27,6 +36,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 BATCH = 16  # largest number of frames in a call of the backbone
+DONE = 'done.json'  # written last, as the mark of complete features
 PIXELS = BATCH * 128 * 256  # largest number of pixels in a call: one frame of 512 x 1024
 
 
@@ -51,7 +61,8 @@ class CachedFeatures:
     Feature pyramids of frames in all views of a pool, float16, memory-mapped from a folder.
 
     The name of the folder is a digest of everything that the features depend on, so that other
-    settings have another folder. An interrupted computation starts again.
+    settings have another folder. Runs side by side each compute them in a folder of their own,
+    and the first to finish gives its folder that name. An interrupted computation starts again.
     """
 
     def __init__(
@@ -62,28 +73,33 @@ class CachedFeatures:
         self.folder = folder / _key(segmenter, frames.name, contexts, views)
         self.levels = len(segmenter.config.taps)
         self.device = segmenter.device
-        if not (self.folder / 'done.json').exists():
-            self._fill(segmenter, frames, contexts, views, at_a_time(frames.size, batch))
-        self._features = [self._open(f'level{i}', 'r') for i in range(self.levels)]
-        self._labels = self._open('labels', 'r')
+        if not of_main_process((self.folder / DONE).exists()):
+            own = folder / of_main_process(f'{self.folder.name}.{secrets.token_hex(8)}{PARTIAL}')
+            try:
+                self._fill(own, segmenter, frames, contexts, views, at_a_time(frames.size, batch))
+            finally:
+                if processes().is_main_process:
+                    shutil.rmtree(own, ignore_errors=True)
+        self._features = [_open(self.folder, f'level{i}', 'r') for i in range(self.levels)]
+        self._labels = _open(self.folder, 'labels', 'r')
 
     @torch.inference_mode()
     def _fill(
-            self, segmenter: PromptedSegmenter, frames: SourceFrames, contexts: list[Tensor],
-            views: list[int], batch: int) -> None:
-        """Compute the features; every process writes its frames to the common files."""
+            self, own: Path, segmenter: PromptedSegmenter, frames: SourceFrames,
+            contexts: list[Tensor], views: list[int], batch: int) -> None:
+        """Compute the features; every process writes its frames to the common files in `own`."""
         state = processes()
         blank = segmenter.encode(segmenter.preprocess(np.zeros((1, *frames.size, 3), np.uint8)))
         shapes = [level.shape[1:] for level in segmenter.features(blank, contexts[0])]
         if state.is_main_process:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            new_array(self.folder / 'labels.npy', np.int16, (len(frames), *frames.size))
+            own.mkdir(parents=True)
+            new_array(own / 'labels.npy', np.int16, (len(frames), *frames.size))
             for i, shape in enumerate(shapes):
-                new_array(self.folder / f'level{i}.npy', np.float16,
+                new_array(own / f'level{i}.npy', np.float16,
                           (len(contexts), len(frames), *shape))
         state.wait_for_everyone()
-        labels = self._open('labels', 'r+')
-        maps = [self._open(f'level{i}', 'r+') for i in range(self.levels)]
+        labels = _open(own, 'labels', 'r+')
+        maps = [_open(own, f'level{i}', 'r+') for i in range(self.levels)]
         different = sorted(set(views))
         for numbers in progress(process_batches(len(frames), batch), 'features'):
             rows = slice(numbers.start, numbers.stop)
@@ -99,11 +115,9 @@ class CachedFeatures:
             stored.flush()
         state.wait_for_everyone()
         if state.is_main_process:
-            (self.folder / 'done.json').write_text(json.dumps({'frames': frames.name}))
-
-    def _open(self, name: str, mode: Literal['r', 'r+']) -> np.memmap:
-        opened: np.memmap = np.load(self.folder / f'{name}.npy', mmap_mode=mode)
-        return opened
+            (own / DONE).write_text(json.dumps({'frames': frames.name}))
+            _give_name(own, self.folder)
+        state.wait_for_everyone()
 
     def load(self, batches: Iterable[Batch]) -> Iterator[LoadedBatch]:
         """Yield the features and labels of each batch."""
@@ -198,6 +212,21 @@ def source_statistics(
     return SourceStatistics(
         layout.mean(dim=0), layout.var(dim=0), described.mean(dim=0),
         described.std(dim=0).clamp(min=1e-3), torch.cat(errors).mean())
+
+
+def _open(folder: Path, name: str, mode: Literal['r', 'r+']) -> np.memmap:
+    opened: np.memmap = np.load(folder / f'{name}.npy', mmap_mode=mode)
+    return opened
+
+
+def _give_name(own: Path, folder: Path) -> None:
+    """Rename complete features to their `folder`, unless another run was the first to do so."""
+    try:
+        os.replace(own, folder)
+    except OSError:
+        if not (folder / DONE).exists():  # of an earlier release, which filled it in place
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(own, folder)
 
 
 def _key(segmenter: PromptedSegmenter, frames: str, contexts: Sequence[Tensor],

@@ -9,7 +9,12 @@ import math
 from typing import TypeVar
 
 from accelerate import Accelerator, PartialState
-from accelerate.utils import GradientAccumulationPlugin, InitProcessGroupKwargs, reduce
+from accelerate.utils import (
+    broadcast_object_list,
+    GradientAccumulationPlugin,
+    InitProcessGroupKwargs,
+    reduce,
+)
 import numpy as np
 from ptdiffseg_ros.train.errors import TrainingError
 import torch
@@ -123,6 +128,13 @@ def total_counts(counts: np.ndarray) -> np.ndarray:
     state = processes()
     everywhere: Tensor = reduce(torch.from_numpy(counts).to(state.device), 'sum')
     return everywhere.cpu().numpy()
+
+
+def of_main_process(value: T) -> T:
+    """Return the main process's value in every process."""
+    processes()  # joins the others
+    values: list[T] = broadcast_object_list([value])
+    return values[0]
 
 
 def progress(items: Sequence[T], title: str, unit: str = 'it') -> Iterable[T]:

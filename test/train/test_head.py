@@ -141,6 +141,48 @@ def test_cached_features_equal_live_ones_and_are_computed_once(
     CachedFeatures(segmenter, frames, pool, tmp_path, batch=2)
 
 
+@pytest.mark.parametrize('ended', [False, True])
+def test_runs_side_by_side_compute_the_same_cache(
+        segmenter, tmp_path: Path, ended: bool) -> None:
+    class Interrupted(Exception):
+        pass
+
+    class Watched(ClearFrames):
+
+        def __init__(self, hook) -> None:
+            super().__init__(segmenter, 4)
+            self.hook = hook
+
+        def views(self, i, views):
+            self.hook(i)
+            return super().views(i, views)
+
+    def cached(hook=lambda i: None, folder: Path = tmp_path / 'shared') -> CachedFeatures:
+        return CachedFeatures(segmenter, Watched(hook), (AugmentedView(CLEAR),), folder, batch=1)
+
+    def interrupt(i: int) -> None:
+        if i == 2:
+            raise Interrupted
+
+    def begin_another(i: int) -> None:
+        if i == 3 and ended:
+            cached()
+        elif i == 3:
+            with pytest.raises(Interrupted):
+                cached(interrupt)
+
+    alone, first = cached(folder=tmp_path / 'alone'), cached(begin_another)
+    batch = [Batch(0, np.arange(4), (0,))]
+    ((ours,), labels), = first.load(batch)
+    ((theirs,), same), = alone.load(batch)
+    assert torch.equal(labels, same) and all(map(torch.equal, ours, theirs))
+    assert list((tmp_path / 'shared').iterdir()) == [first.folder], 'nothing partial is left'
+    (first.folder / 'done.json').unlink()
+    (first.folder / 'level0.npy').write_bytes(b'begun by an earlier release')
+    ((ours,), _), = cached().load(batch)
+    assert all(map(torch.equal, ours, theirs))
+
+
 def test_large_frames_go_through_the_backbone_a_few_at_a_time(
         segmenter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     frames, pool = ClearFrames(segmenter, 5), (AugmentedView(CLEAR),)
