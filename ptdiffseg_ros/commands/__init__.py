@@ -15,7 +15,7 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.model.defaults import ENGINES, MICRO
+from ptdiffseg_ros.model.defaults import embedded_folder, ENGINES, MICRO
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.adapt.learned import LearnedPrompts
@@ -40,6 +40,14 @@ def check_model(model: str, prompts: Path | None = None) -> None:
         raise CommandError(
             f'--prompts: {prompts} does not exist. Give a file of `ptdiffseg adapt`, or the '
             'folder of a bank')
+
+
+def check_own_name(out: Path) -> None:
+    """Refuse a new model that has the name of an embedded one: commands would use that one."""
+    if embedded_folder(out) is not None:
+        raise CommandError(
+            f'OUT is {out}, the name of an embedded model, which commands would use instead. Give '
+            f'another name, such as my_{out}')
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:

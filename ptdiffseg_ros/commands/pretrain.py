@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.commands import add_overwrite, CommandError
+from ptdiffseg_ros.commands import add_overwrite, check_own_name, CommandError
 from ptdiffseg_ros.commands.settings import add_settings, given_settings
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 from ptdiffseg_ros.model.defaults import backbone_source, embedded_names, SCENE_PROMPTS
@@ -52,6 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Pretrain."""
+    check_own_name(args.out)
     start = None if args.start_from is None else backbone_source(args.start_from)
     if not (args.out / 'state' / 'frames.npy').exists():  # else the files are of a run to resume
         parts = (path for part in PARTS for path in sorted((args.out / part).glob('*')))

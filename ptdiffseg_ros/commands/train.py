@@ -7,7 +7,12 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptdiffseg_ros.commands import add_overwrite, CommandError, labelled_inputs
+from ptdiffseg_ros.commands import (
+    add_overwrite,
+    check_own_name,
+    CommandError,
+    labelled_inputs,
+)
 from ptdiffseg_ros.commands.settings import add_settings, given_settings
 from ptdiffseg_ros.data.writing import check_outputs, folders_below
 from ptdiffseg_ros.model.defaults import backbone_source, embedded_names, MICRO
@@ -15,6 +20,8 @@ from ptdiffseg_ros.train.settings import TrainConfig
 
 if TYPE_CHECKING:
     from ptdiffseg_ros.data.labelled import LabelledPictures
+
+NOT_USED = ('backbone', 'cache', 'resume', 'tensorboard', 'json')  # with --only-layout
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +60,7 @@ def run(args: argparse.Namespace) -> int:
     from ptdiffseg_ros.data.catalog import open_data
     from ptdiffseg_ros.train.recipe import FILE, find_recipe, load_recipe, save_recipe
 
+    _check_options(args)
     given = given_settings(args, TrainConfig)
     if args.cache is not None:
         given.setdefault('cached', True)
@@ -63,20 +71,12 @@ def run(args: argparse.Namespace) -> int:
             f'the settings require the data set {config.data_kind}; give its folder with --data')
     data = None if args.data is None else open_data(args.data, 'train', config.data_kind or None)
     _check(args, recipe, data)
+    if args.only_layout:
+        return _only_layout(args.out, config, data)
     from ptdiffseg_ros.data.results import commit, write_json
-    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
-    from ptdiffseg_ros.train.head import measure_source, source_frames, train_head
+    from ptdiffseg_ros.train.head import train_head
     from ptdiffseg_ros.train.processes import processes
 
-    if args.only_layout:
-        if processes().is_main_process:  # the work is not divided
-            segmenter = PromptedSegmenter.from_pretrained(args.out, 'cpu')
-            frames, others, _ = source_frames(segmenter, config, data)
-            measure_source(segmenter, config, frames, others)
-            segmenter.save_pretrained(args.out)
-            print(f'{args.out}: new layout denoiser and source statistics')
-        processes().destroy_process_group()
-        return 0
     backbone = backbone_source(args.backbone or MICRO)
     cache = (args.cache or args.out.with_name('features')) if config.cached else None
     figures = train_head(config, backbone, args.out, cache, args.resume, data, args.tensorboard)
@@ -92,6 +92,43 @@ def run(args: argparse.Namespace) -> int:
                   '--frames 500')
     processes().destroy_process_group()
     return 0
+
+
+def _only_layout(out: Path, config: TrainConfig, data: LabelledPictures | None) -> int:
+    """Train the layout denoiser of a segmenter, and measure its source statistics."""
+    from ptdiffseg_ros.data.labels import TOWN
+    from ptdiffseg_ros.model.segmenter import PromptedSegmenter
+    from ptdiffseg_ros.train.head import measure_source, source_frames
+    from ptdiffseg_ros.train.processes import processes
+
+    segmenter = PromptedSegmenter.from_pretrained(out, 'cpu')
+    classes = segmenter.config.classes
+    if data is not None:
+        data = data.in_classes(classes)
+    known = [label.name for label in (TOWN if data is None else data.classes)]
+    if lacking := [label.name for label in classes if label.name not in known]:
+        raise CommandError(
+            f'{"the town" if data is None else data.root} lacks classes of {out}: '
+            f'{", ".join(lacking)}. Give the --data of its training')
+    frames, others, _ = source_frames(segmenter, config, data)  # all processes check the pairs
+    if processes().is_main_process:  # the rest is not divided
+        measure_source(segmenter, config, frames, others)
+        segmenter.save_pretrained(out)
+        print(f'{out}: new layout denoiser and source statistics')
+    processes().destroy_process_group()
+    return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse a folder that cannot be OUT, and options that would have no effect."""
+    if args.out.name in ('', '..'):
+        raise CommandError(
+            f'OUT is {args.out}, but checkpoints and features are kept beside OUT. Give a folder '
+            'with a name, such as my_head')
+    check_own_name(args.out)
+    unused = [f'--{name}' for name in NOT_USED if getattr(args, name)]
+    if args.only_layout and unused:
+        raise CommandError(f'{", ".join(unused)} has no effect with --only-layout. Leave it out')
 
 
 def _check(

@@ -121,8 +121,23 @@ def test_an_input_is_refused_even_with_overwrite(
 def test_a_segmenter_may_be_called_like_its_recipe(
         mine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (mine / 'segmenter').rename(mine / 'street')
-    assert main('train street --recipe street --backbone nowhere --overwrite'.split()) == 2
+    out = str(mine / 'street')
+    assert main(['train', out, *'--recipe street --backbone nowhere --overwrite'.split()]) == 2
     assert 'nowhere' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('command', 'words'), [
+    ('train street --only-layout', 'OUT is street, the name of an embedded model'),
+    ('train ./micro', 'Give another name, such as my_micro'),
+    ('pretrain street', 'OUT is street, the name of an embedded model'),
+    ('train .', 'OUT is ., but checkpoints'), ('train ..', 'Give a folder with a name'),
+    ('train segmenter --only-layout --resume --json a.json',
+     '--resume, --json has no effect with --only-layout')])
+def test_a_name_or_option_that_would_mean_something_else_is_refused(
+        mine: Path, command: str, words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    before = everything(mine)
+    assert main(command.split()) == 2
+    assert words in capsys.readouterr().err and everything(mine) == before
 
 
 REFUSALS = {

@@ -248,6 +248,39 @@ def test_classes_are_matched_by_name_and_only_those_of_the_data_set_count(
     assert np.unique(frame.labels).tolist() == [IGNORE_INDEX, 0, 10, 20]
 
 
+def test_a_layout_denoiser_is_added_with_classes_matched_by_name(
+        trained: Path, folder: Path, tmp_path: Path, capsys) -> None:
+    half = np.repeat([17, 18], 32 * 128).reshape(64, 128).astype(np.uint8)
+    for i in range(4):
+        write(tmp_path / f'seen/{i}.png', np.repeat(half[..., None], 3, axis=2))
+        write(tmp_path / f'truth/{i}.png', half)
+    shared = {label.name: n for n, label in enumerate(CITYSCAPES[:17])}
+
+    def describe(**own: int) -> None:
+        (tmp_path / 'dataset.yaml').write_text(yaml.safe_dump(
+            {'images': 'seen', 'masks': 'truth', 'classes': {**shared, **own}}, sort_keys=False))
+
+    segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')
+    segmenter.config = replace(
+        segmenter.config, backbone=str(folder.parent / 'backbone'), classes=(
+            *CITYSCAPES[:17], LabelClass('gravel', 19, (1, 1, 1)),
+            LabelClass('mud', 20, (2, 2, 2))))
+    out = tmp_path / 'own'
+    segmenter.save_pretrained(out)
+    arguments = ['train', str(out), '--only-layout', '--layout-steps', '2']
+    with_data = [*arguments, '--data', str(tmp_path)]
+    describe(mud=17, gravel=18)  # their ids follow from this order
+    assert main(with_data) == 0
+    statistics = PromptedSegmenter.from_pretrained(out, 'cpu').statistics
+    assert statistics.class_prior[18, 0].mean() == 1 == statistics.class_prior[17, -1].mean()
+    capsys.readouterr()
+    describe(mud=17, sand=18)
+    assert main(with_data) == 2
+    assert f'lacks classes of {out}: gravel. Give the --data' in capsys.readouterr().err
+    assert main(arguments) == 2
+    assert 'the town lacks classes of' in capsys.readouterr().err
+
+
 def test_frames_are_scaled_and_labels_are_indexed(
         trained: Path, cityscapes: Path) -> None:
     segmenter = PromptedSegmenter.from_pretrained(trained, 'cpu')

@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+import shutil
 import socket
 import subprocess
 import sys
@@ -140,15 +141,7 @@ def test_two_processes_of_accelerate_evaluate_to_the_figures_of_one(
 @pytest.mark.slow
 def test_two_processes_evaluate_pictures_to_the_figures_of_one(
         folder: Path, tmp_path: Path) -> None:
-    for i in range(5):
-        frame = town.sample(town.SPLITS['val'] + i, size=(64, 128))
-        for kind, pixels in (('images', frame.image),
-                             ('masks', np.repeat(frame.labels[..., None], 3, axis=2))):
-            (tmp_path / kind).mkdir(exist_ok=True)
-            write_png(tmp_path / kind / f'{i}.png', pixels)
-    (tmp_path / 'dataset.yaml').write_text(yaml.safe_dump({
-        'images': 'images', 'masks': 'masks',
-        'classes': {c.name: f'#{c.id:02x}{c.id:02x}{c.id:02x}' for c in TOWN}}))
+    write_streets(tmp_path)
     files = tmp_path / 'one.json', tmp_path / 'two.json'
     arguments = ['evaluate', '--model', str(folder), '--data', str(tmp_path), '--split', 'val',
                  '--json']
@@ -156,6 +149,29 @@ def test_two_processes_evaluate_pictures_to_the_figures_of_one(
     two_processes(*arguments, str(files[1]))
     one, two = figures_of(*files)
     assert one == two and one['conditions']['all']['miou'] > 0
+
+
+@pytest.mark.slow
+def test_two_processes_add_one_layout_denoiser(folder: Path, tmp_path: Path) -> None:
+    write_streets(tmp_path)
+    out = shutil.copytree(folder.parent, tmp_path / 'copy') / folder.name
+    output = two_processes(
+        'train', str(out), '--only-layout', '--data', str(tmp_path), '--layout-steps', '2')
+    assert output.count('new layout denoiser') == 1
+    assert (out / 'layout.safetensors').is_file()
+
+
+def write_streets(folder: Path) -> None:
+    """Write five labelled pictures of the town as a data set."""
+    for i in range(5):
+        frame = town.sample(town.SPLITS['val'] + i, size=(64, 128))
+        for kind, pixels in (('images', frame.image),
+                             ('masks', np.repeat(frame.labels[..., None], 3, axis=2))):
+            (folder / kind).mkdir(exist_ok=True)
+            write_png(folder / kind / f'{i}.png', pixels)
+    (folder / 'dataset.yaml').write_text(yaml.safe_dump({
+        'images': 'images', 'masks': 'masks',
+        'classes': {c.name: f'#{c.id:02x}{c.id:02x}{c.id:02x}' for c in TOWN}}))
 
 
 @pytest.mark.parametrize(('command', 'option'), TRAININGS)
