@@ -13,6 +13,7 @@ import numpy as np
 from ptdiffseg_ros.data.pictures import write_png
 from ptdiffseg_ros.data.writing import write_whole
 from ptdiffseg_ros.train.arrays import new_array
+from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.loop import Scalars, TrainingLoop
 from ptdiffseg_ros.train.processes import average, gathered, process_rows, processes
 from ptdiffseg_ros.train.resume import weights_digest
@@ -42,7 +43,11 @@ def train_autoencoder(
     config: PretrainConfig, accelerator: Accelerator, vae: AutoencoderTiny, images: np.ndarray,
     state: Path, scalars: Scalars
 ) -> float:
-    """Train an autoencoder in place on crops of the frames; return the duration in seconds."""
+    """
+    Train an autoencoder in place on crops of the frames; return the duration in seconds.
+
+    :raises TrainingError: the UNet was trained already, on the latents of an earlier step.
+    """
     vae.requires_grad_(True).train()
     vae.to(accelerator.device, memory_format=torch.channels_last)
     parameters = list(vae.parameters())
@@ -66,6 +71,12 @@ def train_autoencoder(
     loop = TrainingLoop(
         'autoencoder', config.autoencoder_steps, LEARNING_RATE, WARMUP, optimizer, {'vae': vae},
         state / 'autoencoder.safetensors', config.save_every, scalars, finite=True)
+    diffusion = state / 'diffusion.safetensors'
+    if loop.step < config.autoencoder_steps and diffusion.exists():
+        raise TrainingError(
+            f'the autoencoder has taken {loop.step} of {config.autoencoder_steps} steps, and more '
+            f'would change the latents that {diffusion} was trained on. Give the '
+            '--autoencoder-steps of the earlier run, or delete that file to train the UNet again')
     loop.run(take_step)
     vae.eval().requires_grad_(False)
     vae.register_to_config(scaling_factor=1.0)  # a given autoencoder had another one

@@ -245,8 +245,15 @@ def test_the_frames_are_encoded_once(
     assert encoded == [8], 'only the frames that scale the latents'
     whole, parts = unet_of(folder), unet_of(out)
     assert all(torch.equal(whole[k], parts[k]) for k in whole)
-    pretrain(replace(TINY, autoencoder_steps=4), out, resume=True)
-    assert encoded[1:] == [8, 8], 'the autoencoder has changed'
+    longer, diffusion = replace(TINY, autoencoder_steps=4), out / 'state' / 'diffusion.safetensors'
+    latents = (out / 'state' / 'latents.npy').read_bytes()
+    with pytest.raises(TrainingError, match=f'3 of 4 steps, .*{diffusion} was.*earlier run'):
+        pretrain(longer, out, resume=True)
+    assert (out / 'state' / 'latents.npy').read_bytes() == latents
+    diffusion.unlink()
+    encoded.clear()
+    pretrain(longer, out, resume=True)
+    assert encoded == [8, 8], 'the autoencoder has changed'
 
 
 @pytest.mark.cuda
