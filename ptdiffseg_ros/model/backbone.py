@@ -49,6 +49,12 @@ class DiffusionBackbone(nn.Module):
                 f'the UNet takes text tokens of width {unet.config.cross_attention_dim}, but the '
                 f'text encoder gives {width}: unet/ and text_encoder/ belong to different models'
             )
+        takes, gives = unet.config.in_channels, vae.config.latent_channels
+        if takes != gives:
+            raise SegmenterError(
+                f'the UNet takes {takes} channels, but latents have {gives}: this is an '
+                'inpainting or depth model, or unet/ and vae/ belong to different models. Give '
+                'the text-to-image model')
         self.vae = vae
         self.unet = unet
         self.text_encoder = text_encoder

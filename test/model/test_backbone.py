@@ -270,7 +270,10 @@ def test_parts_of_different_models_are_refused(tmp_path: Path) -> None:
     values = json.loads(config.read_text())
     backbone.unet.register_to_config(cross_attention_dim=48)
     assert values['cross_attention_dim'] == 32
+    parts = (backbone.vae, backbone.unet, backbone.text_encoder, backbone.tokenizer,
+             backbone.scheduler)
     with pytest.raises(SegmenterError, match='48.*32'):
-        DiffusionBackbone(
-            backbone.vae, backbone.unet, backbone.text_encoder, backbone.tokenizer,
-            backbone.scheduler)
+        DiffusionBackbone(*parts)
+    backbone.unet.register_to_config(cross_attention_dim=32, in_channels=9)
+    with pytest.raises(SegmenterError, match='takes 9 channels, but latents have 4: this is an i'):
+        DiffusionBackbone(*parts)
