@@ -192,7 +192,11 @@ def at_a_time(size: tuple[int, int], most: int = BATCH) -> int:
 def source_statistics(
         segmenter: PromptedSegmenter, frames: SourceFrames, batch: int = BATCH
 ) -> SourceStatistics:
-    """Measure the class prior and the latents of labelled, undistorted source frames."""
+    """
+    Measure the class prior and the latents of labelled, undistorted source frames.
+
+    Frames without labels have no class shares; at least one has labels.
+    """
     batch = at_a_time(frames.size, batch)
     classes = len(segmenter.config.classes)
     sentence = [segmenter.encode_scene(segmenter.config.source_scene_prompt)[None]]
@@ -202,16 +206,18 @@ def source_statistics(
         images, labels = zip(*(
             frames[i] for i in range(start, min(start + batch, len(frames)))))
         truth = torch.from_numpy(np.stack(labels)).long()
-        layouts.append(class_shares(truth, classes))
+        layouts.append(class_shares(truth, classes)[(truth >= 0).flatten(1).any(dim=1)])
         latents = segmenter.encode(segmenter.preprocess(np.stack(images)))
         descriptions.append(describe_latents(latents).cpu())
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         errors.append(segmenter.backbone.denoising_error(
             latents, sentence, QUERY_TIMESTEP, noise)[:, 0].cpu())
     described, layout = torch.cat(descriptions), torch.cat(layouts)
+    # Of one frame, the unbiased variance is not a number; it does not vary.
+    shares_less, latents_less = (min(1, len(part) - 1) for part in (layout, described))
     return SourceStatistics(
-        layout.mean(dim=0), layout.var(dim=0), described.mean(dim=0),
-        described.std(dim=0).clamp(min=1e-3), torch.cat(errors).mean())
+        layout.mean(dim=0), layout.var(dim=0, correction=shares_less), described.mean(dim=0),
+        described.std(dim=0, correction=latents_less).clamp(min=1e-3), torch.cat(errors).mean())
 
 
 def _open(folder: Path, name: str, mode: Literal['r', 'r+']) -> np.memmap:

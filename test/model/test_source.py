@@ -6,6 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 import shutil
 
+from ptdiffseg_ros.data.labels import IGNORE
 from ptdiffseg_ros.model.errors import SegmenterError
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter
 from ptdiffseg_ros.model.source import (
@@ -44,6 +45,20 @@ def test_latents_are_described_per_band_whatever_their_size() -> None:
     larger = latents.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
     assert torch.allclose(describe_latents(larger), described, atol=1e-4)
     assert torch.isfinite(describe_latents(torch.zeros(1, 2, 8, 8))).all()
+
+
+def test_frames_without_labels_change_no_class_prior_and_one_frame_is_enough(segmenter) -> None:
+    class Blank(ClearFrames):
+
+        def read(self, number):
+            image, ids = super().read(number)
+            return image, ids if number == self.numbers[0] else ids * 0 + IGNORE
+
+    one = source_statistics(segmenter, ClearFrames(segmenter, 1))
+    assert (one.class_variance == 0).all()
+    blank = source_statistics(segmenter, Blank(segmenter, 3), batch=2)
+    assert torch.equal(one.class_prior, blank.class_prior)
+    assert not torch.equal(one.latent_mean, blank.latent_mean), 'all frames have latents'
 
 
 def test_statistics_are_saved_with_the_segmenter(segmenter, tmp_path: Path) -> None:
