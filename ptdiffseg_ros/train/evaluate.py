@@ -204,7 +204,7 @@ def _all_figures(
     return {
         'conditions': per_condition,
         'adverse_mean': round(float(np.mean(adverse)), 2) if adverse else None,
-        'scene': scene or segmenter.config.source_scene_prompt,
+        'scene': segmenter.config.source_scene_prompt if scene is None else scene,
         'prompts': {} if prompts is None else {
             c or 'all': _learned_prompt(prompts, c).facts for c in conditions}}
 

@@ -491,7 +491,8 @@ def test_evaluation_gives_known_figures_for_a_known_segmenter(segmenter) -> None
     assert fog['iou']['road'] == pytest.approx(100 * (truth == 0).mean(), abs=0.01)
     assert fog['iou']['sky'] == 0
     assert figures['adverse_mean'] == fog['miou']
-    assert oracle.scenes == [None, None]
+    assert oracle.scenes == [None, None] and figures['scene'] == SCENE_PROMPTS[0]
+    assert evaluate(oracle, ('fog',), frames=1, scene='')['scene'] == ''
     evaluate(oracle, ('fog',), frames=1, scene='matching')
     assert oracle.scenes[-1] == 'a foggy driving scene'
     evaluate(oracle, ('fog',), frames=1, scene='wrong')
