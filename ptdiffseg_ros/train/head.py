@@ -36,7 +36,11 @@ from ptdiffseg_ros.train.frames import (
 )
 from ptdiffseg_ros.train.layout import train_layout
 from ptdiffseg_ros.train.loop import Scalars, TrainingLoop
-from ptdiffseg_ros.train.losses import prompt_randomization_loss, segmentation_loss
+from ptdiffseg_ros.train.losses import (
+    IGNORE_INDEX,
+    prompt_randomization_loss,
+    segmentation_loss,
+)
 from ptdiffseg_ros.train.processes import new_accelerator
 from ptdiffseg_ros.train.resume import weights_digest
 from ptdiffseg_ros.train.settings import AugmentedView, TrainConfig
@@ -150,8 +154,14 @@ def _open_features(config: TrainConfig, segmenter: PromptedSegmenter, frames: So
 
 def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegmenter,
          loop: TrainingLoop, batches: Iterator[LoadedBatch], held_out: SourceFrames) -> None:
-    """Take the remaining steps, and freeze the head that is best on `held_out`, or the last."""
+    """
+    Take the remaining steps, and freeze the head that is best on `held_out`, or the last.
+
+    :raises TrainingError: float16 cannot hold its weights.
+    """
     head = segmenter.head
+    if not config.evaluate_every:
+        loop.facts.clear()  # the next checkpoint has no best head
     trained, stepped = accelerator.prepare(head, loop.optimizer)
 
     def take_step(step: int) -> Tensor:
@@ -176,8 +186,13 @@ def _fit(config: TrainConfig, accelerator: Accelerator, segmenter: PromptedSegme
             loop.facts |= {'best_step': step, 'best_miou': miou}
 
     loop.run(take_step, keep_best if config.evaluate_every else None)
-    if config.evaluate_every:
+    if config.evaluate_every and loop.facts['best_step']:
         head.load_state_dict(loop.modules['best'].state_dict())
+    if not all(value.half().isfinite().all() for value in head.state_dict().values()):
+        raise TrainingError(
+            'the head has weights that are not finite in float16, as which they are saved; '
+            f'learning_rate is {config.learning_rate:g}. Delete {loop.checkpoint} and train again '
+            'with a smaller one')
     head.eval().requires_grad_(False)
 
 
@@ -219,6 +234,8 @@ def source_frames(
     Return the frames of the head, of the layout denoiser, and for the selection of the best head.
 
     The frames of the layout denoiser are strongly distorted, so that the head errs in them.
+
+    :raises TrainingError: pairs cannot be used, or have no labels.
     """
     if data is None:
         after = config.frames + config.layout_frames
@@ -229,9 +246,27 @@ def source_frames(
         data, config.frames, config.layout_frames if config.layout_steps else 0)
     check_pairs(data, [*rows, *others])
     count = max(1, min(HELD_OUT, len(rows) // 10)) if config.evaluate_every else 0
-    return (PictureFrames(segmenter, data, rows[count:], config.distortion),
-            PictureFrames(segmenter, data, others, 1.0),
-            PictureFrames(segmenter, data, rows[:count]))
+    frames = PictureFrames(segmenter, data, rows[count:], config.distortion)
+    held_out = PictureFrames(segmenter, data, rows[:count])
+    _check_labelled(_plain_frames(segmenter, frames), 'of the source statistics')
+    _check_labelled(held_out, 'that select the best head')
+    return frames, PictureFrames(segmenter, data, others, 1.0), held_out
+
+
+def _check_labelled(frames: SourceFrames, which: str) -> None:
+    """Refuse frames without any labelled pixel; the search ends at the first one."""
+    if len(frames) and all((frames[i][1] == IGNORE_INDEX).all() for i in range(len(frames))):
+        raise TrainingError(
+            f'none of the {len(frames)} frames {which} has a labelled pixel; label more pictures, '
+            'or remove those without labels')
+
+
+def _plain_frames(segmenter: PromptedSegmenter, frames: SourceFrames) -> SourceFrames:
+    """Return frames without distortion, in the window that adaptation sees, for statistics."""
+    count = min(len(frames), STATISTICS_FRAMES)
+    if isinstance(frames, PictureFrames):
+        return PictureFrames(segmenter, frames.data, frames.numbers[:count], middle=True)
+    return ClearFrames(segmenter, count, middle=True)
 
 
 def measure_source(segmenter: PromptedSegmenter, config: TrainConfig, frames: SourceFrames,
@@ -240,12 +275,7 @@ def measure_source(segmenter: PromptedSegmenter, config: TrainConfig, frames: So
     segmenter.layout = None
     if config.layout_steps and len(others):
         segmenter.layout = train_layout(segmenter, others, config.layout_steps, config.seed)
-    # Statistics are of undistorted frames, in the window that adaptation sees.
-    count = min(len(frames), STATISTICS_FRAMES)
-    plain = (PictureFrames(segmenter, frames.data, frames.numbers[:count], middle=True)
-             if isinstance(frames, PictureFrames)
-             else ClearFrames(segmenter, count, middle=True))
-    segmenter.statistics = source_statistics(segmenter, plain)
+    segmenter.statistics = source_statistics(segmenter, _plain_frames(segmenter, frames))
 
 
 def _check_input_size(size: tuple[int, int], stride: int) -> None:

@@ -116,7 +116,8 @@ class TrainingLoop:
     whether a loss that is not finite ends the training, at the next report or checkpoint.
     depends_on: settings, data and frozen weights that the training depends on, as JSON values.
 
-    :raises TrainingError: the checkpoint is damaged, or of a training that depends on others.
+    :raises TrainingError: the checkpoint is damaged, of a training that depends on others, or
+        beyond the last step.
     """
 
     title: str
@@ -144,6 +145,10 @@ class TrainingLoop:
             restore_state(tensors, self.modules, self.optimizer)
             self.step, self.seconds, self.loss = facts['step'], facts['seconds'], facts['loss']
             self.facts |= facts['facts']
+            if self.step > self.steps:
+                raise TrainingError(
+                    f'{self.checkpoint} is at step {self.step}, but only {self.steps} steps are '
+                    'to be taken; give at least as many, or delete it to start again')
 
     def save(self) -> None:
         """Write the checkpoint, if there is a file for it."""

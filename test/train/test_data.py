@@ -376,7 +376,7 @@ def test_a_run_on_other_data_is_not_resumed(
         train_head(config, given, out, data=data)
     repainted = shutil.copytree(cityscapes, tmp_path / 'repainted')
     for mask in repainted.glob('gtFine/train/ulm/*'):
-        write(mask, np.zeros(SIZE, np.uint8))
+        write(mask, np.full(SIZE, TO_LABEL_ID[0]))
     digests = "was '[0-9a-f]+', and is '[0-9a-f]+'"
     all_road = LabelMapping(dict.fromkeys(range(256), 0))
     for other, words in (
@@ -389,6 +389,22 @@ def test_a_run_on_other_data_is_not_resumed(
             train_head(config, given, out, resume=True, data=other)
     with pytest.raises(TrainingError, match='frames_held_out was 0, and is 1; names_and_sizes'):
         train_head(replace(config, evaluate_every=2), given, out, resume=True, data=data)
+
+
+@pytest.mark.parametrize(('blank', 'words'), [
+    (1, 'none of the 1 frames that select the best head'),
+    (9, 'none of the 8 frames of the source statistics')])
+def test_frames_without_labels_are_refused_before_the_training(
+        cityscapes: Path, folder: Path, tmp_path: Path, blank: int, words: str) -> None:
+    config = TrainConfig(
+        frames=9, steps=4, batch=2, head_width=16, input_size=(64, 128), layout_steps=0,
+        workers=0, evaluate_every=2)
+    data = open_data(shutil.copytree(cityscapes, tmp_path / 'blank'))
+    for row in divided(data, 9, 0)[0][:blank]:
+        write(data.pairs[row].mask, np.zeros(SIZE, np.uint8))
+    with pytest.raises(TrainingError, match=f'{words} has a labelled pixel; label more'):
+        train_head(config, folder.parent / 'backbone', tmp_path / 'out', data=data)
+    assert not (tmp_path / 'out').exists()
 
 
 def test_head_and_layout_share_no_picture(cityscapes: Path) -> None:

@@ -417,9 +417,34 @@ def test_a_resumed_run_may_begin_to_keep_the_best_head(
     given = folder.parent / 'backbone', tmp_path / 's', tmp_path / 'f'
     with stop_after('head', 4):
         train_head(replace(SMALL, steps=4), *given)
+    with pytest.raises(TrainingError, match='at step 4, but only 3 steps .* give at least as'):
+        train_head(replace(SMALL, steps=3), *given, resume=True)
     monkeypatch.setattr(head_module, 'HELD_OUT', 2)
     figures = train_head(replace(SMALL, evaluate_every=1), *given, resume=True)
     assert figures['best_step'] in (5, 6)
+
+
+@pytest.mark.parametrize('measured', [0, 1])
+def test_a_head_that_was_not_measured_is_not_replaced_by_an_untrained_one(
+        folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after, measured: int
+) -> None:
+    monkeypatch.setattr(head_module, 'HELD_OUT', 2)
+    given = folder.parent / 'backbone', tmp_path / 's', tmp_path / 'f'
+    with stop_after('head', 2):
+        train_head(replace(SMALL, evaluate_every=measured), *given)
+    with stop_after('head', 6):
+        train_head(SMALL, *given, resume=True)
+    trained = load_file(tmp_path / 's.state.safetensors')
+    figures = train_head(replace(SMALL, evaluate_every=1), *given, resume=True)
+    assert figures['best_step'] == 0
+    kept = head_of(tmp_path / 's')
+    assert all(torch.equal(value, trained[f'head/{k}'].half()) for k, value in kept.items())
+
+
+def test_weights_that_are_not_finite_are_not_saved(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match='not finite in float16.*learning_rate is 100000. D'):
+        train_head(replace(SMALL, learning_rate=1e5), folder.parent / 'backbone', tmp_path / 's')
+    assert not (tmp_path / 's').exists()
 
 
 @pytest.mark.parametrize(('change', 'words'), [
