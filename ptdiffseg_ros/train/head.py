@@ -16,7 +16,6 @@ from ptdiffseg_ros.data.labelled import LabelledPictures
 from ptdiffseg_ros.data.labels import LabelClass, TOWN
 from ptdiffseg_ros.model.backbone import DiffusionBackbone
 from ptdiffseg_ros.model.files import reference
-from ptdiffseg_ros.model.prompts import tokenize
 from ptdiffseg_ros.model.segmenter import PromptedSegmenter, SegmenterConfig
 from ptdiffseg_ros.train.errors import TrainingError
 from ptdiffseg_ros.train.evaluate import source_miou
@@ -67,15 +66,16 @@ def train_head(
 
     data: labelled pictures of the source; None: clear frames of the town. cache: folder of
     cached features; None: compute them in every step. tensorboard: folder for curves. source:
-    whether to train the layout denoiser and measure the source statistics. segmenter_type: the
-    class of the segmenter, which determines the class of the head. start: the folder of a
-    segmenter whose head is trained further; None: begin with a new one.
+    whether to train the layout denoiser and measure the source statistics. segmenter_type: its
+    class, with that of the head. start: a segmenter whose head is trained further.
     """
     checkpoint = _checkpoint(out, resume)
     accelerator = new_accelerator(config.batch, config.mixed_precision, config.accumulate)
     scalars = Scalars(tensorboard)  # raises before any work if TensorBoard is missing
     segmenter = new_segmenter(
         config, backbone_folder, out, TOWN if data is None else data.classes, segmenter_type)
+    if source:
+        _check_sentences(segmenter)
     if start is not None:
         segmenter.head.load(start)
     segmenter.to(accelerator.device, PRECISIONS[config.mixed_precision])
@@ -278,6 +278,12 @@ def measure_source(segmenter: PromptedSegmenter, config: TrainConfig, frames: So
     segmenter.statistics = source_statistics(segmenter, _plain_frames(segmenter, frames))
 
 
+def _check_sentences(segmenter: PromptedSegmenter) -> None:
+    """Raise for a sentence that is blank or too long, which fails only after the training."""
+    for sentence in (segmenter.config.source_scene_prompt, *segmenter.config.scene_prompts):
+        segmenter.encode_scene(sentence)
+
+
 def _check_input_size(size: tuple[int, int], stride: int) -> None:
     """Refuse frames that the backbone would pad: the losses stretch its scores to the labels."""
     if any(side % stride for side in size):
@@ -297,12 +303,9 @@ def new_segmenter(
     Put an untrained head, drawn from the seed, on a backbone; `out` is the future folder.
 
     :raises TrainingError: the backbone would pad frames of the input size.
-    :raises PromptError: a scene prompt is blank or too long.
     """
     backbone = DiffusionBackbone.from_pretrained(backbone_folder, config.autoencoder or None)
     _check_input_size(config.input_size, backbone.stride)
-    for sentence in (config.source_scene_prompt, *config.scene_prompts):
-        tokenize(sentence, backbone)  # raises now, not after the training
     taps: Sequence[str] = config.taps or backbone.default_taps(config.stop_early)
     settings = SegmenterConfig(
         backbone=reference(backbone_folder, out), classes=classes,
